@@ -1,0 +1,279 @@
+//! What the control socket says, as types: the daemon answers with them, the clients read them.
+//! The keys are fixed (they are in scripts and dashboards); enum values are `snake_case`, times RFC
+//! 3339, durations milliseconds.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// `status --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of this document: 1.
+    pub schema: u32,
+    /// The service's name.
+    pub name: String,
+    /// The master that owns the service.
+    pub owner_pid: u32,
+    /// The owner's generation.
+    pub generation: u64,
+    /// The owner's version.
+    pub version: String,
+    /// The owner's build.
+    pub build_id: String,
+    /// The owner's phase.
+    pub phase: String,
+    /// When the owner was started.
+    pub started_at: String,
+    /// What systemd was last told; `None` without systemd.
+    pub systemd_main_pid: Option<u32>,
+    /// The listening sockets.
+    pub listeners: Vec<Listener>,
+    /// All masters that are alive, newest first.
+    pub masters: Vec<Master>,
+    /// The binary on disk.
+    pub disk: Disk,
+    /// What `rollback` would bring back.
+    pub rollback_to: Option<Build>,
+    /// The configuration file.
+    pub config: ConfigState,
+    /// The unit's revision, under systemd.
+    pub unit_rev: Option<UnitRev>,
+    /// The upgrade under way.
+    pub upgrade: Option<Upgrade>,
+    /// The last one that ended.
+    pub last: Option<Last>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// A listening socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// systemd's FDNAME.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// `systemd` or `own`.
+    pub source: String,
+}
+
+/// One master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Master {
+    /// Its process.
+    pub pid: u32,
+    /// Its generation.
+    pub generation: u64,
+    /// Its version.
+    pub version: String,
+    /// Its phase.
+    pub phase: String,
+    /// Memory nobody shares, KiB.
+    pub private_kib: u64,
+    /// Its workers.
+    pub workers: Vec<Worker>,
+}
+
+/// One worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its process.
+    pub pid: u32,
+    /// Its generation.
+    pub generation: u64,
+    /// `starting`, `ready`, `accepting`, `quiesced` or `draining`.
+    pub state: String,
+    /// Open now.
+    pub connections: u64,
+    /// Answered so far.
+    pub requests: u64,
+}
+
+/// The binary on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// As executed.
+    pub path: PathBuf,
+    /// `None` when it cannot be known without running it.
+    pub version: Option<String>,
+    /// `None` when the file is missing or no program.
+    pub build_id: Option<String>,
+    /// Whether that is what the owner runs.
+    pub matches_running: bool,
+}
+
+/// A build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// `None` when unknown.
+    pub version: Option<String>,
+    /// Its build id.
+    pub build_id: String,
+}
+
+/// The configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigState {
+    /// `None`: built-in defaults.
+    pub path: Option<PathBuf>,
+    /// Whether a reload would change nothing.
+    pub matches_disk: bool,
+}
+
+/// The unit's revision number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitRev {
+    /// The service's environment was made from this one.
+    pub running: String,
+    /// What is installed now.
+    pub installed: String,
+}
+
+/// An upgrade under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// 32 hex digits.
+    pub id: String,
+    /// Version before.
+    pub from: String,
+    /// Version after; `None` until the successor said it.
+    pub to: Option<String>,
+    /// The owner's phase.
+    pub phase: String,
+    /// When the order came.
+    pub started_at: String,
+    /// Signals' mode.
+    pub hold: bool,
+    /// Until it commits by itself; `None`: not in probation.
+    pub probation_left_ms: Option<u64>,
+}
+
+/// How an upgrade ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The successor serves for good.
+    Committed,
+    /// It had taken over, the predecessor took back.
+    RolledBack,
+    /// It never took over.
+    Failed,
+    /// It was not even tried.
+    Refused,
+}
+
+/// An upgrade that ended; also a line of the history file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Last {
+    /// 32 hex digits.
+    pub id: String,
+    /// Version before.
+    pub from: String,
+    /// Version after, when it was known.
+    pub to: Option<String>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why, when not committed.
+    pub reason: Option<String>,
+    /// When it ended.
+    pub finished_at: String,
+    /// From the order to the takeover.
+    pub takeover_ms: Option<u64>,
+    /// From the takeover until the predecessor's last worker had gone.
+    pub drain_ms: Option<u64>,
+    /// What became of the draining generation's connections.
+    pub connections: Connections,
+}
+
+/// What became of a draining generation's connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Given to a worker of the owning generation.
+    pub passed: u64,
+    /// Ended by themselves.
+    pub finished: u64,
+    /// Closed at the deadline.
+    pub cut: u64,
+}
+
+/// How far `upgrade` waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Until {
+    /// Until the successor owns the service.
+    #[default]
+    Takeover,
+    /// Until it is final.
+    Commit,
+}
+
+/// Body of `POST /v1/upgrade` (and of `/v1/apply`). Unknown fields are refused: it is an order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpgradeOrder {
+    /// The client's id for it (32 hex digits), so that it can ask again after a lost connection.
+    pub id: Option<String>,
+    /// Instead of the configured one.
+    pub probation_ms: Option<u64>,
+    /// Signals' mode: both generations accept until somebody says more.
+    pub hold: bool,
+    /// A successor in probation is taken back first.
+    pub supersede: bool,
+    /// When the answer comes.
+    pub until: Until,
+}
+
+/// One line of an order's answer, and of `GET /v1/events` (`application/x-ndjson`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// Something happened on the way.
+    Step {
+        /// The upgrade, when there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// The generation that says it.
+        generation: u64,
+        /// Its phase now.
+        phase: String,
+        /// For people.
+        message: String,
+    },
+    /// The last line of an order's answer.
+    Result(Verdict),
+    /// An upgrade ended.
+    Ended(Last),
+}
+
+/// What came of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The exit code of the client (see [`exit`]).
+    pub exit: u8,
+    /// For people: what happened, or what failed and what to do.
+    pub message: String,
+    /// The upgrade, when the order was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// Exit codes (sysexits(3) where there is one).
+pub mod exit {
+    /// Done, or already so.
+    pub const OK: u8 = 0;
+    /// Tried and failed; the previous generation serves.
+    pub const FAILED: u8 = 1;
+    /// The command line makes no sense.
+    pub const USAGE: u8 = 64;
+    /// Nothing is running.
+    pub const UNAVAILABLE: u8 = 69;
+    /// Refused now.
+    pub const REFUSED: u8 = 75;
+    /// The two versions cannot talk: this step needs a restart.
+    pub const PROTOCOL: u8 = 76;
+    /// Not allowed.
+    pub const DENIED: u8 = 77;
+    /// The configuration is wrong.
+    pub const CONFIG: u8 = 78;
+}

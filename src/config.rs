@@ -1,0 +1,255 @@
+//! The configuration file as values.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything a generation runs with. Serialises to TOML and JSON and back without loss:
+/// workers get it from their master, never from disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The service's name.
+    pub name: String,
+    /// Worker processes.
+    pub workers: Workers,
+    /// Threads a worker; 1 is a current-thread runtime.
+    pub threads: usize,
+    /// What to listen on.
+    #[serde(rename = "listener")]
+    pub listeners: Vec<ListenerConfig>,
+    /// The daemon's site.
+    pub site: Site,
+    /// HTTP limits.
+    pub http: Http,
+    /// Upgrades.
+    pub upgrade: Upgrade,
+    /// Draining.
+    pub drain: Drain,
+    /// Logging.
+    pub log: Log,
+    /// The control socket.
+    pub control: Control,
+    /// Prometheus.
+    pub metrics: Metrics,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "handover".into(),
+            workers: Workers::Auto,
+            threads: 1,
+            listeners: Vec::new(),
+            site: Site::default(),
+            http: Http::default(),
+            upgrade: Upgrade::default(),
+            drain: Drain::default(),
+            log: Log::default(),
+            control: Control::default(),
+            metrics: Metrics::default(),
+        }
+    }
+}
+
+/// How many worker processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Workers {
+    /// One a core.
+    #[default]
+    Auto,
+    /// Exactly so many, at least one.
+    Count(u16),
+}
+
+impl Serialize for Workers {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => s.serialize_str("auto"),
+            Self::Count(n) => s.serialize_u16(*n),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Word(String),
+            Number(u16),
+        }
+        match Raw::deserialize(d) {
+            Ok(Raw::Word(w)) if w == "auto" => Ok(Self::Auto),
+            Ok(Raw::Number(n)) if n > 0 => Ok(Self::Count(n)),
+            _ => Err(serde::de::Error::custom(
+                "expected \"auto\" or a number from 1 to 65535",
+            )),
+        }
+    }
+}
+
+/// A listening socket by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerConfig {
+    /// systemd's FDNAME.
+    pub name: String,
+    /// `host:port`, `[v6]:port` or `unix:/path`; `None`: a `.socket` unit passes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// listen(2)'s backlog.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u32>,
+    /// Permissions of a Unix socket, octal in a string ("0660").
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Group of a Unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+}
+
+/// The daemon's site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Site {
+    /// The directory; `None` serves the built-in welcome page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<PathBuf>,
+    /// Whether answers carry `Server: handover/<version>`.
+    pub server_header: bool,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            root: None,
+            server_header: true,
+        }
+    }
+}
+
+/// HTTP limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// For the head of a request to arrive.
+    #[serde(with = "words")]
+    pub header_timeout: Duration,
+    /// For an idle connection.
+    #[serde(with = "words")]
+    pub keepalive_timeout: Duration,
+    /// A worker; 0: what the fd limit allows.
+    pub max_connections: u64,
+}
+
+/// Upgrades.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upgrade {
+    /// Pre-flight and readiness.
+    #[serde(with = "words")]
+    pub start_timeout: Duration,
+    /// How long the predecessor stays parked; zero commits at once.
+    #[serde(with = "words")]
+    pub probation: Duration,
+    /// A path asked before the takeover and during probation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
+}
+
+/// Draining.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// What cannot be passed on; zero: no limit.
+    #[serde(with = "words")]
+    pub timeout: Duration,
+    /// When the service stops.
+    #[serde(with = "words")]
+    pub stop_timeout: Duration,
+    /// Whether idle connections go to the owning generation.
+    pub pass_connections: bool,
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    /// `off`, or a path.
+    pub access: String,
+}
+
+/// The control socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Control {
+    /// Members may give orders; empty: only root (and the same user where there is no systemd).
+    pub group: String,
+}
+
+/// Prometheus.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Empty: only on the control socket.
+    pub address: String,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            header_timeout: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(75),
+            max_connections: 0,
+        }
+    }
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self {
+            start_timeout: Duration::from_secs(30),
+            probation: Duration::from_secs(60),
+            health: None,
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(600),
+            stop_timeout: Duration::from_secs(8),
+            pass_connections: true,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".into(),
+            access: "off".into(),
+        }
+    }
+}
+
+/// Durations in words ("30s", "10m"), as `humantime` reads and writes them.
+mod words {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&humantime::format_duration(*d))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(d)?;
+        humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,104 @@
+//! What a master and its workers say to each other. Both are always the same build, so this needs
+//! no versions; JSON, one message a datagram, descriptors beside it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+
+/// Master to worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToWorker {
+    /// First message, once; the listeners follow in [`ToWorker::Listeners`].
+    Start(Box<Start>),
+    /// A batch of listening sockets (descriptors in the same order).
+    Listeners(Vec<WorkerListener>),
+    /// Accept connections from now on.
+    Accept,
+    /// Stop accepting, keep what is held.
+    Quiesce,
+    /// Accept no more; finish or pass on what is held; leave.
+    Drain {
+        /// Milliseconds until what is left is cut; `None`: no limit.
+        timeout_ms: Option<u64>,
+    },
+    /// Say [`FromWorker::Report`].
+    Report,
+    /// Leave now.
+    Exit,
+    /// Open the log files again (`USR1`).
+    ReopenLogs,
+    /// A sending end a receiving worker: pass connections to these (descriptors beside it).
+    PassTo {
+        /// How many ends travel with this message.
+        count: usize,
+    },
+}
+
+/// What a worker is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// The service's name.
+    pub name: String,
+    /// The generation it belongs to.
+    pub generation: u64,
+    /// Its slot, from 0.
+    pub slot: u16,
+    /// The program's version.
+    pub version: String,
+    /// The configuration of its generation.
+    pub config: Config,
+    /// How many listeners follow, over all batches.
+    pub listeners: usize,
+    /// `handoff.sock`, where a worker without a master asks for the owner.
+    pub handoff: Option<std::path::PathBuf>,
+    /// Whether a descriptor beside this message is the receiving end for passed-on connections.
+    pub receives: bool,
+}
+
+/// What one descriptor beside [`ToWorker::Listeners`] is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerListener {
+    /// Its name.
+    pub name: String,
+    /// The address it is bound to, for people.
+    pub address: String,
+}
+
+/// Worker to master.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromWorker {
+    /// Everything is loaded; it can accept the moment it is told to.
+    Ready,
+    /// It cannot serve and leaves.
+    Failed {
+        /// For the operator.
+        reason: String,
+    },
+    /// Answer to [`ToWorker::Report`].
+    Report(Report),
+    /// It has drained and leaves now.
+    Drained(Report),
+}
+
+/// A worker's figures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Open now.
+    pub connections: u64,
+    /// Accepted since its start.
+    pub accepted: u64,
+    /// Answered since its start.
+    pub requests: u64,
+    /// Connections given to a worker of the owning generation.
+    pub passed: u64,
+    /// Connections taken over from a draining worker.
+    pub received: u64,
+    /// Connections that ended by themselves during the drain.
+    pub finished: u64,
+    /// Connections closed at the drain deadline.
+    pub cut: u64,
+    /// Times hyper's idle state and ours differed (must be 0).
+    pub disagreements: u64,
+}

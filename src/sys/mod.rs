@@ -1,0 +1,3 @@
+//! The operating system, wrapped: everything here owns its descriptors.
+
+pub mod channel;
