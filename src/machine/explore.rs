@@ -648,6 +648,14 @@ impl Explorer {
                 );
             }
         }
+        if let Some(b) = &world.masters[B] {
+            let early = matches!(b.phase(), Some(Phase::Standby | Phase::Probation));
+            let by_itself =
+                world.accidents == self.accidents && !a.asked_to_leave && !world.stopping;
+            if b.alive && early && !a.alive && by_itself && !b.asked_to_leave {
+                return Some("the predecessor left before any commit: there is no way back".into());
+            }
+        }
         // Something that is on its way may change who accepts: then look again when it has arrived.
         let moving = !world.to_a.is_empty() || !world.to_b.is_empty() || {
             [A, B].into_iter().any(|w| {
