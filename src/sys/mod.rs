@@ -1,7 +1,9 @@
 //! The operating system, wrapped: everything here owns its descriptors.
 
 pub mod channel;
+pub mod notify;
 pub mod process;
+pub mod signals;
 #[expect(
     unsafe_code,
     reason = "posix_spawn, inherited descriptor numbers and signal dispositions have no safe form; \

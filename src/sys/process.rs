@@ -373,7 +373,7 @@ mod tests {
         assert!(state(pid).is_some_and(|state| state != 'Z'));
         other.signal(Signal::SIGKILL).unwrap();
         assert!(other.gone_within(SOON).unwrap());
-        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.cast_signed()), None);
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.try_into().unwrap()), None);
         other.signal(Signal::SIGKILL).unwrap();
     }
 

@@ -666,13 +666,13 @@ pub(super) mod tests {
         .unwrap();
         let cwd = fs::read_link(format!("/proc/{}/cwd", child.pid())).unwrap();
         assert_eq!(cwd, dir.path().canonicalize().unwrap());
-        let pid = nix::unistd::Pid::from_raw(child.pid().cast_signed());
+        let pid = nix::unistd::Pid::from_raw(child.pid().try_into().unwrap());
         assert_eq!(nix::unistd::getsid(Some(pid)).unwrap(), pid);
         child.signal(Signal::SIGKILL).unwrap();
         child.reap();
 
         let mut child = started("/bin/sleep", &["60"]);
-        let pid = nix::unistd::Pid::from_raw(child.pid().cast_signed());
+        let pid = nix::unistd::Pid::from_raw(child.pid().try_into().unwrap());
         assert_eq!(
             nix::unistd::getsid(Some(pid)).unwrap(),
             nix::unistd::getsid(None).unwrap()
