@@ -1,6 +1,10 @@
 //! The operating system, wrapped: everything here owns its descriptors.
 
 pub mod channel;
+#[cfg(test)]
+mod helper;
+pub mod inherited;
+pub mod listeners;
 pub mod notify;
 pub mod process;
 pub mod signals;
