@@ -3,6 +3,7 @@
 pub mod channel;
 #[cfg(test)]
 mod helper;
+pub mod image;
 pub mod inherited;
 pub mod listeners;
 pub mod notify;
