@@ -213,8 +213,6 @@ fn merge_value<'d>(under: &mut DeTable<'d>, key: Key<'d>, over: Value<'d>) {
         }
         return;
     }
-    // Taken out first: insert() would keep the old key, and with it the old place.
-    under.remove(name);
     under.insert(key, over);
 }
 

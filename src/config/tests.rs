@@ -132,6 +132,17 @@ fn fragments_are_laid_over_the_file_in_the_order_of_their_names() {
 }
 
 #[test]
+fn however_the_directory_lists_them() {
+    let names: Vec<String> = (10..60).map(|n| format!("conf.d/{n}.toml")).collect();
+    let etc = names
+        .iter()
+        .rev()
+        .fold(Etc::new(), |etc, name| etc.file(name, ""));
+    let expected: Vec<_> = names.iter().map(|name| etc.path(name)).collect();
+    assert_eq!(etc.load(&sources()).unwrap().files, expected);
+}
+
+#[test]
 fn a_fragment_alone_is_enough() {
     let etc = Etc::new().file("conf.d/x.toml", "workers = 3");
     let loaded = etc.load(&sources()).unwrap();
