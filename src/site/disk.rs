@@ -143,3 +143,24 @@ impl AsyncSeek for Opened {
         Pin::new(&mut self.file).poll_complete(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_is_refused_at_once_though_nobody_writes_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+        let (answer, answered) = mpsc::channel();
+        // A thread that may stay stuck: the test fails and does not hang.
+        std::thread::spawn(move || answer.send(open(&pipe)));
+        let refused = answered.recv_timeout(Duration::from_secs(5));
+        let error = refused.expect("waits for a writer").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

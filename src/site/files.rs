@@ -405,6 +405,11 @@ mod tests {
         std::os::unix::net::UnixListener::bind(www.join("socket")).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, www.join("pipe"), 0o600.into()).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, www.join("d/a.txt.gz"), 0o600.into()).unwrap();
+        let mut both_ends = fs::OpenOptions::new();
+        let _kept = both_ends
+            .read(true)
+            .write(true)
+            .open(www.join("d/a.txt.gz"));
         assert_eq!(site.get("/link", &[]).await.body(), "secret");
         assert_eq!(site.get("/current/a.txt", &[]).await.body(), "a");
         for uri in ["/self", "/dangling", "/zero", "/socket", "/pipe"] {
