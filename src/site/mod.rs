@@ -3,6 +3,7 @@
 
 mod disk;
 mod files;
+mod opened;
 mod welcome;
 
 use std::path::PathBuf;
