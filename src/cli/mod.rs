@@ -1,0 +1,5 @@
+//! The command line: what was typed ([`args`]), where the service lives ([`places`]), and the
+//! client of the control socket ([`client`], [`status`], [`history`]).
+
+pub mod args;
+pub mod places;
