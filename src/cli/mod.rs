@@ -2,4 +2,8 @@
 //! client of the control socket ([`client`], [`status`], [`history`]).
 
 pub mod args;
+//pub mod client;
+pub mod history;
 pub mod places;
+pub mod status;
+mod text;

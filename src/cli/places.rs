@@ -141,7 +141,9 @@ impl Places {
         match fs::symlink_metadata(&self.runtime) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Ok(meta)
-                if meta.is_dir() && meta.uid() == uid && meta.permissions().mode() & 0o077 == 0 =>
+                if meta.is_dir()
+                    && meta.uid() == uid
+                    && meta.permissions().mode() & 0o777 == 0o700 =>
             {
                 Ok(())
             }
