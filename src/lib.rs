@@ -13,3 +13,4 @@ pub mod api;
 pub mod config;
 pub mod machine;
 pub mod sys;
+pub mod worker;
