@@ -1,0 +1,24 @@
+//! What the integration tests and the benches share: a client that forgives nothing, a fake
+//! service manager, the service under test in a directory of its own, an application to ask.
+//!
+//! A test says `mod kit;`, a bench `#[path = "../tests/kit/mod.rs"] mod kit;`.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test uses the part of the kit that it needs"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::missing_errors_doc,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::return_self_not_must_use,
+    reason = "a test kit panics on purpose and counts small numbers"
+)]
+
+pub mod app;
+pub mod client;
+pub mod http_peer;
+pub mod relay;
