@@ -5,20 +5,33 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// `127.0.0.1:8080`, `[::]:80` or `unix:/run/x.sock`; displays as it is written.
+/// What can be written; displays as it is written. `sys` binds it, and asks the resolver for a host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// TCP; never a host name: what a service listens on does not hang on a resolver.
+    /// `127.0.0.1:8080`, `[::]:80`.
     Tcp(SocketAddr),
-    /// A Unix socket's absolute path.
+    /// `udp:127.0.0.1:53`.
+    Udp(SocketAddr),
+    /// `localhost:80`, `udp:localhost:53`: as many sockets as the name has addresses.
+    Host {
+        /// Datagrams, not connections.
+        udp: bool,
+        /// The name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `unix:/run/x.sock`: an absolute path.
     Unix(PathBuf),
+    /// `unix:@name`: a name that is on no disk.
+    Abstract(String),
 }
 
 /// Why a text is no [`Address`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressError {
-    /// Neither form.
+    /// None of the forms.
     #[error(
         "is not an address: write an IP address and a port (\"127.0.0.1:80\", \"[::]:80\"), or \"unix:\" and a path"
     )]
@@ -43,28 +56,62 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let Some(path) = text.strip_prefix("unix:") else {
-            return text
-                .parse()
-                .map(Self::Tcp)
-                .map_err(|_| AddressError::Syntax);
+            return internet(text).ok_or(AddressError::Syntax);
         };
-        if !path.starts_with('/') || path.ends_with('/') {
-            Err(AddressError::Relative)
-        } else if path.len() > UNIX_PATH_MAX {
-            Err(AddressError::TooLong(path.len()))
-        } else if path.chars().any(char::is_control) {
-            Err(AddressError::Control)
-        } else {
-            Ok(Self::Unix(path.into()))
+        if path.len() > UNIX_PATH_MAX {
+            return Err(AddressError::TooLong(path.len()));
+        }
+        if path.chars().any(char::is_control) {
+            return Err(AddressError::Control);
+        }
+        match path.strip_prefix('@') {
+            Some(name) if !name.is_empty() => Ok(Self::Abstract(name.into())),
+            None if path.starts_with('/') && !path.ends_with('/') => Ok(Self::Unix(path.into())),
+            _ => Err(AddressError::Relative),
         }
     }
+}
+
+fn internet(text: &str) -> Option<Address> {
+    let (udp, rest) = match text.strip_prefix("udp:") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    if let Ok(address) = rest.parse() {
+        return Some(if udp {
+            Address::Udp(address)
+        } else {
+            Address::Tcp(address)
+        });
+    }
+    let (host, port) = rest.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    // A last label of digits is an IPv4 address gone wrong.
+    let last = host.rsplit('.').next()?;
+    let is_name = host.split('.').all(is_label) && !last.bytes().all(|b| b.is_ascii_digit());
+    is_name.then(|| Address::Host {
+        udp,
+        host: host.into(),
+        port,
+    })
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Udp(address) => write!(f, "udp:{address}"),
+            Self::Host { udp, host, port } => {
+                write!(f, "{}{host}:{port}", if *udp { "udp:" } else { "" })
+            }
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
         }
     }
 }
@@ -78,7 +125,16 @@ mod tests {
 
     #[test]
     fn addresses_read_and_write_the_same() {
-        for text in ["127.0.0.1:8080", "[::]:80", "0.0.0.0:0", "unix:/run/x.sock"] {
+        for text in [
+            "127.0.0.1:8080",
+            "[::]:80",
+            "0.0.0.0:0",
+            "localhost:80",
+            "udp:[::1]:53",
+            "udp:a.example:53",
+            "unix:/run/x.sock",
+            "unix:@x",
+        ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
@@ -91,10 +147,16 @@ mod tests {
             ("", Syntax),
             ("80", Syntax),
             (":80", Syntax),
-            ("localhost:80", Syntax),
+            ("localhost", Syntax),
+            ("local host:80", Syntax),
+            ("127.0.0.256:80", Syntax),
+            ("a..b:80", Syntax),
+            ("localhost:http", Syntax),
+            ("udp:80", Syntax),
             ("::1:80:x", Syntax),
             ("127.0.0.1:65536", Syntax),
             ("unix:", Relative),
+            ("unix:@", Relative),
             ("unix:run/x", Relative),
             ("unix:/run/", Relative),
             ("unix:/a\0b", Control),

@@ -83,8 +83,8 @@ pub enum Problem {
         "there are two listeners {0:?} without an address: one entry stands for all that the socket unit passes"
     )]
     DuplicateName(String),
-    /// Only Unix sockets have permissions.
-    #[error("only a listener with a `unix:` address has one")]
+    /// Only Unix sockets that are files have permissions.
+    #[error("only a listener with a `unix:` path has one")]
     NotAUnixSocket,
     /// Not permission bits.
     #[error("{0:?} is not a mode: write it in octal, as in \"0660\"")]

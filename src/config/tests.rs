@@ -421,6 +421,11 @@ fn values_that_cannot_be_name_the_key_and_show_the_line() {
             "metrics.address",
             "\"9100\" is not an address: write an IP address and a port (\"127.0.0.1:80\", \"[::]:80\"), or \"unix:\" and a path",
         ),
+        (
+            "metrics.address = 'udp:[::]:1'",
+            "metrics.address",
+            "\"udp:[::]:1\" is not an address: write an IP address and a port (\"127.0.0.1:80\", \"[::]:80\"), or \"unix:\" and a path",
+        ),
     ] {
         let value = line.split_once("= ").unwrap().1;
         let column = line.find("= ").unwrap() + 3;
@@ -446,8 +451,8 @@ fn listeners_that_cannot_be_are_shown_by_the_field_that_is_wrong() {
         ("name = 'own.http'", "name", 2, format!("\"own.http\" {name_rule}")),
         (&format!("name = '{long}'"), "name", 2, format!("{long:?} {name_rule}")),
         ("name = 'a'\naddress = 'unix:x'", "address", 3, "\"unix:x\" is not an address: the path of a Unix socket starts with a slash (\"unix:/run/x.sock\")".into()),
-        ("name = 'a'\naddress = '[::]:80'\nmode = '0660'", "mode", 4, "only a listener with a `unix:` address has one".into()),
-        ("name = 'a'\ngroup = 'www'", "group", 3, "only a listener with a `unix:` address has one".into()),
+        ("name = 'a'\naddress = '[::]:80'\nmode = '0660'", "mode", 4, "only a listener with a `unix:` path has one".into()),
+        ("name = 'a'\ngroup = 'www'", "group", 3, "only a listener with a `unix:` path has one".into()),
         ("name = 'a'\naddress = 'unix:/x'\nmode = '0880'", "mode", 4, "\"0880\" is not a mode: write it in octal, as in \"0660\"".into()),
         ("name = 'a'\nbacklog = 0", "backlog", 3, "0 is out of range: 1 to 1048576".into()),
         ("name = 'a'\n[[listener]]\nname = 'a'", "name", 4, "there are two listeners \"a\" without an address: one entry stands for all that the socket unit passes".into()),

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-use super::address::Address;
+use super::address::{Address, AddressError};
 use super::error::{FDNAME_MAX, NAME_MAX, Problem};
 use super::merge::Step;
 use super::{Config, ListenerConfig, Workers};
@@ -66,8 +66,7 @@ pub(super) fn validate(config: &Config) -> Result<(), Invalid> {
         at(&["control", "group"], group(&config.control.group))?;
     }
     if !config.metrics.address.is_empty() {
-        let address = address(&config.metrics.address).map(drop);
-        at(&["metrics", "address"], address)?;
+        at(&["metrics", "address"], metrics(&config.metrics.address))?;
     }
     Ok(())
 }
@@ -121,7 +120,11 @@ fn listeners(listeners: &[ListenerConfig]) -> Result<(), Invalid> {
             continue;
         };
         // Port 0 is another one every time.
-        let any_port = matches!(parsed, Address::Tcp(tcp) if tcp.port() == 0);
+        let any_port = match &parsed {
+            Address::Tcp(address) | Address::Udp(address) => address.port() == 0,
+            Address::Host { port, .. } => *port == 0,
+            Address::Unix(_) | Address::Abstract(_) => false,
+        };
         let address = parsed.to_string();
         if let Some(first) = seen.insert(parsed, name).filter(|_| !any_port) {
             let problem = Problem::DuplicateAddress {
@@ -146,6 +149,16 @@ fn listener_name(name: &str) -> Result<(), Problem> {
 fn address(text: &str) -> Result<Address, Problem> {
     text.parse()
         .map_err(|why| Problem::Address(text.into(), why))
+}
+
+/// Scraped over HTTP, so not a place for datagrams.
+fn metrics(text: &str) -> Result<(), Problem> {
+    match address(text)? {
+        Address::Udp(_) | Address::Host { udp: true, .. } => {
+            Err(Problem::Address(text.into(), AddressError::Syntax))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn mode(text: &str) -> Result<(), Problem> {
