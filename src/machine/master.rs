@@ -199,6 +199,12 @@ impl Machine {
         }
     }
 
+    /// Whether the whole service stops.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stopping
+    }
+
     /// The next instant at which something must be done without being asked.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
