@@ -19,6 +19,11 @@
 )]
 
 pub mod app;
+pub mod build;
 pub mod client;
 pub mod http_peer;
+pub mod manager;
+pub mod port;
+pub mod proc;
 pub mod relay;
+pub mod service;
