@@ -48,6 +48,8 @@ pub struct Manager {
 
 #[derive(Debug)]
 struct Shared {
+    /// Held by the manager while it works, so that nobody sees half of a message's effects.
+    gate: Mutex<()>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -81,6 +83,7 @@ impl Manager {
         )
         .expect("a pipe");
         let shared = Arc::new(Shared {
+            gate: Mutex::new(()),
             state: Mutex::new(State::new(Instant::now())),
             changed: Condvar::new(),
         });
@@ -115,21 +118,20 @@ impl Manager {
         mut found: impl FnMut(&State) -> Option<T>,
     ) -> T {
         let end = Instant::now() + deadline;
-        let mut state = self.lock();
+        let mut gate = self.shared.pass();
         loop {
-            if let Some(value) = found(&state) {
+            if let Some(value) = found(&self.shared.lock()) {
                 return value;
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let story = state.story();
-                drop(state);
-                panic!("waited {deadline:?} for {what}\n{story}");
+                drop(gate);
+                panic!("waited {deadline:?} for {what}\n{}", self.story());
             }
-            state = self
+            gate = self
                 .shared
                 .changed
-                .wait_timeout(state, left)
+                .wait_timeout(gate, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
@@ -153,19 +155,19 @@ impl Manager {
 
     /// Looks at the state.
     pub fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.lock())
+        let _gate = self.shared.pass();
+        look(&self.shared.lock())
     }
 
     /// The main process now.
     pub fn main(&self) -> Option<u32> {
-        self.lock().main
+        self.look(|s| s.main)
     }
 
     /// Messages that were refused.
     pub fn refused(&self) -> Vec<Message> {
-        let state = self.lock();
         let refused = |m: &&Message| matches!(m.verdict, Verdict::Refused(_));
-        state.messages.iter().filter(refused).cloned().collect()
+        self.look(|s| s.messages.iter().filter(refused).cloned().collect())
     }
 
     /// `systemctl stop`. Waits for the end; false when something had to be killed.
@@ -214,7 +216,7 @@ impl Manager {
 
     /// Everything that happened, for a failing test.
     pub fn story(&self) -> String {
-        self.lock().story()
+        self.look(State::story)
     }
 
     /// The manager's thread ends and touches no process any more.
@@ -234,13 +236,13 @@ impl Manager {
         let _ = self.orders.send(order);
         let _ = rustix::io::write(&self.wake, &[1]);
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared.lock()
-    }
 }
 
 impl Shared {
+    fn pass(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -15,6 +15,8 @@
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
     clippy::return_self_not_must_use,
+    clippy::similar_names,
+    clippy::struct_excessive_bools,
     reason = "a test kit panics on purpose and counts small numbers"
 )]
 

@@ -11,6 +11,7 @@ mod control;
 mod run;
 mod setup;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ pub use run::{Output, Pending};
 pub use setup::Setup;
 
 use super::client::{Spec, Target};
-use super::manager::Manager;
+use super::manager::{Active, Manager};
 use super::port::Port;
 use super::proc::{self, Pinned, Process, Role};
 
@@ -75,8 +76,10 @@ impl Service {
         self.listeners
             .iter()
             .find(|(name, _)| name == listener)
-            .map(|(_, target)| target.clone())
-            .unwrap_or_else(|| panic!("no listener {listener:?}"))
+            .map_or_else(
+                || panic!("no listener {listener:?}"),
+                |(_, target)| target.clone(),
+            )
     }
 
     /// A load on a listener.
@@ -174,6 +177,11 @@ impl Service {
             if let Some(exit) = self.exited() {
                 panic!("waited for {what}, but the process that was started ended: {exit}");
             }
+            let dead = |m: &Manager| m.look(|s| s.starts > 0 && s.active == Active::Dead);
+            assert!(
+                !self.manager.as_ref().is_some_and(dead),
+                "waited for {what}, but the unit is dead"
+            );
             assert!(
                 Instant::now() < end,
                 "waited {SOON:?} for {what}; the last status is {status:#?}"
@@ -250,8 +258,13 @@ impl Service {
         found
     }
 
-    /// How many descriptors a process has open.
+    /// How many descriptors one of the service's processes has open.
+    #[track_caller]
     pub fn fd_count(&self, pid: u32) -> usize {
+        assert!(
+            proc::is_marked(pid, &self.marker),
+            "{pid} is none of the service's processes"
+        );
         proc::fds(pid).len()
     }
 
@@ -364,7 +377,11 @@ impl Drop for Service {
 
 /// One process a line.
 pub fn table(processes: &[Process]) -> String {
-    processes.iter().map(|p| format!("  {p}\n")).collect()
+    let mut table = String::new();
+    for process in processes {
+        let _ = writeln!(table, "  {process}");
+    }
+    table
 }
 
 /// Copies a program by another process: a file open for writing in a test with threads would be

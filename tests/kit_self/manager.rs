@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::kit::manager::{Active, Event, Manager, NotifyAccess, Restart, Unit, Verdict};
+use crate::kit::manager::{Active, Event, Manager, NotifyAccess, Restart, State, Unit, Verdict};
 use crate::kit::proc::{self, MARKER, Process};
 use crate::puppet::{Puppet, Theatre};
 
@@ -110,7 +110,7 @@ fn a_child_becomes_an_alien_main_and_only_the_unit_s_living_processes_may() {
     ));
     stage.manager.wait_main(child.pid);
     assert!(stage.manager.look(|s| s.main_is_alien));
-    assert_eq!(stage.manager.look(|s| s.mains()), [main.pid, child.pid]);
+    assert_eq!(stage.manager.look(State::mains), [main.pid, child.pid]);
 }
 
 #[test]

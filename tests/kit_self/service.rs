@@ -21,6 +21,13 @@ fn script(text: &str) -> (tempfile::TempDir, PathBuf) {
     (dir, path)
 }
 
+fn wait_sleeper(service: &Service) {
+    service.wait_processes("the sleeper", |all| {
+        all.iter()
+            .any(|p| p.args.first().is_some_and(|a| a == "sleep"))
+    });
+}
+
 fn played_by(test: &str, text: &str) -> Service {
     let (_dir, path) = script(text);
     Service::setup(test).image(path).start()
@@ -57,10 +64,7 @@ fn the_exit_of_what_was_started_and_its_log_are_seen() {
 fn signals_reach_only_the_service_s_own_processes() {
     let service = played_by("signals", "exec sleep 1000");
     let keeper = service.keeper();
-    service.wait_processes("the sleeper", |all| {
-        all.iter()
-            .any(|p| p.args.first().is_some_and(|a| a == "sleep"))
-    });
+    wait_sleeper(&service);
     service.signal(keeper, Signal::TERM);
     assert!(!service.wait_exit().success());
     let own = std::process::id();
@@ -170,6 +174,8 @@ fn the_status_is_asked_over_the_control_socket() {
 #[test]
 fn the_program_on_disk_can_be_replaced_while_it_runs() {
     let service = played_by("replace", "exec sleep 1000");
+    // A shell opens its script by name, a moment after it was started.
+    wait_sleeper(&service);
     service.replace(&build::own());
     assert_eq!(service.bin_files(), ["handover"]);
     service.shell("cp handover handover.old; cp -f handover.old handover");
@@ -198,10 +204,7 @@ fn a_service_under_the_manager_is_one_unit() {
         .image(path)
         .passed("http")
         .start_under_manager(|unit| unit);
-    service.wait_processes("the sleeper", |all| {
-        all.iter()
-            .any(|p| p.args.first().is_some_and(|a| a == "sleep"))
-    });
+    wait_sleeper(&service);
     let expected = format!(
         "args run --config {}\n{} {} http\n",
         service.config.display(),

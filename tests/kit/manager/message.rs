@@ -1,4 +1,4 @@
-//! Datagrams of sd_notify(3).
+//! Datagrams of `sd_notify(3)`.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};

@@ -82,9 +82,13 @@ impl Pid1 {
     }
 
     pub fn run(mut self, orders: &mpsc::Receiver<Order>, woken: &OwnedFd) {
+        let shared = self.shared.clone();
+        let gate = shared.pass();
         self.start();
+        drop(gate);
         loop {
             self.wait(woken);
+            let _gate = shared.pass();
             while let Ok(order) = orders.try_recv() {
                 match order {
                     Order::Abandon => return,

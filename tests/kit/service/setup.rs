@@ -1,6 +1,7 @@
 //! Describes a service and starts it.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -173,9 +174,9 @@ impl Setup {
     pub(super) fn write_config(&self, path: &Path, text: &str, listeners: &[(String, Target)]) {
         let mut whole = format!("{text}\n");
         for (name, target) in listeners {
-            whole.push_str(&format!("[[listener]]\nname = \"{name}\"\n"));
+            let _ = writeln!(whole, "[[listener]]\nname = \"{name}\"");
             if !self.passed.contains(name) {
-                whole.push_str(&format!("address = \"{target}\"\n"));
+                let _ = writeln!(whole, "address = \"{target}\"");
             }
         }
         fs::write(path, whole).expect("the configuration file");
@@ -188,8 +189,6 @@ impl Service {
         let mut command = Command::new(&self.program);
         command
             .args(self.run_args())
-            .arg("--name")
-            .arg(&self.name)
             .arg("--runtime-dir")
             .arg(&self.runtime)
             .arg("--state-dir")
@@ -240,6 +239,10 @@ impl Service {
         if self.setup.own_config {
             args.push("--config".into());
             args.push(self.config.clone().into());
+        }
+        if self.name != "handover" {
+            args.push("--name".into());
+            args.push(self.name.clone().into());
         }
         args.extend(self.setup.args.iter().cloned());
         args

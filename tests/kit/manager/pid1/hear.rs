@@ -19,7 +19,7 @@ impl Pid1 {
         let is_barrier = fields.iter().any(|(k, v)| k == "BARRIER" && v == "1");
         let (verdict, barrier) = if is_barrier {
             // Answered whoever sent it: it proves "processed", not "accepted".
-            self.barrier(datagram)
+            Self::barrier(datagram)
         } else {
             let allowed = datagram
                 .broken
@@ -43,7 +43,7 @@ impl Pid1 {
         drop(barrier);
     }
 
-    pub(super) fn barrier(&self, datagram: Datagram) -> (Result<(), String>, Vec<OwnedFd>) {
+    pub(super) fn barrier(datagram: Datagram) -> (Result<(), String>, Vec<OwnedFd>) {
         if datagram.fields.len() != 1 {
             let why = "extra messages sent with BARRIER=1, ignoring everything";
             return (Err(why.into()), datagram.fds);

@@ -105,8 +105,6 @@ impl Pid1 {
             Some((out, err)) => command.stdout(out).stderr(err),
             None => command.stdout(Stdio::null()).stderr(Stdio::null()),
         };
-        // A process group of its own: a terminal's signals to the test are not for it.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command
     }
 
