@@ -4,3 +4,9 @@ mod kit;
 
 #[path = "kit_self/client.rs"]
 mod client;
+#[path = "kit_self/manager.rs"]
+mod manager;
+#[path = "kit_self/puppet.rs"]
+mod puppet;
+#[path = "kit_self/service.rs"]
+mod service;

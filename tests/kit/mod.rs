@@ -15,10 +15,17 @@
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
     clippy::return_self_not_must_use,
+    clippy::similar_names,
+    clippy::struct_excessive_bools,
     reason = "a test kit panics on purpose and counts small numbers"
 )]
 
 pub mod app;
+pub mod build;
 pub mod client;
 pub mod http_peer;
+pub mod manager;
+pub mod port;
+pub mod proc;
 pub mod relay;
+pub mod service;

@@ -358,3 +358,16 @@ fn torture_notices_a_server_that_loses_a_body() {
     assert!(report.count(Kind::WrongIdentity) > 0, "{report}");
     assert!(report.to_string().contains("seed"), "{report}");
 }
+
+#[test]
+fn a_close_behind_an_early_answer_is_the_connection_s_failure_not_the_request_s() {
+    let address = rogue(|mut stream, _| {
+        read_request(&mut stream);
+        say(&mut stream, OK);
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    });
+    let spec = Spec::new(address).slow_upload(100_000, 20, Duration::from_millis(5));
+    let report = caught(spec);
+    only(&report, Kind::DroppedIdle);
+    assert_eq!(report.total.requests, report.total.ok, "{report}");
+}

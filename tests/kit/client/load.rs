@@ -44,6 +44,7 @@ impl Load {
 
     /// Starts several kinds of clients that report together.
     pub fn start_all(specs: Vec<Spec>) -> Running {
+        raise_fd_limit();
         let tally = Arc::new(Mutex::new(Tally::new(Instant::now())));
         let (stop, stopped) = watch::channel(false);
         let title = specs
@@ -151,6 +152,14 @@ impl Drop for Running {
 
 fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
     tally.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ten thousand clients are no rarity here.
+fn raise_fd_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 fn run(specs: Vec<Spec>, tally: &Arc<Mutex<Tally>>, stopped: &watch::Receiver<bool>) {
