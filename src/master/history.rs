@@ -279,9 +279,11 @@ mod tests {
     #[test]
     fn it_does_not_grow_for_ever() {
         let (_dir, history) = lab();
-        for n in 0..MOST_LINES {
-            history.append(&ended(n)).unwrap();
-        }
+        let line = |n| serde_json::to_string(&ended(n)).unwrap() + "\n";
+        let but_one: String = (0..MOST_LINES - 1).map(line).collect();
+        history.make_directory().unwrap();
+        fs::write(history.log(), but_one).unwrap();
+        history.append(&ended(MOST_LINES - 1)).unwrap();
         assert_eq!(history.all().unwrap().len(), MOST_LINES);
         history.append(&ended(MOST_LINES)).unwrap();
         let all = history.all().unwrap();

@@ -49,7 +49,7 @@ impl Store {
             self.clear_trial()?;
             return Ok(Restored::AlreadyRunning);
         }
-        let found = there.as_ref().map_or_else(Found::from, Found::from);
+        let found = Found::of(&there);
         if found.stamp.is_some() && !rejected.is(&found) {
             return Ok(Restored::LeftAlone {
                 build_id: found.build_id,
@@ -64,16 +64,9 @@ impl Store {
             Some(old) if self.is_running(&old) => Temp::existing(old),
             _ => Temp::copy(&place, &self.running)?,
         };
-        match swap(new, &place, &self.beside(REJECTED)?, found.stamp) {
-            Ok(rejected) => {
-                self.clear_trial()?;
-                Ok(Restored::Replaced { rejected })
-            }
-            Err(StoreError::Changed { .. }) => Ok(Restored::LeftAlone {
-                build_id: super::build_at(&self.path),
-            }),
-            Err(e) => Err(e),
-        }
+        let rejected = swap(new, &place, &self.beside(REJECTED)?, found.stamp)?;
+        self.clear_trial()?;
+        Ok(Restored::Replaced { rejected })
     }
 
     /// After a commit: puts `.old` at the path and what was there at `.rejected`; `.old` is used

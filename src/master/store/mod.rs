@@ -44,7 +44,8 @@ const TRIAL: &str = ".trial";
 pub struct Store {
     path: PathBuf,
     running: Arc<Image>,
-    /// How the path led to the running file; `None` when it did not any more.
+    /// How the path led to a file when we started; that it was the running one is checked
+    /// before it matters.
     origin: Option<Route>,
 }
 
@@ -75,6 +76,12 @@ impl From<&ImageError> for Found {
 }
 
 impl Found {
+    /// Of what [`Store::open`] said.
+    #[must_use]
+    pub fn of(opened: &Result<Image, ImageError>) -> Self {
+        opened.as_ref().map_or_else(Self::from, Self::from)
+    }
+
     /// The same file, or another copy of the same build.
     fn is(&self, other: &Self) -> bool {
         self.stamp == other.stamp || self.build_id.is_some() && self.build_id == other.build_id
@@ -87,9 +94,7 @@ impl Store {
         if !path.is_absolute() || path.file_name().is_none() {
             return Err(StoreError::Relative { path });
         }
-        let origin = Route::walk(&path)
-            .ok()
-            .filter(|route| running.is_at(&route.target));
+        let origin = Route::walk(&path).ok();
         Ok(Self {
             path,
             running,
@@ -122,8 +127,8 @@ impl Store {
         &self.running
     }
 
-    /// What is on disk now, checked and pinned: what an upgrade would run. Keep a [`Found`] of
-    /// the outcome, good or bad, for [`restore`](Self::restore).
+    /// What is on disk now, checked and pinned: what an upgrade would run. Keep [`Found::of`] the
+    /// outcome, good or bad, for [`restore`](Self::restore).
     pub fn open(&self) -> Result<Image, ImageError> {
         Image::open(&self.path)
     }

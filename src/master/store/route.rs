@@ -100,7 +100,7 @@ impl Route {
             .iter()
             .zip(&now.links)
             .find(|(was, is)| was != is)?;
-        (was.at == is.at && was.to != is.to).then_some(was)
+        (was.at == is.at).then_some(was)
     }
 
     /// The link there, if it is on this way.

@@ -10,6 +10,9 @@ pub(crate) const E_TYPE: usize = 16;
 pub(crate) const E_MACHINE: usize = 18;
 pub(crate) const FIRST_SEGMENT_SIZE: usize = 64 + 32;
 
+/// From one program header to the next.
+pub(crate) const SEGMENT: usize = 56;
+
 /// Of the segments, before the section table.
 const BODY: usize = 8192;
 

@@ -271,9 +271,6 @@ fn permitted(file: &File, meta: &Metadata) -> Result<(), Fault> {
     if meta.size() == 0 {
         return Err(Fault::Empty);
     }
-    if mode & 0o111 == 0 {
-        return Err(Fault::NotExecutable { mode });
-    }
     let vfs = rustix::fs::fstatvfs(file).map_err(|e| Fault::Read(e.into()))?;
     if vfs.f_flag.contains(StatVfsMountFlags::NOEXEC) {
         return Err(Fault::NoExec);

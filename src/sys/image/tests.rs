@@ -227,10 +227,12 @@ fn a_file_cut_anywhere_is_truncated() {
 #[test]
 fn a_segment_beyond_the_file_is_truncated_without_overflow() {
     for size in [1_u64 << 20, u64::MAX] {
-        let mut elf = program(1);
-        let at = fixture::FIRST_SEGMENT_SIZE;
-        elf[at..at + 8].copy_from_slice(&size.to_le_bytes());
-        assert!(matches!(Lab::with(&elf).fault(), Fault::Truncated));
+        for segment in [0, fixture::SEGMENT] {
+            let mut elf = program(1);
+            let at = fixture::FIRST_SEGMENT_SIZE + segment;
+            elf[at..at + 8].copy_from_slice(&size.to_le_bytes());
+            assert!(matches!(Lab::with(&elf).fault(), Fault::Truncated));
+        }
     }
 }
 

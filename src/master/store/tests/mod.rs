@@ -5,6 +5,7 @@ mod installing;
 mod keeping;
 mod links;
 mod restoring;
+mod unprivileged;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -100,10 +101,7 @@ impl Lab {
     }
 
     fn found(&self) -> Found {
-        self.store
-            .open()
-            .as_ref()
-            .map_or_else(Found::from, Found::from)
+        Found::of(&self.store.open())
     }
 
     /// What is at the path, at `.old` and at `.rejected`.
