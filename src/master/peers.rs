@@ -8,7 +8,6 @@ use super::heritage;
 use super::input::Input;
 use super::launch::{Launched, Refused};
 use super::line::{Heard, Line};
-use super::store::Found;
 use super::workers::ended;
 use crate::machine::message::{Hello, Identity, Message};
 use crate::machine::{Event, Failure, FromPredecessor, FromSuccessor, Phase};

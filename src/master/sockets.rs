@@ -1,7 +1,7 @@
 //! The listening sockets of one master: found (systemd, store, predecessor), bound, kept, let go.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::manager::Manager;
 use crate::api;
@@ -159,7 +159,9 @@ impl Sockets {
 
     /// The same sockets again.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let clone = |list: &[Listener]| list.iter().map(Listener::try_clone).collect();
+        let clone = |list: &[Listener]| -> io::Result<Vec<Listener>> {
+            list.iter().map(Listener::try_clone).collect()
+        };
         Ok(Self {
             listeners: clone(&self.listeners)?,
             dropped: clone(&self.dropped)?,

@@ -2,6 +2,7 @@
 //! started again when they die, sent away.
 
 use std::collections::{BTreeMap, HashSet};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
