@@ -299,6 +299,44 @@ async fn after_the_hand_over_orders_are_finished_and_new_requests_sent_back() {
 }
 
 #[tokio::test]
+async fn an_order_of_a_client_that_gave_up_waiting_is_not_carried_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    // Nobody accepts: the owner hangs. One client gives up, one has said all it has to say.
+    let mut gone = UnixStream::connect(&path).await.unwrap();
+    gone.write_all(post("rollback", "").as_bytes())
+        .await
+        .unwrap();
+    drop(gone);
+    let mut there = UnixStream::connect(&path).await.unwrap();
+    there
+        .write_all(post("commit", "").as_bytes())
+        .await
+        .unwrap();
+
+    let (handle, mut desk) = desk();
+    let (_close, closing) = watch::channel(false);
+    let access = Arc::new(Access::new("", false, |_| false).unwrap());
+    let limits = Limits::default();
+    tokio::spawn(serve(listener, router(handle), access, limits, closing));
+    assert_eq!(next_order(&mut desk).await.0, Order::Commit);
+}
+
+#[tokio::test]
+async fn an_order_nobody_waits_for_any_more_is_passed_over_at_the_desk() {
+    let (handle, mut desk) = desk();
+    let peer = Peer {
+        pid: 1,
+        uid: 0,
+        gid: 0,
+    };
+    drop(handle.order(Order::Rollback, peer).await.unwrap());
+    let _story = handle.order(Order::Commit, peer).await.unwrap();
+    assert_eq!(next_order(&mut desk).await.0, Order::Commit);
+}
+
+#[tokio::test]
 async fn a_dropped_sender_closes_as_well() {
     let door = Door::friendly();
     drop(door.close);
