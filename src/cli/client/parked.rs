@@ -27,22 +27,16 @@ impl Parked {
     pub(super) fn find(places: &Places) -> Result<Self, NotParked> {
         let file = places.old_pid_file();
         let (pid, writer) = read(&file).ok_or_else(|| NotParked::NoFile { file: file.clone() })?;
-        let implausible = |why| NotParked::Implausible { pid, why };
         let held = Other::open(pid)
             .map_err(|source| NotParked::Open { pid, source })?
-            .ok_or_else(|| implausible("it has ended"))?;
-        let user = fs::metadata(format!("/proc/{pid}")).map(|meta| meta.uid());
-        if user.ok() != Some(writer) {
-            return Err(implausible("it belongs to another user than the pid file"));
+            .ok_or(NotParked::Implausible {
+                pid,
+                why: "it has ended",
+            })?;
+        match implausible(pid, writer, read_pid(&places.pid_file())) {
+            Some(why) => Err(NotParked::Implausible { pid, why }),
+            None => Ok(Self(held)),
         }
-        let owner = read_pid(&places.pid_file());
-        if owner.is_some_and(|owner| exists(owner) && cgroup_of(owner) != cgroup_of(pid)) {
-            return Err(implausible("it is in another cgroup than the owner"));
-        }
-        if owner.and_then(parent) != Some(pid) && !is_master(pid) {
-            return Err(implausible("it is no master process"));
-        }
-        Ok(Self(held))
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -64,6 +58,22 @@ pub(super) enum NotParked {
     Implausible { pid: u32, why: &'static str },
     #[error("cannot look at pid {pid}: {source}")]
     Open { pid: u32, source: io::Error },
+}
+
+/// Why this process cannot be the one parked behind `owner`, with `writer` the owner of the file
+/// that says it is.
+fn implausible(pid: u32, writer: u32, owner: Option<u32>) -> Option<&'static str> {
+    let user = fs::metadata(format!("/proc/{pid}")).map(|meta| meta.uid());
+    if user.ok() != Some(writer) {
+        return Some("it belongs to another user than the pid file");
+    }
+    if owner.is_some_and(|owner| exists(owner) && cgroup_of(owner) != cgroup_of(pid)) {
+        return Some("it is in another cgroup than the owner");
+    }
+    if owner.and_then(parent) != Some(pid) && !is_master(pid) {
+        return Some("it is no master process");
+    }
+    None
 }
 
 fn exists(pid: u32) -> bool {
@@ -153,6 +163,10 @@ mod tests {
         assert_eq!(found.pid(), me);
         let found = Parked::find(&places(dir.path(), owner.id(), stranger.id()));
         assert_eq!(why(found), "it is no master process");
+        let uid = nix::unistd::geteuid().as_raw();
+        assert_eq!(implausible(me, uid, Some(owner.id())), None);
+        let forged = implausible(me, uid + 1, Some(owner.id()));
+        assert!(forged.is_some_and(|why| why.contains("another user")));
 
         stranger.kill().unwrap();
         stranger.wait().unwrap();

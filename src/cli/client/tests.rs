@@ -22,6 +22,7 @@ struct Place {
     dir: tempfile::TempDir,
     out: Buffer,
     err: Buffer,
+    patience: Patience,
 }
 
 #[derive(Clone, Default)]
@@ -46,7 +47,7 @@ impl Write for Buffer {
 
 const PATIENCE: Patience = Patience {
     answer: Duration::from_millis(300),
-    gap: Duration::from_millis(600),
+    gap: Duration::from_millis(200),
     retry: Duration::from_millis(10),
     look: Duration::from_secs(60),
     reclaim: Duration::from_secs(5),
@@ -58,6 +59,7 @@ impl Place {
             dir: tempfile::tempdir().unwrap(),
             out: Buffer::default(),
             err: Buffer::default(),
+            patience: PATIENCE,
         }
     }
 
@@ -85,7 +87,7 @@ impl Place {
         };
         let env = Env::default();
         let client =
-            Client::new("handover", "handover", &globals, &env, install).patience(PATIENCE);
+            Client::new("handover", "handover", &globals, &env, install).patience(self.patience);
         let mut screen = Screen::to(
             "handover",
             Box::new(self.out.clone()),
@@ -113,6 +115,8 @@ struct Owner {
     publish: tokio::sync::mpsc::UnboundedSender<Event>,
     served: JoinHandle<()>,
     close: watch::Sender<bool>,
+    /// How often the status was asked for.
+    asked: watch::Receiver<usize>,
 }
 
 impl Owner {
@@ -132,6 +136,7 @@ impl Owner {
         let (publish, mut published) = tokio::sync::mpsc::unbounded_channel();
         let orders = Arc::new(Mutex::new(Vec::new()));
         let log = orders.clone();
+        let (count, asked) = watch::channel(0);
         tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -140,6 +145,7 @@ impl Owner {
                         Request::Status(reply) => {
                             let status: Status = current.borrow().clone();
                             let _ = reply.send(status);
+                            count.send_modify(|n| *n += 1);
                         }
                         Request::Metrics(reply) => drop(reply),
                         Request::Order { order, answer, .. } => {
@@ -156,7 +162,13 @@ impl Owner {
             publish,
             served: tokio::spawn(served),
             close,
+            asked,
         }
+    }
+
+    async fn asked(&self, times: usize) {
+        let mut asked = self.asked.clone();
+        within(asked.wait_for(|&n| n >= times)).await.unwrap();
     }
 
     fn deaf(listener: std::os::unix::net::UnixListener, status: Status) -> Self {
@@ -273,7 +285,9 @@ async fn nothing_running_is_69_and_says_where_and_what_to_do() {
             watch: true,
         },
     ] {
-        let place = Place::new();
+        let mut place = Place::new();
+        // There never was anybody: nothing to be patient about.
+        place.patience.gap = Duration::from_secs(3600);
         assert_eq!(place.ask(ask.clone()).await, exit::UNAVAILABLE, "{ask:?}");
         let said = place.err.text();
         let socket = place.path("control.sock").display().to_string();
@@ -401,25 +415,33 @@ async fn wait_goes_along_when_the_socket_is_handed_over() {
     let first = Owner::deaf(listener, probation());
     let (go, gone) = tokio::sync::oneshot::channel::<()>();
     let story = async {
-        // The client follows: its step comes out.
-        within(async {
-            while !place.out.text().contains("hello") {
-                let mut hello = step("hello");
-                if let Event::Step { id, .. } = &mut hello {
-                    *id = probation().upgrade.map(|u| u.id);
-                }
-                first.publish.send(hello).unwrap();
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        // Once it asks for the status the client follows the events; after each it asks again.
+        first.asked(1).await;
+        let id = probation().upgrade.map(|upgrade| upgrade.id);
+        let mut hello = step("hello");
+        if let Event::Step { id: of, .. } = &mut hello {
+            of.clone_from(&id);
+        }
+        first
+            .publish
+            .send(step("not of this upgrade, but of none"))
+            .unwrap();
+        first.asked(2).await;
+        first.publish.send(hello).unwrap();
+        first.asked(3).await;
+        assert!(place.out.text().contains("hello"));
         first.close.send(true).unwrap();
         within(first.served).await.unwrap();
         let second = Owner::deaf(inherited, probation());
+        second.asked(1).await;
         second.status.send_modify(|status| {
             *status = serving();
             status.last = Some(ended(Outcome::RolledBack));
         });
+        second
+            .publish
+            .send(Event::Ended(ended(Outcome::RolledBack)))
+            .unwrap();
         let _ = gone.await;
     };
     let wait = async {

@@ -54,7 +54,7 @@ pub(super) struct Caller {
     pub(super) may_order: Result<(), Denied>,
     pub(super) limits: Limits,
     /// The connection, to see whether the client is still there.
-    line: Arc<OwnedFd>,
+    pub(super) line: Arc<OwnedFd>,
     /// True (or its sender gone) once this master no longer answers for the service.
     pub(super) closing: watch::Receiver<bool>,
 }
@@ -168,10 +168,6 @@ fn admit(
         line.inspect_err(|error| tracing::warn!("control socket: {error}"))
             .ok()?,
     );
-    if hung_up(line.as_fd()) {
-        tracing::info!("control socket: {peer} left before it was answered");
-        return None;
-    }
     let may_order = access.decide(peer);
     let Some(place) = places.take(may_order.is_ok()) else {
         tracing::warn!("control socket: {peer} turned away: too many connections");
