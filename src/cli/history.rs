@@ -56,7 +56,7 @@ impl History {
     #[must_use]
     pub fn lines(&self) -> String {
         let lines = self.upgrades.iter();
-        lines.map(|(line, _)| format!("{line}\n")).collect()
+        lines.flat_map(|(line, _)| [line.as_str(), "\n"]).collect()
     }
 
     /// For people: the newest at the end, where the prompt is.

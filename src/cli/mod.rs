@@ -2,7 +2,7 @@
 //! client of the control socket ([`client`], [`status`], [`history`]).
 
 pub mod args;
-//pub mod client;
+pub mod client;
 pub mod history;
 pub mod places;
 pub mod status;

@@ -70,7 +70,7 @@ pub enum Request {
 }
 
 /// The line to the client who gave an order. Sending never waits and never fails: a client that
-/// has left changes nothing about its order.
+/// leaves changes nothing about an order that was begun.
 ///
 /// Dropped without [`end`](Self::end), the client sees its connection end without a verdict, asks
 /// again by upgrade id, and says so.
@@ -99,10 +99,15 @@ pub struct Desk {
 impl Desk {
     /// The next request. Pends for ever once all [`Handle`]s are gone, so that it can stand in a
     /// `select!` unguarded. Cancel-safe.
+    ///
+    /// An order whose client is known to have left by now was never begun and is passed over.
     pub async fn next(&mut self) -> Request {
-        match self.requests.recv().await {
-            Some(request) => request,
-            None => std::future::pending().await,
+        loop {
+            match self.requests.recv().await {
+                Some(Request::Order { answer, .. }) if answer.0.is_closed() => {}
+                Some(request) => return request,
+                None => std::future::pending().await,
+            }
         }
     }
 

@@ -166,6 +166,9 @@ pub enum Denied {
         /// Who may.
         may: String,
     },
+    /// The client did not wait for an answer.
+    #[error("orders are carried out for clients that stay to hear the answer")]
+    Left,
     /// The request did not come through [`serve`](super::serve).
     #[error("orders are taken on the control socket only")]
     Unknown,

@@ -136,6 +136,10 @@ async fn order(
         Ok(order) => order,
         Err(bad) => return Ok(bad.into_response()),
     };
+    if caller.has_left() {
+        tracing::warn!("{verb} not carried out: {} has left", caller.peer);
+        return Ok(denied(&Denied::Left));
+    }
     let story = desk.handle.order(order, caller.peer).await?;
     Ok(lines(stream::unfold(Some(story), |story| async move {
         let mut story: mpsc::UnboundedReceiver<Event> = story?;

@@ -2,6 +2,7 @@
 //! nothing.
 
 use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -51,6 +53,8 @@ pub(super) struct Caller {
     pub(super) peer: Peer,
     pub(super) may_order: Result<(), Denied>,
     pub(super) limits: Limits,
+    /// The connection, to see whether the client is still there.
+    pub(super) line: Arc<OwnedFd>,
     /// True (or its sender gone) once this master no longer answers for the service.
     pub(super) closing: watch::Receiver<bool>,
 }
@@ -59,6 +63,16 @@ impl Caller {
     /// Whether another master answers by now.
     pub(super) fn is_closing(&self) -> bool {
         *self.closing.borrow() || self.closing.has_changed().is_err()
+    }
+
+    /// Whether the client has closed its end (and not only said all it has to say).
+    ///
+    /// What a client asked of an owner that hung stays in the socket's queue when the client has
+    /// given up, and the next owner finds it there. Nobody means it any more: the operator who
+    /// typed `rollback` has woken the parked master otherwise, and a second rollback would go one
+    /// version further back.
+    pub(super) fn has_left(&self) -> bool {
+        hung_up(self.line.as_fd())
     }
 }
 
@@ -149,6 +163,11 @@ fn admit(
     let peer = Peer::of(stream)
         .inspect_err(|error| tracing::warn!("control socket: cannot tell who connected: {error}"))
         .ok()?;
+    let line = stream.as_fd().try_clone_to_owned();
+    let line = Arc::new(
+        line.inspect_err(|error| tracing::warn!("control socket: {error}"))
+            .ok()?,
+    );
     let may_order = access.decide(peer);
     let Some(place) = places.take(may_order.is_ok()) else {
         tracing::warn!("control socket: {peer} turned away: too many connections");
@@ -160,9 +179,17 @@ fn admit(
         peer,
         may_order,
         limits,
+        line,
         closing: closing.clone(),
     };
     Some((caller, place))
+}
+
+/// unix(7) reports a hang-up when the peer has closed, not when it has only shut down writing.
+fn hung_up(line: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(line, PollFlags::empty())];
+    let now = Timespec::default();
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// One request, one answer. No keep-alive: the next request may belong to another master.

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tower::ServiceExt;
 
 use super::*;
 use crate::api::{Until, exit};
@@ -296,6 +297,76 @@ async fn after_the_hand_over_orders_are_finished_and_new_requests_sent_back() {
     assert!(rest(client).await.contains("it is final"));
     within(&mut door.served).await.unwrap();
     UnixStream::connect(door.path()).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn an_order_of_a_client_that_gave_up_waiting_is_not_carried_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    // Nobody accepts: the owner hangs. One client gives up, one has said all it has to say.
+    let mut gone = UnixStream::connect(&path).await.unwrap();
+    gone.write_all(post("rollback", "").as_bytes())
+        .await
+        .unwrap();
+    drop(gone);
+    let mut there = UnixStream::connect(&path).await.unwrap();
+    there
+        .write_all(post("commit", "").as_bytes())
+        .await
+        .unwrap();
+
+    let (handle, mut desk) = desk();
+    let (_close, closing) = watch::channel(false);
+    let access = Arc::new(Access::new("", false, |_| false).unwrap());
+    let limits = Limits::default();
+    tokio::spawn(serve(listener, router(handle), access, limits, closing));
+    assert_eq!(next_order(&mut desk).await.0, Order::Commit);
+}
+
+#[tokio::test]
+async fn who_has_said_all_it_has_to_say_is_still_there_and_who_has_closed_is_not() {
+    let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (_close, closing) = watch::channel(false);
+    let caller = super::serve::Caller {
+        peer: Peer {
+            pid: 1,
+            uid: 0,
+            gid: 0,
+        },
+        may_order: Ok(()),
+        limits: Limits::default(),
+        line: Arc::new(near.into()),
+        closing,
+    };
+    assert!(!caller.has_left());
+    far.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(!caller.has_left());
+    drop(far);
+    assert!(caller.has_left());
+
+    let (handle, mut desk) = desk();
+    let mut request = http::Request::post("/v1/rollback")
+        .body(axum::body::Body::empty())
+        .unwrap();
+    request.extensions_mut().insert(caller);
+    let answer = router(handle.clone()).oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 403);
+    drop(handle);
+    assert!(desk.requests.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn an_order_nobody_waits_for_any_more_is_passed_over_at_the_desk() {
+    let (handle, mut desk) = desk();
+    let peer = Peer {
+        pid: 1,
+        uid: 0,
+        gid: 0,
+    };
+    drop(handle.order(Order::Rollback, peer).await.unwrap());
+    let _story = handle.order(Order::Commit, peer).await.unwrap();
+    assert_eq!(next_order(&mut desk).await.0, Order::Commit);
 }
 
 #[tokio::test]
