@@ -26,9 +26,13 @@ pub(super) fn command(before: &str, test: &str) -> Command {
     command
 }
 
-/// Whether this is the helper: the test runs for real.
+/// Whether this is the helper: the test runs for real, at most a minute.
 pub(super) fn is_helper() -> bool {
-    std::env::var_os(MARK).is_some()
+    let helper = std::env::var_os(MARK).is_some();
+    if helper {
+        nix::unistd::alarm::set(60);
+    }
+    helper
 }
 
 /// Says a line to the test that started this helper.

@@ -335,8 +335,12 @@ fn systemd_cgroup(text: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufRead;
+
     use super::*;
-    use crate::sys::spawn::tests::started;
+    use crate::sys::helper;
+    use crate::sys::spawn::tests::{open, started};
+    use crate::sys::spawn::{Output, Spawn, WORKER_ENV, spawn};
 
     const SOON: Duration = Duration::from_secs(10);
 
@@ -419,6 +423,47 @@ mod tests {
         );
         assert!(Exit::Code(0).success());
         assert!(!Exit::Signal(0, false).success());
+    }
+
+    /// In a process of its own: wait(2) for any child would take those of other tests.
+    #[test]
+    #[ignore = "run by the next test"]
+    fn adopts() {
+        if !helper::is_helper() {
+            return;
+        }
+        set_subreaper().unwrap();
+        assert_eq!(reap_any().unwrap(), AnyChild::None);
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut parent = spawn(Spawn {
+            args: vec![
+                "-c".into(),
+                "(read line <&3; exit 7) & echo $!; exit 3".into(),
+            ],
+            channel: Some((WORKER_ENV, theirs.into())),
+            output: Output::Piped,
+            ..Spawn::new(open("/bin/sh").as_fd(), "sh")
+        })
+        .unwrap();
+        let mut said = String::new();
+        std::io::BufReader::new(fs::File::from(parent.take_output().unwrap()))
+            .read_line(&mut said)
+            .unwrap();
+        let orphan: u32 = said.trim().parse().unwrap();
+        assert_eq!(parent.reap(), Exit::Code(3));
+        assert_eq!(reap_any().unwrap(), AnyChild::Running);
+        let other = Other::open(orphan).unwrap().unwrap();
+        drop(ours);
+        assert!(other.gone_within(SOON).unwrap());
+        assert_eq!(reap_any().unwrap(), AnyChild::Reaped(orphan, Exit::Code(7)));
+        assert_eq!(reap_any().unwrap(), AnyChild::None);
+        helper::say("reaped the orphan");
+    }
+
+    #[test]
+    fn a_subreaper_gets_the_orphans() {
+        let said = helper::run(&mut helper::command("", "sys::process::tests::adopts"));
+        assert_eq!(said, ["reaped the orphan"]);
     }
 
     #[test]
