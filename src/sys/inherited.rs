@@ -60,6 +60,12 @@ pub struct Inherited {
     pub config_dir: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`.
     pub xdg_runtime_dir: Option<PathBuf>,
+    /// `XDG_STATE_HOME`.
+    pub xdg_state_home: Option<PathBuf>,
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// No colours and no moving text: `NO_COLOR` is set, or `TERM` is `dumb`.
+    pub plain: bool,
     /// The revision of the unit file that started the service (`HANDOVER_UNIT_REV`).
     pub unit_rev: Option<String>,
     /// How many descriptors the store takes (`FDSTORE`; systemd 254 and later say it).
@@ -185,6 +191,10 @@ pub fn inherit() -> Result<Inherited, InheritError> {
         state_dir: env.directory("STATE_DIRECTORY"),
         config_dir: env.directory("CONFIGURATION_DIRECTORY"),
         xdg_runtime_dir: env.get("XDG_RUNTIME_DIR").map(PathBuf::from),
+        xdg_state_home: env.get("XDG_STATE_HOME").map(PathBuf::from),
+        home: env.get("HOME").map(PathBuf::from),
+        plain: env.get("NO_COLOR").is_some_and(|v| !v.is_empty())
+            || env.get("TERM").is_some_and(|v| v == "dumb"),
         unit_rev: env.text("HANDOVER_UNIT_REV"),
         fdstore_max: env.number("FDSTORE"),
         invocation_id: env.text("INVOCATION_ID"),

@@ -5,6 +5,7 @@ pub mod channel;
 mod helper;
 pub mod image;
 pub mod inherited;
+pub mod journal;
 pub mod listeners;
 pub mod notify;
 pub mod process;
