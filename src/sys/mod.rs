@@ -4,6 +4,7 @@ pub mod channel;
 #[cfg(test)]
 mod helper;
 pub mod inherited;
+pub mod journal;
 pub mod listeners;
 pub mod notify;
 pub mod process;
