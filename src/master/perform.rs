@@ -392,6 +392,9 @@ impl Driver {
     }
 
     fn restore_disk(&mut self) {
+        if self.disk_busy {
+            return;
+        }
         let found = self
             .upgrade
             .as_ref()

@@ -284,20 +284,18 @@ fn role(env: &Env) -> Result<Role, InheritError> {
     let wrong = |what| InheritError::Descriptor { name, number, what };
     let fd = spawn::adopt_fd(number).map_err(|_| wrong("not open"))?;
     // A variable left over by mistake must not make a process of a stranger's descriptor.
-    let channel = sockopt::socket_type(&fd) == Ok(SocketType::SEQPACKET)
-        && sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX);
+    let local = |kind| {
+        sockopt::socket_type(&fd) == Ok(kind)
+            && sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
+    };
+    let (channel, pipe) = (local(SocketType::SEQPACKET), local(SocketType::STREAM));
     match name {
         CHANNEL_ENV if channel => Ok(Role::Successor(fd)),
         WORKER_ENV if channel => Ok(Role::Worker(fd)),
-        KEEPER_ENV if channel || is_pipe(&fd) => Ok(Role::FirstUnderKeeper(fd)),
+        KEEPER_ENV if pipe => Ok(Role::FirstUnderKeeper(fd)),
         KEEPER_ENV => Err(wrong("not the keeper's pipe")),
         _ => Err(wrong("not a master's channel")),
     }
-}
-
-fn is_pipe(fd: &OwnedFd) -> bool {
-    rustix::fs::fstat(fd)
-        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo())
 }
 
 /// The descriptors of `LISTEN_FDS`, when they are for this process.
