@@ -390,7 +390,8 @@ fn raise_open_files() {
 
 fn program(cwd: &Path) -> PathBuf {
     match spawn::executed_path() {
-        Some(path) => cwd.join(path),
+        // `./handover` is `handover`; links and `..` stay as they were typed.
+        Some(path) => cwd.join(path).components().collect(),
         None => std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()),
     }
 }
