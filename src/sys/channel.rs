@@ -62,7 +62,7 @@ impl Channel {
     /// A pair: one end for us, the other for a process to be started. Both are close-on-exec.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = UnixSeqpacket::pair()?;
-        Ok((Self { socket: ours }, to_owned_fd(theirs)?))
+        Ok((Self { socket: ours }, to_owned_fd(theirs)))
     }
 
     /// Takes over an inherited end.
@@ -163,8 +163,8 @@ impl AsFd for Channel {
     }
 }
 
-fn to_owned_fd(socket: UnixSeqpacket) -> io::Result<OwnedFd> {
-    Ok(socket.into())
+fn to_owned_fd(socket: UnixSeqpacket) -> OwnedFd {
+    socket.into()
 }
 
 /// Room for one `SCM_RIGHTS` of `count` descriptors, with slack for the header's alignment.

@@ -1,3 +1,4 @@
 //! The operating system, wrapped: everything here owns its descriptors.
 
 pub mod channel;
+pub mod handoff;

@@ -1,12 +1,13 @@
 //! A worker that drains loses no request: a real worker in a thread, over a real channel, with
 //! real clients.
 
-mod support;
+mod client;
+mod worker;
 
 use std::time::Duration;
 
-use support::client::Client;
-use support::worker::TestWorker;
+use client::Client;
+use worker::TestWorker;
 
 #[tokio::test]
 async fn it_serves_and_leaves_when_it_has_drained() {

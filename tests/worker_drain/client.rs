@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::worker::TestWorker;
+use crate::worker::TestWorker;
 
 /// No answer in this test takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
