@@ -48,6 +48,14 @@ impl Client {
         Self::new(TcpStream::connect(worker.address).await.unwrap())
     }
 
+    /// Connects, and waits until the worker has accepted.
+    pub async fn accepted(worker: &TestWorker) -> Self {
+        let before = worker.report().await.accepted;
+        let client = Self::connect(worker).await;
+        while worker.report().await.accepted == before {}
+        client
+    }
+
     pub fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self {
@@ -107,7 +115,8 @@ impl Client {
         self.buffer.drain(..len).collect()
     }
 
-    async fn chunks(&mut self) -> Vec<u8> {
+    /// The rest of a chunked body.
+    pub async fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
             let line = loop {

@@ -1,23 +1,7 @@
-//! A worker that drains loses no request: a real worker in a thread, over a real channel, with
-//! real clients.
+//! A worker that drains loses no request: real workers in threads, over real channels, with real
+//! clients. `fallback`: nobody takes the connections; `passing`: another worker does.
 
 mod client;
+mod fallback;
+mod life;
 mod worker;
-
-use std::time::Duration;
-
-use client::Client;
-use worker::TestWorker;
-
-#[tokio::test]
-async fn it_serves_and_leaves_when_it_has_drained() {
-    let mut worker = TestWorker::start().await;
-    let mut client = Client::connect(&worker).await;
-    assert_eq!(client.get("/hello").await.text(), "hello from g1");
-    worker.drain(Some(Duration::from_secs(5))).await;
-    let answer = client.get("/hello").await;
-    assert!(answer.says_close());
-    assert!(client.at_eof().await);
-    let report = worker.drained().await;
-    assert_eq!((report.finished, report.cut), (1, 0));
-}

@@ -1,6 +1,7 @@
 //! A worker in a thread of this process, and its master's side of the channel.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
@@ -9,12 +10,19 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Query;
-use axum::routing::{any, get, post};
+use axum::extract::{ConnectInfo, Path};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
 use handover::config::Config;
 use handover::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
 use handover::sys::channel::Channel;
-use handover::worker;
+use handover::worker::{self, UnixPeer};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::sleep;
+use tower_http::set_header::SetResponseHeaderLayer;
 
 /// A running worker.
 #[derive(Debug)]
@@ -148,5 +156,116 @@ impl TestWorker {
 /// What the workers serve. Every answer names the generation.
 pub fn application(generation: u64) -> Router {
     let hello = move || async move { format!("hello from g{generation}") };
-    Router::new().route("/hello", get(hello))
+    Router::new()
+        .route("/hello", get(hello))
+        .route(
+            "/echo/{id}",
+            get(|Path(id): Path<String>| async move { id }),
+        )
+        .route("/slow/{ms}", get(slow))
+        .route(
+            "/upload",
+            post(|body: Bytes| async move { checksum(&body) }),
+        )
+        .route("/ignore", post(|| async { "ignored" }))
+        .route(
+            "/download/{len}",
+            get(|Path(len): Path<usize>| async move { pattern(len) }),
+        )
+        .route("/stream/{count}/{ms}", get(stream))
+        .route("/late-end/{ms}", get(late_end))
+        .route("/upgrade", get(upgrade))
+        .route("/peer", get(peer))
+        .route("/background", post(background))
+        .layer(SetResponseHeaderLayer::overriding(
+            HeaderName::from_static("x-generation"),
+            HeaderValue::from(generation),
+        ))
+}
+
+async fn slow(Path(ms): Path<u64>) -> String {
+    sleep(Duration::from_millis(ms)).await;
+    format!("after {ms}")
+}
+
+/// Bytes whose every position can be told.
+pub fn pattern(len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|i| b'a' + u8::try_from(i / 7 % 26).unwrap())
+        .collect()
+}
+
+/// Length and content in a few characters.
+pub fn checksum(bytes: &[u8]) -> String {
+    let sum = bytes
+        .iter()
+        .fold(5381u64, |h, b| h.wrapping_mul(33) ^ u64::from(*b));
+    format!("{}:{sum:x}", bytes.len())
+}
+
+/// So many chunks, one every so often.
+async fn stream(Path((count, ms)): Path<(u32, u64)>) -> Body {
+    Body::from_stream(futures_util::stream::unfold(0, move |n| async move {
+        if n == count {
+            return None;
+        }
+        sleep(Duration::from_millis(ms)).await;
+        Some((Ok::<_, Infallible>(format!("chunk {n};")), n + 1))
+    }))
+}
+
+/// A body of known length whose end comes later than its last byte.
+async fn late_end(Path(ms): Path<u64>) -> Response<Body> {
+    let frames = futures_util::stream::unfold(true, move |first| async move {
+        if first {
+            return Some((Ok::<_, Infallible>("whole"), false));
+        }
+        sleep(Duration::from_millis(ms)).await;
+        None
+    });
+    let mut response = Response::new(Body::from_stream(frames));
+    response
+        .headers_mut()
+        .insert("content-length", HeaderValue::from_static("5"));
+    response
+}
+
+/// A protocol of our own: everything comes back in capitals.
+async fn upgrade(mut request: Request<Body>) -> Response<Body> {
+    let on_upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let mut io = TokioIo::new(on_upgrade.await.unwrap());
+        let mut bytes = [0; 1024];
+        while let Ok(n @ 1..) = io.read(&mut bytes).await {
+            let answer = bytes[..n].to_ascii_uppercase();
+            if io.write_all(&answer).await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert("upgrade", HeaderValue::from_static("shout"));
+    headers.insert("connection", HeaderValue::from_static("upgrade"));
+    response
+}
+
+async fn peer(request: Request<Body>) -> String {
+    let extensions = request.extensions();
+    if let Some(ConnectInfo(address)) = extensions.get::<ConnectInfo<SocketAddr>>() {
+        return address.to_string();
+    }
+    let peer = extensions.get::<UnixPeer>().unwrap();
+    format!("uid {}", peer.uid)
+}
+
+/// Answers at once; the body is read, or dropped half-way, by another task later.
+async fn background(body: Body) -> &'static str {
+    tokio::spawn(async move {
+        let mut body = body.into_data_stream();
+        let _ = body.next().await;
+        sleep(Duration::from_millis(100)).await;
+    });
+    "later"
 }
