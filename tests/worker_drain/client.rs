@@ -136,7 +136,7 @@ impl Client {
     }
 
     async fn more(&mut self, what: &str) {
-        let mut bytes = [0; 65536];
+        let mut bytes = vec![0; 65536];
         let read = timeout(PATIENCE, self.stream.read(&mut bytes)).await;
         match read {
             Err(_) => panic!("no {what} came; so far {:?}", self.seen()),

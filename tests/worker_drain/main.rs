@@ -4,4 +4,6 @@
 mod client;
 mod fallback;
 mod life;
+mod passing;
+mod rounds;
 mod worker;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,6 +54,17 @@ impl TestWorker {
 
     /// Starts one over an existing listener; it does not accept yet.
     pub async fn beside(config: Config, listener: std::net::TcpListener, generation: u64) -> Self {
+        Self::begin(config, listener, generation, None, None).await
+    }
+
+    /// The whole beginning: `handoff` is where it asks as an orphan, `receives` its receiving end.
+    pub async fn begin(
+        config: Config,
+        listener: std::net::TcpListener,
+        generation: u64,
+        handoff: Option<PathBuf>,
+        receives: Option<OwnedFd>,
+    ) -> Self {
         let (channel, theirs) = Channel::pair().unwrap();
         let thread = std::thread::spawn(move || {
             worker::run(theirs, move |start| {
@@ -69,11 +81,12 @@ impl TestWorker {
             version: "1".into(),
             config,
             listeners: 1,
-            handoff: None,
-            receives: false,
+            handoff,
+            receives: receives.is_some(),
         };
+        let ends: Vec<_> = receives.iter().map(|end| end.as_fd()).collect();
         channel
-            .send(&ToWorker::Start(Box::new(start)), &[])
+            .send(&ToWorker::Start(Box::new(start)), &ends)
             .await
             .unwrap();
         let name = WorkerListener {
@@ -122,6 +135,14 @@ impl TestWorker {
             FromWorker::Report(report) => report,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Orders it to pass its connections to these and to drain.
+    pub async fn pass_to(&self, targets: &[&OwnedFd]) {
+        let count = targets.len();
+        self.tell(&ToWorker::PassTo { count }, targets).await;
+        let timeout_ms = Some(30_000);
+        self.tell(&ToWorker::Drain { timeout_ms }, &[]).await;
     }
 
     /// Orders the drain and waits until it has begun.
@@ -188,11 +209,14 @@ async fn slow(Path(ms): Path<u64>) -> String {
     format!("after {ms}")
 }
 
-/// Bytes whose every position can be told.
+/// Bytes whose every position can be told, near enough.
 pub fn pattern(len: usize) -> Vec<u8> {
-    (0..len)
-        .map(|i| b'a' + u8::try_from(i / 7 % 26).unwrap())
-        .collect()
+    let block: Vec<u8> = (0..1009)
+        .flat_map(|n: u32| format!("{n};").into_bytes())
+        .collect();
+    let mut bytes = block.repeat(len / block.len() + 1);
+    bytes.truncate(len);
+    bytes
 }
 
 /// Length and content in a few characters.
