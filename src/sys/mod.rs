@@ -1,6 +1,7 @@
 //! The operating system, wrapped: everything here owns its descriptors.
 
 pub mod channel;
+pub mod handoff;
 #[cfg(test)]
 mod helper;
 pub mod image;
