@@ -25,6 +25,8 @@ pub enum ToWorker {
     Drain {
         /// Milliseconds until what is left is cut; `None`: no limit.
         timeout_ms: Option<u64>,
+        /// Somebody else serves on: ask on `handoff.sock` who takes the connections.
+        pass: bool,
     },
     /// Say [`FromWorker::Report`].
     Report,

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::control::{self, Access, Desk, Limits, Request};
+use super::handoff::{self, HandoffDoor};
 use super::history::History;
 use super::input::Input;
 use super::manager::Manager;
@@ -56,6 +57,8 @@ pub(super) struct Driver {
     pub(super) handle: control::Handle,
     pub(super) control: OwnedFd,
     pub(super) door: Option<Door>,
+    pub(super) handoff: Option<OwnedFd>,
+    pub(super) handoff_door: Option<HandoffDoor>,
     pub(super) manager: Manager,
     pub(super) main_pid: Option<u32>,
     pub(super) workers: Workers,
@@ -223,6 +226,14 @@ impl Driver {
                 self.answer_status();
                 Vec::new()
             }
+            Input::Drainer(accepted) => {
+                self.answer_drainer(accepted);
+                Vec::new()
+            }
+            Input::DrainerGone(pid) => {
+                self.workers.drainer_gone(pid);
+                Vec::new()
+            }
             Input::Event(event) => self.still_wanted(event).into_iter().collect(),
         };
         for event in events {
@@ -251,6 +262,11 @@ impl Driver {
             (true, false) => self.open_door(),
             (false, true) => self.close_door(),
             _ => {}
+        }
+        if self.receives() {
+            self.open_handoff();
+        } else {
+            self.close_handoff();
         }
     }
 
@@ -331,6 +347,7 @@ impl Driver {
         self.pidfiles.forget(self.fixed.pid);
         if self.machine.stopping() {
             let _ = std::fs::remove_file(self.fixed.runtime.join(SOCKET));
+            let _ = std::fs::remove_file(self.fixed.runtime.join(handoff::SOCKET));
             if !self.manager.is_systemd() {
                 self.sockets.remove_paths();
             }

@@ -37,6 +37,10 @@ pub enum Input {
     Disk(Result<Option<String>, String>),
     /// A status that was asked for must be answered now.
     StatusDue,
+    /// A draining worker asks who takes its connections.
+    Drainer(tokio_seqpacket::UnixSeqpacket),
+    /// A draining worker that got an answer has gone.
+    DrainerGone(u32),
     /// Something for the machine.
     Event(Event),
 }

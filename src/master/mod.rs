@@ -3,6 +3,7 @@
 
 pub mod control;
 mod driver;
+mod handoff;
 mod heritage;
 pub mod history;
 mod input;

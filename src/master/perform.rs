@@ -32,8 +32,15 @@ impl Driver {
                 self.workers.accept();
             }
             Action::Quiesce => self.workers.quiesce(),
-            Action::DrainWorkers { limit, .. } => return self.workers.drain(limit),
-            Action::KillWorkers => return self.workers.kill(),
+            Action::DrainWorkers { limit, stop } => {
+                // Before they ask: the answer must come from those who serve on.
+                self.close_handoff();
+                return self.workers.drain(limit, !stop);
+            }
+            Action::KillWorkers => {
+                self.close_handoff();
+                return self.workers.kill();
+            }
             Action::Reload => return self.reload_configuration(),
             Action::Launch { back, next } => self.start_launch(back, next),
             Action::CancelLaunch => self.cancel_launch(),
@@ -236,6 +243,9 @@ impl Driver {
     fn goods(&self) -> std::io::Result<Vec<(Inherited, std::os::fd::OwnedFd)>> {
         let mut goods = self.sockets.for_successor()?;
         goods.push((Inherited::Control, self.control.try_clone()?));
+        if let Some(handoff) = &self.handoff {
+            goods.push((Inherited::Handoff, handoff.try_clone()?));
+        }
         if let Some(keeper) = self.manager.heirloom()? {
             goods.push((Inherited::Keeper, keeper));
         }

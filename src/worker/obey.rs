@@ -138,9 +138,10 @@ impl Life {
         match message {
             ToWorker::Accept => self.accept().await,
             ToWorker::Quiesce => self.acceptor.stop().await,
-            ToWorker::Drain { timeout_ms } => {
-                self.leave(Terms::ordered(timeout_ms.map(Duration::from_millis)))
-                    .await;
+            ToWorker::Drain { timeout_ms, pass } => {
+                let mut terms = Terms::ordered(timeout_ms.map(Duration::from_millis));
+                terms.ask = pass;
+                self.leave(terms).await;
             }
             ToWorker::PassTo { .. } => {
                 if self.drain.pass_connections {
