@@ -42,6 +42,12 @@ pub enum ToWorker {
     },
     /// Take connections from here: one receiving end beside it (see [`crate::sys::handoff`]).
     ReceiveFrom,
+    /// Serve the one connection beside it, as if it had come to this listener: the master asks
+    /// something itself (the health check).
+    Serve {
+        /// Its name.
+        listener: String,
+    },
 }
 
 /// A draining worker, or its master, to the owner's master over `handoff.sock`.

@@ -12,6 +12,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::control::{self, Access, Desk, Limits, Request};
 use super::handoff::{self, HandoffDoor};
+use super::health;
 use super::history::History;
 use super::input::Input;
 use super::manager::Manager;
@@ -84,6 +85,7 @@ pub(super) struct Driver {
     pub(super) peer_status: Option<api::Master>,
     pub(super) warnings: Vec<String>,
     pub(super) tick: Instant,
+    pub(super) health: Option<health::Check>,
     pub(super) exit: Option<u8>,
 }
 
@@ -201,7 +203,7 @@ impl Driver {
             Input::Worker(id, heard) => {
                 let events = self.workers.heard(id, heard);
                 self.status_answered();
-                events
+                self.ready_in_good_health(events)
             }
             Input::WorkerExited(id) => self.workers.exited(id),
             Input::WorkerOverdue(id) => {
@@ -210,7 +212,7 @@ impl Driver {
             }
             Input::Respawn { set, slot } => self.workers.respawn(set, slot),
             Input::Successor(link, heard) => self.from_successor(link, heard),
-            Input::SuccessorExited(link, _) => self.successor_exited(link),
+            Input::SuccessorExited(link) => self.successor_exited(link),
             Input::Predecessor(heard) => self.from_predecessor(heard),
             Input::PredecessorExited => self.predecessor_exited(),
             Input::LingeringExited(pid) => {
@@ -226,6 +228,12 @@ impl Driver {
                 self.answer_status();
                 Vec::new()
             }
+            Input::Probe(reply) => {
+                let listener = self.config.listeners.first().map(|l| l.name.as_str());
+                let _ = reply.send(self.workers.probe(listener.unwrap_or_default()));
+                Vec::new()
+            }
+            Input::Healthy(event) => vec![event],
             Input::Drainer(accepted) => {
                 self.answer_drainer(accepted);
                 Vec::new()
@@ -239,6 +247,21 @@ impl Driver {
         for event in events {
             self.happen(event).await;
         }
+    }
+
+    /// A successor's workers are ready when they are in good health too.
+    fn ready_in_good_health(&mut self, mut events: Vec<Event>) -> Vec<Event> {
+        let starting = self.machine.phase() == Phase::Starting && self.predecessor.is_some();
+        let Some(path) = self.config.upgrade.health.clone().filter(|_| starting) else {
+            return events;
+        };
+        let before = events.len();
+        events.retain(|event| *event != Event::WorkersReady);
+        if events.len() < before {
+            let (limit, post) = (self.config.upgrade.start_timeout, self.post.clone());
+            self.health = Some(health::before_takeover(path, limit, post));
+        }
+        events
     }
 
     /// Event, step, perform; what comes of it, until nothing more does.

@@ -4,6 +4,7 @@
 pub mod control;
 mod driver;
 mod handoff;
+mod health;
 mod heritage;
 pub mod history;
 mod input;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal as Os;
 
 use super::driver::{Driver, Reload};
+use super::health;
 use super::heritage;
 use super::history::Previous;
 use super::input::Input;
@@ -133,6 +134,10 @@ impl Driver {
         if to == Phase::Probation {
             // Ours are stored only when we are the main process.
             self.sockets.store(&self.manager);
+            let path = self.config.upgrade.health.clone();
+            self.health = path.map(|path| health::in_probation(path, self.post.clone()));
+        } else if from == Phase::Probation {
+            self.health = None;
         }
         if to == Phase::Launching {
             // Whoever waits in `systemctl reload` waits as long as we do.

@@ -462,6 +462,7 @@ fn assemble(
         peer_status: None,
         warnings: Vec::new(),
         tick: Instant::now(),
+        health: None,
         exit: None,
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -575,6 +576,27 @@ impl Workers {
         }
     }
 
+    /// A connection to every worker of the set that serves or shall serve, as if it had come to
+    /// this listener; with the worker's pid.
+    pub fn probe(&self, listener: &str) -> Vec<(u32, UnixStream)> {
+        let set = self.current.as_ref().map(|set| set.id);
+        let asked = self.workers.values().filter(|w| Some(w.set) == set);
+        let mut streams = Vec::new();
+        for worker in asked.filter(|w| w.state != State::Starting) {
+            match UnixStream::pair() {
+                Ok((ours, theirs)) => {
+                    let listener = listener.to_owned();
+                    worker
+                        .line
+                        .say(ToWorker::Serve { listener }, vec![theirs.into()]);
+                    streams.push((worker.process.pid(), ours));
+                }
+                Err(e) => tracing::error!("cannot make a pair for the health check: {e}"),
+            }
+        }
+        streams
+    }
+
     /// Asks everybody for figures. Returns how many were asked.
     pub fn ask(&mut self) -> usize {
         self.unanswered = self.unanswered.saturating_add(1);
@@ -620,12 +642,6 @@ impl Workers {
             finished: self.gone.finished,
             cut: self.gone.cut,
         }
-    }
-
-    /// The configuration of the set that serves.
-    #[must_use]
-    pub fn config(&self) -> Option<Arc<Config>> {
-        self.current.as_ref().map(|set| Arc::clone(&set.config))
     }
 
     fn gone_event(&self) -> Vec<Event> {
