@@ -1,1 +1,5 @@
+//! Examples: one sentence of DESIGN.md, section 3, a test. What nobody thought of is the
+//! explorer's.
 
+mod kit;
+mod workers;

@@ -266,10 +266,9 @@ impl Machine {
     /// Facts about others, true in every phase.
     fn note(&mut self, event: &Event) {
         match event {
-            Event::WorkersGone => {
-                self.workers_left = false;
-                self.accepting = Accepting::Off;
-            }
+            // While a set is wanted this is an old word about the set before, or the pool is
+            // about to start workers that have died: they are drained like any others.
+            Event::WorkersGone if self.accepting == Accepting::Off => self.workers_left = false,
             Event::WorkersReady => {
                 if matches!(self.accepting, Accepting::Starting) {
                     self.accepting = Accepting::Ready;
@@ -300,7 +299,8 @@ impl Machine {
                     p.exited = true;
                 }
             }
-            Event::WorkersFailed(_)
+            Event::WorkersGone
+            | Event::WorkersFailed(_)
             | Event::Reloaded
             | Event::ReloadFailed(_)
             | Event::Unhealthy(_)
