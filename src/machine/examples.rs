@@ -2,4 +2,5 @@
 //! explorer's.
 
 mod kit;
+mod leaving;
 mod workers;

@@ -65,6 +65,8 @@ pub(super) struct Successor {
     pub(super) exited: bool,
     /// It shall leave even in hold mode.
     pub(super) retire: bool,
+    /// It leaves, and said so.
+    pub(super) leaving: bool,
     /// It owns the service for good; nothing of it is our business but its death.
     pub(super) committed: bool,
     /// How far we went against it.
@@ -78,6 +80,7 @@ impl Successor {
         closed: false,
         exited: false,
         retire: false,
+        leaving: false,
         committed: false,
         evictions: 0,
     };
@@ -279,6 +282,10 @@ impl Machine {
             Event::Successor(FromSuccessor::Yield { retire: true, .. }) => {
                 self.successor_mut(|s| s.retire = true);
             }
+            Event::Successor(FromSuccessor::Leaving) => self.successor_mut(|s| {
+                s.retire = true;
+                s.leaving = true;
+            }),
             Event::SuccessorClosed(_) => self.successor_mut(|s| s.closed = true),
             Event::SuccessorExited(_) => self.successor_mut(|s| {
                 s.closed = true;

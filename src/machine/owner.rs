@@ -337,11 +337,21 @@ impl Machine {
         self.conclude(outcome, failure, s);
         if successor.exited {
             self.evicted(s);
+        } else if successor.closed && successor.leaving {
+            self.let_finish(s);
         } else if successor.closed || !successor.ready {
             // It holds no connection, or does not speak to us: no reason to wait.
             self.press_on(s);
         } else {
             self.arm(Timer::Evict, self.timing.evict, s);
+        }
+    }
+
+    /// The successor obeys: what it holds may finish, within the limit of any drain.
+    fn let_finish(&mut self, s: &mut Step) {
+        match self.timing.drain {
+            Some(drain) => self.arm(Timer::Evict, drain + self.timing.evict, s),
+            None => self.timers.disarm(Timer::Evict),
         }
     }
 
@@ -364,13 +374,9 @@ impl Machine {
     pub(super) fn evicting(&mut self, event: Event, s: &mut Step) {
         match event {
             Event::SuccessorExited(_) => self.evicted(s),
-            Event::SuccessorClosed(_) => {
-                // It obeys: what it holds may finish, within the limit of any drain.
-                if let Some(drain) = self.timing.drain {
-                    self.arm(Timer::Evict, drain + self.timing.evict, s);
-                } else {
-                    self.timers.disarm(Timer::Evict);
-                }
+            // One that never served has nothing to finish.
+            Event::SuccessorClosed(_) if self.successor.is_some_and(|x| x.ready) => {
+                self.let_finish(s);
             }
             Event::Timer(Timer::Evict) => self.press_on(s),
             Event::Order(Order::Rollback) => self.settle(
@@ -405,6 +411,7 @@ impl Machine {
                 | FromSuccessor::Yield { .. }
                 | FromSuccessor::Leaving,
             )
+            | Event::SuccessorClosed(_)
             | Event::Launched
             | Event::LaunchFailed(_)
             | Event::WorkersReady

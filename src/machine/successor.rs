@@ -94,10 +94,9 @@ impl Machine {
     /// QUIT, TERM or INT to a successor that does not own the service.
     fn told_to_leave(&mut self, signal: Signal, s: &mut Step) {
         if self.predecessor_listens() {
-            if signal == Signal::Term {
-                // The predecessor, if it was told so too, stops the service.
-                s.tell_predecessor(ToPredecessor::Leaving);
-            }
+            // Else its EOF would look like a death. And the predecessor, if it was told to leave
+            // too, stops the service.
+            s.tell_predecessor(ToPredecessor::Leaving);
             self.retire(signal, s);
         } else {
             self.stop(signal, s);
