@@ -3,4 +3,5 @@
 
 mod kit;
 mod leaving;
+mod stop;
 mod workers;

@@ -39,6 +39,8 @@ pub struct Machine {
     pub(super) unsettled: Vec<OrderKind>,
     /// The whole service stops.
     pub(super) stopping: bool,
+    /// The other master stops it, and told us to leave.
+    pub(super) released: bool,
 }
 
 /// What a master knows of its predecessor.
@@ -167,6 +169,7 @@ impl Machine {
             next: None,
             unsettled: Vec::new(),
             stopping: false,
+            released: false,
         }
     }
 
@@ -397,7 +400,7 @@ impl Machine {
     pub(super) fn drain_workers(&mut self, limit: Option<Duration>, s: &mut Step) {
         self.accepting = Accepting::Off;
         if self.workers_left {
-            let stop = self.stopping;
+            let stop = self.stopping || self.released;
             s.act(Action::DrainWorkers { stop, limit });
         }
     }
@@ -435,6 +438,12 @@ impl Machine {
         if self.stopping && !self.predecessor_listens() && self.successor.is_none() {
             s.act(Action::NotifyStopping);
         }
+    }
+
+    /// The other master stops the service: this one leaves too.
+    pub(super) fn release(&mut self, s: &mut Step) {
+        self.released = true;
+        self.retire(Signal::Term, s);
     }
 
     /// This master leaves, another one serves.
@@ -486,6 +495,12 @@ impl Machine {
             // It hangs: nobody may stay behind when the service stops.
             Event::Timer(Timer::Commit) => s.act(Action::KillPredecessor),
             Event::Timer(Timer::Evict) => self.press_on(s),
+            // Both stop the service: the predecessor is the last.
+            Event::Predecessor(FromPredecessor::Release) => {
+                self.released = true;
+                self.timers.disarm(Timer::Commit);
+                self.finish(s);
+            }
             Event::Signal(Signal::Int) => {
                 if self.workers_left {
                     s.act(Action::KillWorkers);
@@ -510,7 +525,12 @@ impl Machine {
                 s.act(Action::KillSuccessor);
             }
             Event::Successor(_)
-            | Event::Predecessor(_)
+            | Event::Predecessor(
+                FromPredecessor::Takeover
+                | FromPredecessor::Ready
+                | FromPredecessor::Commit
+                | FromPredecessor::Retire(_),
+            )
             | Event::WorkersReady
             | Event::WorkersFailed(_)
             | Event::Reloaded
@@ -524,7 +544,8 @@ impl Machine {
     /// Leaves when nothing is left to wait for.
     pub(super) fn finish(&mut self, s: &mut Step) {
         let waits_for_successor = self.successor.is_some_and(|x| !x.committed);
-        let waits_for_predecessor = self.stopping && self.predecessor.is_some_and(|p| !p.exited);
+        let waits_for_predecessor =
+            self.stopping && !self.released && self.predecessor.is_some_and(|p| !p.exited);
         let waits = self.workers_left || waits_for_successor || waits_for_predecessor;
         if self.phase == Phase::Draining && !waits {
             self.settle_rest("the master left", s);

@@ -142,7 +142,7 @@ impl Machine {
                 self.evict(Outcome::Failed, Failure::new(reason), s);
             }
             Event::Successor(FromSuccessor::Leaving) => {
-                self.released("the new master was told to leave before it was ready", s);
+                self.told_too("the new master was told to leave before it was ready", s);
             }
             Event::SuccessorClosed(failure) => self.evict(Outcome::Failed, failure, s),
             Event::SuccessorExited(how) => {
@@ -253,8 +253,10 @@ impl Machine {
                 self.evict(Outcome::RolledBack, Failure::new(reason), s);
             }
             Event::Successor(FromSuccessor::Leaving) => {
-                self.released("the new master was told to leave", s);
+                self.told_too("the new master was told to leave", s);
             }
+            // It owned the service when it was ordered to stop it.
+            Event::Successor(FromSuccessor::Release) => self.stop(Signal::Term, s),
             Event::SuccessorClosed(_) => {
                 let failure = Failure::new("the new master left");
                 self.evict(Outcome::RolledBack, failure, s);
@@ -285,9 +287,7 @@ impl Machine {
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.orphaned(s),
-            Event::Successor(
-                FromSuccessor::Hello | FromSuccessor::Commit | FromSuccessor::Release,
-            )
+            Event::Successor(FromSuccessor::Hello | FromSuccessor::Commit)
             | Event::Launched
             | Event::LaunchFailed(_)
             | Event::WorkersReady
@@ -304,7 +304,7 @@ impl Machine {
 
     /// A successor that does not own the service was told to leave. When we were told so too, the
     /// service stops: systemd and containers send TERM to everybody.
-    fn released(&mut self, why: &str, s: &mut Step) {
+    fn told_too(&mut self, why: &str, s: &mut Step) {
         if self.remembered.contains(&Signal::Term) {
             self.remembered.clear();
             self.stop(Signal::Term, s);

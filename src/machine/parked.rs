@@ -18,7 +18,10 @@ impl Machine {
                 self.next = then;
                 self.reclaim(Failure::new(reason), s);
             }
-            Event::Successor(FromSuccessor::Release) => self.leave(Signal::Term, s),
+            Event::Successor(FromSuccessor::Release) => {
+                self.released = true;
+                self.leave(Signal::Term, s);
+            }
             Event::Successor(FromSuccessor::Leaving) => {
                 let why =
                     "the new master was told to leave before it knew that it owns the service";
@@ -157,7 +160,10 @@ impl Machine {
             Event::SuccessorClosed(_) | Event::SuccessorExited(_) => {
                 s.act(Action::NameMain(Who::Me));
             }
-            Event::Successor(FromSuccessor::Release) => self.leave(Signal::Term, s),
+            Event::Successor(FromSuccessor::Release) => {
+                self.released = true;
+                self.leave(Signal::Term, s);
+            }
             Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int))
                 if self.stays_beside() =>
             {

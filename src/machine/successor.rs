@@ -47,9 +47,8 @@ impl Machine {
                 // Nobody evicts us now; the deadline is our own.
                 self.arm(Timer::Start, self.timing.start, s);
             }
-            Event::Predecessor(FromPredecessor::Retire(_) | FromPredecessor::Release) => {
-                self.retire(Signal::Term, s);
-            }
+            Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Term, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
                 self.told_to_leave(signal, s);
             }
@@ -106,9 +105,8 @@ impl Machine {
     pub(super) fn standby(&mut self, event: Event, s: &mut Step) {
         match event {
             Event::Predecessor(FromPredecessor::Takeover) => self.own(s),
-            Event::Predecessor(FromPredecessor::Retire(_) | FromPredecessor::Release) => {
-                self.retire(Signal::Quit, s);
-            }
+            Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::PredecessorClosed => self.alone(false, s),
             Event::WorkersFailed(reason) | Event::Unhealthy(reason) => {
                 s.tell_predecessor(ToPredecessor::Yield {
@@ -211,7 +209,7 @@ impl Machine {
                 self.retire(Signal::Int, s);
             }
             Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
-            Event::Predecessor(FromPredecessor::Release) => self.retire(Signal::Term, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
             // It was told to leave, and does so when it has our word.
             Event::Predecessor(FromPredecessor::Commit) => self.commit(s),
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
@@ -307,7 +305,7 @@ impl Machine {
                 self.settle_pending(OrderKind::Commit, Verdict::Failed(failure), s);
                 self.retire(Signal::Quit, s);
             }
-            Event::Predecessor(FromPredecessor::Release) => self.retire(Signal::Term, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
             Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
                 self.leaving = Some(signal);
@@ -387,7 +385,7 @@ impl Machine {
                 self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
                 self.retire(Signal::Quit, s);
             }
-            Event::Predecessor(FromPredecessor::Release) => self.retire(Signal::Term, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
             Event::PredecessorClosed => self.alone(true, s),
             Event::Timer(Timer::Commit) => {
