@@ -39,6 +39,8 @@ pub struct Machine {
     pub(super) unsettled: Vec<OrderKind>,
     /// The whole service stops.
     pub(super) stopping: bool,
+    /// And the service manager knows.
+    pub(super) said_stopping: bool,
     /// The other master stops it, and told us to leave.
     pub(super) released: bool,
 }
@@ -169,6 +171,7 @@ impl Machine {
             next: None,
             unsettled: Vec::new(),
             stopping: false,
+            said_stopping: false,
             released: false,
         }
     }
@@ -408,12 +411,15 @@ impl Machine {
     /// The whole service stops: everybody leaves.
     pub(super) fn stop(&mut self, how: Signal, s: &mut Step) {
         self.stopping = true;
+        // QUIT has no deadline but the drain's; so has a predecessor that drains since its commit.
+        let gently = how == Signal::Quit;
+        let lingers = self.predecessor.is_some_and(|p| p.closed && !p.exited);
         if self.successor_listens() {
             s.tell_successor(ToSuccessor::Release);
         }
         if self.predecessor_listens() {
             s.tell_predecessor(ToPredecessor::Release);
-        } else if self.predecessor.is_some_and(|p| !p.exited) {
+        } else if lingers && !gently {
             s.act(Action::TermPredecessor);
         }
         if self.successor.is_some_and(|x| !x.spawned) {
@@ -426,7 +432,7 @@ impl Machine {
         if self.successor.is_some_and(|x| !x.committed) {
             self.arm(Timer::Evict, self.timing.stop, s);
         }
-        if self.predecessor.is_some_and(|p| !p.exited) {
+        if self.predecessor_listens() || (lingers && !gently) {
             self.arm(Timer::Commit, self.timing.stop + self.timing.commit, s);
         }
         self.say_stopping(s);
@@ -435,7 +441,9 @@ impl Machine {
 
     /// STOPPING=1 is final for the whole unit: only when nobody else lives.
     fn say_stopping(&mut self, s: &mut Step) {
-        if self.stopping && !self.predecessor_listens() && self.successor.is_none() {
+        let lives = self.predecessor.is_some_and(|p| !p.closed && !p.exited);
+        if self.stopping && !self.said_stopping && !lives && self.successor.is_none() {
+            self.said_stopping = true;
             s.act(Action::NotifyStopping);
         }
     }
@@ -491,7 +499,10 @@ impl Machine {
             }
             Event::SuccessorClosed(_) => {}
             Event::PredecessorClosed => self.say_stopping(s),
-            Event::PredecessorExited => self.finish(s),
+            Event::PredecessorExited => {
+                self.say_stopping(s);
+                self.finish(s);
+            }
             // It hangs: nobody may stay behind when the service stops.
             Event::Timer(Timer::Commit) => s.act(Action::KillPredecessor),
             Event::Timer(Timer::Evict) => self.press_on(s),
@@ -514,11 +525,8 @@ impl Machine {
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2)) => {
                 s.refuse_signal(signal, "this master is leaving");
             }
-            Event::Order(Order::Stop) => self.settle(
-                OrderKind::Stop,
-                Verdict::Already("the service is stopping"),
-                s,
-            ),
+            // Answered when it is so: a client that left now would let systemd go on to SIGKILL.
+            Event::Order(Order::Stop) if self.stopping => self.pend(OrderKind::Stop),
             Event::Order(order) => self.refuse(&order, "this master is leaving", s),
             Event::Launched => {
                 // It was started while we decided to leave.

@@ -166,6 +166,10 @@ impl Machine {
                 self.stop(Signal::Term, s);
             }
             Event::Signal(Signal::Int) => self.stop(Signal::Int, s),
+            // Nobody is there yet who could serve instead: the service stops.
+            Event::Signal(Signal::Term) if self.successor.is_none_or(|x| !x.spawned) => {
+                self.stop(Signal::Term, s);
+            }
             Event::Signal(signal @ (Signal::Winch | Signal::Quit | Signal::Term)) => {
                 self.remember(signal, s);
             }

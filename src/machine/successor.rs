@@ -55,13 +55,11 @@ impl Machine {
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch)) => {
                 s.refuse_signal(signal, "this master is still starting");
             }
-            Event::Order(Order::Stop) => {
+            Event::Order(Order::Stop) if !self.predecessor_listens() => {
                 self.pend(OrderKind::Stop);
                 self.stop(Signal::Term, s);
             }
-            Event::Order(
-                order @ (Order::Upgrade { .. } | Order::Commit | Order::Rollback | Order::Reload),
-            ) => {
+            Event::Order(order) => {
                 self.refuse(&order, "this master is still starting", s);
             }
             Event::WorkersGone

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::kit::*;
-use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Order};
-use crate::machine::{Action, Phase, Timer, ToPredecessor, ToSuccessor, Verdict};
+use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Order, Signal};
+use crate::machine::{Action, Note, OrderKind, Phase, Timer, ToPredecessor, ToSuccessor, Verdict};
 
 const STOP: Option<Duration> = Some(Duration::from_secs(8));
 
@@ -90,4 +90,87 @@ fn a_parked_one_that_does_not_leave_is_killed_when_the_service_stops() {
     place(&actions, &Action::NotifyStopping);
     let actions = one.on(Event::PredecessorExited);
     place(&actions, &Action::Exit(0));
+}
+
+#[test]
+fn stopping_is_said_once_and_only_when_no_other_generation_lives() {
+    let mut one = One::at(Phase::Probation, Automatic);
+    let mut actions = one.order(Order::Stop);
+    actions.extend(one.on(Event::WorkersGone));
+    assert!(!actions.contains(&Action::NotifyStopping));
+    // The pidfd may be faster than EOF.
+    assert_order(
+        &one.on(Event::PredecessorExited),
+        &[Action::NotifyStopping, Action::Exit(0)],
+    );
+
+    let mut one = One::at(Phase::Probation, Automatic);
+    let _ = one.order(Order::Stop);
+    assert_eq!(one.on(Event::PredecessorClosed), [Action::NotifyStopping]);
+    assert_eq!(one.on(Event::PredecessorExited), []);
+}
+
+#[test]
+fn a_second_order_to_stop_waits_for_the_same_end() {
+    // An ExecStop= client that returned at once would let systemd go on to SIGKILL.
+    let mut one = One::at(Phase::Serving, Automatic);
+    let _ = one.order(Order::Stop);
+    assert_eq!(one.order(Order::Stop), []);
+    let actions = one.on(Event::WorkersGone);
+    assert_eq!(verdict(&actions, OrderKind::Stop), Some(&Verdict::Done));
+
+    let mut one = One::at(Phase::Standby, Automatic);
+    let _ = one.hears(retire());
+    assert_eq!(one.phase(), Phase::Draining);
+    let actions = one.order(Order::Stop);
+    assert!(matches!(
+        verdict(&actions, OrderKind::Stop),
+        Some(Verdict::Refused(_))
+    ));
+}
+
+#[test]
+fn one_that_does_not_own_the_service_refuses_to_stop_it() {
+    for phase in [Phase::Starting, Phase::Standby] {
+        let mut one = One::at(phase, Automatic);
+        let actions = one.order(Order::Stop);
+        assert!(matches!(
+            verdict(&actions, OrderKind::Stop),
+            Some(Verdict::Refused(_))
+        ));
+        assert_eq!(one.phase(), phase);
+    }
+}
+
+#[test]
+fn term_before_there_is_a_new_one_stops_the_service() {
+    // systemd or a container stops us in the middle of a pre-flight; nobody else could serve.
+    let mut one = One::at(Phase::Launching, Automatic);
+    let actions = one.signal(Signal::Term);
+    assert_order(&actions, &[Action::CancelLaunch, Action::NotifyStopping]);
+    assert_eq!(one.phase(), Phase::Draining);
+
+    let mut one = One::at(Phase::Launching, Automatic);
+    let _ = one.on(Event::Launched);
+    assert_eq!(
+        one.signal(Signal::Term),
+        [Action::Note(Note::SignalRemembered(Signal::Term))]
+    );
+}
+
+#[test]
+fn quit_lets_a_draining_predecessor_finish_and_term_does_not() {
+    for (signal, terms) in [(Signal::Quit, false), (Signal::Term, true)] {
+        let mut one = One::at(Phase::Committing, Automatic);
+        let _ = one.on(Event::PredecessorClosed);
+        assert_eq!(one.phase(), Phase::Serving);
+        let actions = one.signal(signal);
+        assert_eq!(actions.contains(&Action::TermPredecessor), terms);
+        assert_eq!(one.armed(Timer::Commit).is_some(), terms);
+        // One that hangs is killed all the same.
+        assert!(one.armed(Timer::Linger).is_some());
+        let _ = one.on(Event::WorkersGone);
+        assert_eq!(one.phase(), Phase::Draining, "it waits for the other one");
+        place(&one.on(Event::PredecessorExited), &Action::Exit(0));
+    }
 }
