@@ -3,5 +3,6 @@
 
 mod kit;
 mod leaving;
+mod orders;
 mod stop;
 mod workers;

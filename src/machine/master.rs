@@ -33,6 +33,8 @@ pub struct Machine {
     pub(super) leaving: Option<Signal>,
     /// Why we take the service back.
     pub(super) why: Option<Failure>,
+    /// The file on disk is what runs, or is being made so.
+    pub(super) restored: bool,
     /// The upgrade that follows an eviction.
     pub(super) next: Option<Supersede>,
     /// Orders that wait for their verdict.
@@ -69,6 +71,8 @@ pub(super) struct Successor {
     pub(super) exited: bool,
     /// It shall leave even in hold mode.
     pub(super) retire: bool,
+    /// It gave up.
+    pub(super) yielded: bool,
     /// It leaves, and said so.
     pub(super) leaving: bool,
     /// It owns the service for good; nothing of it is our business but its death.
@@ -84,6 +88,7 @@ impl Successor {
         closed: false,
         exited: false,
         retire: false,
+        yielded: false,
         leaving: false,
         committed: false,
         evictions: 0,
@@ -168,6 +173,7 @@ impl Machine {
             remembered: Vec::new(),
             leaving: None,
             why: None,
+            restored: false,
             next: None,
             unsettled: Vec::new(),
             stopping: false,
@@ -285,8 +291,14 @@ impl Machine {
             }
             Event::Launched => self.successor_mut(|s| s.spawned = true),
             Event::Successor(FromSuccessor::Ready) => self.successor_mut(|s| s.ready = true),
-            Event::Successor(FromSuccessor::Yield { retire: true, .. }) => {
-                self.successor_mut(|s| s.retire = true);
+            Event::Successor(FromSuccessor::Yield { retire, then, .. }) => {
+                self.successor_mut(|s| {
+                    s.yielded = true;
+                    s.retire |= retire;
+                });
+                if self.successor.is_some() && self.next.is_none() {
+                    self.next.clone_from(then);
+                }
             }
             Event::Successor(FromSuccessor::Leaving) => self.successor_mut(|s| {
                 s.retire = true;
@@ -402,6 +414,7 @@ impl Machine {
     /// Our workers accept no more and leave when they have finished.
     pub(super) fn drain_workers(&mut self, limit: Option<Duration>, s: &mut Step) {
         self.accepting = Accepting::Off;
+        self.reload_ended(Verdict::Failed(Failure::new("the workers drain")), s);
         if self.workers_left {
             let stop = self.stopping || self.released;
             s.act(Action::DrainWorkers { stop, limit });
@@ -427,6 +440,7 @@ impl Machine {
             self.successor = None;
         }
         self.settle_rest("the service stops", s);
+        self.forget(s);
         self.drain_as(how, s);
         self.enter(Phase::Draining, s);
         if self.successor.is_some_and(|x| !x.committed) {
@@ -457,10 +471,16 @@ impl Machine {
     /// This master leaves, another one serves.
     pub(super) fn retire(&mut self, how: Signal, s: &mut Step) {
         self.settle_pending(OrderKind::Upgrade, Verdict::Moved, s);
+        self.settle_rest("this master was sent away", s);
+        self.forget(s);
         self.drain_as(how, s);
         if self.predecessor_listens() {
             s.act(Action::ClosePredecessor);
         }
+        if let Some(p) = &mut self.predecessor {
+            p.closed = true;
+        }
+        self.timers.disarm(Timer::Heartbeat);
         self.enter(Phase::Draining, s);
         self.finish(s);
     }

@@ -122,6 +122,7 @@ impl Machine {
     pub(super) fn launch(&mut self, hold: bool, back: bool, s: &mut Step) {
         self.hold = hold;
         self.why = None;
+        self.restored = false;
         self.successor = Some(Successor::NEW);
         let next = self.next.take();
         s.act(Action::Launch { back, next });
@@ -134,7 +135,7 @@ impl Machine {
             Event::Launched => {}
             Event::LaunchFailed(failure) => {
                 self.successor = None;
-                self.give_up(failure, s);
+                self.give_up(Outcome::Failed, failure, s);
             }
             Event::Successor(FromSuccessor::Hello) => s.act(Action::Inherit),
             Event::Successor(FromSuccessor::Ready) => self.successor_ready(s),
@@ -156,10 +157,12 @@ impl Machine {
                 ));
                 self.evict(Outcome::Failed, failure, s);
             }
+            // The launch is a rollback itself (after a commit): the same answer serves both.
+            Event::Order(Order::Rollback) if self.unsettled.contains(&OrderKind::Rollback) => {}
             Event::Order(Order::Rollback) => {
                 let failure = Failure::new("rolled back by an order before it was ready");
-                self.evict(Outcome::RolledBack, failure, s);
                 self.settle(OrderKind::Rollback, Verdict::Done, s);
+                self.evict(Outcome::RolledBack, failure, s);
             }
             Event::Order(Order::Stop) => {
                 self.pend(OrderKind::Stop);
@@ -246,8 +249,8 @@ impl Machine {
             }
             Event::Order(Order::Rollback) => {
                 let failure = Failure::new("rolled back by an order");
-                self.evict(Outcome::RolledBack, failure, s);
                 self.settle(OrderKind::Rollback, Verdict::Done, s);
+                self.evict(Outcome::RolledBack, failure, s);
             }
             Event::Order(Order::Stop) => {
                 self.pend(OrderKind::Stop);
@@ -325,19 +328,19 @@ impl Machine {
     /// The successor is sent away; we own the service and accept.
     pub(super) fn evict(&mut self, outcome: Outcome, failure: Failure, s: &mut Step) {
         let Some(successor) = self.successor else {
-            return self.give_up(failure, s);
+            return self.give_up(outcome, failure, s);
         };
         if !successor.spawned {
             s.act(Action::CancelLaunch);
             self.successor = None;
-            return self.give_up(failure, s);
+            return self.give_up(outcome, failure, s);
         }
         if !successor.closed {
             s.tell_successor(ToSuccessor::Retire(failure.reason.clone()));
         }
         self.forget(s);
         self.enter(Phase::Evicting, s);
-        s.act(Action::RestoreDisk);
+        self.restore_disk(s);
         self.conclude(outcome, failure, s);
         if successor.exited {
             self.evicted(s);
@@ -359,12 +362,20 @@ impl Machine {
         }
     }
 
-    /// A start failed and nobody is there to be sent away.
-    fn give_up(&mut self, failure: Failure, s: &mut Step) {
+    /// A start ended and nobody is there to be sent away.
+    fn give_up(&mut self, outcome: Outcome, failure: Failure, s: &mut Step) {
         self.forget(s);
+        self.hold = false;
         self.enter(Phase::Serving, s);
-        s.act(Action::RestoreDisk);
-        self.conclude(Outcome::Failed, failure, s);
+        self.restore_disk(s);
+        self.conclude(outcome, failure, s);
+    }
+
+    /// Once an upgrade, and never when another one follows: what is on disk now is its file.
+    pub(super) fn restore_disk(&mut self, s: &mut Step) {
+        if self.next.is_none() && !std::mem::replace(&mut self.restored, true) {
+            s.act(Action::RestoreDisk);
+        }
     }
 
     pub(super) fn conclude(&mut self, outcome: Outcome, failure: Failure, s: &mut Step) {

@@ -3,7 +3,7 @@
 
 use super::action::{Action, Note, ToPredecessor, Verdict, Who};
 use super::event::{Event, Failure, FromPredecessor, Order, OrderKind, Signal};
-use super::master::{Machine, Step};
+use super::master::{Accepting, Machine, Step};
 use super::message::Supersede;
 use super::phase::Phase;
 use super::timing::Timer;
@@ -114,17 +114,24 @@ impl Machine {
                 });
             }
             Event::Signal(Signal::Usr2) if self.hold => {
-                if self.accepting == super::master::Accepting::On {
-                    self.accepting = super::master::Accepting::Ready;
+                if self.accepting == Accepting::On {
+                    self.accepting = Accepting::Ready;
                     s.act(Action::Quiesce);
                 }
             }
             Event::Signal(Signal::Winch) if self.hold => self.drain_workers(self.timing.drain, s),
-            Event::Signal(Signal::Hup) if self.hold && !self.reloading && self.workers_left => {
+            // One that stepped back would accept again.
+            Event::Signal(Signal::Hup) if self.accepting != Accepting::On => {
+                s.refuse_signal(Signal::Hup, "this master's workers do not accept");
+            }
+            Event::Signal(Signal::Hup) if self.reloading => {
+                s.refuse_signal(Signal::Hup, "a configuration reload is under way");
+            }
+            Event::Signal(Signal::Hup) => {
                 self.reloading = true;
                 s.act(Action::Reload);
             }
-            Event::Signal(signal @ (Signal::Usr2 | Signal::Winch | Signal::Hup)) => {
+            Event::Signal(signal @ (Signal::Usr2 | Signal::Winch)) => {
                 s.refuse_signal(signal, "this master does not serve yet");
             }
             Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
@@ -253,6 +260,8 @@ impl Machine {
     fn stand_back(&mut self, s: &mut Step) {
         let left = self.leaving.take();
         self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
+        let failure = Failure::new("the predecessor took the service back first");
+        self.settle_pending(OrderKind::Commit, Verdict::Failed(failure), s);
         self.enter(Phase::Standby, s);
         for signal in self.recall(s) {
             if self.phase == Phase::Standby {
