@@ -2,6 +2,7 @@
 //! explorer's.
 
 mod kit;
+mod late;
 mod leaving;
 mod orders;
 mod stop;

@@ -194,8 +194,7 @@ impl Machine {
         self.hold
     }
 
-    /// Whether this master is responsible for the service now: it answers the control socket and
-    /// feeds the watchdog.
+    /// Whether this master is responsible for the service now: it answers the control socket.
     #[must_use]
     pub fn owns(&self) -> bool {
         match self.phase {
@@ -212,6 +211,13 @@ impl Machine {
             Phase::Draining => self.stopping,
             Phase::Standby | Phase::Parked | Phase::Done => false,
         }
+    }
+
+    /// Whether this master feeds the service manager's watchdog: from the moment it takes the
+    /// service back, so that a hung successor is met by us and not by the watchdog.
+    #[must_use]
+    pub fn feeds_watchdog(&self) -> bool {
+        self.owns() || self.phase == Phase::Reclaiming
     }
 
     /// The next instant at which something must be done without being asked.
@@ -548,10 +554,8 @@ impl Machine {
             // Answered when it is so: a client that left now would let systemd go on to SIGKILL.
             Event::Order(Order::Stop) if self.stopping => self.pend(OrderKind::Stop),
             Event::Order(order) => self.refuse(&order, "this master is leaving", s),
-            Event::Launched => {
-                // It was started while we decided to leave.
-                s.act(Action::KillSuccessor);
-            }
+            // It was started while we decided to leave.
+            Event::Launched => self.stray(s),
             Event::Successor(_)
             | Event::Predecessor(
                 FromPredecessor::Takeover
@@ -671,6 +675,10 @@ impl Machine {
         self.timers.disarm(Timer::Linger);
         if self.predecessor.take().is_some() {
             s.act(Action::Reclaim);
+            // A successor that is ready has its place in them already.
+            if !self.successor.is_some_and(|x| x.ready) {
+                s.act(Action::OwnPid);
+            }
         }
     }
 

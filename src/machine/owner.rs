@@ -42,12 +42,11 @@ impl Machine {
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.orphaned(s),
-            Event::SuccessorExited(_) => {
-                // A straggler that was already given up.
-                s.act(Action::ReapSuccessor);
-                self.successor = None;
+            Event::Launched => {
+                // It was started when the launch was given up already.
+                self.enter(Phase::Evicting, s);
+                self.stray(s);
             }
-            Event::Launched => s.act(Action::KillSuccessor),
             Event::WorkersReady
             | Event::WorkersGone
             | Event::Reloaded
@@ -56,6 +55,7 @@ impl Machine {
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
+            | Event::SuccessorExited(_)
             | Event::Predecessor(_)
             | Event::PredecessorClosed
             | Event::Signal(Signal::Usr1)
@@ -99,7 +99,11 @@ impl Machine {
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.orphaned(s),
-            Event::Launched => s.act(Action::KillSuccessor),
+            Event::Launched => self.stray(s),
+            Event::SuccessorExited(_) if self.successor.is_some() => {
+                s.act(Action::ReapSuccessor);
+                self.successor = None;
+            }
             Event::WorkersReady
             | Event::WorkersGone
             | Event::Unhealthy(_)
@@ -439,6 +443,17 @@ impl Machine {
             | Event::Signal(Signal::Usr1)
             | Event::Timer(_) => {}
         }
+    }
+
+    /// A successor that nobody waits for any more. It has said nothing and got nothing.
+    pub(super) fn stray(&mut self, s: &mut Step) {
+        let stray = Successor {
+            spawned: true,
+            evictions: 2,
+            ..Successor::NEW
+        };
+        self.successor = Some(stray);
+        s.act(Action::KillSuccessor);
     }
 
     /// The rejected successor is gone: its zombie may go too.

@@ -54,6 +54,7 @@ impl Machine {
             Event::Successor(FromSuccessor::Heartbeat | FromSuccessor::Ready) => {
                 self.arm(Timer::Silence, self.timing.silence, s);
             }
+            Event::PredecessorExited => self.bereaved(),
             Event::Signal(Signal::Winch) => {
                 s.refuse_signal(Signal::Winch, "this master is parked already");
             }
@@ -76,10 +77,16 @@ impl Machine {
             | Event::Unhealthy(_)
             | Event::Predecessor(_)
             | Event::PredecessorClosed
-            | Event::PredecessorExited
             | Event::Signal(Signal::Usr1)
             | Event::Timer(_) => {}
         }
+    }
+
+    /// Our own predecessor, which drained, is gone. The successor is the main process: there is
+    /// nothing to claim.
+    fn bereaved(&mut self) {
+        self.timers.disarm(Timer::Linger);
+        self.predecessor = None;
     }
 
     fn overdue(&self, timer: Timer) -> String {
@@ -157,6 +164,7 @@ impl Machine {
             Event::WorkersReady => self.reclaimed(s),
             // The pool starts them again, with growing pauses, for ever.
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
+            Event::PredecessorExited => self.bereaved(),
             Event::SuccessorClosed(_) | Event::SuccessorExited(_) => {
                 s.act(Action::NameMain(Who::Me));
                 self.restore_disk(s);
@@ -216,7 +224,6 @@ impl Machine {
             | Event::Unhealthy(_)
             | Event::Predecessor(_)
             | Event::PredecessorClosed
-            | Event::PredecessorExited
             | Event::Signal(Signal::Usr1)
             | Event::Timer(_) => {}
         }
