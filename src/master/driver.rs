@@ -160,8 +160,7 @@ impl Driver {
     /// the service back; never by a parked one.
     fn feed(&mut self) {
         self.workers.ask();
-        let responsible = self.machine.owns() || self.machine.phase() == Phase::Reclaiming;
-        if responsible && self.workers.answer() {
+        if self.machine.feeds_watchdog() && self.workers.answer() {
             self.manager.feed();
         }
     }
