@@ -2,8 +2,10 @@
 
 pub mod address;
 pub mod channel;
+pub mod handoff;
 #[cfg(test)]
 mod helper;
+pub mod image;
 pub mod inherited;
 pub mod journal;
 pub mod listeners;
