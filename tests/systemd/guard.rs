@@ -126,6 +126,21 @@ fn a_trial_believes_only_a_running_image_of_roots(at: &Place) {
         assert!(out.status() != 0, "{what}");
         at.holds("b", None, None, false);
     }
+    // Root's and one of ours, but from anywhere.
+    let elsewhere = at.dir.path().join("elsewhere");
+    sh(&format!(
+        "cat /bin/sleep {} >{1}; chmod 755 {1}",
+        image.display(),
+        elsewhere.display()
+    ));
+    let other = Running(Command::new(elsewhere).arg("60").spawn().unwrap());
+    let out = at.guard(&["trial", &at.program(), &at.triggers(), &other.id()]);
+    assert!(
+        out.status() != 0 && out.stderr().contains("not from"),
+        "{}",
+        out.stderr()
+    );
+    at.holds("b", None, None, false);
     // Root's, but no build of ours.
     fs::copy("/bin/sleep", &image).unwrap();
     let other = Running(Command::new(&image).arg("60").spawn().unwrap());
