@@ -39,7 +39,7 @@ macro_rules! trials {
 trials! {
     a_trial_keeps_what_runs_and_marks_what_is_on_disk,
     a_trial_of_what_runs_changes_nothing,
-    a_trial_of_the_rejected_build_changes_nothing,
+    a_rejected_build_is_on_trial_like_any_other,
     a_second_trial_keeps_what_was_committed_last,
     a_trial_believes_only_a_running_image_of_roots,
     restore_goes_back_and_keeps_the_bad_one_aside,
@@ -85,13 +85,17 @@ fn a_trial_of_what_runs_changes_nothing(at: &Place) {
     at.holds("b", None, None, false);
 }
 
-fn a_trial_of_the_rejected_build_changes_nothing(at: &Place) {
+fn a_rejected_build_is_on_trial_like_any_other(at: &Place) {
     let running = at.running("a");
     at.put("b", ".rejected");
     at.install("b");
     at.guard(&["trial", &at.program(), &at.triggers(), &running.id()])
         .ok();
-    at.holds("b", None, Some("b"), false);
+    at.holds("b", Some("a"), Some("b"), true);
+    // It proved itself this time.
+    at.ask("keep");
+    at.restore().ok();
+    at.holds("b", Some("a"), None, false);
 }
 
 fn a_second_trial_keeps_what_was_committed_last(at: &Place) {

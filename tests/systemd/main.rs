@@ -28,6 +28,7 @@ use stories::Story;
 use tree::Suite;
 
 fn main() -> ExitCode {
+    release::Bad::play();
     std::panic::set_hook(Box::new(|panic| {
         LAST_PANIC.with_borrow_mut(|last| *last = panic.to_string());
     }));
