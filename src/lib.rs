@@ -10,6 +10,10 @@
 )]
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod machine;
+pub mod master;
+pub mod site;
 pub mod sys;
+pub mod worker;

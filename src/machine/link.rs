@@ -12,7 +12,10 @@ pub enum ToWorker {
     /// First message, once; the listeners follow in [`ToWorker::Listeners`].
     Start(Box<Start>),
     /// A batch of listening sockets (descriptors in the same order).
-    Listeners(Vec<WorkerListener>),
+    Listeners {
+        /// What they are.
+        listeners: Vec<WorkerListener>,
+    },
     /// Accept connections from now on.
     Accept,
     /// Stop accepting, keep what is held.

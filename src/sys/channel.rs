@@ -62,7 +62,7 @@ impl Channel {
     /// A pair: one end for us, the other for a process to be started. Both are close-on-exec.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = UnixSeqpacket::pair()?;
-        Ok((Self { socket: ours }, to_owned_fd(theirs)?))
+        Ok((Self { socket: ours }, theirs.into()))
     }
 
     /// Takes over an inherited end.
@@ -161,10 +161,6 @@ impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-fn to_owned_fd(socket: UnixSeqpacket) -> io::Result<OwnedFd> {
-    Ok(socket.into())
 }
 
 /// Room for one `SCM_RIGHTS` of `count` descriptors, with slack for the header's alignment.

@@ -1,3 +1,17 @@
 //! The operating system, wrapped: everything here owns its descriptors.
 
 pub mod channel;
+#[cfg(test)]
+mod helper;
+pub mod image;
+pub mod inherited;
+pub mod listeners;
+pub mod notify;
+pub mod process;
+pub mod signals;
+#[expect(
+    unsafe_code,
+    reason = "posix_spawn, inherited descriptor numbers and signal dispositions have no safe form; \
+              nowhere else in the crate is unsafe allowed"
+)]
+pub mod spawn;

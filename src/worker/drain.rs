@@ -1,0 +1,133 @@
+//! Draining: what becomes of the connections of a worker that is to leave.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::Worker;
+use super::gate::Order;
+use crate::machine::link::Report;
+
+/// How a drain goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// What is left then is cut; `None`: no limit.
+    pub(super) limit: Option<Duration>,
+    /// How long an idle connection that nobody takes may still bring a request.
+    pub(super) grace: Duration,
+}
+
+/// A drain under way.
+#[derive(Debug)]
+pub(super) struct Draining {
+    deadline: watch::Sender<Option<Instant>>,
+    task: JoinHandle<Report>,
+}
+
+/// Connections told at a time, before the others get a turn.
+const CHUNK: usize = 64;
+
+impl Terms {
+    /// As ordered by the master. The grace is part of the limit: a service that stops within seconds
+    /// does not spend them on idle connections.
+    pub(super) fn ordered(limit: Option<Duration>) -> Self {
+        let (least, most) = (Duration::from_secs(1), Duration::from_secs(5));
+        Self {
+            limit,
+            grace: limit.map_or(most, |limit| (limit / 8).clamp(least, most)),
+        }
+    }
+
+    /// Without a master, and nobody to pass connections to: idle ones go within a second.
+    pub(super) fn orphaned(limit: Duration) -> Self {
+        Self {
+            limit: Some(limit),
+            grace: Duration::from_millis(750),
+        }
+    }
+}
+
+impl Draining {
+    /// Starts. The worker accepts no more already.
+    pub(super) fn start(worker: Arc<Worker>, terms: Terms) -> Self {
+        let (deadline, changes) = watch::channel(terms.limit.map(|limit| Instant::now() + limit));
+        let task = tokio::spawn(drain(worker, terms, changes));
+        Self { deadline, task }
+    }
+
+    /// A drain in a drain can only end sooner.
+    pub(super) fn hurry(&self, limit: Option<Duration>) {
+        let Some(at) = limit.map(|limit| Instant::now() + limit) else {
+            return;
+        };
+        self.deadline.send_modify(|deadline| {
+            *deadline = Some(deadline.map_or(at, |before| before.min(at)));
+        });
+    }
+
+    /// When nothing is left. Cancel safe.
+    pub(super) async fn ended(&mut self) -> Report {
+        // It fails only by a panic, which ends the process in a release build.
+        (&mut self.task).await.unwrap_or_default()
+    }
+}
+
+async fn drain(
+    worker: Arc<Worker>,
+    terms: Terms,
+    mut deadline: watch::Receiver<Option<Instant>>,
+) -> Report {
+    let connections = &worker.connections;
+    tracing::info!(connections = connections.count(), "draining");
+    tokio::select! {
+        biased;
+        () = end_politely(&worker, terms.grace) => {}
+        () = passed(&mut deadline) => {
+            connections.cut();
+        }
+    }
+    let report = connections.report();
+    tracing::info!(
+        passed = report.passed,
+        finished = report.finished,
+        cut = report.cut,
+        "drained"
+    );
+    report
+}
+
+/// One more answer for every connection, or the grace time without a request.
+async fn end_politely(worker: &Worker, grace: Duration) {
+    worker.be_polite(grace);
+    for chunk in worker.connections.order(Order::Last).chunks(CHUNK) {
+        for gate in chunk {
+            gate.tell(Order::Last, None);
+        }
+        tokio::task::yield_now().await;
+    }
+    worker.connections.at_most(0).await;
+}
+
+/// Waits until the deadline, wherever it moves.
+async fn passed(deadline: &mut watch::Receiver<Option<Instant>>) {
+    loop {
+        let at = *deadline.borrow_and_update();
+        let moved = tokio::select! {
+            () = async { match at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }} => return,
+            moved = deadline.changed() => moved,
+        };
+        if moved.is_err() {
+            // Nobody can move it any longer.
+            return match at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            };
+        }
+    }
+}
