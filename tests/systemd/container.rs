@@ -258,13 +258,6 @@ impl Ran {
         assert!(self.code == 0, "{self}");
         self.stdout.trim_end()
     }
-
-    /// Panics unless it ended with `code`.
-    #[track_caller]
-    pub fn ended(&self, code: i32) -> &Self {
-        assert!(self.code == code, "expected exit code {code}: {self}");
-        self
-    }
 }
 
 impl std::fmt::Display for Ran {

@@ -22,7 +22,7 @@ pub fn trials() -> Vec<Trial> {
         .map(|&(name, test)| {
             Trial::ignorable_test(format!("guard::{name}"), move || {
                 if !rustix::process::geteuid().is_root() {
-                    return skipped("needs root: the guard believes only root's files");
+                    return skipped("needs root: the guard believes only root's files", true);
                 }
                 told(|| test(&Place::new()))
                     .map(|()| Completion::Completed)
@@ -302,7 +302,7 @@ fn a_status_that_systemd_does_not_restart_goes_back_at_once(at: &Place) {
 }
 
 fn killed_at_any_moment_it_leaves_a_whole_file_and_finishes_later(at: &Place) {
-    for after in (0..40).map(|n| Duration::from_millis(n)) {
+    for after in (0..40).map(Duration::from_millis) {
         at.trial("a", "b");
         at.ask("restore");
         let mut child = at

@@ -215,18 +215,22 @@ impl Host {
             .ok();
     }
 
-    /// The messages of the service in the journal of this boot, systemd's about it included.
-    pub fn journal(&self) -> String {
-        let args = [
-            "--boot",
-            "--output=cat",
-            "--no-pager",
-            "--unit=handover.service",
-        ];
-        self.container
-            .run(["journalctl"].iter().chain(&args))
-            .ok()
-            .to_owned()
+    /// What the service and systemd said about it, since `mark` was logged by `mark_journal`.
+    pub fn journal_since(&self, mark: &str) -> String {
+        let ran = self
+            .container
+            .run(["journalctl", "--output=cat", "--no-pager"]);
+        let text = ran.ok();
+        let at = text
+            .rfind(mark)
+            .unwrap_or_else(|| panic!("no {mark} in the journal"));
+        text[at + mark.len()..].to_owned()
+    }
+
+    /// Puts a line of its own into the journal.
+    pub fn mark_journal(&self, mark: &str) {
+        let script = format!("echo '{mark}' | systemd-cat; journalctl --sync");
+        self.container.sh(&script).ok();
     }
 
     fn build_at(&self, path: &str) -> Option<String> {

@@ -49,15 +49,22 @@ pub fn a_bad_release_fails_and_the_old_one_serves(host: &mut Host) {
     host.start();
     let before = host.assert_runs(Build::A);
     let load = load::steady();
-    for (kind, script) in BAD {
+    for (kind, reason, script) in BAD {
         // Each kind for itself: a build that was rejected before is not even tried.
         let script = format!("rm -rf $P.rejected; {script}")
             .replace("$B", &Build::B.path())
             .replace("$P", PROGRAM);
         host.container.sh(&script).ok();
+        let mark = format!("now comes a release that is bad: {kind}");
+        host.mark_journal(&mark);
         let ran = host.reload();
         assert!(ran.code != 0, "{kind}: {ran}");
         assert_eq!(host.assert_runs(Build::A), before, "{kind}");
+        let journal = host.journal_since(&mark);
+        assert!(
+            journal.contains(reason),
+            "{kind}: no {reason:?} in the journal"
+        );
         host.until_disk_is(Build::A);
     }
     for bad in Bad::ALL {
@@ -196,32 +203,46 @@ fn reloading(host: &Host) -> (Child, u32) {
     (client, control)
 }
 
-/// Kinds of bad files, and how one comes to be: `$P` the program, `$B` a good release.
-const BAD: &[(&str, &str)] = &[
-    ("missing", "rm $P"),
-    ("a directory", "rm -f $P; mkdir -p $P/x"),
-    ("empty", "rm -rf $P; : >$P; chmod 755 $P"),
+/// Kinds of bad files, what the journal must say about each, and how one comes to be: `$P` the
+/// program, `$B` a good release.
+const BAD: &[(&str, &str, &str)] = &[
+    ("missing", "there is no such file", "rm $P"),
+    (
+        "a directory",
+        "it is a directory",
+        "rm -f $P; mkdir -p $P/x",
+    ),
+    ("empty", "it is empty", "rm -rf $P; : >$P; chmod 755 $P"),
     (
         "truncated",
+        "it is truncated",
         "head -c 100000 $B >$P.tmp; chmod 755 $P.tmp; mv $P.tmp $P",
     ),
     (
         "a script",
-        "printf '#!/bin/sh\\nexit 0\\n' >$P.tmp; chmod 755 $P.tmp; mv $P.tmp $P",
+        "it is no ELF program",
+        r"printf '#!/bin/sh\nexit 0\n' >$P.tmp; chmod 755 $P.tmp; mv $P.tmp $P",
     ),
     (
         "for another machine",
-        "cp $B $P.tmp; printf '\\267\\0' | dd of=$P.tmp bs=1 seek=18 conv=notrunc status=none; mv $P.tmp $P",
+        "it is built for",
+        r"cp $B $P.tmp; printf '\267\0' | dd of=$P.tmp bs=1 seek=18 conv=notrunc status=none; mv $P.tmp $P",
     ),
-    ("not executable", "install -m 644 $B $P.tmp; mv $P.tmp $P"),
+    (
+        "not executable",
+        "it is not executable",
+        "install -m 644 $B $P.tmp; mv $P.tmp $P",
+    ),
     (
         "writable by others",
+        "lets group or others write to it",
         "install -m 777 $B $P.tmp; mv $P.tmp $P",
     ),
     (
         "somebody else's",
+        "it belongs to uid",
         "install -m 755 -o games $B $P.tmp; mv $P.tmp $P",
     ),
-    ("exits 0 at once", "cp /bin/true $P.tmp; mv $P.tmp $P"),
-    ("exits 1 at once", "cp /bin/false $P.tmp; mv $P.tmp $P"),
+    ("exits 0 at once", "", "cp /bin/true $P.tmp; mv $P.tmp $P"),
+    ("exits 1 at once", "", "cp /bin/false $P.tmp; mv $P.tmp $P"),
 ];
