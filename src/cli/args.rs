@@ -180,6 +180,8 @@ pub struct Told(Saying);
 #[derive(Debug)]
 enum Saying {
     Clap(Box<clap::Error>),
+    /// Asked for by typing nothing.
+    Help(clap::builder::StyledStr),
     Version(String),
 }
 
@@ -189,7 +191,8 @@ impl Told {
     pub fn exit(&self) -> u8 {
         match &self.0 {
             Saying::Clap(error) if error.use_stderr() => api::exit::USAGE,
-            _ => api::exit::OK,
+            Saying::Help(_) => api::exit::USAGE,
+            Saying::Clap(_) | Saying::Version(_) => api::exit::OK,
         }
     }
 
@@ -198,6 +201,7 @@ impl Told {
     pub fn text(&self) -> String {
         match &self.0 {
             Saying::Clap(error) => error.render().to_string(),
+            Saying::Help(help) => help.to_string(),
             Saying::Version(text) => text.clone(),
         }
     }
@@ -207,6 +211,7 @@ impl Told {
         use std::io::Write;
         match &self.0 {
             Saying::Clap(error) => drop(error.print()),
+            Saying::Help(help) => drop(write!(std::io::stderr(), "{help}")),
             Saying::Version(text) => drop(std::io::stdout().write_all(text.as_bytes())),
         }
     }

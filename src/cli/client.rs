@@ -193,19 +193,29 @@ impl<'a> Client<'a> {
             }
         }
         let whole = known.map_or(id, |(_, last)| &last.id);
-        match history::journal(Path::new("journalctl"), whole) {
+        let why = match history::journal(Path::new("journalctl"), whole) {
             Journal::Story(story) => {
                 screen.say("");
                 screen.print(&story);
+                return exit::OK;
             }
-            Journal::Nothing => screen.complain(
+            Journal::Nothing => {
                 "the journal has nothing of it, or shows you nothing: root and members of \
-                 systemd-journal may read it",
-            ),
-            Journal::Missing => screen
-                .complain("there is no journalctl here: this is all that the history file knows"),
+                 systemd-journal may read it"
+            }
+            Journal::Missing => "there is no journalctl here",
+        };
+        if known.is_some() {
+            screen.complain(&format!("this is what the history file knows; {why}"));
+            exit::OK
+        } else {
+            let path = self.places.history();
+            screen.complain(&format!(
+                "no upgrade {id} is recorded in {}; {why}",
+                path.display()
+            ));
+            exit::FAILED
         }
-        known.map_or(exit::FAILED, |_| exit::OK)
     }
 
     /// Trouble in words: what is wrong, with which path and process, and what to do.

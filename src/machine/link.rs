@@ -1,5 +1,6 @@
 //! What a master and its workers say to each other. Both are always the same build, so this needs
-//! no versions; JSON, one message a datagram, descriptors beside it.
+//! no versions; JSON, one message a datagram, descriptors beside it. And what is said on
+//! `handoff.sock`, between generations.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,12 +32,37 @@ pub enum ToWorker {
     Exit,
     /// Open the log files again (`USR1`).
     ReopenLogs,
-    /// A sending end a receiving worker: pass connections to these (descriptors beside it).
+    /// Pass connections to these: a sending end a receiving worker (descriptors beside it). Before
+    /// [`ToWorker::Drain`], or during the drain.
     PassTo {
         /// How many ends travel with this message.
         count: usize,
     },
+    /// Take connections from here: one receiving end beside it (see [`crate::sys::handoff`]).
+    ReceiveFrom,
 }
+
+/// A draining worker, or its master, to the owner's master over `handoff.sock`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoffRequest {
+    /// The newest frame version it writes: [`HANDOFF_VERSION`].
+    pub version: u32,
+    /// The draining generation.
+    pub generation: u64,
+}
+
+/// The owner's answer; the sending ends travel beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoffAnswer {
+    /// The newest frame version its workers read.
+    pub version: u32,
+    /// How many sending ends there are: one a receiving worker.
+    pub targets: usize,
+}
+
+/// The version of the frames between a draining and a receiving worker. They are not always the
+/// same build: a frame only ever gains fields.
+pub const HANDOFF_VERSION: u32 = 1;
 
 /// What a worker is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -123,7 +123,10 @@ impl Driver {
 
     /// One thing happens.
     async fn turn(&mut self) {
-        let due = self.machine.deadline().map_or(self.tick, |at| at.min(self.tick));
+        let due = self
+            .machine
+            .deadline()
+            .map_or(self.tick, |at| at.min(self.tick));
         tokio::select! {
             biased;
             signal = self.signals.next() => match signal {
@@ -182,7 +185,11 @@ impl Driver {
             Request::Metrics(reply) => {
                 let _ = reply.send(self.metrics());
             }
-            Request::Order { order, peer, answer } => self.order(order, peer, answer).await,
+            Request::Order {
+                order,
+                peer,
+                answer,
+            } => self.order(order, peer, answer).await,
         }
     }
 
@@ -262,7 +269,9 @@ impl Driver {
         let pids = self.workers.pids();
         let systemd = self.manager.is_systemd();
         let refuse = move |pid: u32| {
-            let pids = pids.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let pids = pids
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             systemd && pids.contains(&pid)
         };
         let access = match Access::new(&self.config.control.group, systemd, refuse) {
@@ -357,7 +366,14 @@ pub(super) fn open_control(
         name: "control".into(),
         address: Some(format!("unix:{}", runtime.join(SOCKET).display())),
         backlog: None,
-        mode: Some(if access_group.is_empty() { "0600" } else { "0660" }.into()),
+        mode: Some(
+            if access_group.is_empty() {
+                "0600"
+            } else {
+                "0660"
+            }
+            .into(),
+        ),
         group: Some(access_group.to_owned()).filter(|g| !g.is_empty()),
     };
     listeners::bind(&config).map(listeners::Listener::into_fd)

@@ -69,7 +69,11 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         match received.decode()? {
             Message::Fds { .. } => fds.extend(received.fds),
             Message::Retire { .. } => return Err(HeritageError::Gone),
-            _ => return Err(HeritageError::Unexpected("another message than descriptors")),
+            _ => {
+                return Err(HeritageError::Unexpected(
+                    "another message than descriptors",
+                ));
+            }
         }
     }
     let mut heritage = Heritage {
@@ -122,4 +126,3 @@ pub fn greet(hello: &Hello) -> Result<(), Failure> {
         ),
     })
 }
-

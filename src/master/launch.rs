@@ -140,7 +140,10 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
     let process = spawn::spawn(spec).map_err(|e| Failure::new(e.to_string()))?;
     let mut guard = Guard(process);
     let output = guard.0.take_output();
-    if tokio::time::timeout(plan.timeout, guard.0.exited()).await.is_err() {
+    if tokio::time::timeout(plan.timeout, guard.0.exited())
+        .await
+        .is_err()
+    {
         return Err(Failure::new(format!(
             "pre-flight: `{path} check` did not end within {} (start_timeout)",
             humantime::format_duration(plan.timeout)

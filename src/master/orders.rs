@@ -47,7 +47,11 @@ pub(super) struct Upcoming {
 
 impl Orders {
     fn take(&mut self, kind: OrderKind) -> Vec<Waiter> {
-        let mut taken: Vec<Waiter> = self.in_hand.take_if(|w| w.kind == kind).into_iter().collect();
+        let mut taken: Vec<Waiter> = self
+            .in_hand
+            .take_if(|w| w.kind == kind)
+            .into_iter()
+            .collect();
         let (of_kind, rest) = std::mem::take(&mut self.waiting)
             .into_iter()
             .partition(|w| w.kind == kind);
@@ -70,7 +74,10 @@ impl Orders {
         }
         let why = last.reason.as_deref().unwrap_or("it was rolled back");
         for waiter in std::mem::take(&mut self.until_commit) {
-            waiter.end(exit::FAILED, format!("{why}; the previous generation serves"));
+            waiter.end(
+                exit::FAILED,
+                format!("{why}; the previous generation serves"),
+            );
         }
     }
 
@@ -200,7 +207,8 @@ impl Driver {
                 id: None,
             });
         }
-        self.give(OrderKind::Rollback, Order::Rollback, answer).await;
+        self.give(OrderKind::Rollback, Order::Rollback, answer)
+            .await;
     }
 
     /// Draining generations pile up when clients hold on for long.
@@ -282,7 +290,10 @@ impl Driver {
                     link.identity.generation, link.identity.version
                 ),
                 None if self.machine.phase() == Phase::Parked => {
-                    format!("g{} serves the previous program", self.fixed.me.generation + 1)
+                    format!(
+                        "g{} serves the previous program",
+                        self.fixed.me.generation + 1
+                    )
                 }
                 None => format!(
                     "g{} ({}) serves",

@@ -68,7 +68,11 @@ impl Driver {
         attempt: u64,
         result: Result<Box<Launched>, Refused>,
     ) -> Vec<Event> {
-        if self.launch.as_ref().is_none_or(|(number, _)| *number != attempt) {
+        if self
+            .launch
+            .as_ref()
+            .is_none_or(|(number, _)| *number != attempt)
+        {
             // It was given up in the meantime.
             if let Ok(launched) = result {
                 let mut process = launched.process;

@@ -14,12 +14,8 @@ use super::record::{Record, millis, new_id};
 use super::start::timing;
 use super::store::Restored;
 use crate::api::{self, Outcome, exit};
-use crate::machine::message::{
-    Inheritance, Inherited, Lingering, Message, PROTOCOL, Supersede,
-};
-use crate::machine::{
-    Action, Event, Failure, Note, Phase, ToPredecessor, ToSuccessor, Who,
-};
+use crate::machine::message::{Inheritance, Inherited, Lingering, Message, PROTOCOL, Supersede};
+use crate::machine::{Action, Event, Failure, Note, Phase, ToPredecessor, ToSuccessor, Who};
 
 impl Driver {
     /// Carries one action out. What follows from it at once is returned.
@@ -318,7 +314,10 @@ impl Driver {
 
     fn signal_successor(&self, signal: Os) {
         let Some(link) = &self.successor else { return };
-        tracing::warn!("{signal} to master {}, which shall leave", link.process.pid());
+        tracing::warn!(
+            "{signal} to master {}, which shall leave",
+            link.process.pid()
+        );
         if let Err(e) = link.process.signal(signal) {
             tracing::error!("cannot signal master {}: {e}", link.process.pid());
         }
@@ -329,7 +328,9 @@ impl Driver {
     }
 
     fn signal_predecessor(&self, signal: Os) {
-        let Some(link) = &self.predecessor else { return };
+        let Some(link) = &self.predecessor else {
+            return;
+        };
         if let Some(process) = &link.process {
             if let Err(e) = process.signal(signal) {
                 tracing::error!("cannot signal master {}: {e}", link.pid);
@@ -391,6 +392,9 @@ impl Driver {
     }
 
     fn restore_disk(&mut self) {
+        if self.disk_busy {
+            return;
+        }
         let found = self
             .upgrade
             .as_ref()
@@ -576,10 +580,9 @@ impl Driver {
             Note::SignalCarriedOut(signal) => {
                 tracing::info!("SIG{} is carried out now", signal.as_str());
             }
-            Note::SignalDropped(signal) => tracing::warn!(
-                "SIG{} is dropped: its moment did not come",
-                signal.as_str()
-            ),
+            Note::SignalDropped(signal) => {
+                tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str())
+            }
             Note::WorkersFail(why) => tracing::error!("{why}"),
             Note::CommittedByAccident => tracing::warn!(
                 handover_upgrade_id = self.upgrade_id(),

@@ -182,8 +182,7 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
     let mut sockets = Sockets::arrange(&loaded.config, found, false)?;
     sockets.drop_old(&manager);
     let config = Arc::new(loaded.config);
-    let (machine, actions) =
-        Machine::first(timing(&config, manager.watchdog()), Instant::now());
+    let (machine, actions) = Machine::first(timing(&config, manager.watchdog()), Instant::now());
     let parts = Parts {
         config,
         config_path: loaded.path,

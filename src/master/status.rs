@@ -229,13 +229,43 @@ impl Driver {
             );
         };
         let me = &self.fixed.me;
-        metric("generation", "gauge", "The owning generation.", me.generation);
-        metric("workers", "gauge", "Worker processes of the owner.", workers.len() as u64);
+        metric(
+            "generation",
+            "gauge",
+            "The owning generation.",
+            me.generation,
+        );
+        metric(
+            "workers",
+            "gauge",
+            "Worker processes of the owner.",
+            workers.len() as u64,
+        );
         metric("connections", "gauge", "Open connections.", open);
-        metric("requests_total", "counter", "Requests answered by the live workers.", requests);
-        metric("passed_total", "counter", "Connections passed on by workers that left.", tally.passed);
-        metric("finished_total", "counter", "Connections finished in a drain.", tally.finished);
-        metric("cut_total", "counter", "Connections cut at a drain deadline.", tally.cut);
+        metric(
+            "requests_total",
+            "counter",
+            "Requests answered by the live workers.",
+            requests,
+        );
+        metric(
+            "passed_total",
+            "counter",
+            "Connections passed on by workers that left.",
+            tally.passed,
+        );
+        metric(
+            "finished_total",
+            "counter",
+            "Connections finished in a drain.",
+            tally.finished,
+        );
+        metric(
+            "cut_total",
+            "counter",
+            "Connections cut at a drain deadline.",
+            tally.cut,
+        );
         text
     }
 }

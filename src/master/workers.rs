@@ -169,7 +169,11 @@ impl Workers {
             .workers
             .values()
             .any(|w| w.set == set && w.slot == slot && w.state != State::Draining);
-        if taken { Vec::new() } else { self.spawn(set, slot) }
+        if taken {
+            Vec::new()
+        } else {
+            self.spawn(set, slot)
+        }
     }
 
     fn spawn(&mut self, set: u64, slot: u16) -> Vec<Event> {
@@ -229,7 +233,9 @@ impl Workers {
                     address: l.address().to_string(),
                 })
                 .collect();
-            let fds = batch.into_iter().map(crate::sys::listeners::Listener::into_fd);
+            let fds = batch
+                .into_iter()
+                .map(crate::sys::listeners::Listener::into_fd);
             line.say(ToWorker::Listeners { listeners: what }, fds.collect());
         }
         self.lock_pids().insert(process.pid());
@@ -320,7 +326,10 @@ impl Workers {
     pub fn overdue(&mut self, id: u64) {
         if let Some(worker) = self.workers.get(&id) {
             if worker.state == State::Draining {
-                tracing::warn!("worker {} does not leave: it is killed", worker.process.pid());
+                tracing::warn!(
+                    "worker {} does not leave: it is killed",
+                    worker.process.pid()
+                );
                 let _ = worker.process.signal(Signal::SIGKILL);
             }
         }
@@ -456,7 +465,9 @@ impl Workers {
             let _ = inbox.send(Input::Respawn { set, slot }).await;
         });
         if spent {
-            return vec![Event::WorkersFailed(format!("the workers keep dying: {why}"))];
+            return vec![Event::WorkersFailed(format!(
+                "the workers keep dying: {why}"
+            ))];
         }
         Vec::new()
     }

@@ -60,6 +60,12 @@ pub struct Inherited {
     pub config_dir: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`.
     pub xdg_runtime_dir: Option<PathBuf>,
+    /// `XDG_STATE_HOME`.
+    pub xdg_state_home: Option<PathBuf>,
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// No colours and no moving text: `NO_COLOR` is set, or `TERM` is `dumb`.
+    pub plain: bool,
     /// The revision of the unit file that started the service (`HANDOVER_UNIT_REV`).
     pub unit_rev: Option<String>,
     /// How many descriptors the store takes (`FDSTORE`; systemd 254 and later say it).
@@ -185,6 +191,10 @@ pub fn inherit() -> Result<Inherited, InheritError> {
         state_dir: env.directory("STATE_DIRECTORY"),
         config_dir: env.directory("CONFIGURATION_DIRECTORY"),
         xdg_runtime_dir: env.get("XDG_RUNTIME_DIR").map(PathBuf::from),
+        xdg_state_home: env.get("XDG_STATE_HOME").map(PathBuf::from),
+        home: env.get("HOME").map(PathBuf::from),
+        plain: env.get("NO_COLOR").is_some_and(|v| !v.is_empty())
+            || env.get("TERM").is_some_and(|v| v == "dumb"),
         unit_rev: env.text("HANDOVER_UNIT_REV"),
         fdstore_max: env.number("FDSTORE"),
         invocation_id: env.text("INVOCATION_ID"),
@@ -274,20 +284,18 @@ fn role(env: &Env) -> Result<Role, InheritError> {
     let wrong = |what| InheritError::Descriptor { name, number, what };
     let fd = spawn::adopt_fd(number).map_err(|_| wrong("not open"))?;
     // A variable left over by mistake must not make a process of a stranger's descriptor.
-    let channel = sockopt::socket_type(&fd) == Ok(SocketType::SEQPACKET)
-        && sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX);
+    let local = |kind| {
+        sockopt::socket_type(&fd) == Ok(kind)
+            && sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
+    };
+    let (channel, pipe) = (local(SocketType::SEQPACKET), local(SocketType::STREAM));
     match name {
         CHANNEL_ENV if channel => Ok(Role::Successor(fd)),
         WORKER_ENV if channel => Ok(Role::Worker(fd)),
-        KEEPER_ENV if channel || is_pipe(&fd) => Ok(Role::FirstUnderKeeper(fd)),
+        KEEPER_ENV if pipe => Ok(Role::FirstUnderKeeper(fd)),
         KEEPER_ENV => Err(wrong("not the keeper's pipe")),
         _ => Err(wrong("not a master's channel")),
     }
-}
-
-fn is_pipe(fd: &OwnedFd) -> bool {
-    rustix::fs::fstat(fd)
-        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo())
 }
 
 /// The descriptors of `LISTEN_FDS`, when they are for this process.
@@ -382,7 +390,8 @@ fn raise_open_files() {
 
 fn program(cwd: &Path) -> PathBuf {
     match spawn::executed_path() {
-        Some(path) => cwd.join(path),
+        // `./handover` is `handover`; links and `..` stay as they were typed.
+        Some(path) => cwd.join(path).components().collect(),
         None => std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()),
     }
 }

@@ -1,10 +1,12 @@
 //! The operating system, wrapped: everything here owns its descriptors.
 
 pub mod channel;
+pub mod handoff;
 #[cfg(test)]
 mod helper;
 pub mod image;
 pub mod inherited;
+pub mod journal;
 pub mod listeners;
 pub mod notify;
 pub mod process;

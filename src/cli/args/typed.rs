@@ -30,7 +30,7 @@ pub(super) struct Typed {
     /// As `check` (nginx)
     #[arg(short = 't', conflicts_with = "signal", display_order = 94)]
     test: bool,
-    /// As `stop`, `stop`, `reload`; reopen log files (nginx)
+    /// stop and quit: as `stop`; reload; reopen: log files (nginx)
     #[arg(short = 's', value_name = "SIGNAL", display_order = 95)]
     signal: Option<Signal>,
     /// The version
@@ -157,9 +157,7 @@ impl Typed {
             (None, false, None) if globals.config.is_some() => Command::Run(Run::default()),
             (None, false, None) if program.bare == Bare::Run => Command::Run(Run::default()),
             (None, false, None) if bare => {
-                let kind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-                let help = clap.render_help();
-                return Err(clap.error(kind, help).into());
+                return Err(Told(Saying::Help(clap.render_help())));
             }
             (None, false, None) => return Err(usage(clap, "a command is missing")),
         };
