@@ -213,6 +213,12 @@ impl Machine {
         }
     }
 
+    /// Whether the whole service stops.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stopping
+    }
+
     /// Whether this master feeds the service manager's watchdog: from the moment it takes the
     /// service back, so that a hung successor is met by us and not by the watchdog.
     #[must_use]

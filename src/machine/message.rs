@@ -72,6 +72,13 @@ pub enum Message {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         master: Option<Box<crate::api::Master>>,
     },
+    /// Predecessor: my last worker has gone.
+    Drained {
+        /// Since the takeover.
+        ms: u64,
+        /// What became of its connections.
+        connections: crate::api::Connections,
+    },
     /// A message of a newer minor version: ignored.
     #[serde(other)]
     Unknown,

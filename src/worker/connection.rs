@@ -1,0 +1,162 @@
+//! One connection from its accept to its end: waiting without hyper, served by hyper, waiting
+//! again; and what becomes of it when its worker drains.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::Router;
+use bytes::{Bytes, BytesMut};
+use tokio::time::{Instant, sleep_until};
+
+use super::Worker;
+use super::connections::Live;
+use super::gate::{Gate, Order, Word};
+use super::stream::{Peer, Stream};
+use super::{http2, serve};
+
+/// A connection outside hyper, at a boundary between two requests.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) stream: Stream,
+    /// Read from the socket, not yet given to hyper.
+    pub(super) leftover: Bytes,
+    pub(super) gate: Arc<Gate>,
+    pub(super) live: Live,
+    pub(super) served: Arc<Served>,
+    pub(super) peer: Peer,
+    /// Requests before this, in other workers too.
+    pub(super) requests: u64,
+    /// Since when it waits for a request: its accept or its last answer.
+    pub(super) idle_since: Instant,
+    /// Since when the unfinished head in `leftover` is there.
+    pub(super) head_since: Option<Instant>,
+}
+
+/// A listener's name and its application.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) name: String,
+    pub(super) router: Router,
+}
+
+/// How a wait for bytes ended.
+enum Woken {
+    /// They are in the leftover.
+    Bytes,
+    /// There is an order.
+    Told,
+    /// The client has gone, or its time is up.
+    Over,
+}
+
+/// What is read before hyper takes over.
+const FIRST_READ: usize = 4096;
+
+/// How HTTP/2 with prior knowledge begins (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves `connection` to its end, here or elsewhere.
+pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
+    let _manned = Manned::new(&connection.gate);
+    loop {
+        let heard = connection.gate.word();
+        let permit = connection.gate.permit();
+        if heard.order() == Order::Leave {
+            match worker.give(connection, permit) {
+                Ok(()) => return,
+                Err(kept) => connection = *kept,
+            }
+        } else {
+            drop(permit);
+        }
+        if undecided(&connection.leftover) {
+            match wait(&mut connection, &worker, heard).await {
+                Woken::Bytes | Woken::Told => continue,
+                Woken::Over => return,
+            }
+        }
+        if connection.leftover.starts_with(PREFACE) {
+            return Box::pin(http2::serve(connection, &worker)).await;
+        }
+        match Box::pin(serve::serve(connection, &worker, heard)).await {
+            Some(left) => connection = left,
+            None => return,
+        }
+    }
+}
+
+/// Says that a task of ours has the connection.
+struct Manned(Arc<Gate>);
+
+impl Manned {
+    fn new(gate: &Arc<Gate>) -> Self {
+        gate.man(true);
+        Self(Arc::clone(gate))
+    }
+}
+
+impl Drop for Manned {
+    fn drop(&mut self) {
+        self.0.man(false);
+    }
+}
+
+/// Whether more bytes are needed to know how to go on.
+fn undecided(leftover: &[u8]) -> bool {
+    leftover.len() < PREFACE.len() && PREFACE.starts_with(leftover)
+}
+
+/// Waits for bytes without hyper and its buffers: 1.2 KB a connection instead of 10.
+async fn wait(connection: &mut Connection, worker: &Worker, heard: Word) -> Woken {
+    let mut timer = pin!(sleep_until(connection.deadline(worker, heard.order())));
+    poll_fn(|cx| {
+        connection.gate.register(cx.waker());
+        if connection.gate.word() != heard {
+            return Poll::Ready(Woken::Told);
+        }
+        while let Poll::Ready(readable) = connection.stream.poll_readable(cx) {
+            if readable.is_err() {
+                return Poll::Ready(Woken::Over);
+            }
+            let mut bytes = BytesMut::with_capacity(FIRST_READ);
+            bytes.extend_from_slice(&connection.leftover);
+            match connection.stream.try_read(&mut bytes) {
+                Ok(0) => return Poll::Ready(Woken::Over),
+                Ok(_) => {
+                    connection.leftover = bytes.freeze();
+                    connection.head_since.get_or_insert_with(Instant::now);
+                    return Poll::Ready(Woken::Bytes);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(Woken::Over),
+            }
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            // The kernel has the last word: never close over a request that is already here.
+            if !connection.stream.has_unread() {
+                return Poll::Ready(Woken::Over);
+            }
+            timer.as_mut().reset(Instant::now() + RECHECK);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Connection {
+    /// When waiting ends.
+    fn deadline(&self, worker: &Worker, heard: Order) -> Instant {
+        match (self.head_since, heard) {
+            (Some(since), _) => since + worker.http.header_timeout,
+            (None, Order::Last) => worker.polite_until(self.idle_since),
+            (None, _) if self.requests == 0 => self.idle_since + worker.http.header_timeout,
+            (None, _) => self.idle_since + worker.http.keepalive_timeout,
+        }
+    }
+}
+
+/// Bytes are there that the runtime has not told of yet.
+const RECHECK: Duration = Duration::from_millis(100);

@@ -1,0 +1,157 @@
+//! All open connections of a worker, and its figures.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::gate::{Gate, Order};
+use crate::machine::link::Report;
+
+/// The open connections.
+#[derive(Debug)]
+pub(super) struct Connections {
+    open: Mutex<Open>,
+    ended: Notify,
+    pub(super) figures: Figures,
+}
+
+#[derive(Debug)]
+struct Open {
+    next: u64,
+    /// What a new one is told.
+    order: Order,
+    gates: HashMap<u64, Arc<Gate>>,
+}
+
+/// Counted since the worker's start.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    pub(super) accepted: AtomicU64,
+    pub(super) requests: AtomicU64,
+    pub(super) passed: AtomicU64,
+    pub(super) received: AtomicU64,
+    finished: AtomicU64,
+    cut: AtomicU64,
+    pub(super) disagreements: AtomicU64,
+}
+
+/// A connection counts as open as long as this exists.
+#[derive(Debug)]
+pub(super) struct Live {
+    of: Arc<Connections>,
+    id: u64,
+    passed: bool,
+}
+
+impl Connections {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            open: Mutex::new(Open {
+                next: 0,
+                order: Order::Serve,
+                gates: HashMap::new(),
+            }),
+            ended: Notify::new(),
+            figures: Figures::default(),
+        })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more; it is told what the others were told.
+    pub(super) fn enter(self: &Arc<Self>) -> (Arc<Gate>, Live) {
+        let gate = Arc::new(Gate::default());
+        let mut open = self.open();
+        let id = open.next;
+        open.next += 1;
+        gate.tell(open.order, None);
+        open.gates.insert(id, Arc::clone(&gate));
+        drop(open);
+        let live = Live {
+            of: Arc::clone(self),
+            id,
+            passed: false,
+        };
+        (gate, live)
+    }
+
+    /// How many are open.
+    pub(super) fn count(&self) -> usize {
+        self.open().gates.len()
+    }
+
+    /// What every later one is told; returns those that are open now, to be told one by one.
+    pub(super) fn order(&self, order: Order) -> Vec<Arc<Gate>> {
+        let mut open = self.open();
+        open.order = order;
+        open.gates.values().map(Arc::clone).collect()
+    }
+
+    /// Waits until at most `count` are open.
+    pub(super) async fn at_most(&self, count: usize) {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.count() <= count {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Waits until one more has ended.
+    pub(super) async fn one_ended(&self) {
+        self.ended.notified().await;
+    }
+
+    /// Everything that is open now is about to be cut.
+    pub(super) fn cut(&self) {
+        self.figures
+            .cut
+            .fetch_add(self.count() as u64, Ordering::Relaxed);
+    }
+
+    /// The figures now.
+    pub(super) fn report(&self) -> Report {
+        let f = &self.figures;
+        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        Report {
+            connections: self.count() as u64,
+            accepted: get(&f.accepted),
+            requests: get(&f.requests),
+            passed: get(&f.passed),
+            received: get(&f.received),
+            finished: get(&f.finished),
+            cut: get(&f.cut),
+            disagreements: get(&f.disagreements),
+        }
+    }
+}
+
+impl Live {
+    /// It goes on in another worker.
+    pub(super) fn passed(mut self) {
+        self.passed = true;
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let mut open = self.of.open();
+        open.gates.remove(&self.id);
+        let draining = open.order != Order::Serve;
+        drop(open);
+        let figures = &self.of.figures;
+        if self.passed {
+            figures.passed.fetch_add(1, Ordering::Relaxed);
+        } else if draining {
+            figures.finished.fetch_add(1, Ordering::Relaxed);
+        }
+        self.of.ended.notify_waiters();
+    }
+}

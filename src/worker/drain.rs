@@ -1,0 +1,169 @@
+//! Draining: what becomes of the connections of a worker that is to leave.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::Worker;
+use super::gate::Order;
+use super::handoff::pass_on;
+use super::receive::Receiver;
+use crate::machine::link::Report;
+
+/// How a drain goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// What is left then is cut; `None`: no limit.
+    pub(super) limit: Option<Duration>,
+    /// How long an idle connection that nobody takes may still bring a request.
+    pub(super) grace: Duration,
+    /// Whether the owner of the service is asked who takes the connections.
+    pub(super) ask: bool,
+}
+
+/// A drain under way.
+#[derive(Debug)]
+pub(super) struct Draining {
+    deadline: watch::Sender<Option<Instant>>,
+    task: JoinHandle<Report>,
+}
+
+/// Connections told at a time, before the others get a turn.
+const CHUNK: usize = 64;
+
+/// How often the owner is asked again for somebody who takes connections, when all have died.
+const ASK_AGAIN: u32 = 3;
+
+impl Terms {
+    /// As ordered by the master. The grace is part of the limit: a service that stops within seconds
+    /// does not spend them on idle connections.
+    pub(super) fn ordered(limit: Option<Duration>) -> Self {
+        let (least, most) = (Duration::from_secs(1), Duration::from_secs(5));
+        Self {
+            limit,
+            grace: limit.map_or(most, |limit| (limit / 8).clamp(least, most)),
+            ask: false,
+        }
+    }
+
+    /// Without a master, and nobody to pass connections to: idle ones go within a second.
+    pub(super) fn orphaned(limit: Duration) -> Self {
+        Self {
+            limit: Some(limit),
+            grace: Duration::from_millis(750),
+            ask: false,
+        }
+    }
+}
+
+impl Draining {
+    /// Starts. The worker accepts no more already; what its `receivers` have queued is still taken.
+    pub(super) fn start(worker: Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) -> Self {
+        let (deadline, changes) = watch::channel(terms.limit.map(|limit| Instant::now() + limit));
+        let task = tokio::spawn(drain(worker, receivers, terms, changes));
+        Self { deadline, task }
+    }
+
+    /// A drain in a drain can only end sooner.
+    pub(super) fn hurry(&self, limit: Option<Duration>) {
+        let Some(at) = limit.map(|limit| Instant::now() + limit) else {
+            return;
+        };
+        self.deadline.send_modify(|deadline| {
+            *deadline = Some(deadline.map_or(at, |before| before.min(at)));
+        });
+    }
+
+    /// When nothing is left. Cancel safe.
+    pub(super) async fn ended(&mut self) -> Report {
+        // It fails only by a panic, which ends the process in a release build.
+        (&mut self.task).await.unwrap_or_default()
+    }
+}
+
+async fn drain(
+    worker: Arc<Worker>,
+    receivers: Vec<Receiver>,
+    terms: Terms,
+    mut deadline: watch::Receiver<Option<Instant>>,
+) -> Report {
+    let connections = &worker.connections;
+    tracing::info!(connections = connections.count(), "draining");
+    tokio::select! {
+        biased;
+        () = leave(&worker, receivers, terms) => {}
+        () = async {
+            passed(&mut deadline).await;
+            connections.cut();
+        } => {}
+    }
+    let report = connections.report();
+    tracing::info!(
+        passed = report.passed,
+        finished = report.finished,
+        cut = report.cut,
+        "drained"
+    );
+    report
+}
+
+/// Until no connection is left.
+async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) {
+    let grace = terms.grace;
+    for receiver in receivers {
+        receiver.finish().await;
+    }
+    let mut targets = worker.take_offers();
+    if targets.is_empty() && terms.ask {
+        targets = worker.ask().await;
+    }
+    let mut asked = 0;
+    loop {
+        while !targets.is_empty() {
+            if pass_on(worker, targets).await {
+                return;
+            }
+            targets = worker.take_offers();
+            if targets.is_empty() && asked < ASK_AGAIN {
+                asked += 1;
+                targets = worker.ask().await;
+            }
+        }
+        tokio::select! {
+            () = end_politely(worker, grace) => return,
+            offered = worker.offered() => targets = offered,
+        }
+    }
+}
+
+/// One more answer for every connection, or the grace time without a request.
+async fn end_politely(worker: &Worker, grace: Duration) {
+    worker.be_polite(grace);
+    for chunk in worker.connections.order(Order::Last).chunks(CHUNK) {
+        for gate in chunk {
+            gate.tell(Order::Last, None);
+        }
+        tokio::task::yield_now().await;
+    }
+    worker.connections.at_most(0).await;
+}
+
+/// Waits until the deadline, wherever it moves.
+async fn passed(deadline: &mut watch::Receiver<Option<Instant>>) {
+    loop {
+        let at = *deadline.borrow_and_update();
+        let come = async {
+            match at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = come => return,
+            Ok(()) = deadline.changed() => {}
+        }
+    }
+}

@@ -1,0 +1,521 @@
+//! What must be known about a connection besides what hyper tells: whether it stands exactly
+//! between two requests, so that it can be taken out of hyper without losing or doubling a byte.
+//!
+//! The marks are set by the IO wrapper ([`super::io`]), the service and the body wrappers
+//! ([`super::exchange`]) and looked at by the driver ([`super::serve`]), the one task that polls
+//! hyper. A connection is *quiet* when no answer is under way, no request body is unread, nothing
+//! written is unflushed and it is not bound to end. The reasons are in hyper's source: its own idle
+//! state is private, so it serves as the oracle that checks ours.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures_util::task::AtomicWaker;
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// What is asked of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Serve.
+    Serve,
+    /// Leave for another worker at the next boundary.
+    Leave,
+    /// Nobody takes it: end politely (one more answer, or a grace time without a request).
+    Last,
+}
+
+/// An [`Order`] and when it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Word(u32);
+
+impl Word {
+    pub(super) fn order(self) -> Order {
+        match self.0 & 3 {
+            0 => Order::Serve,
+            1 => Order::Leave,
+            _ => Order::Last,
+        }
+    }
+}
+
+/// The marks of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    marks: AtomicU32,
+    /// The number of the request whose body is not read to its end; 0: none.
+    body: AtomicU32,
+    /// Requests so far; also the number of the newest one.
+    requests: AtomicU32,
+    /// Successful writes, to see progress.
+    writes: AtomicU32,
+    /// HTTP/2 streams that are being answered.
+    streams: AtomicU32,
+    /// How many orders there were, and in the last two bits the newest one.
+    order: AtomicU32,
+    slot: Mutex<Slot>,
+    driver: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// A request body that the application dropped before its end.
+    unread: Option<Unread>,
+    /// Held while a connection is on its way from its driver into a message (pacing).
+    permit: Option<OwnedSemaphorePermit>,
+    /// Whether a task of ours has the connection (the application has upgraded ones).
+    manned: bool,
+}
+
+#[derive(Debug)]
+struct Unread {
+    body: Incoming,
+    number: u32,
+    left: u64,
+}
+
+/// No further request is read (one that is under way is).
+const FROZEN: u32 = 1;
+/// A request was given to the application, its answer is not wholly in hyper's buffer.
+const IN_FLIGHT: u32 = 1 << 1;
+/// Something was written, or is about to be, and not flushed since.
+const DIRTY: u32 = 1 << 2;
+/// hyper will end this connection (`Connection: close`, upgraded, a body nobody reads).
+const STICKY: u32 = 1 << 3;
+/// Swallow `poll_shutdown`: hyper is only being asked whether it is idle.
+const ORACLE: u32 = 1 << 4;
+/// The first bytes of a next request were read while the connection was quiet.
+const HEAD: u32 = 1 << 5;
+/// hyper has read exactly one head and nothing behind it.
+const EXACT: u32 = 1 << 6;
+/// The client closed its half while its answer is under way; hyper has not been told.
+const EOF_HELD: u32 = 1 << 7;
+/// hyper may be told.
+const EOF_DUE: u32 = 1 << 8;
+/// A request body waits in the slot to be read by the driver.
+const UNREAD: u32 = 1 << 9;
+/// The next answer says `Connection: close`.
+const CLOSE: u32 = 1 << 10;
+
+/// An ignored request body is read to its end up to this length; a longer one ends the connection.
+pub(super) const IGNORED_BODY_MAX: u64 = 256 * 1024;
+
+impl Gate {
+    fn marks(&self) -> u32 {
+        self.marks.load(Ordering::Acquire)
+    }
+
+    fn has(&self, mark: u32) -> bool {
+        self.marks() & mark != 0
+    }
+
+    fn set(&self, mark: u32) {
+        self.marks.fetch_or(mark, Ordering::AcqRel);
+    }
+
+    fn clear(&self, mark: u32) {
+        self.marks.fetch_and(!mark, Ordering::AcqRel);
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- the driver ---
+
+    /// A new hyper connection over the same socket starts: nothing of the old one counts.
+    pub(super) fn restart(&self) {
+        self.marks.store(0, Ordering::Release);
+        self.body.store(0, Ordering::Release);
+        self.slot().unread = None;
+    }
+
+    /// Whose task to wake.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.driver.register(waker);
+    }
+
+    /// Between two requests, everything flushed, not bound to end.
+    pub(super) fn quiet(&self) -> bool {
+        self.marks() & (IN_FLIGHT | DIRTY | STICKY) == 0 && !self.body_pending()
+    }
+
+    /// Quiet but for a flush that hyper has not asked for yet.
+    pub(super) fn wants_flush(&self) -> bool {
+        self.marks() & (IN_FLIGHT | DIRTY | STICKY) == DIRTY && !self.body_pending()
+    }
+
+    /// An answer is under way.
+    pub(super) fn in_flight(&self) -> bool {
+        self.has(IN_FLIGHT)
+    }
+
+    /// A request body is not read to its end.
+    pub(super) fn body_pending(&self) -> bool {
+        self.body.load(Ordering::Acquire) != 0
+    }
+
+    /// hyper will end this connection.
+    pub(super) fn sticky(&self) -> bool {
+        self.has(STICKY)
+    }
+
+    /// See [`STICKY`].
+    pub(super) fn stick(&self) {
+        self.set(STICKY);
+    }
+
+    /// The connection ends by our will: the client may still be sending.
+    pub(super) fn closing(&self) -> bool {
+        self.has(CLOSE)
+    }
+
+    /// Bytes of an unfinished head have been seen.
+    pub(super) fn head_begun(&self) -> bool {
+        self.has(HEAD)
+    }
+
+    /// No further request is read from the socket.
+    pub(super) fn freeze(&self) {
+        self.set(FROZEN);
+    }
+
+    /// Reads go on; the driver must poll hyper afterwards (a frozen read left no waker).
+    pub(super) fn thaw(&self) {
+        self.clear(FROZEN);
+    }
+
+    /// While hyper is asked whether it is idle, `shutdown` must not reach the socket.
+    pub(super) fn consult(&self, on: bool) {
+        if on {
+            self.set(ORACLE);
+        } else {
+            self.clear(ORACLE);
+        }
+    }
+
+    /// Requests so far.
+    pub(super) fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Acquire)
+    }
+
+    /// Successful writes so far (wraps).
+    pub(super) fn writes(&self) -> u32 {
+        self.writes.load(Ordering::Acquire)
+    }
+
+    /// The client has closed its half and waits for its answer.
+    pub(super) fn eof_held(&self) -> bool {
+        self.marks() & (EOF_HELD | EOF_DUE) == EOF_HELD
+    }
+
+    /// hyper learns of the client's EOF now.
+    pub(super) fn release_eof(&self) {
+        self.set(EOF_DUE);
+    }
+
+    /// Reads on the body that the application dropped; hyper reads the next request behind it.
+    pub(super) fn poll_unread(&self, cx: &mut Context<'_>) {
+        if !self.has(UNREAD) {
+            return;
+        }
+        let mut slot = self.slot();
+        let Some(unread) = slot.unread.as_mut() else {
+            self.clear(UNREAD);
+            return;
+        };
+        let number = unread.number;
+        let read_whole = loop {
+            if unread.body.is_end_stream() {
+                break true;
+            }
+            match Pin::new(&mut unread.body).poll_frame(cx) {
+                Poll::Pending => return,
+                Poll::Ready(None) => break true,
+                Poll::Ready(Some(Err(_))) => break false,
+                Poll::Ready(Some(Ok(frame))) => {
+                    let len = frame.data_ref().map_or(0, |d| d.len() as u64);
+                    if len > unread.left {
+                        break false;
+                    }
+                    unread.left -= len;
+                }
+            }
+        };
+        slot.unread = None;
+        drop(slot);
+        self.clear(UNREAD);
+        if !read_whole {
+            self.set(STICKY | CLOSE);
+        }
+        self.body_read(number);
+    }
+
+    /// Nobody waits for the rest of an ignored body any longer: hyper closes.
+    pub(super) fn give_up_body(&self) {
+        let dropped = self.slot().unread.take();
+        self.clear(UNREAD);
+        if let Some(unread) = dropped {
+            self.set(STICKY | CLOSE);
+            self.body_read(unread.number);
+        }
+    }
+
+    // --- the IO wrapper ---
+
+    /// No byte may be read now.
+    pub(super) fn read_closed(&self) -> bool {
+        let marks = self.marks();
+        (marks & (FROZEN | IN_FLIGHT) == FROZEN && !self.body_pending())
+            || marks & (EOF_HELD | EOF_DUE | IN_FLIGHT) == EOF_HELD | IN_FLIGHT
+    }
+
+    /// `bytes` were given to hyper.
+    pub(super) fn was_read(&self, bytes: &[u8]) {
+        if self.has(IN_FLIGHT) || self.body_pending() {
+            self.clear(EXACT);
+            return;
+        }
+        self.set(HEAD);
+        if is_one_head(bytes) {
+            self.set(EXACT);
+        } else {
+            self.clear(EXACT);
+        }
+    }
+
+    /// The client closed its half. True: hyper must not know yet, an answer is under way (hyper
+    /// would abort it; a client that only has nothing more to say waits for it).
+    pub(super) fn hold_eof(&self) -> bool {
+        let hold =
+            self.marks() & (IN_FLIGHT | STICKY | EOF_DUE) == IN_FLIGHT && !self.body_pending();
+        if hold {
+            self.set(EOF_HELD);
+            self.driver.wake();
+        }
+        hold
+    }
+
+    /// hyper is about to write.
+    pub(super) fn will_write(&self) {
+        self.set(DIRTY);
+    }
+
+    /// The socket took something.
+    pub(super) fn has_written(&self) {
+        self.writes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// hyper's write buffer is empty (it flushes the IO only then).
+    pub(super) fn was_flushed(&self) {
+        self.clear(DIRTY);
+    }
+
+    /// See [`Self::consult`].
+    pub(super) fn swallows_shutdown(&self) -> bool {
+        self.has(ORACLE)
+    }
+
+    // --- the service and body wrappers ---
+
+    /// A request begins. Returns its number.
+    pub(super) fn begin(&self, has_body: bool, last: bool) -> u32 {
+        let number = self.requests.load(Ordering::Acquire).wrapping_add(1).max(1);
+        self.requests.store(number, Ordering::Release);
+        self.body
+            .store(if has_body { number } else { 0 }, Ordering::Release);
+        if has_body {
+            self.clear(EXACT);
+        }
+        self.clear(HEAD);
+        self.set(IN_FLIGHT | if last { STICKY } else { 0 });
+        number
+    }
+
+    /// The answer's body has ended or was dropped: it is in hyper's buffer as far as it goes.
+    /// The order matters: at no instant is the connection quiet with the answer unflushed.
+    pub(super) fn answered(&self) {
+        self.set(DIRTY);
+        self.clear(IN_FLIGHT);
+    }
+
+    /// The body of request `number` was read to its end.
+    pub(super) fn body_read(&self, number: u32) {
+        let was = self
+            .body
+            .compare_exchange(number, 0, Ordering::AcqRel, Ordering::Acquire);
+        if was.is_ok() && !self.has(IN_FLIGHT) {
+            self.driver.wake();
+        }
+    }
+
+    /// The application dropped the body of request `number` before its end. `asked`: the client
+    /// sends it (it does not wait for `100 Continue`).
+    pub(super) fn body_dropped(&self, number: u32, body: Incoming, asked: bool) {
+        if self.body.load(Ordering::Acquire) != number {
+            return;
+        }
+        if body.is_end_stream() {
+            self.body_read(number);
+            return;
+        }
+        if !asked || body.size_hint().lower() > IGNORED_BODY_MAX {
+            // As hyper wants it: it stops reading and closes after the answer.
+            self.set(STICKY | CLOSE);
+            drop(body);
+            self.body_read(number);
+            return;
+        }
+        self.slot().unread = Some(Unread {
+            body,
+            number,
+            left: IGNORED_BODY_MAX,
+        });
+        self.set(UNREAD);
+        self.driver.wake();
+    }
+
+    /// Whether the answer that is about to be sent must say `Connection: close`: hyper is going to
+    /// close, or this is a [`Order::Last`] connection and no further request has been read.
+    pub(super) fn says_close(&self) -> bool {
+        if self.has(CLOSE) {
+            return true;
+        }
+        let last = self.order() == Order::Last && self.has(EXACT);
+        if last {
+            self.set(STICKY | CLOSE);
+        }
+        last
+    }
+
+    // --- HTTP/2 ---
+
+    /// A stream begins (true) or has been answered.
+    pub(super) fn stream(&self, begins: bool) {
+        if begins {
+            self.requests.fetch_add(1, Ordering::AcqRel);
+            self.streams.fetch_add(1, Ordering::AcqRel);
+        } else {
+            self.streams.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Streams that are being answered.
+    pub(super) fn streams(&self) -> u32 {
+        self.streams.load(Ordering::Acquire)
+    }
+
+    // --- orders ---
+
+    /// What is asked of it.
+    pub(super) fn order(&self) -> Order {
+        self.word().order()
+    }
+
+    /// [`Self::order`], told apart from the same order given again.
+    pub(super) fn word(&self) -> Word {
+        Word(self.order.load(Ordering::Acquire))
+    }
+
+    /// Asks it, and wakes its task. `permit` comes back when it has been dealt with.
+    pub(super) fn tell(&self, order: Order, permit: Option<OwnedSemaphorePermit>) {
+        let mut slot = self.slot();
+        slot.permit = permit.filter(|_| slot.manned);
+        let before = self.order.load(Ordering::Acquire);
+        self.order.store(
+            (before | 3).wrapping_add(1) | order as u32,
+            Ordering::Release,
+        );
+        drop(slot);
+        self.driver.wake();
+    }
+
+    /// A task of ours has the connection, or has it no longer.
+    pub(super) fn man(&self, manned: bool) {
+        let mut slot = self.slot();
+        slot.manned = manned;
+        if !manned {
+            slot.permit = None;
+        }
+    }
+
+    /// The permit of the last order: dropped by a connection that cannot leave yet.
+    pub(super) fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.slot().permit.take()
+    }
+}
+
+/// Whether `bytes` end a head, and hold nothing behind it. False when in doubt.
+fn is_one_head(bytes: &[u8]) -> bool {
+    // A line may end in a bare newline, and empty lines may come before a head (RFC 9112, 2.2). At
+    // the beginning they may also be the rest of an end that lies across two reads.
+    let Some(head) = bytes.strip_suffix(b"\r\n\r\n") else {
+        return false;
+    };
+    head.first().is_some_and(|b| !b"\r\n".contains(b))
+        && std::str::from_utf8(head).is_ok_and(|h| !h.contains("\n\r\n") && !h.contains("\n\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_head_and_nothing_behind_it_is_told_apart() {
+        assert!(is_one_head(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert!(is_one_head(b"t: a\r\nX: y\r\n\r\n"));
+        for bytes in [
+            &b"GET / HTTP/1.1\r\nHost: a\r\n"[..],
+            b"GET / HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\n\nGET /b HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\n\r\nGET /b HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\n\r\nGET /b HT",
+            b"\nGET /b HTTP/1.1\r\n\r\n",
+            b"\r\nGET /b HTTP/1.1\r\n\r\n",
+            b"\r\n\r\n",
+            b"\r\n\r\n\r\n",
+            b"\xff\r\n\r\n",
+        ] {
+            assert!(!is_one_head(bytes), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn at_no_instant_between_the_request_and_the_flush_is_a_connection_quiet() {
+        let gate = Gate::default();
+        assert!(gate.quiet());
+        gate.was_read(b"GET / HTTP/1.1\r\n\r\n");
+        assert!(gate.quiet() && gate.head_begun());
+        let number = gate.begin(true, false);
+        assert!(!gate.quiet() && !gate.head_begun());
+        gate.will_write();
+        gate.was_flushed();
+        assert!(!gate.quiet());
+        gate.answered();
+        assert!(!gate.quiet() && !gate.wants_flush());
+        gate.was_flushed();
+        assert!(!gate.quiet(), "the request body is unread");
+        gate.body_read(number.wrapping_add(1));
+        assert!(!gate.quiet(), "another request's body");
+        gate.body_read(number);
+        assert!(gate.quiet());
+    }
+
+    #[test]
+    fn a_frozen_connection_reads_only_what_belongs_to_the_request_under_way() {
+        let gate = Gate::default();
+        gate.freeze();
+        assert!(gate.read_closed());
+        let number = gate.begin(true, false);
+        assert!(!gate.read_closed());
+        gate.answered();
+        assert!(!gate.read_closed());
+        gate.body_read(number);
+        assert!(gate.read_closed());
+        gate.thaw();
+        assert!(!gate.read_closed());
+    }
+}

@@ -1,0 +1,99 @@
+//! The socket as hyper sees it: bytes that were read before come first, reads stop when the
+//! connection is to leave, and every read, write and flush leaves its mark in the [`Gate`].
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connections::Live;
+use super::gate::Gate;
+use super::stream::Stream;
+
+/// The wrapper. It owns the connection's [`Live`] guard, because an upgraded connection (a
+/// WebSocket) leaves the driver and lives on in the application.
+#[derive(Debug)]
+pub(super) struct Gated {
+    pub(super) stream: Stream,
+    /// Read from the socket, not yet given to hyper.
+    pub(super) before: Bytes,
+    pub(super) gate: Arc<Gate>,
+    pub(super) live: Live,
+}
+
+impl AsyncRead for Gated {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.gate.read_closed() {
+            // No waker: whatever opens the gate polls hyper again.
+            return Poll::Pending;
+        }
+        let start = buf.filled().len();
+        if self.before.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        } else {
+            let n = self.before.len().min(buf.remaining());
+            buf.put_slice(&self.before[..n]);
+            self.before.advance(n);
+            if self.before.is_empty() {
+                self.before = Bytes::new();
+            }
+        }
+        let got = &buf.filled()[start..];
+        if got.is_empty() {
+            if self.gate.hold_eof() {
+                return Poll::Pending;
+            }
+        } else {
+            self.gate.was_read(got);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Gated {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.gate.will_write();
+        let n = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.gate.has_written();
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.gate.will_write();
+        let n = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        self.gate.has_written();
+        Poll::Ready(Ok(n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.gate.was_flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.gate.swallows_shutdown() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,145 @@
+//! A worker process: accepts, serves, drains, and passes its connections on.
+//!
+//! It obeys its master over one channel (messages in [`crate::machine::link`]) and lives only as
+//! long as that: EOF means that the master is gone or has let it go, and it drains. Signals do not
+//! move it, because systemd and `kill` send them to everybody: the master decides.
+//!
+//! ```text
+//! accept ─▶ connection (waits without hyper) ─▶ serve (HTTP/1.1) ─▶ connection ─▶ ...
+//!              │        ▲                   └─▶ http2, upgraded: to their end
+//!        handoff        receive
+//!              ▼        │
+//!       a worker of the owning generation
+//! ```
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use axum::Router;
+use nix::sys::signal::{SigSet, Signal};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::machine::link::Start;
+
+mod accept;
+mod connection;
+mod connections;
+mod context;
+mod drain;
+mod exchange;
+mod frame;
+mod gate;
+mod gated;
+mod handoff;
+mod http2;
+mod obey;
+mod receive;
+mod serve;
+mod start;
+mod stream;
+
+use context::Worker;
+pub use stream::UnixPeer;
+
+/// What an application is made of: a router a listener, by the listener's name.
+pub type Routers = HashMap<String, Router>;
+
+/// Making the application; it may take its time and may fail.
+pub type Loading =
+    Pin<Box<dyn Future<Output = Result<Routers, Box<dyn std::error::Error + Send + Sync>>> + Send>>;
+
+/// Why a worker could not begin.
+#[derive(Debug, thiserror::Error)]
+enum WorkerError {
+    #[error("cannot make a runtime: {0}")]
+    Runtime(#[source] io::Error),
+    #[error("cannot use the channel to the master: {0}")]
+    Channel(#[source] io::Error),
+    #[error(transparent)]
+    Start(#[from] start::StartError),
+}
+
+/// Runs this process as a worker until its master sends it away: `channel` is the inherited end,
+/// `load` makes the application, inside the runtime.
+///
+/// Signals are blocked for the calling thread and all it starts; call it on the first thread.
+pub fn run<F>(channel: OwnedFd, load: F) -> ExitCode
+where
+    F: FnOnce(Start) -> Loading,
+{
+    ignore_signals();
+    match work(channel, load) {
+        Ok(code) => code,
+        Err(e) => {
+            tracing::error!("a worker leaves: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Calls `hook` whenever the log files shall be opened again (`USR1`).
+pub fn on_reopen_logs(hook: impl Fn() + Send + 'static) {
+    hooks().push(Box::new(hook));
+}
+
+type Hook = Box<dyn Fn() + Send>;
+
+fn hooks() -> MutexGuard<'static, Vec<Hook>> {
+    static HOOKS: Mutex<Vec<Hook>> = Mutex::new(Vec::new());
+    lock(&HOOKS)
+}
+
+fn work<F>(channel: OwnedFd, load: F) -> Result<ExitCode, WorkerError>
+where
+    F: FnOnce(Start) -> Loading,
+{
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(WorkerError::Runtime)?;
+    // How many threads to make is in the first message.
+    let copy = channel.try_clone().map_err(WorkerError::Channel)?;
+    let beginning = runtime.block_on(start::receive(copy))?;
+    let runtime = match beginning.start.config.threads {
+        0 | 1 => runtime,
+        threads => many(threads).map_err(WorkerError::Runtime)?,
+    };
+    let done = runtime.block_on(obey::obey(channel, beginning, load));
+    // What the application still does in threads is not waited for.
+    runtime.shutdown_background();
+    done.map_err(WorkerError::Channel)
+}
+
+fn many(threads: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+}
+
+/// Blocked, not handled: a blocked signal stays with this process and is lost with it.
+fn ignore_signals() {
+    let ours: SigSet = [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGWINCH,
+    ]
+    .into_iter()
+    .collect();
+    if let Err(e) = ours.thread_block() {
+        tracing::warn!("cannot block signals: {e}");
+    }
+}
+
+/// Nothing is left half done by a panic in one of our critical sections.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,162 @@
+//! A client's connection: TCP or Unix, and who is at the other end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use rustix::net::{AddressFamily, RecvFlags, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected socket, registered with the runtime.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    Tcp(SocketAddr),
+    Unix(UnixPeer),
+}
+
+/// The process at the other end of a Unix socket, as an extension of every request that came
+/// through one (TCP has [`axum::extract::ConnectInfo`]`<SocketAddr>`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnixPeer {
+    /// Its process id, where the kernel knows it.
+    pub pid: Option<i32>,
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+impl Stream {
+    /// Takes over a connected socket. Needs a runtime.
+    pub(super) fn from_fd(fd: OwnedFd) -> io::Result<(Self, Peer)> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        let stream = if sockopt::socket_domain(&fd)? == AddressFamily::UNIX {
+            Self::Unix(UnixStream::from_std(fd.into())?)
+        } else {
+            Self::Tcp(TcpStream::from_std(fd.into())?)
+        };
+        let peer = stream.peer()?;
+        Ok((stream, peer))
+    }
+
+    /// Who is at the other end; an error when it has gone already.
+    pub(super) fn peer(&self) -> io::Result<Peer> {
+        match self {
+            Self::Tcp(s) => s.peer_addr().map(Peer::Tcp),
+            Self::Unix(s) => s.peer_cred().map(|cred| {
+                Peer::Unix(UnixPeer {
+                    pid: cred.pid(),
+                    uid: cred.uid(),
+                    gid: cred.gid(),
+                })
+            }),
+        }
+    }
+
+    /// Ready when the socket has bytes, an error or an EOF.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(s) => s.poll_read_ready(cx),
+            Self::Unix(s) => s.poll_read_ready(cx),
+        }
+    }
+
+    /// Reads what is there; `WouldBlock` when nothing is.
+    pub(super) fn try_read(&self, into: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Tcp(s) => s.try_read_buf(into),
+            Self::Unix(s) => s.try_read_buf(into),
+        }
+    }
+
+    /// Writes what the socket takes at once.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(s) => s.try_write(bytes),
+            Self::Unix(s) => s.try_write(bytes),
+        }
+    }
+
+    /// Asks the kernel, not the runtime, whether unread bytes are there.
+    pub(super) fn has_unread(&self) -> bool {
+        let mut byte = [0; 1];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(self, &mut byte, flags), Ok((n, _)) if n > 0)
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(s) => s.as_fd(),
+            Self::Unix(s) => s.as_fd(),
+        }
+    }
+}
+
+macro_rules! either {
+    ($self:ident, $s:ident => $body:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp(s) => {
+                let $s = Pin::new(s);
+                $body
+            }
+            Stream::Unix(s) => {
+                let $s = Pin::new(s);
+                $body
+            }
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        either!(self, s => s.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, s => s.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, s => s.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, s => s.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, s => s.poll_shutdown(cx))
+    }
+}
