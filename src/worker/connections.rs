@@ -144,14 +144,14 @@ impl Drop for Live {
     fn drop(&mut self) {
         let mut open = self.of.open();
         open.gates.remove(&self.id);
-        let draining = open.order != Order::Serve;
-        drop(open);
+        // Before anybody can see that it has gone.
         let figures = &self.of.figures;
         if self.passed {
             figures.passed.fetch_add(1, Ordering::Relaxed);
-        } else if draining {
+        } else if open.order != Order::Serve {
             figures.finished.fetch_add(1, Ordering::Relaxed);
         }
+        drop(open);
         self.of.ended.notify_waiters();
     }
 }

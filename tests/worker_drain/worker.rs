@@ -30,7 +30,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 pub struct TestWorker {
     pub channel: Option<Channel>,
     pub address: SocketAddr,
-    pub listener: std::net::TcpListener,
+    pub listener: OwnedFd,
     thread: Option<JoinHandle<ExitCode>>,
 }
 
@@ -53,18 +53,19 @@ impl TestWorker {
     }
 
     /// Starts one over an existing listener; it does not accept yet.
-    pub async fn beside(config: Config, listener: std::net::TcpListener, generation: u64) -> Self {
+    pub async fn beside(config: Config, listener: impl Into<OwnedFd>, generation: u64) -> Self {
         Self::begin(config, listener, generation, None, None).await
     }
 
     /// The whole beginning: `handoff` is where it asks as an orphan, `receives` its receiving end.
     pub async fn begin(
         config: Config,
-        listener: std::net::TcpListener,
+        listener: impl Into<OwnedFd>,
         generation: u64,
         handoff: Option<PathBuf>,
         receives: Option<OwnedFd>,
     ) -> Self {
+        let listener: OwnedFd = listener.into();
         let (channel, theirs) = Channel::pair().unwrap();
         let thread = std::thread::spawn(move || {
             worker::run(theirs, move |start| {
@@ -104,7 +105,9 @@ impl TestWorker {
             .unwrap();
         let worker = Self {
             channel: Some(channel),
-            address: listener.local_addr().unwrap(),
+            address: std::net::TcpListener::from(listener.try_clone().unwrap())
+                .local_addr()
+                .unwrap_or(SocketAddr::from(([0; 4], 0))),
             listener,
             thread: Some(thread),
         };
@@ -289,7 +292,7 @@ async fn background(body: Body) -> &'static str {
     tokio::spawn(async move {
         let mut body = body.into_data_stream();
         let _ = body.next().await;
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(20)).await;
     });
     "later"
 }
