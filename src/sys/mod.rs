@@ -1,4 +1,5 @@
 //! The operating system, wrapped: everything here owns its descriptors.
 
+pub mod board;
 pub mod channel;
 pub mod handoff;

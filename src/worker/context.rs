@@ -17,6 +17,7 @@ use super::handoff::Outbox;
 use super::{lock, serve};
 use crate::config::Http;
 use crate::machine::link::Start;
+use crate::sys::board::Board;
 use crate::sys::handoff;
 
 /// A worker, as its connections see it.
@@ -43,7 +44,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(start: &Start) -> Self {
+    pub(super) fn new(start: &Start, board: Option<OwnedFd>) -> Self {
         let config = &start.config;
         let room = room();
         let max_connections = match usize::try_from(config.http.max_connections) {
@@ -52,7 +53,7 @@ impl Worker {
         };
         Self {
             generation: start.generation,
-            connections: Connections::new(),
+            connections: Connections::new(board.map(|fd| Board::join(fd, start.slot))),
             max_connections,
             room,
             http: config.http.clone(),

@@ -65,16 +65,6 @@ impl TestWorker {
         handoff: Option<PathBuf>,
         receives: Option<OwnedFd>,
     ) -> Self {
-        let listener: OwnedFd = listener.into();
-        let (channel, theirs) = Channel::pair().unwrap();
-        let thread = std::thread::spawn(move || {
-            worker::run(theirs, move |start| {
-                Box::pin(async move {
-                    let router = application(start.generation);
-                    Ok(HashMap::from([("http".to_owned(), router)]))
-                })
-            })
-        });
         let start = Start {
             name: "test".into(),
             generation,
@@ -84,25 +74,52 @@ impl TestWorker {
             listeners: 1,
             handoff,
             receives: receives.is_some(),
+            board: false,
         };
-        let ends: Vec<_> = receives.iter().map(|end| end.as_fd()).collect();
+        Self::from_start(start, listener.into(), receives).await
+    }
+
+    /// One of several on a listener, told apart by the slot.
+    pub async fn sharing(listener: OwnedFd, slot: u16, board: OwnedFd) -> Self {
+        let start = Start {
+            name: "test".into(),
+            generation: 1,
+            slot,
+            version: "1".into(),
+            config: config(),
+            listeners: 1,
+            handoff: None,
+            receives: false,
+            board: true,
+        };
+        Self::from_start(start, listener, Some(board)).await
+    }
+
+    async fn from_start(start: Start, listener: OwnedFd, beside: Option<OwnedFd>) -> Self {
+        let (channel, theirs) = Channel::pair().unwrap();
+        let thread = std::thread::spawn(move || {
+            worker::run(theirs, move |start| {
+                Box::pin(async move {
+                    let router = application(start.generation);
+                    Ok(HashMap::from([("http".to_owned(), router)]))
+                })
+            })
+        });
+        let shared = start.board;
+        let beside: Vec<_> = beside.iter().map(|fd| fd.as_fd()).collect();
         channel
-            .send(&ToWorker::Start(Box::new(start)), &ends)
+            .send(&ToWorker::Start(Box::new(start)), &beside)
             .await
             .unwrap();
         let name = WorkerListener {
             name: "http".into(),
             address: "x".into(),
+            shared,
         };
-        channel
-            .send(
-                &ToWorker::Listeners {
-                    listeners: vec![name],
-                },
-                &[listener.as_fd()],
-            )
-            .await
-            .unwrap();
+        let listeners = ToWorker::Listeners {
+            listeners: vec![name],
+        };
+        channel.send(&listeners, &[listener.as_fd()]).await.unwrap();
         let worker = Self {
             channel: Some(channel),
             address: std::net::TcpListener::from(listener.try_clone().unwrap())
@@ -127,8 +144,10 @@ impl TestWorker {
         received.decode().unwrap()
     }
 
+    /// Returns when it accepts.
     pub async fn accept(&mut self) {
         self.tell(&ToWorker::Accept, &[]).await;
+        self.report().await;
     }
 
     /// Its figures; also proves that it has heard everything before.
