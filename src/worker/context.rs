@@ -17,7 +17,6 @@ use super::handoff::Outbox;
 use super::{lock, serve};
 use crate::config::Http;
 use crate::machine::link::Start;
-use crate::sys::board::Board;
 use crate::sys::handoff;
 
 /// A worker, as its connections see it.
@@ -25,10 +24,7 @@ use crate::sys::handoff;
 pub(super) struct Worker {
     pub(super) generation: u64,
     pub(super) connections: Arc<Connections>,
-    /// So many are accepted.
     pub(super) max_connections: usize,
-    /// So many can be held: those taken over were there already, and are not refused.
-    pub(super) room: usize,
     pub(super) http: Http,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<TokioExecutor>,
@@ -44,18 +40,12 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(start: &Start, board: Option<OwnedFd>) -> Self {
+    pub(super) fn new(start: &Start) -> Self {
         let config = &start.config;
-        let room = room();
-        let max_connections = match usize::try_from(config.http.max_connections) {
-            Ok(0) | Err(_) => room,
-            Ok(n) => n.min(room),
-        };
         Self {
             generation: start.generation,
-            connections: Connections::new(board.map(|fd| Board::join(fd, start.slot))),
-            max_connections,
-            room,
+            connections: Connections::new(),
+            max_connections: room(config.http.max_connections),
             http: config.http.clone(),
             http1: serve::builder(),
             http2: super::http2::builder(),
@@ -140,9 +130,14 @@ impl Worker {
     }
 }
 
-/// How many connections the limit of open files allows, less an eighth for the application.
-fn room() -> usize {
+/// How many connections there may be: as configured, and never more than the limit of open files
+/// allows, less an eighth for the application.
+fn room(configured: u64) -> usize {
     let (files, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    let room = files.saturating_sub((files / 8).max(64)).max(1);
+    let allowed = files.saturating_sub((files / 8).max(64)).max(1);
+    let room = match configured {
+        0 => allowed,
+        n => n.min(allowed),
+    };
     usize::try_from(room).unwrap_or(usize::MAX)
 }

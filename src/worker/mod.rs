@@ -41,7 +41,6 @@ mod receive;
 mod serve;
 mod start;
 mod stream;
-mod turns;
 
 use context::Worker;
 pub use stream::UnixPeer;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -13,8 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection.
 #[derive(Debug)]
-pub struct Client<S = TcpStream> {
-    pub stream: S,
+pub struct Client {
+    pub stream: TcpStream,
     buffer: Vec<u8>,
 }
 
@@ -45,9 +45,7 @@ impl Answer {
 
 impl Client {
     pub async fn connect(worker: &TestWorker) -> Self {
-        let stream = TcpStream::connect(worker.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self::new(stream)
+        Self::new(TcpStream::connect(worker.address).await.unwrap())
     }
 
     /// Connects, and waits until the worker has accepted.
@@ -57,10 +55,9 @@ impl Client {
         while worker.report().await.accepted == before {}
         client
     }
-}
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    pub fn new(stream: S) -> Self {
+    pub fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
         Self {
             stream,
             buffer: Vec::new(),

@@ -217,7 +217,6 @@ async fn an_application_that_cannot_load_says_why() {
             listeners: 1,
             handoff: None,
             receives: false,
-            board: false,
         };
         channel
             .send(&ToWorker::Start(Box::new(start)), &[])
@@ -226,7 +225,6 @@ async fn an_application_that_cannot_load_says_why() {
         let one = handover::machine::link::WorkerListener {
             name: "http".into(),
             address: String::new(),
-            shared: false,
         };
         channel
             .send(

@@ -6,5 +6,4 @@ mod fallback;
 mod life;
 mod passing;
 mod rounds;
-mod turns;
 mod worker;
