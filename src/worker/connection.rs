@@ -160,3 +160,29 @@ impl Connection {
 
 /// Bytes are there that the runtime has not told of yet.
 const RECHECK: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without calling it.
+    fn size_of_future<F>(_: impl FnOnce(Connection, Arc<Worker>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_waits_is_small() {
+        let size = size_of_future(run);
+        assert!(size <= 640, "{size} bytes");
+    }
+
+    #[test]
+    fn http2_is_told_by_its_first_24_bytes_and_not_before() {
+        for len in 0..PREFACE.len() {
+            assert!(undecided(&PREFACE[..len]));
+        }
+        assert!(!undecided(PREFACE));
+        assert!(!undecided(b"PRI / HTTP/1.1"));
+        assert!(!undecided(b"G"));
+    }
+}

@@ -148,6 +148,16 @@ impl Gate {
         self.marks() & (IN_FLIGHT | DIRTY | STICKY) == DIRTY && !self.body_pending()
     }
 
+    /// Something is written that the socket has not taken yet.
+    pub(super) fn blocked(&self) -> bool {
+        self.has(DIRTY)
+    }
+
+    /// A request body that the application dropped is being read over.
+    pub(super) fn unread(&self) -> bool {
+        self.has(UNREAD)
+    }
+
     /// An answer is under way.
     pub(super) fn in_flight(&self) -> bool {
         self.has(IN_FLIGHT)

@@ -84,8 +84,10 @@ struct Driver<'a> {
     seen: u32,
     idle_since: Instant,
     head_since: Option<Instant>,
-    /// Since when the client has closed its half, and the writes then.
+    /// Since when the client has closed its half and nothing was written, and the writes then.
     half_closed: Option<(Instant, u32)>,
+    /// Since when the client takes nothing of what is to be written, and the writes then.
+    stalled: Option<(Instant, u32)>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -143,6 +145,7 @@ impl<'a> Driver<'a> {
             idle_since,
             head_since,
             half_closed: None,
+            stalled: None,
             timer: Box::pin(sleep_until(now + PARK_AFTER)),
         }
     }
@@ -203,18 +206,15 @@ impl<'a> Driver<'a> {
             self.seen = requests;
             self.head_since = None;
             self.idle_since = now;
-        } else if self.gate.in_flight() || self.gate.body_pending() {
+        } else if self.gate.in_flight() {
             self.idle_since = now;
         }
         if self.gate.head_begun() {
             self.head_since.get_or_insert(now);
         }
-        self.half_closed = match self.half_closed {
-            _ if !self.gate.eof_held() => None,
-            Some((_, writes)) if writes != self.gate.writes() => Some((now, self.gate.writes())),
-            None => Some((now, self.gate.writes())),
-            same => same,
-        };
+        let writes = self.gate.writes();
+        self.half_closed = without_progress(self.half_closed, self.gate.eof_held(), writes, now);
+        self.stalled = without_progress(self.stalled, self.gate.blocked(), writes, now);
     }
 
     /// Asks hyper whether it agrees that it is idle, where it can tell. On true the connection may
@@ -250,11 +250,16 @@ impl<'a> Driver<'a> {
         if let Some((since, _)) = self.half_closed {
             return Some((since + HALF_CLOSED, Due::HalfClosed));
         }
+        if let Some((since, _)) = self.stalled {
+            return Some((since + http.keepalive_timeout, Due::Stuck));
+        }
         if self.gate.in_flight() {
             return None;
         }
         if self.gate.body_pending() {
-            return Some((self.idle_since + http.header_timeout, Due::IgnoredBody));
+            // One that the application still has is the application's business.
+            let due = (self.idle_since + http.header_timeout, Due::IgnoredBody);
+            return self.gate.unread().then_some(due);
         }
         if let Some(since) = self.head_since {
             return Some((since + http.header_timeout, Due::Head));
@@ -340,6 +345,20 @@ impl<'a> Driver<'a> {
             idle_since: self.idle_since,
             head_since,
         })
+    }
+}
+
+/// Since when something lasts without a write, and the writes then.
+fn without_progress(
+    before: Option<(Instant, u32)>,
+    lasts: bool,
+    writes: u32,
+    now: Instant,
+) -> Option<(Instant, u32)> {
+    match before {
+        _ if !lasts => None,
+        Some((since, seen)) if seen == writes => Some((since, seen)),
+        _ => Some((now, writes)),
     }
 }
 
