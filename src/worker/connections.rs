@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::gate::{Gate, Order};
+use super::gate::Gate;
+use super::order::Order;
 use crate::machine::link::Report;
 use crate::sys::board::Board;
 

@@ -209,6 +209,23 @@ async fn a_slow_reader_is_served_and_one_that_takes_nothing_is_not() {
 }
 
 #[tokio::test]
+async fn the_request_of_a_client_that_has_vanished_is_not_worked_on_for_ever() {
+    let worker = TestWorker::start().await;
+    let mut client = Client::connect(&worker).await;
+    client
+        .send("GET /slow/60000 HTTP/1.1\r\nHost: t\r\n\r\n")
+        .await;
+    while worker.report().await.requests == 0 {}
+    drop(client);
+    let begun = Instant::now();
+    while worker.report().await.connections > 0 {
+        pause(100).await;
+        assert!(begun.elapsed() < Duration::from_secs(14));
+    }
+    assert!(begun.elapsed() > Duration::from_secs(9));
+}
+
+#[tokio::test]
 async fn an_ignored_body_that_trickles_is_not_read_for_ever() {
     let mut config = config();
     config.http.header_timeout = Duration::from_millis(500);
