@@ -6,6 +6,8 @@ use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::time::Instant;
 
+use crate::api::Outcome;
+
 use super::event::{Event, Failure, FromPredecessor, FromSuccessor, Order, Signal};
 use super::{
     Action, Machine, OrderKind, Phase, Timer, Timing, ToPredecessor, ToSuccessor, Verdict, Who,
@@ -531,6 +533,9 @@ impl Explorer {
                 Action::Settle(kind, ref verdict)
                     if asked == Some(kind) && *verdict != Verdict::Moved =>
                 {
+                    if !matches!(verdict, Verdict::Refused(_)) {
+                        me(&mut world, who).asked &= !(1 << kind as u8);
+                    }
                     asked = None;
                 }
                 _ => self.perform(&mut world, who, action),
@@ -585,6 +590,8 @@ impl Explorer {
                 world.stray = world.launching;
                 world.launching = false;
             }
+            // It tells those who wait at its door; the successor writes it down.
+            Action::Conclude(Outcome::Committed, _) if who == A => {}
             Action::Conclude(..) => {
                 if !std::mem::take(&mut world.upgrading) {
                     world.bad = Some("an upgrade that has ended was concluded again");

@@ -286,7 +286,6 @@ impl Driver {
     pub(super) fn predecessor_exited(&mut self) -> Vec<Event> {
         let pid = self.predecessor.take().map(|p| p.pid);
         self.lingering.retain(|l| Some(l.pid) != pid);
-        self.pidfiles.forget_old();
         vec![Event::PredecessorExited]
     }
 

@@ -326,7 +326,7 @@ impl Driver {
             }
             ToPredecessor::Release => Message::Release,
             ToPredecessor::Leaving => Message::Yield {
-                reason: "told to leave by SIGTERM".into(),
+                reason: "told to leave by a signal".into(),
                 retire: true,
                 leaving: true,
                 then: None,
