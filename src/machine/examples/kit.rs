@@ -242,6 +242,7 @@ pub fn drain(actions: &[Action]) -> Option<(bool, Option<Duration>)> {
 }
 
 /// One master of a [`Pair`].
+#[expect(clippy::struct_excessive_bools, reason = "a state of a model")]
 pub struct Side {
     pub one: One,
     inbox: VecDeque<Event>,
