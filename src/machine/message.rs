@@ -54,6 +54,9 @@ pub enum Message {
         /// (in hold mode only orders do that; signals leave it beside).
         #[serde(default)]
         retire: bool,
+        /// It does not own the service, a signal told it to leave, and it does.
+        #[serde(default)]
+        leaving: bool,
         /// An upgrade to start once the service is back (`--supersede`).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         then: Option<Supersede>,
@@ -68,6 +71,13 @@ pub enum Message {
         /// `None` asks, `Some` answers.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         master: Option<Box<crate::api::Master>>,
+    },
+    /// Predecessor: my last worker has gone.
+    Drained {
+        /// Since the takeover.
+        ms: u64,
+        /// What became of its connections.
+        connections: crate::api::Connections,
     },
     /// A message of a newer minor version: ignored.
     #[serde(other)]

@@ -1,4 +1,24 @@
-//! The pure core: no runtime, no files, no clock, no logging.
+//! The pure core: no runtime, no files, no clock, no logging. What happens is an argument, what to
+//! do is the answer.
 
+mod action;
+mod event;
+#[cfg(test)]
+mod examples;
+#[cfg(test)]
+mod explore;
 pub mod link;
+mod master;
 pub mod message;
+mod owner;
+mod parked;
+mod phase;
+pub mod pool;
+mod successor;
+mod timing;
+
+pub use action::{Action, Note, ToPredecessor, ToSuccessor, Verdict, Who};
+pub use event::{Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};
+pub use master::Machine;
+pub use phase::Phase;
+pub use timing::{Timer, Timing};

@@ -62,7 +62,7 @@ impl Channel {
     /// A pair: one end for us, the other for a process to be started. Both are close-on-exec.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = UnixSeqpacket::pair()?;
-        Ok((Self { socket: ours }, to_owned_fd(theirs)))
+        Ok((Self { socket: ours }, theirs.into()))
     }
 
     /// Takes over an inherited end.
@@ -124,21 +124,27 @@ impl Channel {
         }
     }
 
-    /// The next message; `None` is EOF.
+    /// The next message; `None` is EOF. Cancel-safe. After [`ChannelError::Truncated`] and
+    /// [`ChannelError::Decode`] that message is lost, the channel is not.
     pub async fn recv(&self) -> Result<Option<Received>, ChannelError> {
+        loop {
+            match self.recv_once().await {
+                // Our peer left something of ours unread. The kernel says so once, before it hands
+                // out what the peer had sent (its last report, its reason to yield) and then EOF.
+                Err(ChannelError::Io(e)) if e.kind() == io::ErrorKind::ConnectionReset => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn recv_once(&self) -> Result<Option<Received>, ChannelError> {
         let mut bytes = vec![0; MAX_MESSAGE];
         let mut space = vec![0; rights_space(MAX_FDS)];
         let mut slices = [IoSliceMut::new(&mut bytes)];
-        let (info, ancillary) = match self
+        let (info, ancillary) = self
             .socket
             .recv_vectored_with_ancillary(&mut slices, &mut space)
-            .await
-        {
-            Ok(got) => got,
-            // Our peer died with something of ours unread: that is its EOF.
-            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
+            .await?;
         let mut fds = Vec::new();
         let truncated = info.truncated() || info.ancillary_truncated();
         for message in ancillary.into_messages() {
@@ -163,11 +169,207 @@ impl AsFd for Channel {
     }
 }
 
-fn to_owned_fd(socket: UnixSeqpacket) -> OwnedFd {
-    socket.into()
-}
-
 /// Room for one `SCM_RIGHTS` of `count` descriptors, with slack for the header's alignment.
 fn rights_space(count: usize) -> usize {
     64 + count * size_of::<i32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs::File;
+    use std::time::Duration;
+
+    use nix::sys::resource::{Resource, setrlimit};
+
+    use super::*;
+    use crate::sys::helper;
+
+    type Message = BTreeMap<String, u32>;
+
+    fn message(n: u32) -> Message {
+        BTreeMap::from([("n".to_owned(), n)])
+    }
+
+    fn pair() -> (Channel, Channel) {
+        let (ours, theirs) = Channel::pair().unwrap();
+        (ours, Channel::from_fd(theirs).unwrap())
+    }
+
+    async fn next(channel: &Channel) -> Option<Received> {
+        tokio::time::timeout(Duration::from_secs(10), channel.recv())
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    fn open_fds() -> usize {
+        std::fs::read_dir("/proc/self/fd").unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn messages_keep_their_boundaries_and_order_both_ways() {
+        let (a, b) = pair();
+        for n in 0..3 {
+            a.send(&message(n), &[]).await.unwrap();
+            b.send(&message(n + 10), &[]).await.unwrap();
+        }
+        for n in 0..3 {
+            let got = next(&b).await.unwrap();
+            assert_eq!(got.decode::<Message>().unwrap(), message(n));
+            assert!(got.fds.is_empty());
+            let got = next(&a).await.unwrap();
+            assert_eq!(got.decode::<Message>().unwrap(), message(n + 10));
+        }
+        assert_eq!(
+            a.peer_cred().unwrap().pid(),
+            Some(std::process::id().try_into().unwrap())
+        );
+    }
+
+    #[tokio::test]
+    async fn as_many_descriptors_as_the_kernel_takes_arrive_in_order_and_close_on_exec() {
+        let (a, b) = pair();
+        let (null, zero) = (
+            File::open("/dev/null").unwrap(),
+            File::open("/dev/zero").unwrap(),
+        );
+        let mut sent = vec![null.as_fd(); MAX_FDS];
+        sent[252] = zero.as_fd();
+        a.send(&message(1), &sent).await.unwrap();
+        let got = next(&b).await.unwrap();
+        assert_eq!(got.fds.len(), MAX_FDS);
+        let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
+        for (got, sent) in got.fds.iter().zip(&sent) {
+            assert_eq!(inode(got.as_fd()), inode(*sent));
+            let flags = rustix::io::fcntl_getfd(got).unwrap();
+            assert_eq!(flags, rustix::io::FdFlags::CLOEXEC);
+        }
+        sent.push(zero.as_fd());
+        let error = a.send(&message(1), &sent).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[tokio::test]
+    async fn both_ends_are_close_on_exec() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        for fd in [ours.as_fd(), theirs.as_fd()] {
+            let flags = rustix::io::fcntl_getfd(fd).unwrap();
+            assert_eq!(flags, rustix::io::FdFlags::CLOEXEC);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_comes_after_what_was_sent_even_when_something_was_left_unread() {
+        for unread in [false, true] {
+            let (a, b) = pair();
+            b.send(&message(1), &[]).await.unwrap();
+            b.send(&message(2), &[]).await.unwrap();
+            if unread {
+                a.send(&message(9), &[]).await.unwrap();
+            }
+            drop(b);
+            for n in [1, 2] {
+                let got = next(&a).await.expect("lost at the end");
+                assert_eq!(got.decode::<Message>().unwrap(), message(n));
+            }
+            assert!(next(&a).await.is_none());
+            assert!(next(&a).await.is_none());
+            let error = a.send(&message(3), &[]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_wakes_who_waits() {
+        let (a, b) = pair();
+        let wait = async { assert!(next(&a).await.is_none()) };
+        tokio::join!(wait, async move {
+            tokio::task::yield_now().await;
+            drop(b);
+        });
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_is_refused_here_and_noticed_there() {
+        let (a, b) = pair();
+        let fits = "x".repeat(MAX_MESSAGE - 2);
+        a.send(&fits, &[]).await.unwrap();
+        assert_eq!(next(&b).await.unwrap().decode::<String>().unwrap(), fits);
+        let error = a.send(&"x".repeat(MAX_MESSAGE), &[]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        // Somebody with other limits.
+        a.socket.send(&vec![b' '; MAX_MESSAGE + 1]).await.unwrap();
+        let error = b.recv().await.unwrap_err();
+        assert!(matches!(error, ChannelError::Truncated), "{error}");
+        a.send(&message(1), &[]).await.unwrap();
+        assert!(next(&b).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn nonsense_is_an_error_of_that_message_alone() {
+        let (a, b) = pair();
+        a.socket.send(b"nonsense").await.unwrap();
+        let error = next(&b).await.unwrap().decode::<Message>().unwrap_err();
+        assert!(error.to_string().contains("8 bytes"), "{error}");
+        a.send(&message(1), &[]).await.unwrap();
+        assert!(next(&b).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_full_buffer_makes_the_sender_wait() {
+        let (a, b) = pair();
+        let long = "x".repeat(100_000);
+        let send = async {
+            for _ in 0..20 {
+                a.send(&long, &[]).await.unwrap();
+            }
+        };
+        tokio::pin!(send);
+        // Not all of it fits.
+        tokio::select! {
+            biased;
+            () = &mut send => panic!("2 MB fit into the buffer"),
+            () = tokio::task::yield_now() => {}
+        }
+        let receive = async {
+            for _ in 0..20 {
+                assert_eq!(next(&b).await.unwrap().decode::<String>().unwrap(), long);
+            }
+        };
+        tokio::join!(send, receive);
+    }
+
+    /// In a process of its own, which has no descriptors left.
+    #[test]
+    #[ignore = "run by the next test"]
+    fn receives_too_many() {
+        if !helper::is_helper() {
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (a, b) = pair();
+            let file = File::open("/dev/null").unwrap();
+            let before = open_fds();
+            let limit = u64::try_from(before).unwrap() + 10;
+            setrlimit(Resource::RLIMIT_NOFILE, limit, limit).unwrap();
+            a.send(&message(1), &[file.as_fd(); 30]).await.unwrap();
+            let error = b.recv().await.unwrap_err();
+            assert!(matches!(error, ChannelError::Truncated), "{error}");
+            assert_eq!(open_fds(), before, "those that did arrive are closed");
+            a.send(&message(1), &[file.as_fd(); 3]).await.unwrap();
+            assert_eq!(next(&b).await.unwrap().fds.len(), 3);
+        });
+        helper::say("noticed");
+    }
+
+    #[test]
+    fn descriptors_that_find_no_place_are_noticed() {
+        let test = "sys::channel::tests::receives_too_many";
+        assert_eq!(helper::run(&mut helper::command("", test)), ["noticed"]);
+    }
 }

@@ -1,5 +1,22 @@
 //! The operating system, wrapped: everything here owns its descriptors.
 
+pub mod address;
 pub mod board;
 pub mod channel;
 pub mod handoff;
+#[cfg(test)]
+mod helper;
+pub mod image;
+pub mod inherited;
+pub mod journal;
+pub mod listeners;
+pub mod notify;
+pub mod process;
+pub mod signals;
+#[expect(
+    unsafe_code,
+    reason = "posix_spawn, inherited descriptor numbers and signal dispositions have no safe form; \
+              nowhere else in the crate is unsafe allowed"
+)]
+pub mod spawn;
+mod unix_path;

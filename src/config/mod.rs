@@ -1,9 +1,26 @@
-//! The configuration file as values.
+//! The configuration file as values. [`Sources`] says where they come from and loads them; every
+//! error shows the line. A master keeps its `Sources`, so that a reload reads the same again.
+
+mod address;
+mod error;
+mod load;
+mod merge;
+mod place;
+#[cfg(test)]
+mod tests;
+mod validate;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::address::{Address, AddressError};
+pub use self::error::{ConfigError, Problem};
+pub use self::load::{Loaded, Overrides, Sources};
+pub use self::place::{Place, Where};
+pub use self::words::WorkersError;
 
 /// Everything a generation runs with. Serialises to TOML and JSON and back without loss:
 /// workers get it from their master, never from disk.
@@ -53,7 +70,7 @@ impl Default for Config {
     }
 }
 
-/// How many worker processes.
+/// How many worker processes. In a file `"auto"` or a number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Workers {
     /// One a core.
@@ -61,33 +78,6 @@ pub enum Workers {
     Auto,
     /// Exactly so many, at least one.
     Count(u16),
-}
-
-impl Serialize for Workers {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Auto => s.serialize_str("auto"),
-            Self::Count(n) => s.serialize_u16(*n),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Workers {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Raw {
-            Word(String),
-            Number(u16),
-        }
-        match Raw::deserialize(d) {
-            Ok(Raw::Word(w)) if w == "auto" => Ok(Self::Auto),
-            Ok(Raw::Number(n)) if n > 0 => Ok(Self::Count(n)),
-            _ => Err(serde::de::Error::custom(
-                "expected \"auto\" or a number from 1 to 65535",
-            )),
-        }
-    }
 }
 
 /// A listening socket by name.
@@ -235,21 +225,5 @@ impl Default for Log {
             level: "info".into(),
             access: "off".into(),
         }
-    }
-}
-
-/// Durations in words ("30s", "10m"), as `humantime` reads and writes them.
-mod words {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(&humantime::format_duration(*d))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(d)?;
-        humantime::parse_duration(&text).map_err(serde::de::Error::custom)
     }
 }

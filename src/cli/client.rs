@@ -1,0 +1,297 @@
+//! The client of the control socket: what each [`Ask`] does, and the exit code that says what came
+//! of it.
+//!
+//! It trusts nothing to stay as it was. A connection that ends without a verdict may be an owner
+//! that died of the very upgrade it was asked for, so it is asked for by id at whoever answers next
+//! (`follow`); an owner that does not answer within a second is gone round, by a signal to the
+//! parked master (`parked`).
+
+mod connection;
+mod follow;
+mod leave;
+mod orders;
+mod parked;
+mod screen;
+mod watch;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::args::{Ask, Globals};
+use super::history::{self, History, Journal};
+use super::places::{Env, Places};
+use crate::api::{Verdict, exit};
+
+use connection::{Control, Trouble};
+pub use screen::Screen;
+
+/// How long to wait for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For a connection, and from there to the first byte of an answer.
+    pub answer: Duration,
+    /// For somebody to own the service again, once there was somebody.
+    pub gap: Duration,
+    /// Between two tries to reach it meanwhile.
+    pub retry: Duration,
+    /// Between two looks at the status while following events, should one have been lost.
+    pub look: Duration,
+    /// For a parked master that was woken by a signal to own the service.
+    pub reclaim: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(1),
+            gap: Duration::from_secs(10),
+            retry: Duration::from_millis(50),
+            look: Duration::from_secs(2),
+            reclaim: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Puts a file in place of the program (`upgrade --binary`): the program's path as the owner says
+/// it, the file. No order carries a path, so this happens with the rights of who typed it.
+pub type Install<'a> = dyn Fn(&Path, &Path) -> Result<(), Box<dyn Error>> + 'a;
+
+/// Whom to talk to, and how.
+pub struct Client<'a> {
+    places: Places,
+    env: &'a Env,
+    /// What an operator types to reach this service.
+    command: String,
+    patience: Patience,
+    install: &'a Install<'a>,
+    control: Control,
+}
+
+impl<'a> Client<'a> {
+    /// A client for the service that the flags and the environment name. `program` is what was
+    /// typed (the last component of `argv[0]`), `default_name` the service it means by itself.
+    #[must_use]
+    pub fn new(
+        program: &str,
+        default_name: &str,
+        globals: &Globals,
+        env: &'a Env,
+        install: &'a Install<'a>,
+    ) -> Self {
+        let places = Places::find(globals, default_name, env, Path::exists);
+        Self {
+            command: command(program, globals),
+            patience: Patience::default(),
+            control: Control::new(places.socket(), Patience::default()),
+            places,
+            env,
+            install,
+        }
+    }
+
+    /// Other deadlines.
+    #[must_use]
+    pub fn patience(mut self, patience: Patience) -> Self {
+        self.control = Control::new(self.places.socket(), patience);
+        self.patience = patience;
+        self
+    }
+
+    /// Does it, on a small runtime of its own; the exit code.
+    #[must_use]
+    pub fn run(&self, ask: &Ask, screen: &mut Screen) -> u8 {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(self.perform(ask, screen)),
+            Err(error) => {
+                screen.complain(&format!("cannot start: {error}"));
+                exit::FAILED
+            }
+        }
+    }
+
+    /// As [`run`](Self::run), on the caller's runtime.
+    pub async fn perform(&self, ask: &Ask, screen: &mut Screen) -> u8 {
+        if let Ask::History { id, json } = ask {
+            return self.history(id.as_deref(), *json, screen);
+        }
+        if let Err(error) = self.places.trusted(self.env.uid) {
+            screen.complain(&error.to_string());
+            return exit::DENIED;
+        }
+        let done = match ask {
+            Ask::Upgrade(upgrade) => self.upgrade(upgrade, screen).await,
+            Ask::Apply => self.apply(screen).await,
+            Ask::Commit => self.commit(screen).await,
+            Ask::Rollback => self.rollback(screen).await,
+            Ask::Reload => self.reload(screen).await,
+            Ask::Reopen => self.reopen().await,
+            Ask::Stop => self.stop(screen).await,
+            Ask::Wait { id } => self.wait(id.as_deref(), screen).await,
+            Ask::Status { json, watch: true } => return self.watch(*json, screen).await,
+            Ask::Status { json, watch: false } => return self.status(*json, screen).await,
+            Ask::History { .. } => unreachable!("answered above"),
+        };
+        match done {
+            Ok(verdict) => tell(&verdict, screen),
+            Err(trouble) => self.explain(&trouble, screen),
+        }
+    }
+
+    fn history(&self, id: Option<&str>, json: bool, screen: &mut Screen) -> u8 {
+        let path = self.places.history();
+        let history = match History::read(&path) {
+            Ok(history) => history,
+            Err(error) => {
+                screen.complain(&error.to_string());
+                return error.exit();
+            }
+        };
+        if history.unreadable > 0 {
+            let (n, path) = (history.unreadable, path.display());
+            screen.complain(&format!(
+                "{n} lines of {path} cannot be read and are left out"
+            ));
+        }
+        match id {
+            Some(id) => self.one_upgrade(id, &history, json, screen),
+            None if json => {
+                screen.print(&history.lines());
+                exit::OK
+            }
+            None if history.upgrades.is_empty() => {
+                screen.say(&format!("no upgrade is recorded in {}", path.display()));
+                exit::OK
+            }
+            None => {
+                screen.print(&history.table(screen.colour()));
+                exit::OK
+            }
+        }
+    }
+
+    fn one_upgrade(&self, id: &str, history: &History, json: bool, screen: &mut Screen) -> u8 {
+        let known = history.find(id);
+        match known {
+            Some((line, _)) if json => {
+                screen.say(line);
+                return exit::OK;
+            }
+            Some((_, last)) => screen.print(&history::story(last)),
+            // One that is under way has no line yet, but the journal may know it.
+            None if id.len() == WHOLE_ID && !json => {}
+            None => {
+                let path = self.places.history();
+                screen.complain(&format!(
+                    "no upgrade {id} is recorded in {}",
+                    path.display()
+                ));
+                return exit::FAILED;
+            }
+        }
+        let whole = known.map_or(id, |(_, last)| &last.id);
+        let why = match history::journal(Path::new("journalctl"), whole) {
+            Journal::Story(story) => {
+                screen.say("");
+                screen.print(&story);
+                return exit::OK;
+            }
+            Journal::Nothing => {
+                "the journal has nothing of it, or shows you nothing: root and members of \
+                 systemd-journal may read it"
+            }
+            Journal::Missing => "there is no journalctl here",
+        };
+        if known.is_some() {
+            screen.complain(&format!("this is what the history file knows; {why}"));
+            exit::OK
+        } else {
+            let path = self.places.history();
+            screen.complain(&format!(
+                "no upgrade {id} is recorded in {}; {why}",
+                path.display()
+            ));
+            exit::FAILED
+        }
+    }
+
+    /// Trouble in words: what is wrong, with which path and process, and what to do.
+    fn explain(&self, trouble: &Trouble, screen: &mut Screen) -> u8 {
+        let text = match trouble {
+            Trouble::NotRunning { socket } => format!(
+                "nothing is running at {}: start it with `systemctl start {name}` or `{} run`",
+                socket.display(),
+                self.command,
+                name = self.places.name,
+            ),
+            Trouble::Silent { .. } => self.silent(trouble),
+            trouble => trouble.to_string(),
+        };
+        screen.complain(&text);
+        trouble.exit()
+    }
+
+    fn silent(&self, trouble: &Trouble) -> String {
+        let pid_file = self.places.pid_file();
+        let owner = match parked::read_pid(&pid_file) {
+            Some(pid) => format!(
+                "pid {pid} (from {}) hangs or is stopped",
+                pid_file.display()
+            ),
+            None => format!("{} names no process", pid_file.display()),
+        };
+        let advice = match parked::Parked::find(&self.places) {
+            Ok(parked) => format!(
+                "`{} rollback` wakes its predecessor, pid {}, by a signal",
+                self.command,
+                parked.pid()
+            ),
+            Err(_) => format!(
+                "nobody is parked behind it; `systemctl restart {}` starts it anew, with a gap",
+                self.places.name
+            ),
+        };
+        format!("{trouble}: {owner}; {advice}")
+    }
+}
+
+fn tell(verdict: &Verdict, screen: &mut Screen) -> u8 {
+    if verdict.exit == exit::OK {
+        screen.say(&verdict.message);
+    } else {
+        screen.complain(&verdict.message);
+    }
+    verdict.exit
+}
+
+fn verdict(exit: u8, message: impl Into<String>) -> Verdict {
+    Verdict {
+        exit,
+        message: message.into(),
+        id: None,
+    }
+}
+
+/// "handover", or "handover --name blue".
+fn command(program: &str, globals: &Globals) -> String {
+    let dir = |dir: &Option<PathBuf>| dir.as_ref().map(|dir| dir.display().to_string());
+    let flags = [
+        ("--name", globals.name.clone()),
+        ("--runtime-dir", dir(&globals.runtime_dir)),
+    ];
+    let mut command = program.to_owned();
+    for (flag, value) in flags {
+        if let Some(value) = value {
+            command = format!("{command} {flag} {value}");
+        }
+    }
+    command
+}
+
+const WHOLE_ID: usize = 32;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! `stop`, which is done when every process has gone; and the signals of `-s`.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use tokio::time::sleep;
+
+use super::connection::Trouble;
+use super::orders::story;
+use super::screen::{Screen, TICK};
+use super::{Client, verdict};
+use crate::api::{Status, Verdict, exit};
+use crate::sys::process::Other;
+
+impl Client<'_> {
+    /// `stop`. Nothing to stop is stopped already.
+    pub(super) async fn stop(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
+        let mut processes = match self.control.status().await {
+            Ok(status) => hold(&status),
+            Err(Trouble::NotRunning { socket }) => {
+                let message = format!("nothing is running at {}", socket.display());
+                return Ok(verdict(exit::OK, message));
+            }
+            // Of another version perhaps, but it may understand this.
+            Err(Trouble::NotOurs { .. }) => Vec::new(),
+            Err(trouble) => return Err(trouble),
+        };
+        let told = match self.control.order("stop", Bytes::new()).await {
+            Ok(lines) => story(lines, screen).await,
+            Err(Trouble::Ended { .. } | Trouble::NotRunning { .. }) => None,
+            Err(trouble) => return Err(trouble),
+        };
+        if let Some(refused) = told.filter(|verdict| verdict.exit != exit::OK) {
+            return Ok(refused);
+        }
+        for _ in 0..ROUNDS {
+            all_gone(&processes, screen).await;
+            // Whoever was started meanwhile, by the service itself, leaves as well.
+            match self.control.status().await {
+                Ok(status) => processes = hold(&status),
+                Err(_) => return Ok(verdict(exit::OK, "stopped")),
+            }
+        }
+        let message = format!(
+            "it stopped, but was started again: see `{} status` and `systemctl status {}`",
+            self.command, self.places.name
+        );
+        Ok(verdict(exit::FAILED, message))
+    }
+
+    /// `-s reopen`: `USR1` to the owner.
+    pub(super) async fn reopen(&self) -> Result<Verdict, Trouble> {
+        let pid = self.control.status().await?.owner_pid;
+        let signalled = Other::open(pid).and_then(|held| match held {
+            Some(held) => held.signal(Signal::SIGUSR1),
+            None => Err(rustix::io::Errno::SRCH.into()),
+        });
+        match signalled {
+            Ok(()) => Ok(verdict(
+                exit::OK,
+                format!("pid {pid} reopens its log files"),
+            )),
+            Err(source) => Err(Trouble::Signal { pid, source }),
+        }
+    }
+}
+
+/// All masters and workers, by descriptor. One that cannot be held is not waited for.
+fn hold(status: &Status) -> Vec<Other> {
+    let masters = status.masters.iter().flat_map(|master| {
+        let workers = master.workers.iter().map(|worker| worker.pid);
+        std::iter::once(master.pid).chain(workers)
+    });
+    let pids: BTreeSet<u32> = masters.chain([status.owner_pid]).collect();
+    pids.into_iter()
+        .filter_map(|pid| Other::open(pid).ok().flatten())
+        .collect()
+}
+
+async fn all_gone(processes: &[Other], screen: &mut Screen) {
+    if processes.is_empty() {
+        return;
+    }
+    let number = processes.len();
+    screen.wait_for(&format!("waiting for {number} processes to leave"));
+    let all = join_all(processes.iter().map(Other::gone));
+    tokio::pin!(all);
+    loop {
+        tokio::select! {
+            _ = &mut all => return,
+            () = sleep(TICK), if screen.is_live() => screen.tick(),
+        }
+    }
+}
+
+/// So often somebody new may appear: a successor that was just starting, and its workers.
+const ROUNDS: usize = 3;

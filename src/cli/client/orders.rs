@@ -1,0 +1,200 @@
+//! The orders: send one, tell its story, and find out what came of it when the story breaks off.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep};
+
+use super::connection::{Lines, Trouble};
+use super::follow::{Goal, Which};
+use super::parked::Parked;
+use super::screen::{Screen, TICK};
+use super::{Client, verdict};
+use crate::api::{Event, Until, UpgradeOrder, Verdict, exit};
+use crate::cli::args::Upgrade;
+
+impl Client<'_> {
+    /// `upgrade`.
+    pub(super) async fn upgrade(
+        &self,
+        upgrade: &Upgrade,
+        screen: &mut Screen,
+    ) -> Result<Verdict, Trouble> {
+        if let Some(file) = &upgrade.binary {
+            let status = self.control.status().await?;
+            // The order would be refused, and the file would be in the way of what is under way.
+            if status.upgrade.is_some() && !upgrade.order.supersede {
+                let message = format!(
+                    "another upgrade is under way: `{command} commit` or `{command} rollback` \
+                     first, or --supersede; {} was not put in place",
+                    file.display(),
+                    command = self.command
+                );
+                return Ok(verdict(exit::REFUSED, message));
+            }
+            self.put_in_place(&status.disk.path, file)?;
+        }
+        self.place_upgrade("upgrade", upgrade.order.clone(), screen)
+            .await
+    }
+
+    fn put_in_place(&self, program: &Path, file: &Path) -> Result<(), Trouble> {
+        (self.install)(program, file).map_err(|error| Trouble::Install {
+            file: file.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// `apply`.
+    pub(super) async fn apply(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
+        self.place_upgrade("apply", UpgradeOrder::default(), screen)
+            .await
+    }
+
+    async fn place_upgrade(
+        &self,
+        verb: &str,
+        order: UpgradeOrder,
+        screen: &mut Screen,
+    ) -> Result<Verdict, Trouble> {
+        let order = UpgradeOrder {
+            id: new_id(),
+            ..order
+        };
+        let goal = match order.until {
+            Until::Takeover => Goal::Takeover,
+            Until::Commit => Goal::End,
+        };
+        let body = serde_json::to_vec(&order).expect("an order is plain data");
+        let told = match self.control.order(verb, body.into()).await {
+            Ok(lines) => story(lines, screen).await,
+            // It may have been taken all the same.
+            Err(Trouble::Ended { .. }) => None,
+            Err(trouble) => return Err(trouble),
+        };
+        match (told, order.id) {
+            (Some(verdict), _) => Ok(verdict),
+            (None, Some(id)) => {
+                screen.complain("the connection ended without a verdict: asking what came of it");
+                self.follow(&Which::Id(id), goal, true, screen).await
+            }
+            (None, None) => Ok(self.not_told(verb)),
+        }
+    }
+
+    /// `commit`.
+    pub(super) async fn commit(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
+        self.place("commit", screen).await
+    }
+
+    /// `reload`.
+    pub(super) async fn reload(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
+        let ordered = self.control.order("reload", Bytes::new()).await?;
+        let told = story(ordered, screen).await;
+        Ok(told.unwrap_or_else(|| self.not_told("reload")))
+    }
+
+    /// `rollback`. An owner that hangs cannot be asked: the master parked behind it is told.
+    pub(super) async fn rollback(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
+        match self.place("rollback", screen).await {
+            Err(silent @ Trouble::Silent { .. }) => self.wake_the_parked(silent, screen).await,
+            other => other,
+        }
+    }
+
+    /// An order about the upgrade under way, whose id only the owner knows.
+    async fn place(&self, verb: &str, screen: &mut Screen) -> Result<Verdict, Trouble> {
+        // Whole seconds: the owner may write down no more than that.
+        let now = Timestamp::now();
+        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        let told = match self.control.order(verb, Bytes::new()).await {
+            Ok(lines) => story(lines, screen).await,
+            Err(Trouble::Ended { .. }) => None,
+            Err(trouble) => return Err(trouble),
+        };
+        if let Some(verdict) = told {
+            return Ok(verdict);
+        }
+        screen.complain("the connection ended without a verdict: asking what came of it");
+        let which = Which::EndedSince(now);
+        self.follow(&which, Goal::End, true, screen).await
+    }
+
+    async fn wake_the_parked(
+        &self,
+        silent: Trouble,
+        screen: &mut Screen,
+    ) -> Result<Verdict, Trouble> {
+        let parked = match Parked::find(&self.places) {
+            Ok(parked) => parked,
+            Err(why) => {
+                screen.complain(&format!("cannot go round the owner: {why}"));
+                return Err(silent);
+            }
+        };
+        let pid = parked.pid();
+        screen.complain(&format!(
+            "{silent}: signalling the parked master, pid {pid}"
+        ));
+        parked
+            .wake()
+            .map_err(|source| Trouble::Signal { pid, source })?;
+        let give_up = Instant::now() + self.patience.reclaim;
+        loop {
+            match self.control.status().await {
+                Ok(status) if status.owner_pid == pid => {
+                    let (generation, version) = (status.generation, status.version);
+                    let message = format!("g{generation} {version} (pid {pid}) serves again");
+                    return Ok(verdict(exit::OK, message));
+                }
+                _ if Instant::now() < give_up => sleep(self.patience.retry).await,
+                _ => {
+                    let message = format!(
+                        "pid {pid} was signalled but does not own the service yet: see \
+                         `{} status` and the journal",
+                        self.command
+                    );
+                    return Ok(verdict(exit::FAILED, message));
+                }
+            }
+        }
+    }
+
+    fn not_told(&self, verb: &str) -> Verdict {
+        let message = format!(
+            "the connection ended before the {verb} was answered; what came of it is not known: \
+             see `{} status`",
+            self.command
+        );
+        verdict(exit::FAILED, message)
+    }
+}
+
+/// Tells the steps; `None` when the connection ends without a verdict.
+pub(super) async fn story(mut lines: Lines, screen: &mut Screen) -> Option<Verdict> {
+    loop {
+        let event = tokio::select! {
+            event = lines.next() => event?,
+            () = sleep(TICK), if screen.is_live() => {
+                screen.tick();
+                continue;
+            }
+        };
+        match event {
+            Event::Result(verdict) => return Some(verdict),
+            step => screen.step(&step),
+        }
+    }
+}
+
+/// 32 hex digits that nobody else has. Without any, an order has no id: it can be given, but not
+/// asked for later.
+fn new_id() -> Option<String> {
+    let mut bytes = [0; 16];
+    let mut random = File::open("/dev/urandom").ok()?;
+    random.read_exact(&mut bytes).ok()?;
+    Some(format!("{:032x}", u128::from_ne_bytes(bytes)))
+}

@@ -1,0 +1,253 @@
+//! `history`: the upgrades there were, from the state directory, so that it works when nothing
+//! runs; with an id, the whole story from the journal.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::status::outcome;
+use super::text::{self, Paint, short, table};
+use crate::api::{Last, exit};
+
+/// The history file as it is: what can be read, and how much cannot.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Each line as it stands, and what it says; oldest first.
+    pub upgrades: Vec<(String, Last)>,
+    /// Lines that say nothing: torn by a crash, or of another version.
+    pub unreadable: usize,
+}
+
+impl History {
+    /// Reads the file; one that is not there is an empty history.
+    pub fn read(path: &Path) -> Result<Self, HistoryError> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(source) => {
+                return Err(HistoryError::Read {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+        };
+        let mut history = Self::default();
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            match serde_json::from_str(line) {
+                Ok(last) => history.upgrades.push((line.to_owned(), last)),
+                Err(_) => history.unreadable += 1,
+            }
+        }
+        Ok(history)
+    }
+
+    /// The upgrade whose id begins with `id`; the newest when there are several.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<&(String, Last)> {
+        let upgrades = self.upgrades.iter().rev();
+        upgrades
+            .into_iter()
+            .find(|(_, last)| last.id.starts_with(id))
+    }
+
+    /// One JSON document a line, as in the file.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let lines = self.upgrades.iter();
+        lines.flat_map(|(line, _)| [line.as_str(), "\n"]).collect()
+    }
+
+    /// For people: the newest at the end, where the prompt is.
+    #[must_use]
+    pub fn table(&self, colour: bool) -> String {
+        let heading = [
+            "FINISHED", "ID", "FROM", "TO", "OUTCOME", "TAKEOVER", "DRAIN", "CUT", "REASON",
+        ];
+        let mut rows = vec![heading.map(str::to_owned).to_vec()];
+        rows.extend(self.upgrades.iter().map(|(_, last)| row(last)));
+        table(&rows, Paint(colour))
+    }
+}
+
+/// The history file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// It is there.
+    #[error("cannot read the history {path:?}: {source}")]
+    Read {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl HistoryError {
+    /// The client's exit code.
+    #[must_use]
+    pub fn exit(&self) -> u8 {
+        let Self::Read { source, .. } = self;
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => exit::DENIED,
+            _ => exit::FAILED,
+        }
+    }
+}
+
+fn row(last: &Last) -> Vec<String> {
+    let ms =
+        |ms: Option<u64>| ms.map_or("-".into(), |ms| text::duration(Duration::from_millis(ms)));
+    vec![
+        text::clock(&last.finished_at),
+        short(&last.id).to_owned(),
+        last.from.clone(),
+        last.to.clone().unwrap_or_else(|| "?".into()),
+        outcome(last.outcome).to_owned(),
+        ms(last.takeover_ms),
+        ms(last.drain_ms),
+        last.connections.cut.to_string(),
+        last.reason
+            .as_deref()
+            .map(text::one_line)
+            .unwrap_or_default(),
+    ]
+}
+
+/// What the history file knows of one upgrade, in lines.
+#[must_use]
+pub fn story(last: &Last) -> String {
+    let ms = |ms: Option<u64>| {
+        ms.map_or("not known".into(), |ms| {
+            text::duration(Duration::from_millis(ms))
+        })
+    };
+    let c = last.connections;
+    let mut lines = vec![
+        format!("upgrade      {}", last.id),
+        format!("from         {}", last.from),
+        format!("to           {}", last.to.as_deref().unwrap_or("?")),
+        format!("outcome      {}", outcome(last.outcome)),
+    ];
+    lines.extend(last.reason.iter().map(|why| format!("reason       {why}")));
+    lines.extend([
+        format!("finished     {}", text::clock(&last.finished_at)),
+        format!("takeover     {}", ms(last.takeover_ms)),
+        format!("drain        {}", ms(last.drain_ms)),
+        format!(
+            "connections  {} passed on, {} finished, {} cut",
+            c.passed, c.finished, c.cut
+        ),
+    ]);
+    lines.join("\n") + "\n"
+}
+
+/// What the journal knows of an upgrade.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Journal {
+    /// Lines.
+    Story(String),
+    /// It was asked and has nothing, or shows us nothing.
+    Nothing,
+    /// There is no journalctl here.
+    Missing,
+}
+
+/// Asks the journal for every line of an upgrade, by its whole id (the journal matches whole
+/// fields only). `program` is `journalctl`, by name.
+#[must_use]
+pub fn journal(program: &Path, id: &str) -> Journal {
+    let asked = Command::new(program)
+        .arg(format!("HANDOVER_UPGRADE_ID={id}"))
+        .args(["--output=short-precise", "--no-pager", "--quiet"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    match asked {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            match text.trim() {
+                "" | "-- No entries --" => Journal::Nothing,
+                _ => Journal::Story(text.into_owned()),
+            }
+        }
+        Err(_) => Journal::Missing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::status::tests::ended;
+    use super::*;
+    use crate::api::Outcome;
+
+    fn file(lines: &[&str]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("history.jsonl");
+        fs::write(&path, lines.join("\n")).unwrap();
+        (dir, path)
+    }
+
+    fn line(id: &str, outcome: Outcome) -> String {
+        let id = id.to_owned();
+        serde_json::to_string(&Last {
+            id,
+            ..ended(outcome)
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn the_table_has_the_newest_at_its_end() {
+        let first = line("aaaa111122223333", Outcome::Committed);
+        let second = line("bbbb111122223333", Outcome::RolledBack);
+        let (_dir, path) = file(&[&first, &second]);
+        let history = History::read(&path).unwrap();
+        assert_eq!(
+            history.table(false),
+            "\
+FINISHED              ID        FROM   TO     OUTCOME      TAKEOVER  DRAIN  CUT  REASON
+2026-11-22 14:57:00Z  aaaa1111  1.4.1  1.4.2  committed    12 ms     3.1 s  0
+2026-11-22 14:57:00Z  bbbb1111  1.4.1  1.4.2  rolled back  12 ms     3.1 s  0    workers keep crashing
+"
+        );
+        assert_eq!(history.lines(), format!("{first}\n{second}\n"));
+        assert_eq!(history.find("aaaa").unwrap().0, first);
+        assert!(history.find("cccc").is_none());
+        let story = story(&history.find("bbbb").unwrap().1);
+        assert!(
+            story.contains("reason       workers keep crashing\n"),
+            "{story}"
+        );
+    }
+
+    #[test]
+    fn a_torn_line_does_not_hide_the_others() {
+        let whole = line("aaaa111122223333", Outcome::Failed);
+        let (_dir, path) = file(&[&whole, "", "{\"id\":\"bb", &whole]);
+        let history = History::read(&path).unwrap();
+        assert_eq!(history.upgrades.len(), 2);
+        assert_eq!(history.unreadable, 1);
+    }
+
+    #[test]
+    fn no_file_is_no_history_and_a_directory_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = History::read(&dir.path().join("history.jsonl")).unwrap();
+        assert_eq!(none, History::default());
+        let error = History::read(dir.path()).unwrap_err();
+        assert_eq!(error.exit(), exit::FAILED);
+    }
+
+    #[test]
+    fn the_journal_is_asked_by_the_whole_id() {
+        let ask = |program: &str| journal(Path::new(program), "3fa9");
+        let Journal::Story(story) = ask("echo") else {
+            panic!("echo says what it is asked")
+        };
+        assert!(story.starts_with("HANDOVER_UPGRADE_ID=3fa9 "), "{story}");
+        assert_eq!(ask("false"), Journal::Nothing);
+        assert_eq!(ask("/nonexistent/journalctl"), Journal::Missing);
+    }
+}

@@ -1,0 +1,294 @@
+//! `status` for people: one headline that says what is, what comes next and when; then who does
+//! it, and what does not fit together. Pure: the document, the time, and how to print are given.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::text::{self, Paint, ago, count, short, table};
+use crate::api::{Build, Last, Master, Outcome, Status};
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look<'a> {
+    /// The command an operator would type ("handover", "handover --name blue").
+    pub command: &'a str,
+    /// For a terminal.
+    pub colour: bool,
+}
+
+/// The whole picture. Ends with a line feed.
+#[must_use]
+pub fn render(status: &Status, now: Timestamp, look: Look<'_>) -> String {
+    let paint = Paint(look.colour);
+    let mut out = headline(status, now, look);
+    out.push('\n');
+    for warning in &status.warnings {
+        let warning = text::one_line(warning);
+        let _ = writeln!(out, "{} {warning}", paint.attention("warning:"));
+    }
+    out.push('\n');
+    out += &table(&masters(&status.masters, status.owner_pid), paint);
+    out.push('\n');
+    for (label, line) in facts(status, now, look) {
+        let _ = writeln!(out, "{} {line}", paint.dim(&format!("{label:9}")));
+    }
+    out
+}
+
+/// One line: who serves, how it stands, what happens next and what can be done about it.
+#[must_use]
+pub fn headline(status: &Status, now: Timestamp, look: Look<'_>) -> String {
+    let paint = Paint(look.colour);
+    let (how, next) = phase(status, now, look.command);
+    let how = match status.phase.as_str() {
+        "serving" => paint.good(&how),
+        "yielded" | "reclaiming" | "evicting" => paint.bad(&how),
+        _ => paint.attention(&how),
+    };
+    let who = format!("{} g{} {}", status.name, status.generation, status.version);
+    let who = paint.bold(&who);
+    match next {
+        Some(next) => format!("{who} {how}; {next}"),
+        None => format!("{who} {how}"),
+    }
+}
+
+/// How it stands, and what to know or do next.
+fn phase(status: &Status, now: Timestamp, command: &str) -> (String, Option<String>) {
+    let upgrade = status.upgrade.as_ref();
+    let from = upgrade.map_or("its predecessor", |u| u.from.as_str());
+    let to = upgrade
+        .and_then(|u| u.to.as_deref())
+        .unwrap_or("its successor");
+    let back = status
+        .rollback_to
+        .as_ref()
+        .map(|build| format!("`{command} rollback` goes back to {}", named(build)));
+    match status.phase.as_str() {
+        "starting" => ("is starting".into(), None),
+        "standby" => (format!("is ready and waits for {from}"), None),
+        "probation" => {
+            let how = match upgrade.and_then(|u| u.probation_left_ms) {
+                Some(ms) => format!("in probation, commits in {}", text::left(ms)),
+                None => format!("in probation until `{command} commit`"),
+            };
+            (how, back)
+        }
+        "committing" => (format!("is committing: {from} leaves"), None),
+        "yielded" => (format!("gave up: {from} takes the service back"), None),
+        "serving" => {
+            let since = ago(&status.started_at, now);
+            (format!("serving, started {since} ago"), back)
+        }
+        "reloading" => ("serving, takes its configuration anew".into(), None),
+        "launching" => {
+            let next = format!("{to} gets ready");
+            (format!("serving, upgrade {}", id(status)), Some(next))
+        }
+        "beside" => {
+            let next = format!("`{command} commit` or `{command} rollback` decides");
+            (format!("accepts beside {to} (hold)"), Some(next))
+        }
+        "parked" => (format!("is parked behind {to}"), None),
+        "reclaiming" => (format!("takes the service back from {to}"), None),
+        "evicting" => (format!("serving again, {to} is sent away"), None),
+        "draining" => {
+            let connections = connections(&status.masters);
+            let rest = count(connections, "connection");
+            ("is leaving".into(), Some(format!("{rest} to finish")))
+        }
+        "done" => ("has left".into(), None),
+        // Of a newer version.
+        other => (format!("is {}", other.replace('_', " ")), back),
+    }
+}
+
+fn id(status: &Status) -> &str {
+    status.upgrade.as_ref().map_or("", |u| short(&u.id))
+}
+
+fn connections(masters: &[Master]) -> u64 {
+    let workers = masters.iter().flat_map(|m| &m.workers);
+    workers.map(|w| w.connections).sum()
+}
+
+fn masters(masters: &[Master], owner: u32) -> Vec<Vec<String>> {
+    let heading = [
+        "MASTER", "", "VERSION", "PHASE", "MEMORY", "CONNS", "REQUESTS", "WORKERS",
+    ];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(masters.iter().map(|master| {
+        let requests: u64 = master.workers.iter().map(|w| w.requests).sum();
+        let mark = if master.pid == owner { "owner" } else { "" };
+        vec![
+            format!("{} g{}", master.pid, master.generation),
+            mark.into(),
+            master.version.clone(),
+            master.phase.clone(),
+            text::memory(master.private_kib),
+            connections(std::slice::from_ref(master)).to_string(),
+            requests.to_string(),
+            workers(master),
+        ]
+    }));
+    rows
+}
+
+/// "2 accepting, 1 starting"; a worker of an other generation than its master's is named by it.
+fn workers(master: &Master) -> String {
+    let mut states: BTreeMap<(u64, &str), u64> = BTreeMap::new();
+    for worker in &master.workers {
+        *states
+            .entry((worker.generation, &worker.state))
+            .or_default() += 1;
+    }
+    if states.is_empty() {
+        return "none".into();
+    }
+    let said = states.iter().rev().map(|(&(generation, state), n)| {
+        if generation == master.generation {
+            format!("{n} {state}")
+        } else {
+            format!("{n} {state} (g{generation})")
+        }
+    });
+    said.collect::<Vec<_>>().join(", ")
+}
+
+fn facts(status: &Status, now: Timestamp, look: Look<'_>) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    if let Some(upgrade) = &status.upgrade {
+        let to = upgrade.to.as_deref().unwrap_or("?");
+        let hold = if upgrade.hold { ", hold" } else { "" };
+        let (id, from) = (&upgrade.id, &upgrade.from);
+        let since = ago(&upgrade.started_at, now);
+        let line = format!("{id}: {from} -> {to}, ordered {since} ago{hold}");
+        facts.push(("upgrade", line));
+    }
+    for (number, listener) in status.listeners.iter().enumerate() {
+        let label = if number == 0 { "listens" } else { "" };
+        let (name, address, source) = (&listener.name, &listener.address, &listener.source);
+        facts.push((label, format!("{address} ({name}, {source})")));
+    }
+    facts.push(("disk", disk(status, look)));
+    facts.push(("config", config(status, look)));
+    if let Some(unit) = &status.unit_rev {
+        let line = if unit.running == unit.installed {
+            format!("revision {}", unit.running)
+        } else {
+            let (running, installed) = (&unit.running, &unit.installed);
+            Paint(look.colour).attention(&format!(
+                "revision {running} runs, {installed} is installed: it takes effect at the next \
+                 restart"
+            ))
+        };
+        facts.push(("unit", line));
+    }
+    facts.push(("systemd", systemd(status, look)));
+    if let Some(last) = &status.last {
+        facts.push(("last", self::last(last, now, look)));
+    }
+    facts
+}
+
+fn disk(status: &Status, look: Look<'_>) -> String {
+    let disk = &status.disk;
+    let path = disk.path.display();
+    let paint = Paint(look.colour);
+    match &disk.build_id {
+        _ if disk.matches_running => format!("{path} is what runs"),
+        None => paint.bad(&format!(
+            "{path} is missing or no program: a restart would fail"
+        )),
+        Some(build_id) => {
+            let build = Build {
+                version: disk.version.clone(),
+                build_id: build_id.clone(),
+            };
+            paint.attention(&format!(
+                "{path} is {}, not what runs: `{} upgrade` runs it",
+                named(&build),
+                look.command
+            ))
+        }
+    }
+}
+
+fn config(status: &Status, look: Look<'_>) -> String {
+    let config = &status.config;
+    match &config.path {
+        None if config.matches_disk => "built-in defaults".into(),
+        Some(path) if config.matches_disk => format!("{} is what runs", path.display()),
+        path => {
+            let path = path.as_deref().unwrap_or("the configuration".as_ref());
+            Paint(look.colour).attention(&format!(
+                "{} has changed: `{} reload` takes it",
+                path.display(),
+                look.command
+            ))
+        }
+    }
+}
+
+fn systemd(status: &Status, look: Look<'_>) -> String {
+    match status.systemd_main_pid {
+        None => "not under systemd".into(),
+        Some(pid) if pid == status.owner_pid => format!("main process {pid}, the owner"),
+        Some(pid) => Paint(look.colour).attention(&format!(
+            "main process {pid}, the owner is {}",
+            status.owner_pid
+        )),
+    }
+}
+
+fn last(last: &Last, now: Timestamp, look: Look<'_>) -> String {
+    let (from, to) = (&last.from, last.to.as_deref().unwrap_or("?"));
+    let when = ago(&last.finished_at, now);
+    let mut line = format!("{from} -> {to} {} {when} ago", outcome(last.outcome));
+    if let Some(reason) = &last.reason {
+        let _ = write!(line, ": {}", text::one_line(reason));
+    }
+    let mut more = Vec::new();
+    for (label, ms) in [("takeover", last.takeover_ms), ("drain", last.drain_ms)] {
+        let said = ms.map(|ms| text::duration(Duration::from_millis(ms)));
+        more.extend(said.map(|said| format!("{label} {said}")));
+    }
+    let c = last.connections;
+    if c.passed + c.finished + c.cut > 0 {
+        more.push(format!(
+            "{} passed on, {} finished, {} cut",
+            c.passed, c.finished, c.cut
+        ));
+    }
+    if !more.is_empty() {
+        let _ = write!(line, " ({})", more.join(", "));
+    }
+    if last.outcome == Outcome::Committed {
+        line
+    } else {
+        Paint(look.colour).bad(&line)
+    }
+}
+
+/// The word for people.
+pub(super) fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Committed => "committed",
+        Outcome::RolledBack => "rolled back",
+        Outcome::Failed => "failed",
+        Outcome::Refused => "refused",
+    }
+}
+
+fn named(build: &Build) -> String {
+    match &build.version {
+        Some(version) => version.clone(),
+        None => format!("build {}", short(&build.build_id)),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,262 @@
+//! What an operator sees at 3 a.m., word for word.
+
+use super::*;
+use crate::api::{ConfigState, Connections, Disk, Listener, UnitRev, Upgrade, Worker};
+
+/// g7 serves alone.
+pub(in crate::cli) fn serving() -> Status {
+    Status {
+        schema: 1,
+        name: "handover".into(),
+        owner_pid: 4100,
+        generation: 7,
+        version: "1.4.1".into(),
+        build_id: "aaaaaaaabbbb".into(),
+        phase: "serving".into(),
+        started_at: "2026-11-22T12:00:00Z".into(),
+        systemd_main_pid: Some(4100),
+        listeners: vec![Listener {
+            name: "http".into(),
+            address: "[::]:80".into(),
+            source: "systemd".into(),
+        }],
+        masters: vec![master(
+            4100,
+            7,
+            "1.4.1",
+            "serving",
+            &["accepting", "accepting"],
+        )],
+        disk: Disk {
+            path: "/usr/lib/handover/bin/handover".into(),
+            version: Some("1.4.1".into()),
+            build_id: Some("aaaaaaaabbbb".into()),
+            matches_running: true,
+        },
+        rollback_to: None,
+        config: ConfigState {
+            path: Some("/etc/handover/handover.toml".into()),
+            matches_disk: true,
+        },
+        unit_rev: None,
+        upgrade: None,
+        last: None,
+        warnings: Vec::new(),
+    }
+}
+
+/// g8 has taken over from g7.
+pub(in crate::cli) fn probation() -> Status {
+    Status {
+        owner_pid: 4312,
+        generation: 8,
+        version: "1.4.2".into(),
+        phase: "probation".into(),
+        systemd_main_pid: Some(4312),
+        masters: vec![
+            master(4312, 8, "1.4.2", "probation", &["accepting", "accepting"]),
+            master(4100, 7, "1.4.1", "parked", &["draining"]),
+        ],
+        rollback_to: Some(Build {
+            version: Some("1.4.1".into()),
+            build_id: "aaaaaaaabbbb".into(),
+        }),
+        upgrade: Some(upgrade("probation", Some(41_200))),
+        ..serving()
+    }
+}
+
+fn upgrade(phase: &str, left: Option<u64>) -> Upgrade {
+    Upgrade {
+        id: "3fa9c2d1000000000000000000000001".into(),
+        from: "1.4.1".into(),
+        to: Some("1.4.2".into()),
+        phase: phase.into(),
+        started_at: "2026-11-22T14:59:42Z".into(),
+        hold: left.is_none(),
+        probation_left_ms: left,
+    }
+}
+
+fn master(pid: u32, generation: u64, version: &str, phase: &str, workers: &[&str]) -> Master {
+    let workers = workers.iter().zip(1..).map(|(state, n)| Worker {
+        pid: pid + n,
+        generation,
+        state: (*state).into(),
+        connections: 7,
+        requests: 1000,
+    });
+    Master {
+        pid,
+        generation,
+        version: version.into(),
+        phase: phase.into(),
+        private_kib: 2150,
+        workers: workers.collect(),
+    }
+}
+
+pub(in crate::cli) fn ended(outcome: Outcome) -> Last {
+    Last {
+        id: "3fa9c2d1000000000000000000000001".into(),
+        from: "1.4.1".into(),
+        to: Some("1.4.2".into()),
+        outcome,
+        reason: (outcome != Outcome::Committed).then(|| "workers keep crashing".into()),
+        finished_at: "2026-11-22T14:57:00Z".into(),
+        takeover_ms: Some(12),
+        drain_ms: Some(3149),
+        connections: Connections {
+            passed: 14,
+            finished: 3,
+            cut: 0,
+        },
+    }
+}
+
+const PLAIN: Look<'static> = Look {
+    command: "handover",
+    colour: false,
+};
+
+fn now() -> Timestamp {
+    "2026-11-22T15:00:00Z".parse().unwrap()
+}
+
+fn head(status: &Status) -> String {
+    headline(status, now(), PLAIN)
+}
+
+#[test]
+fn a_probation_shows_when_it_ends_and_the_way_back() {
+    assert_eq!(
+        render(&probation(), now(), PLAIN),
+        "\
+handover g8 1.4.2 in probation, commits in 42 s; `handover rollback` goes back to 1.4.1
+
+MASTER          VERSION  PHASE      MEMORY   CONNS  REQUESTS  WORKERS
+4312 g8  owner  1.4.2    probation  2.0 MiB  14     2000      2 accepting
+4100 g7         1.4.1    parked     2.0 MiB  7      1000      1 draining
+
+upgrade   3fa9c2d1000000000000000000000001: 1.4.1 -> 1.4.2, ordered 18 s ago
+listens   [::]:80 (http, systemd)
+disk      /usr/lib/handover/bin/handover is what runs
+config    /etc/handover/handover.toml is what runs
+systemd   main process 4312, the owner
+"
+    );
+}
+
+#[test]
+fn a_quiet_service_after_a_failure_shows_what_does_not_fit() {
+    let mut status = serving();
+    status.warnings = vec!["g6\nstill\x1bdrains".into()];
+    status.last = Some(ended(Outcome::RolledBack));
+    status.disk.matches_running = false;
+    status.disk.version = None;
+    status.disk.build_id = Some("ccccccccdddd".into());
+    status.config.matches_disk = false;
+    status.systemd_main_pid = None;
+    status.unit_rev = Some(UnitRev {
+        running: "2".into(),
+        installed: "3".into(),
+    });
+    assert_eq!(
+        render(&status, now(), PLAIN),
+        "\
+handover g7 1.4.1 serving, started 3 h ago
+warning: g6 still drains
+
+MASTER          VERSION  PHASE    MEMORY   CONNS  REQUESTS  WORKERS
+4100 g7  owner  1.4.1    serving  2.0 MiB  14     2000      2 accepting
+
+listens   [::]:80 (http, systemd)
+disk      /usr/lib/handover/bin/handover is build cccccccc, not what runs: `handover upgrade` runs it
+config    /etc/handover/handover.toml has changed: `handover reload` takes it
+unit      revision 2 runs, 3 is installed: it takes effect at the next restart
+systemd   not under systemd
+last      1.4.1 -> 1.4.2 rolled back 3 min ago: workers keep crashing (takeover 12 ms, drain 3.1 s, 14 passed on, 3 finished, 0 cut)
+"
+    );
+}
+
+#[test]
+fn every_phase_has_a_headline_that_says_what_comes_next() {
+    let mut status = serving();
+    status.upgrade = Some(upgrade("", None));
+    for (phase, expected) in [
+        ("starting", "is starting"),
+        ("standby", "is ready and waits for 1.4.1"),
+        ("probation", "in probation until `handover commit`"),
+        ("committing", "is committing: 1.4.1 leaves"),
+        ("yielded", "gave up: 1.4.1 takes the service back"),
+        ("serving", "serving, started 3 h ago"),
+        ("reloading", "serving, takes its configuration anew"),
+        ("launching", "serving, upgrade 3fa9c2d1; 1.4.2 gets ready"),
+        (
+            "beside",
+            "accepts beside 1.4.2 (hold); `handover commit` or `handover rollback` decides",
+        ),
+        ("parked", "is parked behind 1.4.2"),
+        ("reclaiming", "takes the service back from 1.4.2"),
+        ("evicting", "serving again, 1.4.2 is sent away"),
+        ("draining", "is leaving; 14 connections to finish"),
+        ("done", "has left"),
+        ("of_a_newer_version", "is of a newer version"),
+    ] {
+        status.phase = phase.into();
+        assert_eq!(head(&status), format!("handover g7 1.4.1 {expected}"));
+    }
+}
+
+#[test]
+fn a_successor_nobody_knows_yet_is_still_spoken_of() {
+    let mut status = serving();
+    status.phase = "launching".into();
+    let mut unknown = upgrade("launching", None);
+    unknown.to = None;
+    status.upgrade = Some(unknown);
+    let said = head(&status);
+    assert!(said.ends_with("its successor gets ready"), "{said}");
+}
+
+#[test]
+fn workers_of_another_generation_are_told_apart() {
+    let mut reloading = master(
+        1,
+        7,
+        "1",
+        "reloading",
+        &["accepting", "starting", "starting"],
+    );
+    reloading.workers[0].generation = 6;
+    assert_eq!(workers(&reloading), "2 starting, 1 accepting (g6)");
+}
+
+#[test]
+fn a_file_on_disk_that_is_no_program_is_said_loudly() {
+    let mut status = serving();
+    status.disk.matches_running = false;
+    status.disk.build_id = None;
+    let text = render(&status, now(), PLAIN);
+    assert!(text.contains("a restart would fail"), "{text}");
+    let colour = Look {
+        colour: true,
+        ..PLAIN
+    };
+    let text = render(&status, now(), colour);
+    assert!(text.contains("\x1b[31m/usr/lib/handover"), "{text}");
+}
+
+#[test]
+fn colour_changes_no_word() {
+    let colour = Look {
+        colour: true,
+        ..PLAIN
+    };
+    let mut text = render(&probation(), now(), colour);
+    for code in ["0", "1", "2", "31", "32", "33"] {
+        text = text.replace(&format!("\x1b[{code}m"), "");
+    }
+    assert_eq!(text, render(&probation(), now(), PLAIN));
+}

@@ -1,0 +1,154 @@
+//! What can be wrong with a configuration, as data; each message is for a person at the file.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::address::AddressError;
+use super::place::{Excerpt, Where};
+
+/// Why there is no configuration. Displays with the file, the line and carets under what is meant,
+/// over several lines.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A file or directory cannot be read.
+    #[error("cannot read {}: {source}", .path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A device, a pipe, a directory.
+    #[error("{} is not a regular file, so that a reload could not read it again", .0.display())]
+    NotAFile(PathBuf),
+    /// Larger than any configuration.
+    #[error("{} is larger than {} KiB", .path.display(), .limit / 1024)]
+    TooLarge {
+        /// Which.
+        path: PathBuf,
+        /// In bytes.
+        limit: u64,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong type.
+    #[error("{at}: {message}{}", Excerpt(.at))]
+    Syntax {
+        /// Where.
+        at: Where,
+        /// What was expected and what was found.
+        message: String,
+    },
+    /// A value that cannot be.
+    #[error("{at}: `{key}`: {problem}{}", Excerpt(.at))]
+    Invalid {
+        /// Where it stands.
+        at: Where,
+        /// Its key, with dots: `upgrade.probation`.
+        key: String,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+}
+
+/// What is wrong with a value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A service's name is part of file and unit names.
+    #[error(
+        "{0:?} cannot be the name of a service: 1 to {NAME_MAX} of the ASCII letters and digits, `-`, `_`, `.`, `@`, and not `-` or `.` first"
+    )]
+    Name(String),
+    /// systemd would refuse the FDNAME.
+    #[error(
+        "{0:?} cannot be the name of a listener: 1 to {FDNAME_MAX} printable ASCII characters, no `:`, and not `own.` first"
+    )]
+    ListenerName(String),
+    /// Not an address.
+    #[error("{0:?} {1}")]
+    Address(String, AddressError),
+    /// Two entries mean one socket.
+    #[error("{address} is listened on twice (listeners {first:?} and {second:?})")]
+    DuplicateAddress {
+        /// Which.
+        address: String,
+        /// The listener that has it first.
+        first: String,
+        /// The one that wants it again.
+        second: String,
+    },
+    /// Two entries of one name, and no address says how they differ.
+    #[error(
+        "there are two listeners {0:?} without an address: one entry stands for all that the socket unit passes"
+    )]
+    DuplicateName(String),
+    /// Only Unix sockets that are files have permissions.
+    #[error("only a listener with a `unix:` path has one")]
+    NotAUnixSocket,
+    /// Not permission bits.
+    #[error("{0:?} is not a mode: write it in octal, as in \"0660\"")]
+    Mode(String),
+    /// No group has such a name.
+    #[error("{0:?} cannot be the name of a group")]
+    Group(String),
+    /// A number out of range.
+    #[error("{found} is out of range: {least} to {most}")]
+    Number {
+        /// What is there.
+        found: u64,
+        /// The least that can be.
+        least: u64,
+        /// The most that can be.
+        most: u64,
+    },
+    /// A duration out of range.
+    #[error("{} is out of range: {} to {}", words(*.found), words(*.least), words(*.most))]
+    Time {
+        /// What is there.
+        found: Duration,
+        /// The least that can be.
+        least: Duration,
+        /// The most that can be.
+        most: Duration,
+    },
+    /// A path of the site is asked for.
+    #[error(
+        "{0:?} is not a path to ask for: it starts with `/` and has neither spaces nor control characters"
+    )]
+    Health(String),
+    /// tracing's levels.
+    #[error("{0:?} is not a level: error, warn, info, debug or trace")]
+    Level(String),
+    /// The access log.
+    #[error("{0:?} is neither \"off\" nor a path")]
+    Access(String),
+    /// The site's directory.
+    #[error("cannot serve {}: {}", .path.display(), reason(*.why))]
+    Root {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        why: io::ErrorKind,
+    },
+    /// A path that a message between processes could not carry.
+    #[error("{} is not UTF-8", .0.display())]
+    NotUtf8(PathBuf),
+}
+
+fn words(d: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(d)
+}
+
+fn reason(why: io::ErrorKind) -> String {
+    match why {
+        io::ErrorKind::NotFound => "there is no such directory".into(),
+        why => why.to_string(),
+    }
+}
+
+/// Leaves room in unix(7)'s 107 bytes for `/run/user/UID/NAME/control.sock`.
+pub(super) const NAME_MAX: usize = 64;
+
+/// systemd's limit of 255, less the `own.` that marks our sockets in its fd store.
+pub(super) const FDNAME_MAX: usize = 251;

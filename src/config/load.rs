@@ -1,0 +1,323 @@
+//! Reads the configuration: the program's own defaults, then the files, then the command line.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::error::ConfigError;
+use super::merge::{Document, Merged, Origin, Step};
+use super::place::{Place, Where};
+use super::validate::{service_name, validate};
+use super::{Config, ListenerConfig, Workers};
+
+/// Where a configuration comes from, each laid over the one before:
+///
+/// 1. `defaults`, the program's own;
+/// 2. `/etc/<name>/<name>.toml`, or the file that `--config` names (which must exist);
+/// 3. `*.toml` in the directory `conf.d` beside it, in the order of their names;
+/// 4. the command line.
+///
+/// Tables merge key by key. A `[[listener]]` of a `conf.d` file changes the one of its name, field
+/// by field, else it is one more; the defaults' listeners count only when the files have none.
+/// Relative paths in a file are relative to the directory it is in.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sources {
+    /// What `--config` names.
+    pub explicit: Option<PathBuf>,
+    /// What no file and no flag says; its name finds the files.
+    pub defaults: Config,
+    /// The command line.
+    pub overrides: Overrides,
+}
+
+/// What the command line says over the files; a reload says it again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--name`: the service, which file is read included.
+    pub name: Option<String>,
+    /// `--listen`, as often as given: replaces all listeners; they get the name of the default one.
+    pub listen: Vec<String>,
+    /// `--root`.
+    pub root: Option<PathBuf>,
+    /// `--workers`.
+    pub workers: Option<Workers>,
+}
+
+/// A configuration that can be run.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// The first of `files`; `None` when there is none and the defaults hold.
+    pub path: Option<PathBuf>,
+    /// All files that have a say, absolute, in the order in which they count.
+    pub files: Vec<PathBuf>,
+}
+
+impl Config {
+    /// [`Sources::load`] without a command line.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load(
+        explicit: Option<&Path>,
+        name: &str,
+        defaults: Self,
+    ) -> Result<Loaded, ConfigError> {
+        let sources = Sources {
+            explicit: explicit.map(Path::to_owned),
+            defaults: Self {
+                name: name.to_owned(),
+                ..defaults
+            },
+            overrides: Overrides::default(),
+        };
+        sources.load()
+    }
+}
+
+impl Sources {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// Whatever an operator or the disk can do wrong; the first that is found.
+    pub fn load(&self) -> Result<Loaded, ConfigError> {
+        self.load_below(Path::new("/etc"))
+    }
+
+    /// Whether loading now would give `running`: `status` says it.
+    #[must_use]
+    pub fn matches(&self, running: &Config) -> bool {
+        self.load().is_ok_and(|loaded| loaded.config == *running)
+    }
+
+    pub(super) fn load_below(&self, etc: &Path) -> Result<Loaded, ConfigError> {
+        let mut built_in = self.defaults.clone();
+        if let Some(name) = &self.overrides.name {
+            built_in.name.clone_from(name);
+        }
+        // Before it is made part of a path.
+        service_name(&built_in.name).map_err(|problem| ConfigError::Invalid {
+            at: self.overrides.name_is_from(),
+            key: "name".into(),
+            problem,
+        })?;
+
+        let texts = self.files(etc, &built_in.name)?;
+        let files: Vec<PathBuf> = texts.iter().map(|(path, _)| path.clone()).collect();
+        let mut documents = vec![Document {
+            origin: Origin::BuiltIn,
+            text: to_toml(&built_in, Where::BuiltIn)?,
+        }];
+        documents.extend(texts.into_iter().map(|(path, text)| Document {
+            origin: Origin::File(path),
+            text,
+        }));
+        documents.extend(self.overrides.documents(&built_in)?);
+
+        let merged = Merged::new(&documents)?;
+        let mut config: Config = merged.read()?;
+        make_absolute(&mut config, &merged)?;
+        validate(&config).map_err(|invalid| ConfigError::Invalid {
+            at: merged.place_of(&invalid.way),
+            key: invalid.key(),
+            problem: invalid.problem,
+        })?;
+        Ok(Loaded {
+            config,
+            path: files.first().cloned(),
+            files,
+        })
+    }
+
+    /// The files and their texts, in the order in which they count.
+    fn files(&self, etc: &Path, name: &str) -> Result<Vec<(PathBuf, String)>, ConfigError> {
+        let main = match &self.explicit {
+            Some(path) => std::path::absolute(path).map_err(|e| cannot_read(path, e))?,
+            None => etc.join(name).join(format!("{name}.toml")),
+        };
+        let fragments = fragments(&main.with_file_name("conf.d"))?;
+        let mut texts = Vec::new();
+        match read(&main) {
+            Err(ConfigError::Read { source, .. })
+                if self.explicit.is_none() && is_missing(&source) => {}
+            text => texts.push((main, text?)),
+        }
+        for path in fragments {
+            let text = read(&path)?;
+            texts.push((path, text));
+        }
+        Ok(texts)
+    }
+}
+
+impl Overrides {
+    fn name_is_from(&self) -> Where {
+        match self.name {
+            Some(_) => Where::Flag("--name"),
+            None => Where::BuiltIn,
+        }
+    }
+
+    /// Each flag as the document that it stands for.
+    fn documents(&self, built_in: &Config) -> Result<Vec<Document>, ConfigError> {
+        #[derive(Default, Serialize)]
+        struct Flag {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            name: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            workers: Option<Workers>,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            listener: Vec<ListenerConfig>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            site: Option<FlagSite>,
+        }
+        #[derive(Serialize)]
+        struct FlagSite {
+            root: PathBuf,
+        }
+
+        let listener_name = built_in.listeners.first().map_or("http", |l| &l.name);
+        let listeners = self.listen.iter().map(|address| ListenerConfig {
+            name: listener_name.to_owned(),
+            address: Some(address.clone()),
+            backlog: None,
+            mode: None,
+            group: None,
+        });
+        let root = match &self.root {
+            Some(root) => Some(std::path::absolute(root).map_err(|e| cannot_read(root, e))?),
+            None => None,
+        };
+        let name = Flag {
+            name: self.name.clone(),
+            ..Flag::default()
+        };
+        let listen = Flag {
+            listener: listeners.collect(),
+            ..Flag::default()
+        };
+        let root = Flag {
+            site: root.map(|root| FlagSite { root }),
+            ..Flag::default()
+        };
+        let workers = Flag {
+            workers: self.workers,
+            ..Flag::default()
+        };
+        [
+            ("--name", name),
+            ("--listen", listen),
+            ("--root", root),
+            ("--workers", workers),
+        ]
+        .into_iter()
+        .map(|(flag, values)| {
+            Ok(Document {
+                origin: Origin::Flag(flag),
+                text: to_toml(&values, Where::Flag(flag))?,
+            })
+        })
+        .collect()
+    }
+}
+
+/// The `*.toml` of a directory in the order of their names; hidden ones (an editor's) are left out,
+/// and a directory that is not there has none.
+fn fragments(conf_d: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let entries = match fs::read_dir(conf_d) {
+        Err(e) if is_missing(&e) => return Ok(Vec::new()),
+        entries => entries.map_err(|e| cannot_read(conf_d, e))?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| cannot_read(conf_d, e))?.path();
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|e| e == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    // Looked at before it is opened: opening a pipe would wait for its other end.
+    let metadata = fs::metadata(path).map_err(|e| cannot_read(path, e))?;
+    if !metadata.is_file() {
+        return Err(ConfigError::NotAFile(path.to_owned()));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(SIZE_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|e| cannot_read(path, e))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > SIZE_MAX {
+        return Err(ConfigError::TooLarge {
+            path: path.to_owned(),
+            limit: SIZE_MAX,
+        });
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let text = String::from_utf8_lossy(error.as_bytes());
+        let place = Place::new(path, &text, valid..valid + 1);
+        ConfigError::Syntax {
+            at: Where::File(Box::new(place)),
+            message: "not UTF-8".into(),
+        }
+    })
+}
+
+/// What a file calls `www` is beside that file, wherever the process was started.
+fn make_absolute(config: &mut Config, merged: &Merged<'_>) -> Result<(), ConfigError> {
+    let beside = |way: &[Step], path: &Path| {
+        let directory = merged.origin_of(way).and_then(Origin::directory);
+        match directory {
+            Some(directory) => Ok(directory.join(path)),
+            None => std::path::absolute(path).map_err(|e| cannot_read(path, e)),
+        }
+    };
+    if let Some(root) = &mut config.site.root {
+        *root = beside(&[Step::Key("site"), Step::Key("root")], root)?;
+    }
+    let access = &mut config.log.access;
+    if !access.is_empty() && access != "off" {
+        let path = beside(
+            &[Step::Key("log"), Step::Key("access")],
+            Path::new(&*access),
+        )?;
+        // Lossy at worst for a directory that is not UTF-8, which validate() then refuses.
+        *access = path.to_string_lossy().into_owned();
+    }
+    Ok(())
+}
+
+/// Fails for paths that are not UTF-8 and numbers that are not TOML's.
+fn to_toml(values: &impl Serialize, at: Where) -> Result<String, ConfigError> {
+    toml::to_string(values).map_err(|error| ConfigError::Syntax {
+        at,
+        message: error.to_string(),
+    })
+}
+
+fn cannot_read(path: &Path, source: io::Error) -> ConfigError {
+    ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// No configuration is as large.
+const SIZE_MAX: u64 = 1024 * 1024;

@@ -1,0 +1,610 @@
+//! The configuration as an operator meets it: files on a disk, and the exact text of every error.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// A directory that plays `/etc` of the service `web`.
+struct Etc(TempDir);
+
+impl Etc {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        fs::create_dir_all(dir.path().join("web/conf.d")).unwrap();
+        Self(dir)
+    }
+
+    fn file(self, path: &str, text: &str) -> Self {
+        fs::write(self.path(path), text).unwrap();
+        self
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join("web").join(path)
+    }
+
+    fn load(&self, sources: &Sources) -> Result<Loaded, ConfigError> {
+        sources.load_below(self.0.path())
+    }
+
+    fn config(&self) -> Config {
+        self.load(&sources()).unwrap().config
+    }
+
+    /// The error's text with `/etc` for the directory.
+    fn error(&self, sources: &Sources) -> String {
+        let error = self.load(sources).unwrap_err().to_string();
+        error.replace(self.0.path().to_str().unwrap(), "/etc")
+    }
+}
+
+fn sources() -> Sources {
+    Sources {
+        defaults: Config {
+            name: "web".into(),
+            listeners: vec![listener("http", "127.0.0.1:8080")],
+            ..Config::default()
+        },
+        ..Sources::default()
+    }
+}
+
+fn listener(name: &str, address: &str) -> ListenerConfig {
+    ListenerConfig {
+        name: name.into(),
+        address: Some(address.into()),
+        backlog: None,
+        mode: None,
+        group: None,
+    }
+}
+
+/// The error that one main file alone gives.
+fn error_of(text: &str) -> String {
+    Etc::new().file("web.toml", text).error(&sources())
+}
+
+#[test]
+fn without_files_the_defaults_hold() {
+    let loaded = Etc::new().load(&sources()).unwrap();
+    assert_eq!(loaded.config, sources().defaults);
+    assert_eq!((loaded.path, loaded.files), (None, vec![]));
+}
+
+#[test]
+fn every_key_of_the_documented_file_is_known_and_its_values_are_the_defaults() {
+    // DESIGN 10, less the root, which would have to exist.
+    let text = r#"
+        name = "handover"
+        workers = "auto"
+        [[listener]]
+        name = "http"
+        address = "127.0.0.1:8080"
+        [site]
+        [http]
+        header_timeout = "30s"
+        keepalive_timeout = "75s"
+        max_connections = 0
+        [upgrade]
+        start_timeout = "30s"
+        probation = "60s"
+        [drain]
+        timeout = "10m"
+        stop_timeout = "8s"
+        pass_connections = true
+        [log]
+        level = "info"
+        access = "off"
+        [control]
+        group = ""
+        [metrics]
+        address = ""
+    "#;
+    let expected = Config {
+        name: "handover".into(),
+        ..sources().defaults
+    };
+    assert_eq!(Etc::new().file("web.toml", text).config(), expected);
+}
+
+#[test]
+fn fragments_are_laid_over_the_file_in_the_order_of_their_names() {
+    let etc = Etc::new()
+        .file("web.toml", "workers = 2\n[http]\nmax_connections = 5\n")
+        .file("conf.d/20-b.toml", "workers = 4\n")
+        .file(
+            "conf.d/10-a.toml",
+            "workers = 3\nhttp.header_timeout = '1m'\n",
+        )
+        .file("conf.d/.hidden.toml", "no toml")
+        .file("conf.d/30.toml.bak", "no toml");
+    let loaded = etc.load(&sources()).unwrap();
+    assert_eq!(loaded.config.workers, Workers::Count(4));
+    assert_eq!(loaded.config.http.max_connections, 5);
+    assert_eq!(loaded.config.http.header_timeout, Duration::from_secs(60));
+    assert_eq!(loaded.path, Some(etc.path("web.toml")));
+    let files = ["web.toml", "conf.d/10-a.toml", "conf.d/20-b.toml"];
+    assert_eq!(loaded.files, files.map(|f| etc.path(f)));
+}
+
+#[test]
+fn however_the_directory_lists_them() {
+    let names: Vec<String> = (10..60).map(|n| format!("conf.d/{n}.toml")).collect();
+    let etc = names
+        .iter()
+        .rev()
+        .fold(Etc::new(), |etc, name| etc.file(name, ""));
+    let expected: Vec<_> = names.iter().map(|name| etc.path(name)).collect();
+    assert_eq!(etc.load(&sources()).unwrap().files, expected);
+}
+
+#[test]
+fn a_fragment_alone_is_enough() {
+    let etc = Etc::new().file("conf.d/x.toml", "workers = 3");
+    let loaded = etc.load(&sources()).unwrap();
+    assert_eq!(loaded.config.workers, Workers::Count(3));
+    assert_eq!(loaded.path, Some(etc.path("conf.d/x.toml")));
+}
+
+#[test]
+fn listeners_of_a_file_replace_the_programs_own_and_an_empty_list_does_not() {
+    let config = Etc::new()
+        .file("web.toml", "[[listener]]\nname = 'admin'\n")
+        .config();
+    let names: Vec<_> = config.listeners.iter().map(|l| &l.name).collect();
+    assert_eq!(names, ["admin"]);
+    assert_eq!(config.listeners[0].address, None);
+    let config = Etc::new().file("web.toml", "listener = []").config();
+    assert_eq!(config.listeners, sources().defaults.listeners);
+}
+
+#[test]
+fn a_fragments_listener_changes_the_one_of_its_name_field_by_field_or_is_one_more() {
+    let config = Etc::new()
+        .file(
+            "web.toml",
+            "[[listener]]\nname = 'a'\naddress = 'unix:/run/a'\nmode = '0660'\n\
+             [[listener]]\nname = 'b'\naddress = '[::]:80'\n",
+        )
+        .file(
+            "conf.d/1.toml",
+            "[[listener]]\nname = 'c'\n[[listener]]\nname = 'a'\nmode = '0600'\n",
+        )
+        .config();
+    let a = ListenerConfig {
+        mode: Some("0600".into()),
+        ..listener("a", "unix:/run/a")
+    };
+    let c = ListenerConfig {
+        address: None,
+        ..listener("c", "")
+    };
+    assert_eq!(config.listeners, [a, listener("b", "[::]:80"), c]);
+}
+
+#[test]
+fn a_name_with_several_sockets_is_replaced_as_a_whole() {
+    let two = "[[listener]]\nname = 'a'\naddress = '0.0.0.0:80'\n\
+               [[listener]]\nname = 'a'\naddress = '[::1]:80'\n";
+    let one = "[[listener]]\nname = 'a'\naddress = '[::]:80'\n";
+    let etc = Etc::new().file("web.toml", two).file("conf.d/1.toml", one);
+    assert_eq!(etc.config().listeners, [listener("a", "[::]:80")]);
+    let etc = Etc::new().file("web.toml", one).file("conf.d/1.toml", two);
+    let both = [listener("a", "0.0.0.0:80"), listener("a", "[::1]:80")];
+    assert_eq!(etc.config().listeners, both);
+}
+
+#[test]
+fn the_command_line_has_the_last_word() {
+    let etc = Etc::new().file(
+        "web.toml",
+        "workers = 2\n[[listener]]\nname = 'a'\n[[listener]]\nname = 'b'\n",
+    );
+    let overrides = Overrides {
+        listen: vec!["[::]:80".into(), "unix:/run/x".into()],
+        root: Some(etc.path("conf.d")),
+        workers: Some(Workers::Count(7)),
+        ..Overrides::default()
+    };
+    let loaded = etc.load(&Sources {
+        overrides,
+        ..sources()
+    });
+    let config = loaded.unwrap().config;
+    assert_eq!(config.workers, Workers::Count(7));
+    assert_eq!(config.site.root, Some(etc.path("conf.d")));
+    let expected = [listener("http", "[::]:80"), listener("http", "unix:/run/x")];
+    assert_eq!(config.listeners, expected);
+}
+
+#[test]
+fn the_name_of_the_command_line_finds_the_file() {
+    let etc = Etc::new().file("web.toml", "workers = 2");
+    let mut sources = Sources::default();
+    assert_eq!(etc.load(&sources).unwrap().config.name, "handover");
+    sources.overrides.name = Some("web".into());
+    let config = etc.load(&sources).unwrap().config;
+    assert_eq!(
+        (config.name.as_str(), config.workers),
+        ("web", Workers::Count(2))
+    );
+    sources.overrides.name = Some("../web".into());
+    assert!(
+        etc.error(&sources)
+            .starts_with("--name: `name`: \"../web\" cannot be the name")
+    );
+}
+
+#[test]
+fn a_named_file_must_exist_and_has_its_own_fragments() {
+    let etc = Etc::new().file("conf.d/a.toml", "threads = 2");
+    let mut sources = sources();
+    sources.explicit = Some(etc.path("other.toml"));
+    assert_eq!(
+        etc.error(&sources),
+        "cannot read /etc/web/other.toml: No such file or directory (os error 2)"
+    );
+    let etc = etc.file("other.toml", "workers = 2");
+    let config = etc.load(&sources).unwrap().config;
+    assert_eq!((config.threads, config.workers), (2, Workers::Count(2)));
+}
+
+#[test]
+fn relative_paths_are_beside_the_file_that_says_them() {
+    let etc = Etc::new()
+        .file("web.toml", "site.root = 'nowhere'\nlog.access = 'log'")
+        .file("conf.d/a.toml", "site.root = '.'");
+    let config = etc.config();
+    assert_eq!(config.site.root, Some(etc.path("conf.d/.")));
+    assert_eq!(Path::new(&config.log.access), etc.path("log"));
+}
+
+#[test]
+fn sources_tell_whether_the_disk_still_says_what_runs() {
+    let etc = Etc::new().file("x.toml", "workers = 2");
+    let mut sources = sources();
+    sources.explicit = Some(etc.path("x.toml"));
+    sources.overrides.workers = Some(Workers::Count(9));
+    let running = sources.load().unwrap().config;
+    assert!(sources.matches(&running));
+    let etc = etc.file("x.toml", "workers = 3 # the flag wins");
+    assert!(sources.matches(&running));
+    let etc = etc.file("x.toml", "threads = 3");
+    assert!(!sources.matches(&running));
+    etc.file("x.toml", "[");
+    assert!(!sources.matches(&running));
+}
+
+#[test]
+fn an_unknown_key_is_shown_in_its_line() {
+    assert_eq!(
+        error_of("# a comment\n\nwrokers = 2\n"),
+        "/etc/web/web.toml:3:1: unknown key `wrokers`, expected one of `name`, `workers`, \
+         `threads`, `listener`, `site`, `http`, `upgrade`, `drain`, `log`, `control`, `metrics`\n\
+         3 | wrokers = 2\n  | ^^^^^^^"
+    );
+    let etc = Etc::new()
+        .file("web.toml", "workers = 2\n")
+        .file("conf.d/a.toml", "[site]\nrood = '/'\n");
+    assert_eq!(
+        etc.error(&sources()),
+        "/etc/web/conf.d/a.toml:2:1: unknown key `rood`, expected `root` or `server_header`\n\
+         2 | rood = '/'\n  | ^^^^"
+    );
+}
+
+#[test]
+fn wrong_types_are_told_in_plain_words() {
+    for (line, column, message) in [
+        (
+            "workers = 0",
+            11,
+            "invalid value: integer `0`, expected \"auto\" or a number from 1 to 65535",
+        ),
+        (
+            "workers = 'all'",
+            11,
+            "invalid value: string \"all\", expected \"auto\" or a number from 1 to 65535",
+        ),
+        (
+            "threads = -1",
+            11,
+            "invalid value: integer `-1`, expected a whole number, not below 0",
+        ),
+        ("http = 3", 8, "invalid type: integer `3`, expected a table"),
+        (
+            "drain.timeout = 60",
+            17,
+            "invalid type: integer `60`, expected a duration in words, such as \"30s\" or \"10m\"",
+        ),
+        (
+            "drain.timeout = 'soon'",
+            17,
+            "invalid value: string \"soon\", expected a duration in words, such as \"30s\" or \"10m\"",
+        ),
+        (
+            "drain.pass_connections = 'no'",
+            26,
+            "invalid type: string \"no\", expected a boolean",
+        ),
+        (
+            "site.root = 3",
+            13,
+            "invalid type: integer `3`, expected a path",
+        ),
+        (
+            "[listener]",
+            1,
+            "there may be several listeners: write `[[listener]]`, with two brackets",
+        ),
+        ("[[listener]]", 1, "missing key `name`"),
+        (
+            "workers = ",
+            11,
+            "string values must be quoted, expected literal string",
+        ),
+    ] {
+        let error = error_of(line);
+        let first = format!("/etc/web/web.toml:1:{column}: {message}\n1 | {line}\n");
+        assert!(error.starts_with(&first), "{error}");
+        assert!(error.ends_with('^'), "{error}");
+    }
+}
+
+#[test]
+fn the_places_of_a_later_file_are_right_after_a_longer_one() {
+    let etc = Etc::new()
+        .file("web.toml", &"# filler\n".repeat(50))
+        .file("conf.d/a.toml", "threads = 1\n[log]\nlevel = 'loud'\n");
+    assert_eq!(
+        etc.error(&sources()),
+        "/etc/web/conf.d/a.toml:3:9: `log.level`: \"loud\" is not a level: error, warn, info, \
+         debug or trace\n3 | level = 'loud'\n  |         ^^^^^^"
+    );
+}
+
+#[test]
+fn values_that_cannot_be_name_the_key_and_show_the_line() {
+    for (line, key, problem) in [
+        (
+            "name = 'a/b'",
+            "name",
+            "\"a/b\" cannot be the name of a service: 1 to 64 of the ASCII letters and digits, `-`, `_`, `.`, `@`, and not `-` or `.` first",
+        ),
+        (
+            "workers = 2000",
+            "workers",
+            "2000 is out of range: 1 to 1024",
+        ),
+        ("threads = 0", "threads", "0 is out of range: 1 to 1024"),
+        (
+            "site.root = '/nowhere/at/all'",
+            "site.root",
+            "cannot serve /nowhere/at/all: there is no such directory",
+        ),
+        (
+            "site.root = '/etc/passwd'",
+            "site.root",
+            "cannot serve /etc/passwd: not a directory",
+        ),
+        (
+            "http.header_timeout = '0s'",
+            "http.header_timeout",
+            "0s is out of range: 1ms to 1day",
+        ),
+        (
+            "upgrade.probation = '31days'",
+            "upgrade.probation",
+            "1month 13h 26m 24s is out of range: 0s to 30days",
+        ),
+        (
+            "upgrade.health = 'healthz'",
+            "upgrade.health",
+            "\"healthz\" is not a path to ask for: it starts with `/` and has neither spaces nor control characters",
+        ),
+        (
+            "log.access = ''",
+            "log.access",
+            "\"\" is neither \"off\" nor a path",
+        ),
+        (
+            "control.group = 'a b'",
+            "control.group",
+            "\"a b\" cannot be the name of a group",
+        ),
+        (
+            "metrics.address = '9100'",
+            "metrics.address",
+            "\"9100\" is not an address: write an IP address and a port (\"127.0.0.1:80\", \"[::]:80\"), or \"unix:\" and a path",
+        ),
+        (
+            "metrics.address = 'udp:[::]:1'",
+            "metrics.address",
+            "\"udp:[::]:1\" is not an address: write an IP address and a port (\"127.0.0.1:80\", \"[::]:80\"), or \"unix:\" and a path",
+        ),
+    ] {
+        let value = line.split_once("= ").unwrap().1;
+        let column = line.find("= ").unwrap() + 3;
+        let indent = " ".repeat(column - 1);
+        let carets = "^".repeat(value.len());
+        assert_eq!(
+            error_of(line),
+            format!(
+                "/etc/web/web.toml:1:{column}: `{key}`: {problem}\n1 | {line}\n  | {indent}{carets}"
+            ),
+        );
+    }
+}
+
+#[test]
+fn listeners_that_cannot_be_are_shown_by_the_field_that_is_wrong() {
+    let long = "x".repeat(252);
+    let name_rule = "cannot be the name of a listener: 1 to 251 printable ASCII characters, no `:`, and not `own.` first";
+    for (fields, key, line, problem) in [
+        ("name = 'a:b'", "name", 2, format!("\"a:b\" {name_rule}")),
+        ("name = 'ü'", "name", 2, format!("\"ü\" {name_rule}")),
+        ("name = ''", "name", 2, format!("\"\" {name_rule}")),
+        ("name = 'own.http'", "name", 2, format!("\"own.http\" {name_rule}")),
+        (&format!("name = '{long}'"), "name", 2, format!("{long:?} {name_rule}")),
+        ("name = 'a'\naddress = 'unix:x'", "address", 3, "\"unix:x\" is not an address: the path of a Unix socket starts with a slash (\"unix:/run/x.sock\")".into()),
+        ("name = 'a'\naddress = '[::]:80'\nmode = '0660'", "mode", 4, "only a listener with a `unix:` path has one".into()),
+        ("name = 'a'\ngroup = 'www'", "group", 3, "only a listener with a `unix:` path has one".into()),
+        ("name = 'a'\naddress = 'unix:/x'\nmode = '0880'", "mode", 4, "\"0880\" is not a mode: write it in octal, as in \"0660\"".into()),
+        ("name = 'a'\nbacklog = 0", "backlog", 3, "0 is out of range: 1 to 1048576".into()),
+        ("name = 'a'\n[[listener]]\nname = 'a'", "name", 4, "there are two listeners \"a\" without an address: one entry stands for all that the socket unit passes".into()),
+        ("name = 'a'\naddress = '[::]:80'\n[[listener]]\nname = 'b'\naddress = '[0::0]:80'", "address", 6, "[::]:80 is listened on twice (listeners \"a\" and \"b\")".into()),
+    ] {
+        let error = error_of(&format!("[[listener]]\n{fields}\n"));
+        let middle = format!(": `listener.{key}`: {problem}\n{line} | ");
+        assert!(error.contains(&middle), "{error}\n{middle}");
+        assert!(error.starts_with(&format!("/etc/web/web.toml:{line}:")), "{error}");
+    }
+}
+
+#[test]
+fn a_wrong_flag_is_named_as_the_flag() {
+    let mut sources = sources();
+    sources.overrides.listen = vec!["80".into()];
+    assert_eq!(
+        Etc::new().error(&sources),
+        "--listen: `listener.address`: \"80\" is not an address: write an IP address and a port \
+         (\"127.0.0.1:80\", \"[::]:80\"), or \"unix:\" and a path"
+    );
+    sources.overrides.listen.clear();
+    sources.overrides.root = Some("/nowhere/at/all".into());
+    assert_eq!(
+        Etc::new().error(&sources),
+        "--root: `site.root`: cannot serve /nowhere/at/all: there is no such directory"
+    );
+    sources.overrides.root = None;
+    sources.defaults.threads = 0;
+    assert_eq!(
+        Etc::new().error(&sources),
+        "the program's own configuration: `threads`: 0 is out of range: 1 to 1024"
+    );
+}
+
+#[test]
+fn files_that_are_no_text_are_refused_without_reading_them_for_ever() {
+    let etc = Etc::new();
+    fs::write(etc.path("web.toml"), b"a = 1\nb = '\xff'\n").unwrap();
+    let error = etc.error(&sources());
+    assert!(
+        error.starts_with("/etc/web/web.toml:2:6: not UTF-8\n"),
+        "{error}"
+    );
+    fs::write(etc.path("web.toml"), vec![b'#'; 1024 * 1024 + 1]).unwrap();
+    assert_eq!(
+        etc.error(&sources()),
+        "/etc/web/web.toml is larger than 1024 KiB"
+    );
+    let mut sources = sources();
+    sources.explicit = Some("/dev/zero".into());
+    assert_eq!(
+        etc.error(&sources),
+        "/dev/zero is not a regular file, so that a reload could not read it again"
+    );
+}
+
+/// Every field other than its default, so that one that is skipped or renamed on one side shows.
+fn all_different(seed: u64) -> Config {
+    let time = |n: u64| {
+        Duration::new(
+            seed.wrapping_mul(n) % 2_000_000,
+            (seed % 1_000_000_000) as u32,
+        )
+    };
+    Config {
+        name: format!("name-{seed}"),
+        workers: Workers::Count((seed % 65535) as u16 + 1),
+        threads: usize::try_from(seed % 1000).unwrap() + 2,
+        listeners: vec![
+            ListenerConfig {
+                name: format!("l {seed} \"'\\"),
+                address: Some("unix:/run/é\u{1}".into()),
+                backlog: Some(u32::try_from(seed >> 32).unwrap()),
+                mode: Some("0660".into()),
+                group: Some("www".into()),
+            },
+            ListenerConfig {
+                name: String::new(),
+                address: None,
+                backlog: None,
+                mode: None,
+                group: None,
+            },
+        ],
+        site: Site {
+            root: Some(format!("/srv/\u{1f980}/{seed}\n").into()),
+            server_header: false,
+        },
+        http: Http {
+            header_timeout: time(3),
+            keepalive_timeout: time(5),
+            max_connections: seed >> 1 | 1,
+        },
+        upgrade: Upgrade {
+            start_timeout: time(7),
+            probation: time(11),
+            health: Some("/h".into()),
+        },
+        drain: Drain {
+            timeout: time(13),
+            stop_timeout: time(17),
+            pass_connections: false,
+        },
+        log: Log {
+            level: "trace".into(),
+            access: "/var/log/x".into(),
+        },
+        control: Control {
+            group: "adm".into(),
+        },
+        metrics: Metrics {
+            address: "[::1]:9100".into(),
+        },
+    }
+}
+
+#[test]
+fn every_value_comes_back_from_toml_and_json() {
+    let mut seed: u64 = 0x9e37_79b9_7f4a_7c15;
+    for _ in 0..500 {
+        // xorshift64
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let config = all_different(seed);
+        let toml = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<Config>(&toml).unwrap(), config, "{toml}");
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Config>(&json).unwrap(),
+            config,
+            "{json}"
+        );
+        let as_json = |c: &Config| serde_json::to_value(c).unwrap();
+        let (given, default) = (as_json(&config), as_json(&Config::default()));
+        assert_differs(&given, &default, "");
+    }
+    let default = Config::default();
+    let toml = toml::to_string(&default).unwrap();
+    assert_eq!(toml::from_str::<Config>(&toml).unwrap(), default);
+}
+
+/// No leaf of `a` is that of `b`: a field added to `Config` has to be added above.
+fn assert_differs(a: &serde_json::Value, b: &serde_json::Value, way: &str) {
+    match (a, b) {
+        (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
+            for (key, value) in a {
+                let other = b.get(key).unwrap_or(&serde_json::Value::Null);
+                assert_differs(value, other, &format!("{way}.{key}"));
+            }
+        }
+        _ => assert_ne!(a, b, "{way} is the default's"),
+    }
+}

@@ -1,0 +1,243 @@
+//! What the types cannot say: ranges, names, addresses, the site's directory.
+
+use std::collections::HashMap;
+use std::fs;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use super::address::{Address, AddressError};
+use super::error::{FDNAME_MAX, NAME_MAX, Problem};
+use super::merge::Step;
+use super::{Config, ListenerConfig, Workers};
+
+/// A problem and the way to the value that has it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Invalid {
+    pub(super) way: Vec<Step>,
+    pub(super) problem: Problem,
+}
+
+impl Invalid {
+    /// The way as an operator names it: `listener.address`.
+    pub(super) fn key(&self) -> String {
+        let keys = self.way.iter().filter_map(|step| match step {
+            Step::Key(key) => Some(*key),
+            Step::Entry(_) => None,
+        });
+        keys.collect::<Vec<_>>().join(".")
+    }
+}
+
+/// The first problem there is. Looks at the disk for the site's directory.
+pub(super) fn validate(config: &Config) -> Result<(), Invalid> {
+    at(&["name"], service_name(&config.name))?;
+    if let Workers::Count(n) = config.workers {
+        at(&["workers"], number(n, 1..=PROCESSES_MAX))?;
+    }
+    at(&["threads"], number(config.threads, 1..=PROCESSES_MAX))?;
+    listeners(&config.listeners)?;
+    if let Some(root) = &config.site.root {
+        at(&["site", "root"], site_root(root))?;
+    }
+    let http = &config.http;
+    let header = time(http.header_timeout, MOMENT..=DAY);
+    at(&["http", "header_timeout"], header)?;
+    let keepalive = time(http.keepalive_timeout, MOMENT..=DAY);
+    at(&["http", "keepalive_timeout"], keepalive)?;
+    let connections = number(http.max_connections, 0..=CONNECTIONS_MAX);
+    at(&["http", "max_connections"], connections)?;
+    let upgrade = &config.upgrade;
+    let start = time(upgrade.start_timeout, MOMENT..=DAY);
+    at(&["upgrade", "start_timeout"], start)?;
+    let probation = time(upgrade.probation, Duration::ZERO..=MONTH);
+    at(&["upgrade", "probation"], probation)?;
+    if let Some(path) = &upgrade.health {
+        at(&["upgrade", "health"], health(path))?;
+    }
+    let drain = &config.drain;
+    let timeout = time(drain.timeout, Duration::ZERO..=MONTH);
+    at(&["drain", "timeout"], timeout)?;
+    let stop = time(drain.stop_timeout, Duration::ZERO..=DAY);
+    at(&["drain", "stop_timeout"], stop)?;
+    at(&["log", "level"], level(&config.log.level))?;
+    at(&["log", "access"], access(&config.log.access))?;
+    if !config.control.group.is_empty() {
+        at(&["control", "group"], group(&config.control.group))?;
+    }
+    if !config.metrics.address.is_empty() {
+        at(&["metrics", "address"], metrics(&config.metrics.address))?;
+    }
+    Ok(())
+}
+
+/// Whether files and units can be named after it.
+pub(super) fn service_name(name: &str) -> Result<(), Problem> {
+    let fits = (1..=NAME_MAX).contains(&name.len())
+        && !name.starts_with(['-', '.'])
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.@".contains(&b));
+    unless(fits, || Problem::Name(name.into()))
+}
+
+fn listeners(listeners: &[ListenerConfig]) -> Result<(), Invalid> {
+    let mut seen: HashMap<Address, &str> = HashMap::new();
+    let mut left_out = Vec::new();
+    for (n, listener) in listeners.iter().enumerate() {
+        let invalid = |key, problem| Invalid {
+            way: vec![Step::Key("listener"), Step::Entry(n), Step::Key(key)],
+            problem,
+        };
+        let name = &listener.name;
+        listener_name(name).map_err(|p| invalid("name", p))?;
+        let parsed = listener.address.as_deref().map(address).transpose();
+        let parsed = parsed.map_err(|p| invalid("address", p))?;
+
+        if !matches!(parsed, Some(Address::Unix(_))) {
+            let refused = |key| Err(invalid(key, Problem::NotAUnixSocket));
+            listener.mode.as_ref().map_or(Ok(()), |_| refused("mode"))?;
+            listener
+                .group
+                .as_ref()
+                .map_or(Ok(()), |_| refused("group"))?;
+        }
+        if let Some(text) = &listener.mode {
+            mode(text).map_err(|p| invalid("mode", p))?;
+        }
+        if let Some(name) = &listener.group {
+            group(name).map_err(|p| invalid("group", p))?;
+        }
+        if let Some(backlog) = listener.backlog {
+            number(backlog, 1..=BACKLOG_MAX).map_err(|p| invalid("backlog", p))?;
+        }
+
+        let Some(parsed) = parsed else {
+            if left_out.contains(&name) {
+                return Err(invalid("name", Problem::DuplicateName(name.clone())));
+            }
+            left_out.push(name);
+            continue;
+        };
+        // Port 0 is another one every time.
+        let any_port = match &parsed {
+            Address::Tcp(address) | Address::Udp(address) => address.port() == 0,
+            Address::Host { port, .. } => *port == 0,
+            Address::Unix(_) | Address::Abstract(_) => false,
+        };
+        let address = parsed.to_string();
+        if let Some(first) = seen.insert(parsed, name).filter(|_| !any_port) {
+            let problem = Problem::DuplicateAddress {
+                address,
+                first: first.into(),
+                second: name.clone(),
+            };
+            return Err(invalid("address", problem));
+        }
+    }
+    Ok(())
+}
+
+/// systemd's `fdname_is_valid()`, and none of our own marks.
+fn listener_name(name: &str) -> Result<(), Problem> {
+    let fits = (1..=FDNAME_MAX).contains(&name.len())
+        && name.bytes().all(|b| (b' '..0x7f).contains(&b) && b != b':')
+        && !name.starts_with("own.");
+    unless(fits, || Problem::ListenerName(name.into()))
+}
+
+fn address(text: &str) -> Result<Address, Problem> {
+    text.parse()
+        .map_err(|why| Problem::Address(text.into(), why))
+}
+
+/// Scraped over HTTP, so not a place for datagrams.
+fn metrics(text: &str) -> Result<(), Problem> {
+    match address(text)? {
+        Address::Udp(_) | Address::Host { udp: true, .. } => {
+            Err(Problem::Address(text.into(), AddressError::Syntax))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn mode(text: &str) -> Result<(), Problem> {
+    let octal = (3..=4).contains(&text.len())
+        && text.bytes().all(|b| (b'0'..=b'7').contains(&b))
+        && (text.len() == 3 || text.starts_with('0'));
+    unless(octal, || Problem::Mode(text.into()))
+}
+
+/// What no tool would make a group of; whether there is one is found out where it is used.
+fn group(name: &str) -> Result<(), Problem> {
+    let fits = !name.is_empty()
+        && !name
+            .chars()
+            .any(|c| c.is_control() || c.is_whitespace() || ":,/".contains(c));
+    unless(fits, || Problem::Group(name.into()))
+}
+
+/// Asked for with a dot at its end: that takes the permission that serving its files takes.
+fn site_root(root: &Path) -> Result<(), Problem> {
+    unless(root.to_str().is_some(), || Problem::NotUtf8(root.into()))?;
+    fs::metadata(root.join("."))
+        .map(drop)
+        .map_err(|error| Problem::Root {
+            path: root.into(),
+            why: error.kind(),
+        })
+}
+
+fn health(path: &str) -> Result<(), Problem> {
+    let fits = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    unless(fits, || Problem::Health(path.into()))
+}
+
+fn level(level: &str) -> Result<(), Problem> {
+    let known = ["error", "warn", "info", "debug", "trace"].contains(&level);
+    unless(known, || Problem::Level(level.into()))
+}
+
+fn access(access: &str) -> Result<(), Problem> {
+    let fits = access == "off" || access.starts_with('/') && !access.ends_with('/');
+    let readable = !access.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER);
+    unless(fits && readable, || Problem::Access(access.into()))
+}
+
+fn number<N: TryInto<u64>>(found: N, range: RangeInclusive<u64>) -> Result<(), Problem> {
+    let found = found.try_into().unwrap_or(u64::MAX);
+    unless(range.contains(&found), || Problem::Number {
+        found,
+        least: *range.start(),
+        most: *range.end(),
+    })
+}
+
+fn time(found: Duration, range: RangeInclusive<Duration>) -> Result<(), Problem> {
+    unless(range.contains(&found), || Problem::Time {
+        found,
+        least: *range.start(),
+        most: *range.end(),
+    })
+}
+
+fn at(keys: &[&'static str], result: Result<(), Problem>) -> Result<(), Invalid> {
+    result.map_err(|problem| Invalid {
+        way: keys.iter().map(|key| Step::Key(key)).collect(),
+        problem,
+    })
+}
+
+fn unless(holds: bool, problem: impl FnOnce() -> Problem) -> Result<(), Problem> {
+    if holds { Ok(()) } else { Err(problem()) }
+}
+
+const PROCESSES_MAX: u64 = 1024;
+/// What a count of connections may be, far more than there are descriptors.
+const CONNECTIONS_MAX: u64 = 1 << 32;
+/// The kernel cuts it to `net.core.somaxconn`.
+const BACKLOG_MAX: u64 = 1 << 20;
+/// The least time that is a limit and not a mistake.
+const MOMENT: Duration = Duration::from_millis(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);

@@ -1,0 +1,196 @@
+//! The keeper: without a service manager, the process that was started stays. It starts the first
+//! master in a session of its own, is the subreaper of all, forwards the operator's signals to the
+//! owner, and exits with the owner's code when the last master has gone.
+//!
+//! So a terminal's resize or hang-up never reaches a master, and a commit, which ends the first
+//! master, never ends the foreground job or the container.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags};
+
+use crate::sys::image::{Image, ImageError};
+use crate::sys::process::{self, AnyChild, Exit, Other};
+use crate::sys::signals::Signals;
+use crate::sys::spawn::{self, KEEPER_ENV, Spawn, SpawnError};
+
+/// Why there is nothing to keep.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeeperError {
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    #[error("cannot keep a service: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// What a keeper keeps.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// What `ps` shows of the first master.
+    pub(crate) arg0: String,
+    /// The program as executed, for the masters that come after.
+    pub(crate) program: PathBuf,
+    /// Its arguments: ours.
+    pub(crate) args: Vec<OsString>,
+}
+
+/// The first thing a keeper says to its master: the program as executed.
+pub(crate) fn program(pipe: &std::os::fd::OwnedFd) -> Option<PathBuf> {
+    let mut pipe = UnixStream::from(pipe.try_clone().ok()?);
+    pipe.set_read_timeout(Some(std::time::Duration::from_secs(5)))
+        .ok()?;
+    let mut path = Vec::new();
+    let mut byte = [0];
+    loop {
+        pipe.read_exact(&mut byte).ok()?;
+        if byte == [0] {
+            break;
+        }
+        path.push(byte[0]);
+    }
+    Some(std::ffi::OsStr::from_bytes(&path).into())
+}
+
+/// Keeps a service until it has gone; the exit code.
+pub(crate) fn keep(kept: Kept) -> Result<u8, KeeperError> {
+    process::set_subreaper()?;
+    process::set_name("keeper");
+    let mut signals = Signals::open(&[
+        Signal::SIGCHLD,
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGWINCH,
+    ])?;
+    let (mut news, pipe) = UnixStream::pair()?;
+    // The master is executed by descriptor and cannot know how it was called.
+    news.write_all(kept.program.as_os_str().as_bytes())?;
+    news.write_all(&[0])?;
+    let image = Image::running()?;
+    let mut spec = Spawn::new(image.as_fd(), kept.arg0);
+    spec.args = kept.args;
+    spec.channel = Some((KEEPER_ENV, pipe.into()));
+    spec.new_session = true;
+    let first = spawn::spawn(spec)?.pid();
+    news.set_nonblocking(true)?;
+    let mut keeper = Keeper {
+        news: Some(news),
+        line: Vec::new(),
+        owner: first,
+        ended: None,
+        stop: None,
+    };
+    keeper.watch(&mut signals)
+}
+
+#[derive(Debug)]
+struct Keeper {
+    /// Masters write the owner's pid here; EOF: no master is left.
+    news: Option<UnixStream>,
+    line: Vec<u8>,
+    owner: u32,
+    /// How the owner ended.
+    ended: Option<Exit>,
+    /// A signal that ends the service: whoever owns it later gets it too.
+    stop: Option<Signal>,
+}
+
+impl Keeper {
+    fn watch(&mut self, signals: &mut Signals) -> Result<u8, KeeperError> {
+        loop {
+            let signals_fd = signals.as_fd();
+            let mut polled = vec![PollFd::new(&signals_fd, PollFlags::IN)];
+            if let Some(news) = &self.news {
+                polled.push(PollFd::new(news, PollFlags::IN));
+            }
+            match rustix::event::poll(&mut polled, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(io::Error::from(e).into()),
+            }
+            drop(polled);
+            // First who owns the service, then who ended.
+            self.read_news();
+            while let Some(received) = signals.try_next()? {
+                self.signalled(received.signal, received.from_process);
+            }
+            // Reaped in any case: a SIGCHLD stands for one or more.
+            loop {
+                match process::reap_any()? {
+                    AnyChild::Reaped(pid, exit) if pid == self.owner => self.ended = Some(exit),
+                    AnyChild::Reaped(..) => {}
+                    AnyChild::Running => break,
+                    AnyChild::None => return Ok(self.code()),
+                }
+            }
+        }
+    }
+
+    fn signalled(&mut self, signal: Signal, from_process: bool) {
+        match signal {
+            Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => {
+                self.stop = Some(signal);
+                self.forward(signal);
+            }
+            // Only from a process: a terminal that hangs up or is resized means nothing.
+            Signal::SIGHUP | Signal::SIGUSR1 | Signal::SIGUSR2 if from_process => {
+                self.forward(signal);
+            }
+            _ => {}
+        }
+    }
+
+    fn forward(&self, signal: Signal) {
+        if let Ok(Some(owner)) = Other::open(self.owner) {
+            let _ = owner.signal(signal);
+        }
+    }
+
+    fn read_news(&mut self) {
+        let Some(news) = &mut self.news else { return };
+        let mut bytes = [0; 256];
+        loop {
+            match news.read(&mut bytes) {
+                Ok(0) => {
+                    self.news = None;
+                    break;
+                }
+                Ok(n) => self.line.extend_from_slice(&bytes[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        while let Some(end) = self.line.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.line.drain(..=end).collect();
+            let pid = std::str::from_utf8(&line)
+                .ok()
+                .and_then(|l| l.trim().parse().ok());
+            if let Some(pid) = pid.filter(|pid| *pid != self.owner) {
+                self.owner = pid;
+                self.ended = None;
+                if let Some(signal) = self.stop {
+                    self.forward(signal);
+                }
+            }
+        }
+    }
+
+    /// The owner's exit code, as a shell has it.
+    fn code(&self) -> u8 {
+        match self.ended {
+            Some(Exit::Code(code)) => u8::try_from(code).unwrap_or(1),
+            Some(Exit::Signal(signal, _)) => u8::try_from(128 + signal).unwrap_or(1),
+            Some(Exit::Lost) | None => 1,
+        }
+    }
+}

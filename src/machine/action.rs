@@ -1,0 +1,176 @@
+//! What a master does: returned by the machine, carried out by the driver, in order.
+
+use std::time::Duration;
+
+use super::event::{Failure, OrderKind, Signal};
+use super::message::Supersede;
+use super::phase::Phase;
+use crate::api::Outcome;
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// The one door for phase changes: log it once.
+    Enter {
+        /// The phase before.
+        from: Phase,
+        /// The phase now.
+        to: Phase,
+    },
+    /// Start a set of workers; they do not accept yet.
+    StartWorkers,
+    /// Our workers accept.
+    Accept,
+    /// Our workers stop accepting and keep what they hold.
+    Quiesce,
+    /// Our workers accept no more, finish or pass on what they hold, and leave.
+    DrainWorkers {
+        /// Because the service stops, so there is nobody to pass on to.
+        stop: bool,
+        /// When what is left is cut; `None`: no limit. A second, shorter one counts.
+        limit: Option<Duration>,
+    },
+    /// Our workers leave now; what they hold is cut.
+    KillWorkers,
+    /// Read the configuration again and swap the workers.
+    Reload,
+    /// Start a successor.
+    Launch {
+        /// Restore the previous binary first (a rollback after the commit).
+        back: bool,
+        /// The order that was waiting for the eviction.
+        next: Option<Supersede>,
+    },
+    /// Give up a start that has no process yet.
+    CancelLaunch,
+    /// Send the inheritance.
+    Inherit,
+    /// Say something to the successor.
+    ToSuccessor(ToSuccessor),
+    /// Say something to the predecessor.
+    ToPredecessor(ToPredecessor),
+    /// Let the successor's channel go: EOF.
+    CloseSuccessor,
+    /// Let the predecessor's channel go: EOF.
+    ClosePredecessor,
+    /// SIGTERM (and SIGCONT) to the successor.
+    TermSuccessor,
+    /// SIGKILL to the successor.
+    KillSuccessor,
+    /// Reap the successor: the service is ours again.
+    ReapSuccessor,
+    /// SIGTERM to a predecessor that only drains: the service stops.
+    TermPredecessor,
+    /// SIGKILL to a predecessor that does not leave.
+    KillPredecessor,
+    /// Tell the service manager (or the keeper) who the main process is, and wait until it knows.
+    NameMain(Who),
+    /// MAINPID to a worker and back, so that systemd drops the "alien" mark.
+    Reclaim,
+    /// READY=1.
+    NotifyReady,
+    /// STOPPING=1: final for the whole unit.
+    NotifyStopping,
+    /// Write the pid files: successor and predecessor.
+    WritePids,
+    /// The pid file names us alone.
+    OwnPid,
+    /// Put the running build back on disk, the other one aside.
+    RestoreDisk,
+    /// The file on disk is final: the trial mark goes.
+    KeepDisk,
+    /// Listening sockets that the configuration no longer has are let go.
+    DropListeners,
+    /// Answer an order. A refusal is for the one whose step this is, everything else for all of
+    /// that kind.
+    Settle(OrderKind, Verdict),
+    /// The upgrade ended. Both masters say so of a commit; the one that owns the service then
+    /// writes it down.
+    Conclude(Outcome, Option<Failure>),
+    /// Open the log files again.
+    ReopenLogs,
+    /// Something for the log.
+    Note(Note),
+    /// Exit with this code.
+    Exit(u8),
+}
+
+/// Who shall be the main process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// This master.
+    Me,
+    /// Its successor.
+    Successor,
+}
+
+/// What we say to a successor.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ToSuccessor {
+    /// You own the service.
+    Takeover,
+    /// I accept again.
+    Ready,
+    /// I was told to leave: make it final.
+    Commit,
+    /// Leave, the service stops.
+    Release,
+    /// Leave, I serve.
+    Retire(String),
+}
+
+/// What we say to a predecessor.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ToPredecessor {
+    /// My workers are ready.
+    Ready,
+    /// I am alive.
+    Heartbeat,
+    /// It is final.
+    Commit,
+    /// I give up.
+    Yield {
+        /// Why.
+        reason: String,
+        /// Send me away even in hold mode.
+        retire: bool,
+        /// What to do then.
+        then: Option<Supersede>,
+    },
+    /// The service stops.
+    Release,
+    /// I do not own the service, a signal told me to leave, and I do.
+    Leaving,
+}
+
+/// What came of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Done.
+    Done,
+    /// It was so already.
+    Already(&'static str),
+    /// It makes no sense now; nothing has changed.
+    Refused(String),
+    /// Another master answers it, under the same id: ask again.
+    Moved,
+    /// Tried and failed; the previous generation serves.
+    Failed(Failure),
+}
+
+/// Something for the log that is not a phase change.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Note {
+    /// A signal that makes no sense now.
+    SignalRefused(Signal, &'static str),
+    /// A signal that waits for the other side.
+    SignalRemembered(Signal),
+    /// A remembered signal is carried out.
+    SignalCarriedOut(Signal),
+    /// A remembered signal whose moment did not come.
+    SignalDropped(Signal),
+    /// Our workers keep failing; they are started again, for ever.
+    WorkersFail(String),
+    /// The predecessor has gone without a word: committed by accident, no way back.
+    CommittedByAccident,
+}

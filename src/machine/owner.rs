@@ -1,0 +1,472 @@
+//! The owner: alone, or with a successor that does not own the service yet (or no longer).
+
+use super::action::{Action, Note, ToSuccessor, Verdict, Who};
+use super::event::{Event, Failure, FromSuccessor, Order, OrderKind, Signal};
+use super::master::{Machine, Step, Successor};
+use super::phase::Phase;
+use super::timing::Timer;
+use crate::api::Outcome;
+
+impl Machine {
+    pub(super) fn serving(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::Order(Order::Upgrade { hold, .. }) => {
+                self.pend(OrderKind::Upgrade);
+                self.launch(hold, false, s);
+            }
+            Event::Signal(Signal::Usr2) => self.launch(true, false, s),
+            Event::Order(Order::Rollback) => {
+                // Nobody is parked: the previous binary comes back from disk, by a hot upgrade.
+                self.pend(OrderKind::Rollback);
+                self.launch(false, true, s);
+            }
+            Event::Order(Order::Reload) => {
+                self.pend(OrderKind::Reload);
+                self.reload(s);
+            }
+            Event::Signal(Signal::Hup) => self.reload(s),
+            Event::Order(Order::Commit) => self.settle(
+                OrderKind::Commit,
+                Verdict::Already("this generation is committed"),
+                s,
+            ),
+            Event::Order(Order::Stop) => {
+                self.pend(OrderKind::Stop);
+                self.stop(Signal::Term, s);
+            }
+            Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
+                self.stop(signal, s);
+            }
+            Event::Signal(Signal::Winch) => {
+                s.refuse_signal(Signal::Winch, "there is no successor to drain for");
+            }
+            Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
+            Event::PredecessorExited => self.orphaned(s),
+            Event::Launched => {
+                // It was started when the launch was given up already.
+                self.enter(Phase::Evicting, s);
+                self.stray(s);
+            }
+            Event::WorkersReady
+            | Event::WorkersGone
+            | Event::Reloaded
+            | Event::ReloadFailed(_)
+            | Event::Unhealthy(_)
+            | Event::LaunchFailed(_)
+            | Event::Successor(_)
+            | Event::SuccessorClosed(_)
+            | Event::SuccessorExited(_)
+            | Event::Predecessor(_)
+            | Event::PredecessorClosed
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+
+    fn reload(&mut self, s: &mut Step) {
+        self.reloading = true;
+        s.act(Action::Reload);
+        self.enter(Phase::Reloading, s);
+    }
+
+    pub(super) fn reloading(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::Reloaded => {
+                self.reload_ended(Verdict::Done, s);
+                self.enter(Phase::Serving, s);
+            }
+            Event::ReloadFailed(failure) => {
+                self.reload_ended(Verdict::Failed(failure), s);
+                self.enter(Phase::Serving, s);
+            }
+            Event::Order(Order::Stop) => {
+                self.pend(OrderKind::Stop);
+                self.stop(Signal::Term, s);
+            }
+            Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
+                self.stop(signal, s);
+            }
+            Event::Order(Order::Commit) => self.settle(
+                OrderKind::Commit,
+                Verdict::Already("this generation is committed"),
+                s,
+            ),
+            Event::Order(order @ (Order::Upgrade { .. } | Order::Rollback | Order::Reload)) => {
+                self.refuse(&order, "a configuration reload is under way; try again", s);
+            }
+            Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch)) => {
+                s.refuse_signal(signal, "a configuration reload is under way");
+            }
+            Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
+            Event::PredecessorExited => self.orphaned(s),
+            Event::Launched => self.stray(s),
+            Event::SuccessorExited(_) if self.successor.is_some() => {
+                s.act(Action::ReapSuccessor);
+                self.successor = None;
+            }
+            Event::WorkersReady
+            | Event::WorkersGone
+            | Event::Unhealthy(_)
+            | Event::LaunchFailed(_)
+            | Event::Successor(_)
+            | Event::SuccessorClosed(_)
+            | Event::SuccessorExited(_)
+            | Event::Predecessor(_)
+            | Event::PredecessorClosed
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+
+    pub(super) fn reload_ended(&mut self, verdict: Verdict, s: &mut Step) {
+        self.reloading = false;
+        self.settle_pending(OrderKind::Reload, verdict, s);
+    }
+
+    pub(super) fn launch(&mut self, hold: bool, back: bool, s: &mut Step) {
+        self.hold = hold;
+        self.why = None;
+        self.restored = false;
+        self.successor = Some(Successor::NEW);
+        let next = self.next.take();
+        s.act(Action::Launch { back, next });
+        self.enter(Phase::Launching, s);
+        self.arm(Timer::Start, self.timing.start, s);
+    }
+
+    pub(super) fn launching(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::Launched => {}
+            Event::LaunchFailed(failure) => {
+                self.successor = None;
+                self.give_up(Outcome::Failed, failure, s);
+            }
+            Event::Successor(FromSuccessor::Hello) => s.act(Action::Inherit),
+            Event::Successor(FromSuccessor::Ready) => self.successor_ready(s),
+            Event::Successor(FromSuccessor::Yield { reason, .. }) => {
+                self.evict(Outcome::Failed, Failure::new(reason), s);
+            }
+            Event::Successor(FromSuccessor::Leaving) => {
+                self.told_too("the new master was told to leave before it was ready", s);
+            }
+            Event::SuccessorClosed(failure) => self.evict(Outcome::Failed, failure, s),
+            Event::SuccessorExited(how) => {
+                let failure = Failure::new(format!("the new master {how} before it was ready"));
+                self.evict(Outcome::Failed, failure, s);
+            }
+            Event::Timer(Timer::Start) => {
+                let failure = Failure::new(format!(
+                    "the new master was not ready within {} (start_timeout)",
+                    humantime::format_duration(self.timing.start)
+                ));
+                self.evict(Outcome::Failed, failure, s);
+            }
+            // The launch is a rollback itself (after a commit): the same answer serves both.
+            Event::Order(Order::Rollback) if self.unsettled.contains(&OrderKind::Rollback) => {}
+            Event::Order(Order::Rollback) => {
+                let failure = Failure::new("rolled back by an order before it was ready");
+                self.settle(OrderKind::Rollback, Verdict::Done, s);
+                self.evict(Outcome::RolledBack, failure, s);
+            }
+            Event::Order(Order::Stop) => {
+                self.pend(OrderKind::Stop);
+                self.stop(Signal::Term, s);
+            }
+            Event::Signal(Signal::Int) => self.stop(Signal::Int, s),
+            // Nobody is there yet who could serve instead: the service stops.
+            Event::Signal(Signal::Term) if self.successor.is_none_or(|x| !x.spawned) => {
+                self.stop(Signal::Term, s);
+            }
+            Event::Signal(signal @ (Signal::Winch | Signal::Quit | Signal::Term)) => {
+                self.remember(signal, s);
+            }
+            Event::Signal(signal @ (Signal::Hup | Signal::Usr2)) => {
+                s.refuse_signal(signal, "an upgrade is under way");
+            }
+            Event::Order(order @ (Order::Upgrade { .. } | Order::Reload | Order::Commit)) => {
+                self.refuse(&order, "an upgrade is under way; see `status`", s);
+            }
+            Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
+            Event::PredecessorExited => self.orphaned(s),
+            Event::Successor(
+                FromSuccessor::Heartbeat | FromSuccessor::Commit | FromSuccessor::Release,
+            )
+            | Event::WorkersReady
+            | Event::WorkersGone
+            | Event::Reloaded
+            | Event::ReloadFailed(_)
+            | Event::Unhealthy(_)
+            | Event::Predecessor(_)
+            | Event::PredecessorClosed
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+
+    fn successor_ready(&mut self, s: &mut Step) {
+        s.act(Action::WritePids);
+        if !self.hold {
+            self.take_over(s);
+            self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
+            self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
+        } else {
+            self.enter(Phase::Beside, s);
+            self.arm(Timer::Silence, self.timing.silence, s);
+            self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
+        }
+        for signal in self.recall(s) {
+            match self.phase {
+                Phase::Beside => self.beside(Event::Signal(signal), s),
+                Phase::Parked => self.parked(Event::Signal(signal), s),
+                _ => {}
+            }
+        }
+    }
+
+    /// The instant at which the successor becomes responsible.
+    pub(super) fn take_over(&mut self, s: &mut Step) {
+        s.act(Action::NameMain(Who::Successor));
+        s.tell_successor(ToSuccessor::Takeover);
+        self.drain_workers(self.timing.drain, s);
+        self.enter(Phase::Parked, s);
+        self.arm(Timer::Silence, self.timing.silence, s);
+        if !self.hold {
+            self.arm(
+                Timer::DeadMan,
+                self.timing.probation + self.timing.margin,
+                s,
+            );
+        }
+    }
+
+    pub(super) fn beside(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::Signal(Signal::Winch) => self.take_over(s),
+            Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
+                self.take_over(s);
+                self.ask_to_commit(signal, s);
+            }
+            Event::Order(Order::Commit) => {
+                self.pend(OrderKind::Commit);
+                self.take_over(s);
+                self.ask_to_commit(Signal::Quit, s);
+            }
+            Event::Order(Order::Rollback) => {
+                let failure = Failure::new("rolled back by an order");
+                self.settle(OrderKind::Rollback, Verdict::Done, s);
+                self.evict(Outcome::RolledBack, failure, s);
+            }
+            Event::Order(Order::Stop) => {
+                self.pend(OrderKind::Stop);
+                self.stop(Signal::Term, s);
+            }
+            Event::Successor(FromSuccessor::Yield { reason, .. }) => {
+                self.evict(Outcome::RolledBack, Failure::new(reason), s);
+            }
+            Event::Successor(FromSuccessor::Leaving) => {
+                self.told_too("the new master was told to leave", s);
+            }
+            // It owned the service when it was ordered to stop it.
+            Event::Successor(FromSuccessor::Release) => self.stop(Signal::Term, s),
+            Event::SuccessorClosed(_) => {
+                let failure = Failure::new("the new master left");
+                self.evict(Outcome::RolledBack, failure, s);
+            }
+            Event::SuccessorExited(how) => {
+                let failure = Failure::new(format!("the new master {how}"));
+                self.evict(Outcome::RolledBack, failure, s);
+            }
+            Event::Timer(Timer::Silence) => {
+                let failure = Failure::new("the new master hangs: it was silent for too long");
+                self.evict(Outcome::RolledBack, failure, s);
+            }
+            Event::Successor(FromSuccessor::Heartbeat | FromSuccessor::Ready) => {
+                self.arm(Timer::Silence, self.timing.silence, s);
+            }
+            Event::Signal(signal @ (Signal::Hup | Signal::Usr2)) => {
+                s.refuse_signal(
+                    signal,
+                    "both generations accept: WINCH goes on, QUIT to the new one goes back",
+                );
+            }
+            Event::Order(order @ (Order::Upgrade { .. } | Order::Reload)) => {
+                self.refuse(
+                    &order,
+                    "both generations accept; `commit` or `rollback` first",
+                    s,
+                );
+            }
+            Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
+            Event::PredecessorExited => self.orphaned(s),
+            Event::Successor(FromSuccessor::Hello | FromSuccessor::Commit)
+            | Event::Launched
+            | Event::LaunchFailed(_)
+            | Event::WorkersReady
+            | Event::WorkersGone
+            | Event::Reloaded
+            | Event::ReloadFailed(_)
+            | Event::Unhealthy(_)
+            | Event::Predecessor(_)
+            | Event::PredecessorClosed
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+
+    /// A successor that does not own the service was told to leave. When we were told so too, the
+    /// service stops: systemd and containers send TERM to everybody.
+    fn told_too(&mut self, why: &str, s: &mut Step) {
+        if self.remembered.contains(&Signal::Term) {
+            self.remembered.clear();
+            self.stop(Signal::Term, s);
+        } else {
+            let outcome = if self.phase == Phase::Beside {
+                Outcome::RolledBack
+            } else {
+                Outcome::Failed
+            };
+            self.evict(outcome, Failure::new(why), s);
+        }
+    }
+
+    /// The successor is sent away; we own the service and accept.
+    pub(super) fn evict(&mut self, outcome: Outcome, failure: Failure, s: &mut Step) {
+        let Some(successor) = self.successor else {
+            return self.give_up(outcome, failure, s);
+        };
+        if !successor.spawned {
+            s.act(Action::CancelLaunch);
+            self.successor = None;
+            return self.give_up(outcome, failure, s);
+        }
+        if !successor.closed {
+            s.tell_successor(ToSuccessor::Retire(failure.reason.clone()));
+        }
+        self.forget(s);
+        self.enter(Phase::Evicting, s);
+        self.restore_disk(s);
+        self.conclude(outcome, failure, s);
+        if successor.exited {
+            self.evicted(s);
+        } else if successor.closed && successor.leaving {
+            self.let_finish(s);
+        } else if successor.closed || !successor.ready {
+            // It holds no connection, or does not speak to us: no reason to wait.
+            self.press_on(s);
+        } else {
+            self.arm(Timer::Evict, self.timing.evict, s);
+        }
+    }
+
+    /// The successor obeys: what it holds may finish, within the limit of any drain.
+    fn let_finish(&mut self, s: &mut Step) {
+        match self.timing.drain {
+            Some(drain) => self.arm(Timer::Evict, drain + self.timing.evict, s),
+            None => self.timers.disarm(Timer::Evict),
+        }
+    }
+
+    /// A start ended and nobody is there to be sent away.
+    fn give_up(&mut self, outcome: Outcome, failure: Failure, s: &mut Step) {
+        self.forget(s);
+        self.hold = false;
+        self.enter(Phase::Serving, s);
+        self.restore_disk(s);
+        self.conclude(outcome, failure, s);
+    }
+
+    /// Once an upgrade, and never when another one follows: what is on disk now is its file.
+    pub(super) fn restore_disk(&mut self, s: &mut Step) {
+        if self.next.is_none() && !std::mem::replace(&mut self.restored, true) {
+            s.act(Action::RestoreDisk);
+        }
+    }
+
+    pub(super) fn conclude(&mut self, outcome: Outcome, failure: Failure, s: &mut Step) {
+        self.settle_pending(OrderKind::Upgrade, Verdict::Failed(failure.clone()), s);
+        if outcome == Outcome::Failed {
+            self.settle_pending(OrderKind::Rollback, Verdict::Failed(failure.clone()), s);
+        }
+        s.act(Action::Conclude(outcome, Some(failure)));
+    }
+
+    pub(super) fn evicting(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::SuccessorExited(_) => self.evicted(s),
+            // One that never served has nothing to finish.
+            Event::SuccessorClosed(_) if self.successor.is_some_and(|x| x.ready) => {
+                self.let_finish(s);
+            }
+            Event::Timer(Timer::Evict) => self.press_on(s),
+            Event::Order(Order::Rollback) => self.settle(
+                OrderKind::Rollback,
+                Verdict::Already("the previous generation serves already"),
+                s,
+            ),
+            Event::Order(Order::Stop) => {
+                self.pend(OrderKind::Stop);
+                self.stop(Signal::Term, s);
+            }
+            // It owned the service when it was ordered to stop it.
+            Event::Successor(FromSuccessor::Release) => self.stop(Signal::Term, s),
+            Event::Signal(signal @ (Signal::Term | Signal::Int)) => self.stop(signal, s),
+            Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch | Signal::Quit)) => {
+                s.refuse_signal(signal, "the rejected generation is still leaving");
+            }
+            Event::Order(order @ (Order::Upgrade { .. } | Order::Reload | Order::Commit)) => {
+                self.refuse(
+                    &order,
+                    "the rejected generation is still leaving; try again when `status` shows it gone",
+                    s,
+                );
+            }
+            Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
+            Event::PredecessorExited => self.orphaned(s),
+            Event::Successor(
+                FromSuccessor::Hello
+                | FromSuccessor::Ready
+                | FromSuccessor::Heartbeat
+                | FromSuccessor::Commit
+                | FromSuccessor::Yield { .. }
+                | FromSuccessor::Leaving,
+            )
+            | Event::SuccessorClosed(_)
+            | Event::Launched
+            | Event::LaunchFailed(_)
+            | Event::WorkersReady
+            | Event::WorkersGone
+            | Event::Reloaded
+            | Event::ReloadFailed(_)
+            | Event::Unhealthy(_)
+            | Event::Predecessor(_)
+            | Event::PredecessorClosed
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+
+    /// A successor that nobody waits for any more. It has said nothing and got nothing.
+    pub(super) fn stray(&mut self, s: &mut Step) {
+        let stray = Successor {
+            spawned: true,
+            evictions: 2,
+            ..Successor::NEW
+        };
+        self.successor = Some(stray);
+        s.act(Action::KillSuccessor);
+    }
+
+    /// The rejected successor is gone: its zombie may go too.
+    pub(super) fn evicted(&mut self, s: &mut Step) {
+        s.act(Action::ReapSuccessor);
+        s.act(Action::OwnPid);
+        self.successor = None;
+        self.hold = false;
+        self.enter(Phase::Serving, s);
+        if let Some(next) = &self.next {
+            let hold = next.hold;
+            self.pend(OrderKind::Upgrade);
+            self.launch(hold, false, s);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The predecessor while its successor owns the service: it watches, and can take it back.
+
+use super::action::{Action, Note, ToSuccessor, Verdict, Who};
+use super::event::{Event, Failure, FromSuccessor, Order, OrderKind, Signal};
+use super::master::{Accepting, Machine, Step};
+use super::phase::Phase;
+use super::timing::Timer;
+use crate::api::Outcome;
+
+impl Machine {
+    pub(super) fn parked(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::Successor(FromSuccessor::Commit) => {
+                let how = self.leaving.take().unwrap_or(Signal::Quit);
+                self.leave(how, s);
+            }
+            Event::Successor(FromSuccessor::Yield { reason, .. }) => {
+                self.reclaim(Failure::new(reason), s);
+            }
+            Event::Successor(FromSuccessor::Release) => {
+                self.released = true;
+                self.leave(Signal::Term, s);
+            }
+            Event::Successor(FromSuccessor::Leaving) => {
+                let why =
+                    "the new master was told to leave before it knew that it owns the service";
+                self.reclaim(Failure::new(why), s);
+            }
+            Event::SuccessorClosed(_) => {
+                self.reclaim(
+                    Failure::new("the new master died or let go of the channel"),
+                    s,
+                );
+            }
+            Event::SuccessorExited(how) => {
+                self.reclaim(Failure::new(format!("the new master {how}")), s);
+            }
+            Event::Timer(timer @ (Timer::Silence | Timer::DeadMan | Timer::Commit)) => {
+                // It is broken: even in hold mode nobody wants it beside us.
+                self.successor_mut(|x| x.retire = true);
+                self.reclaim(Failure::new(self.overdue(timer)), s);
+            }
+            Event::Order(Order::Rollback) => {
+                self.pend(OrderKind::Rollback);
+                self.successor_mut(|x| x.retire = true);
+                self.reclaim(Failure::new("rolled back by an order"), s);
+            }
+            Event::Signal(Signal::Hup) => {
+                self.reclaim(Failure::new("rolled back by SIGHUP"), s);
+            }
+            Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
+                self.ask_to_commit(signal, s);
+            }
+            Event::Successor(FromSuccessor::Heartbeat | FromSuccessor::Ready) => {
+                self.arm(Timer::Silence, self.timing.silence, s);
+            }
+            Event::PredecessorExited => self.bereaved(),
+            Event::Signal(Signal::Winch) => {
+                s.refuse_signal(Signal::Winch, "this master is parked already");
+            }
+            Event::Signal(Signal::Usr2) => {
+                s.refuse_signal(Signal::Usr2, "the new master lives; send it to the new one");
+            }
+            Event::Order(
+                order @ (Order::Upgrade { .. } | Order::Commit | Order::Reload | Order::Stop),
+            ) => {
+                self.refuse(&order, "this master is parked; ask its successor", s);
+            }
+            Event::Successor(FromSuccessor::Hello)
+            | Event::Launched
+            | Event::LaunchFailed(_)
+            | Event::WorkersReady
+            | Event::WorkersFailed(_)
+            | Event::WorkersGone
+            | Event::Reloaded
+            | Event::ReloadFailed(_)
+            | Event::Unhealthy(_)
+            | Event::Predecessor(_)
+            | Event::PredecessorClosed
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+
+    /// Our own predecessor, which drained, is gone. The successor is the main process: there is
+    /// nothing to claim.
+    fn bereaved(&mut self) {
+        self.timers.disarm(Timer::Linger);
+        self.predecessor = None;
+    }
+
+    fn overdue(&self, timer: Timer) -> String {
+        match timer {
+            Timer::DeadMan => "no commit came within the probation and its margin".into(),
+            Timer::Commit => {
+                "the new master did not make it final when this one was told to leave".into()
+            }
+            _ => format!(
+                "the new master hangs: it was silent for {}",
+                humantime::format_duration(self.timing.silence)
+            ),
+        }
+    }
+
+    /// We were told to leave: the successor shall make it final. Only its commit proves that it
+    /// lives and keeps the service.
+    pub(super) fn ask_to_commit(&mut self, how: Signal, s: &mut Step) {
+        self.leaving = Some(how);
+        self.arm(Timer::Commit, self.timing.commit, s);
+        s.tell_successor(ToSuccessor::Commit);
+    }
+
+    /// EOF makes the commit true; draining workers may outlast it.
+    fn leave(&mut self, how: Signal, s: &mut Step) {
+        self.successor_mut(|x| x.committed = true);
+        self.forget(s);
+        if how == Signal::Int && self.workers_left {
+            self.accepting = Accepting::Off;
+            s.act(Action::KillWorkers);
+        } else if how == Signal::Term {
+            self.drain_workers(Some(self.timing.stop), s);
+        }
+        s.act(Action::CloseSuccessor);
+        self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
+        self.settle_pending(OrderKind::Commit, Verdict::Done, s);
+        // The successor writes it down when it has our EOF; at our door somebody may wait for it.
+        s.act(Action::Conclude(Outcome::Committed, None));
+        self.enter(Phase::Draining, s);
+        self.finish(s);
+    }
+
+    /// We take the service back. Our listeners were never let go.
+    fn reclaim(&mut self, why: Failure, s: &mut Step) {
+        let dead = self.successor.is_some_and(|x| x.closed);
+        // TERM and INT went to everybody, or there is nobody else to serve: the service stops.
+        let stops = matches!(self.leaving, Some(Signal::Term | Signal::Int));
+        if dead || stops {
+            // Before anything else: systemd does not see an alien main process die.
+            s.act(Action::NameMain(Who::Me));
+        }
+        self.settle_pending(OrderKind::Commit, Verdict::Failed(why.clone()), s);
+        match self.leaving.take() {
+            Some(signal) if stops => return self.stop(signal, s),
+            Some(signal) => s.act(Action::Note(Note::SignalDropped(signal))),
+            None => {}
+        }
+        self.start_workers(s, true);
+        if !self.stays_beside() {
+            self.restore_disk(s);
+        }
+        self.why = Some(why);
+        self.enter(Phase::Reclaiming, s);
+    }
+
+    /// In hold mode signals decide about a living successor, not we.
+    fn stays_beside(&self) -> bool {
+        self.hold && self.successor_listens() && !self.successor.is_some_and(|x| x.retire)
+    }
+
+    pub(super) fn reclaiming(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::WorkersReady => self.reclaimed(s),
+            // The pool starts them again, with growing pauses, for ever.
+            Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
+            Event::PredecessorExited => self.bereaved(),
+            Event::SuccessorClosed(_) | Event::SuccessorExited(_) => {
+                s.act(Action::NameMain(Who::Me));
+                self.restore_disk(s);
+            }
+            Event::Successor(FromSuccessor::Release) => {
+                self.released = true;
+                self.leave(Signal::Term, s);
+            }
+            Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int))
+                if self.stays_beside() && !self.successor.is_some_and(|x| x.yielded) =>
+            {
+                // The successor is well and owns the service: we were parked, and leave from there.
+                self.drain_workers(self.timing.drain, s);
+                self.forget(s);
+                self.enter(Phase::Parked, s);
+                self.arm(Timer::Silence, self.timing.silence, s);
+                self.ask_to_commit(signal, s);
+            }
+            Event::Signal(signal @ (Signal::Term | Signal::Int)) => self.stop(signal, s),
+            Event::Signal(Signal::Quit) => {
+                s.refuse_signal(Signal::Quit, "this master takes the service back");
+            }
+            Event::Signal(Signal::Winch) if self.stays_beside() => {
+                self.remember(Signal::Winch, s);
+            }
+            Event::Signal(signal @ (Signal::Winch | Signal::Usr2)) => {
+                s.refuse_signal(signal, "this master takes the service back");
+            }
+            Event::Signal(Signal::Hup) => {
+                s.refuse_signal(Signal::Hup, "this master takes the service back already");
+            }
+            Event::Order(Order::Rollback) => {
+                self.successor_mut(|x| x.retire = true);
+                self.pend(OrderKind::Rollback);
+            }
+            Event::Order(Order::Stop) => {
+                self.pend(OrderKind::Stop);
+                self.stop(Signal::Term, s);
+            }
+            Event::Order(order @ (Order::Upgrade { .. } | Order::Commit | Order::Reload)) => {
+                self.refuse(&order, "a rollback is under way", s);
+            }
+            // A commit that comes now is too late: the successor learns it by Retire.
+            Event::Successor(
+                FromSuccessor::Commit
+                | FromSuccessor::Hello
+                | FromSuccessor::Ready
+                | FromSuccessor::Heartbeat
+                | FromSuccessor::Yield { .. }
+                | FromSuccessor::Leaving,
+            )
+            | Event::Launched
+            | Event::LaunchFailed(_)
+            | Event::WorkersGone
+            | Event::Reloaded
+            | Event::ReloadFailed(_)
+            | Event::Unhealthy(_)
+            | Event::Predecessor(_)
+            | Event::PredecessorClosed
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+
+    /// Our workers accept again.
+    fn reclaimed(&mut self, s: &mut Step) {
+        s.act(Action::NameMain(Who::Me));
+        if self.stays_beside() {
+            s.tell_successor(ToSuccessor::Ready);
+            self.successor_mut(|x| x.yielded = false);
+            self.why = None;
+            self.enter(Phase::Beside, s);
+            self.arm(Timer::Silence, self.timing.silence, s);
+            for signal in self.recall(s) {
+                if self.phase == Phase::Beside {
+                    self.beside(Event::Signal(signal), s);
+                }
+            }
+            return;
+        }
+        let failure = self
+            .why
+            .take()
+            .unwrap_or_else(|| Failure::new("rolled back"));
+        self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
+        self.evict(Outcome::RolledBack, failure, s);
+    }
+}

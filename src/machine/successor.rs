@@ -1,0 +1,442 @@
+//! A master whose predecessor lives: from the exec to the predecessor's EOF. (A cold start goes
+//! through `Starting` too, without a predecessor.)
+
+use super::action::{Action, Note, ToPredecessor, Verdict, Who};
+use super::event::{Event, Failure, FromPredecessor, Order, OrderKind, Signal};
+use super::master::{Accepting, Machine, Step};
+use super::message::Supersede;
+use super::phase::Phase;
+use super::timing::Timer;
+use crate::api::Outcome;
+
+impl Machine {
+    pub(super) fn starting(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::WorkersReady => {
+                if self.predecessor_listens() {
+                    s.tell_predecessor(ToPredecessor::Ready);
+                    self.enter(Phase::Standby, s);
+                    self.beat_again(s);
+                } else if self.predecessor.is_some() {
+                    self.alone(false, s);
+                } else {
+                    s.act(Action::OwnPid);
+                    self.enter(Phase::Serving, s);
+                    s.act(Action::NotifyReady);
+                }
+            }
+            Event::WorkersFailed(why) => {
+                if self.predecessor_listens() {
+                    s.tell_predecessor(ToPredecessor::Yield {
+                        reason: why,
+                        retire: true,
+                        then: None,
+                    });
+                } else {
+                    self.cannot_start(why, s);
+                }
+            }
+            Event::Timer(Timer::Start) => {
+                let why = format!(
+                    "the workers were not ready within {} (start_timeout)",
+                    humantime::format_duration(self.timing.start)
+                );
+                self.cannot_start(why, s);
+            }
+            Event::PredecessorClosed => {
+                // Nobody evicts us now; the deadline is our own.
+                self.arm(Timer::Start, self.timing.start, s);
+            }
+            Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Term, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
+            Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
+                self.told_to_leave(signal, s);
+            }
+            Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch)) => {
+                s.refuse_signal(signal, "this master is still starting");
+            }
+            Event::Order(Order::Stop) if !self.predecessor_listens() => {
+                self.pend(OrderKind::Stop);
+                self.stop(Signal::Term, s);
+            }
+            Event::Order(order) => {
+                self.refuse(&order, "this master is still starting", s);
+            }
+            Event::WorkersGone
+            | Event::Reloaded
+            | Event::ReloadFailed(_)
+            | Event::Unhealthy(_)
+            | Event::Launched
+            | Event::LaunchFailed(_)
+            | Event::Successor(_)
+            | Event::SuccessorClosed(_)
+            | Event::SuccessorExited(_)
+            | Event::Predecessor(
+                FromPredecessor::Takeover | FromPredecessor::Ready | FromPredecessor::Commit,
+            )
+            | Event::PredecessorExited
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+
+    /// A cold start that does not come up.
+    fn cannot_start(&mut self, why: String, s: &mut Step) {
+        s.act(Action::Note(Note::WorkersFail(why)));
+        s.act(Action::KillWorkers);
+        self.enter(Phase::Done, s);
+        s.act(Action::Exit(crate::api::exit::FAILED));
+    }
+
+    /// QUIT, TERM or INT to a successor that does not own the service.
+    fn told_to_leave(&mut self, signal: Signal, s: &mut Step) {
+        if self.predecessor_listens() {
+            // Else its EOF would look like a death. And the predecessor, if it was told to leave
+            // too, stops the service.
+            s.tell_predecessor(ToPredecessor::Leaving);
+            self.retire(signal, s);
+        } else {
+            self.stop(signal, s);
+        }
+    }
+
+    pub(super) fn standby(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::Predecessor(FromPredecessor::Takeover) => self.own(s),
+            Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
+            Event::PredecessorClosed => self.alone(false, s),
+            Event::WorkersFailed(reason) | Event::Unhealthy(reason) => {
+                s.tell_predecessor(ToPredecessor::Yield {
+                    reason,
+                    retire: true,
+                    then: None,
+                });
+            }
+            Event::Signal(Signal::Usr2) if self.hold => {
+                if self.accepting == Accepting::On {
+                    self.accepting = Accepting::Ready;
+                    s.act(Action::Quiesce);
+                }
+            }
+            Event::Signal(Signal::Winch) if self.hold => self.drain_workers(self.timing.drain, s),
+            // One that stepped back would accept again.
+            Event::Signal(Signal::Hup) if self.accepting != Accepting::On => {
+                s.refuse_signal(Signal::Hup, "this master's workers do not accept");
+            }
+            Event::Signal(Signal::Hup) if self.reloading => {
+                s.refuse_signal(Signal::Hup, "a configuration reload is under way");
+            }
+            Event::Signal(Signal::Hup) => {
+                self.reloading = true;
+                s.act(Action::Reload);
+            }
+            Event::Signal(signal @ (Signal::Usr2 | Signal::Winch)) => {
+                s.refuse_signal(signal, "this master does not serve yet");
+            }
+            Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
+                self.told_to_leave(signal, s);
+            }
+            Event::Reloaded => self.reload_ended(Verdict::Done, s),
+            Event::ReloadFailed(failure) => self.reload_ended(Verdict::Failed(failure), s),
+            Event::Order(order) => {
+                self.refuse(
+                    &order,
+                    "this master does not own the service; ask its predecessor",
+                    s,
+                );
+            }
+            Event::Predecessor(FromPredecessor::Ready | FromPredecessor::Commit)
+            | Event::WorkersReady
+            | Event::WorkersGone
+            | Event::Launched
+            | Event::LaunchFailed(_)
+            | Event::Successor(_)
+            | Event::SuccessorClosed(_)
+            | Event::SuccessorExited(_)
+            | Event::PredecessorExited
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+
+    /// The service is ours; the predecessor is parked behind us.
+    fn own(&mut self, s: &mut Step) {
+        self.accept(s);
+        self.enter(Phase::Probation, s);
+        if !self.hold {
+            if self.timing.probation.is_zero() {
+                self.commit(s);
+            } else {
+                self.arm(Timer::Probation, self.timing.probation, s);
+            }
+        }
+    }
+
+    pub(super) fn probation(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::Timer(Timer::Probation) => self.commit(s),
+            Event::Order(Order::Commit) => {
+                self.pend(OrderKind::Commit);
+                self.commit(s);
+            }
+            Event::Order(Order::Rollback) => {
+                self.pend(OrderKind::Rollback);
+                self.give_back("rolled back by an order".into(), None, s);
+            }
+            Event::Order(Order::Upgrade {
+                supersede: Some(then),
+                ..
+            }) => {
+                self.pend(OrderKind::Upgrade);
+                self.give_back("superseded by another upgrade".into(), Some(then), s);
+            }
+            Event::Order(
+                order @ Order::Upgrade {
+                    supersede: None, ..
+                },
+            ) => self.refuse(
+                &order,
+                "the last upgrade is in probation; `commit`, `rollback` or `--supersede`",
+                s,
+            ),
+            Event::WorkersFailed(reason) | Event::Unhealthy(reason) => {
+                let retire = !self.hold;
+                self.give_back_as(reason, retire, None, s);
+            }
+            Event::Signal(signal @ (Signal::Quit | Signal::Term)) => {
+                self.leaving = Some(signal);
+                self.give_back(format!("told to leave by SIG{}", signal.as_str()), None, s);
+            }
+            Event::Signal(Signal::Int) => {
+                self.leaving = Some(Signal::Int);
+                self.give_back("told to leave by SIGINT".into(), None, s);
+                s.tell_predecessor(ToPredecessor::Leaving);
+                self.retire(Signal::Int, s);
+            }
+            Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
+            // It was told to leave, and does so when it has our word.
+            Event::Predecessor(FromPredecessor::Commit) => self.commit(s),
+            Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
+            Event::PredecessorClosed => self.alone(true, s),
+            Event::Signal(signal @ (Signal::Usr2 | Signal::Winch)) => self.remember(signal, s),
+            Event::Signal(Signal::Hup) if !self.reloading => {
+                self.reloading = true;
+                s.act(Action::Reload);
+            }
+            Event::Signal(Signal::Hup) => {
+                s.refuse_signal(Signal::Hup, "a configuration reload is under way");
+            }
+            Event::Order(Order::Reload) if !self.reloading => {
+                self.reloading = true;
+                self.pend(OrderKind::Reload);
+                s.act(Action::Reload);
+            }
+            Event::Order(order @ Order::Reload) => {
+                self.refuse(&order, "a configuration reload is under way; try again", s);
+            }
+            Event::Order(Order::Stop) => {
+                self.pend(OrderKind::Stop);
+                self.stop(Signal::Term, s);
+            }
+            Event::Reloaded => self.reload_ended(Verdict::Done, s),
+            Event::ReloadFailed(failure) => self.reload_ended(Verdict::Failed(failure), s),
+            Event::Predecessor(FromPredecessor::Takeover)
+            | Event::WorkersReady
+            | Event::WorkersGone
+            | Event::Launched
+            | Event::LaunchFailed(_)
+            | Event::Successor(_)
+            | Event::SuccessorClosed(_)
+            | Event::SuccessorExited(_)
+            | Event::PredecessorExited
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+
+    /// Hold mode: the predecessor accepts again and owns the service; we accept too until a
+    /// signal says otherwise.
+    fn stand_back(&mut self, s: &mut Step) {
+        let left = self.leaving.take();
+        self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
+        let failure = Failure::new("the predecessor took the service back first");
+        self.settle_pending(OrderKind::Commit, Verdict::Failed(failure), s);
+        self.enter(Phase::Standby, s);
+        for signal in self.recall(s) {
+            if self.phase == Phase::Standby {
+                self.standby(Event::Signal(signal), s);
+            }
+        }
+        if let (Some(signal), Phase::Standby) = (left, self.phase) {
+            self.told_to_leave(signal, s);
+        }
+    }
+
+    fn give_back(&mut self, reason: String, then: Option<Supersede>, s: &mut Step) {
+        self.give_back_as(reason, true, then, s);
+    }
+
+    fn give_back_as(
+        &mut self,
+        reason: String,
+        retire: bool,
+        then: Option<Supersede>,
+        s: &mut Step,
+    ) {
+        s.tell_predecessor(ToPredecessor::Yield {
+            reason,
+            retire,
+            then,
+        });
+        self.enter(Phase::Yielded, s);
+        // A predecessor that cannot take back in the time of a start is worth less than we are.
+        self.arm(Timer::Commit, self.timing.start + self.timing.evict, s);
+    }
+
+    fn commit(&mut self, s: &mut Step) {
+        s.tell_predecessor(ToPredecessor::Commit);
+        self.enter(Phase::Committing, s);
+        self.arm(Timer::Commit, self.timing.commit, s);
+    }
+
+    pub(super) fn committing(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::PredecessorClosed => self.alone(true, s),
+            Event::Timer(Timer::Commit) => {
+                s.act(Action::KillPredecessor);
+                self.arm(Timer::Commit, self.timing.commit, s);
+            }
+            Event::Predecessor(FromPredecessor::Retire(_)) => {
+                let failure = Failure::new("the predecessor took the service back first");
+                self.settle_pending(OrderKind::Commit, Verdict::Failed(failure), s);
+                self.retire(Signal::Quit, s);
+            }
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
+            Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
+            Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
+                self.leaving = Some(signal);
+            }
+            Event::Order(Order::Commit) => self.pend(OrderKind::Commit),
+            Event::Order(Order::Stop) => {
+                self.pend(OrderKind::Stop);
+                self.stop(Signal::Term, s);
+            }
+            Event::Order(order @ (Order::Upgrade { .. } | Order::Rollback | Order::Reload)) => {
+                self.refuse(&order, "the commit is under way; try again", s);
+            }
+            Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch)) => {
+                s.refuse_signal(signal, "the commit is under way");
+            }
+            Event::Reloaded => self.reload_ended(Verdict::Done, s),
+            Event::ReloadFailed(failure) => self.reload_ended(Verdict::Failed(failure), s),
+            Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
+            Event::Predecessor(FromPredecessor::Takeover | FromPredecessor::Commit)
+            | Event::Unhealthy(_)
+            | Event::WorkersReady
+            | Event::WorkersGone
+            | Event::Launched
+            | Event::LaunchFailed(_)
+            | Event::Successor(_)
+            | Event::SuccessorClosed(_)
+            | Event::SuccessorExited(_)
+            | Event::PredecessorExited
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+
+    /// The predecessor is gone: the service is ours alone.
+    fn alone(&mut self, main: bool, s: &mut Step) {
+        let said = self.predecessor.is_some_and(|p| p.committed) || self.phase == Phase::Committing;
+        self.timers.disarm(Timer::Heartbeat);
+        self.hold = false;
+        if !main {
+            s.act(Action::NameMain(Who::Me));
+        }
+        self.accept(s);
+        self.forget(s);
+        if !said {
+            s.act(Action::Note(Note::CommittedByAccident));
+        }
+        s.act(Action::KeepDisk);
+        s.act(Action::DropListeners);
+        self.enter(Phase::Serving, s);
+        if self.predecessor.is_some_and(|p| p.exited) {
+            self.orphaned(s);
+        } else if let Some(drain) = self.timing.drain {
+            // One that hangs would keep systemd from seeing us die.
+            self.arm(Timer::Linger, drain + self.timing.commit, s);
+        }
+        self.settle_pending(OrderKind::Commit, Verdict::Done, s);
+        let gone = Failure::new("the predecessor is gone; there is no way back in memory");
+        self.settle_pending(OrderKind::Rollback, Verdict::Failed(gone.clone()), s);
+        self.settle_pending(OrderKind::Upgrade, Verdict::Failed(gone), s);
+        s.act(Action::Conclude(Outcome::Committed, None));
+        if self.reloading {
+            self.enter(Phase::Reloading, s);
+        }
+        if let Some(signal) = self.leaving.take() {
+            if said {
+                // Both were told to leave: the service stops.
+                self.stop(signal, s);
+            } else {
+                s.act(Action::Note(Note::SignalDropped(signal)));
+            }
+        }
+    }
+
+    pub(super) fn yielded(&mut self, event: Event, s: &mut Step) {
+        match event {
+            Event::Predecessor(FromPredecessor::Retire(_)) => {
+                self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
+                self.retire(Signal::Quit, s);
+            }
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
+            Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
+            Event::PredecessorClosed => self.alone(true, s),
+            Event::Timer(Timer::Commit) => {
+                s.act(Action::KillPredecessor);
+                self.arm(Timer::Commit, self.timing.commit, s);
+            }
+            Event::Signal(signal @ (Signal::Quit | Signal::Term)) => self.leaving = Some(signal),
+            Event::Signal(Signal::Int) => {
+                s.tell_predecessor(ToPredecessor::Leaving);
+                self.retire(Signal::Int, s);
+            }
+            Event::Signal(signal @ (Signal::Usr2 | Signal::Winch)) => self.remember(signal, s),
+            Event::Signal(Signal::Hup) => {
+                s.refuse_signal(Signal::Hup, "this generation has given up");
+            }
+            Event::Order(Order::Rollback) => self.pend(OrderKind::Rollback),
+            Event::Order(Order::Stop) => {
+                self.pend(OrderKind::Stop);
+                self.stop(Signal::Term, s);
+            }
+            Event::Order(order @ (Order::Upgrade { .. } | Order::Commit | Order::Reload)) => {
+                self.refuse(
+                    &order,
+                    "this generation has given up; its predecessor takes back",
+                    s,
+                );
+            }
+            Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
+            Event::Reloaded => self.reload_ended(Verdict::Done, s),
+            Event::ReloadFailed(failure) => self.reload_ended(Verdict::Failed(failure), s),
+            // Its EOF follows.
+            Event::Predecessor(FromPredecessor::Commit | FromPredecessor::Takeover)
+            | Event::Unhealthy(_)
+            | Event::WorkersReady
+            | Event::WorkersGone
+            | Event::Launched
+            | Event::LaunchFailed(_)
+            | Event::Successor(_)
+            | Event::SuccessorClosed(_)
+            | Event::SuccessorExited(_)
+            | Event::PredecessorExited
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_) => {}
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The operator's door: HTTP over `<runtime>/control.sock`.
+//!
+//! Three parts: [`router`] turns requests into [`Request`]s, [`serve`] accepts connections and
+//! learns who is at the other end, [`Access`] decides who may give orders. The driver holds the
+//! [`Desk`], where the requests arrive; everybody else holds clones of the [`Handle`].
+//!
+//! Deliberately absent: any decision about the service. An order that makes no sense now is
+//! answered by the driver, with a [`Verdict`].
+
+mod access;
+mod routes;
+mod serve;
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::api::{Event, Status, UpgradeOrder, Verdict};
+
+pub use access::{Access, AccessError, Denied, Peer};
+pub use routes::router;
+pub use serve::{Limits, serve};
+
+/// What an operator asks of the service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Run what is on disk now.
+    Upgrade(UpgradeOrder),
+    /// Make what is on disk be what runs.
+    Apply(UpgradeOrder),
+    /// Make it final.
+    Commit,
+    /// Go back.
+    Rollback,
+    /// Configuration only.
+    Reload,
+    /// Drain and leave.
+    Stop,
+}
+
+impl Order {
+    /// The word of the command line and of the path.
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Upgrade(_) => "upgrade",
+            Self::Apply(_) => "apply",
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
+            Self::Reload => "reload",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// What arrives at the [`Desk`].
+#[derive(Debug)]
+pub enum Request {
+    /// `GET /v1/status`.
+    Status(oneshot::Sender<Status>),
+    /// `GET /metrics`: Prometheus text.
+    Metrics(oneshot::Sender<String>),
+    /// `POST /v1/<verb>` from somebody who may.
+    Order {
+        /// What is asked.
+        order: Order,
+        /// Who asks, for the journal.
+        peer: Peer,
+        /// Where the story goes.
+        answer: Answer,
+    },
+}
+
+/// The line to the client who gave an order. Sending never waits and never fails: a client that
+/// leaves changes nothing about an order that was begun.
+///
+/// Dropped without [`end`](Self::end), the client sees its connection end without a verdict, asks
+/// again by upgrade id, and says so.
+#[derive(Debug, Clone)]
+pub struct Answer(mpsc::UnboundedSender<Event>);
+
+impl Answer {
+    /// Something happened on the way.
+    pub fn step(&self, event: Event) {
+        let _ = self.0.send(event);
+    }
+
+    /// The last line. What is sent afterwards is not read.
+    pub fn end(self, verdict: Verdict) {
+        let _ = self.0.send(Event::Result(verdict));
+    }
+}
+
+/// The driver's end.
+#[derive(Debug)]
+pub struct Desk {
+    requests: mpsc::Receiver<Request>,
+    events: broadcast::Sender<Event>,
+}
+
+impl Desk {
+    /// The next request. Pends for ever once all [`Handle`]s are gone, so that it can stand in a
+    /// `select!` unguarded. Cancel-safe.
+    ///
+    /// An order whose client is known to have left by now was never begun and is passed over.
+    pub async fn next(&mut self) -> Request {
+        loop {
+            match self.requests.recv().await {
+                Some(Request::Order { answer, .. }) if answer.0.is_closed() => {}
+                Some(request) => return request,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Tells everybody who follows `GET /v1/events`. A follower that is too slow misses lines.
+    pub fn publish(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+}
+
+/// The way to the driver, as the control socket's connections use it.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    events: broadcast::Sender<Event>,
+}
+
+/// A desk and the way to it.
+#[must_use]
+pub fn desk() -> (Handle, Desk) {
+    let (requests, arriving) = mpsc::channel(QUEUE);
+    let (events, _) = broadcast::channel(EVENTS);
+    let handle = Handle {
+        requests,
+        events: events.clone(),
+    };
+    let desk = Desk {
+        requests: arriving,
+        events,
+    };
+    (handle, desk)
+}
+
+impl Handle {
+    /// The document of `status --json`.
+    pub async fn status(&self) -> Result<Status, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Status(reply)).await?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Prometheus text.
+    pub async fn metrics(&self) -> Result<String, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Metrics(reply)).await?;
+        answer.await.map_err(|_| Gone)
+    }
+
+    /// Places an order; the story ends with [`Event::Result`], or without one when the driver
+    /// cannot say what came of it.
+    pub async fn order(
+        &self,
+        order: Order,
+        peer: Peer,
+    ) -> Result<mpsc::UnboundedReceiver<Event>, Gone> {
+        let (send, story) = mpsc::unbounded_channel();
+        let answer = Answer(send);
+        self.ask(Request::Order {
+            order,
+            peer,
+            answer,
+        })
+        .await?;
+        Ok(story)
+    }
+
+    /// What happens from now on.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    async fn ask(&self, request: Request) -> Result<(), Gone> {
+        self.requests.send(request).await.map_err(|_| Gone)
+    }
+}
+
+/// The driver has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this master is leaving and answers no more")]
+pub struct Gone;
+
+/// Requests waiting for the driver; more of them wait in their connections.
+const QUEUE: usize = 64;
+/// Lines a follower may lag behind before it misses some.
+const EVENTS: usize = 256;
+
+#[cfg(test)]
+mod tests;

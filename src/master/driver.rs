@@ -1,0 +1,419 @@
+//! One master at work: event, step, perform. Nothing here decides; the machine does.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+
+use super::control::{self, Access, Desk, Limits, Request};
+use super::handoff::{self, HandoffDoor};
+use super::health;
+use super::history::History;
+use super::input::Input;
+use super::manager::Manager;
+use super::orders::Orders;
+use super::peers::{PredecessorLink, SuccessorLink};
+use super::pidfiles::PidFiles;
+use super::record::Record;
+use super::sockets::Sockets;
+use super::store::Store;
+use super::workers::Workers;
+use crate::api::{self, Last};
+use crate::config::{Config, Sources};
+use crate::machine::message::{Identity, Lingering};
+use crate::machine::{Event, Machine, Phase, Signal};
+use crate::sys::signals::{Received, Signals};
+use crate::sys::{listeners, process};
+
+/// What does not change while a master lives.
+#[derive(Debug)]
+pub(super) struct Constants {
+    pub(super) name: String,
+    pub(super) me: Identity,
+    pub(super) pid: u32,
+    pub(super) started_at: jiff::Timestamp,
+    pub(super) cwd: PathBuf,
+    pub(super) args: Vec<OsString>,
+    pub(super) check: Vec<OsString>,
+    pub(super) runtime: PathBuf,
+    pub(super) sources: Sources,
+    pub(super) config_path: Option<PathBuf>,
+    pub(super) unit_rev: Option<String>,
+}
+
+/// A master.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) fixed: Constants,
+    pub(super) machine: Machine,
+    pub(super) inbox: mpsc::Receiver<Input>,
+    pub(super) post: mpsc::Sender<Input>,
+    pub(super) signals: Signals,
+    pub(super) desk: Desk,
+    pub(super) handle: control::Handle,
+    pub(super) control: OwnedFd,
+    pub(super) door: Option<Door>,
+    pub(super) handoff: Option<OwnedFd>,
+    pub(super) handoff_door: Option<HandoffDoor>,
+    pub(super) manager: Manager,
+    pub(super) main_pid: Option<u32>,
+    pub(super) workers: Workers,
+    pub(super) sockets: Arc<Sockets>,
+    pub(super) config: Arc<Config>,
+    pub(super) reload: Option<Reload>,
+    pub(super) reloads: u64,
+    pub(super) successor: Option<SuccessorLink>,
+    pub(super) predecessor: Option<PredecessorLink>,
+    pub(super) lingering: Vec<Lingering>,
+    pub(super) launch: Option<(u64, AbortHandle)>,
+    pub(super) launches: u64,
+    pub(super) store: Arc<Store>,
+    pub(super) keeping: Option<JoinHandle<()>>,
+    pub(super) disk_busy: bool,
+    pub(super) history: History,
+    pub(super) pidfiles: PidFiles,
+    pub(super) upgrade: Option<Record>,
+    pub(super) last: Option<Last>,
+    pub(super) orders: Orders,
+    pub(super) statuses: Vec<oneshot::Sender<api::Status>>,
+    pub(super) awaited: usize,
+    pub(super) peer_status: Option<api::Master>,
+    pub(super) warnings: Vec<String>,
+    pub(super) tick: Instant,
+    pub(super) health: Option<health::Check>,
+    pub(super) exit: Option<u8>,
+}
+
+/// The control socket while this master answers on it.
+#[derive(Debug)]
+pub(super) struct Door {
+    closing: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+/// A configuration that waits for its workers.
+#[derive(Debug)]
+pub(super) struct Reload {
+    pub(super) config: Arc<Config>,
+    pub(super) sockets: Arc<Sockets>,
+    pub(super) attempt: u64,
+}
+
+/// How often the workers are asked whether they live, at least.
+const TICK: Duration = Duration::from_secs(5);
+/// For what is left to say when a master leaves.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+impl Driver {
+    /// Lives until the machine says exit.
+    pub(super) async fn drive(mut self, first: Vec<crate::machine::Action>) -> u8 {
+        let mut events = VecDeque::new();
+        for action in first {
+            events.extend(self.perform(action).await);
+        }
+        self.settle_in();
+        for event in events {
+            self.happen(event).await;
+        }
+        while self.exit.is_none() {
+            self.turn().await;
+        }
+        self.leave().await
+    }
+
+    /// One thing happens.
+    async fn turn(&mut self) {
+        let due = self
+            .machine
+            .deadline()
+            .map_or(self.tick, |at| at.min(self.tick));
+        tokio::select! {
+            biased;
+            signal = self.signals.next() => match signal {
+                Ok(received) => self.signalled(received).await,
+                Err(e) => tracing::error!("cannot read signals: {e}"),
+            },
+            Some(input) = self.inbox.recv() => self.arrived(input).await,
+            request = self.desk.next() => self.asked(request).await,
+            () = tokio::time::sleep_until(due.into()) => self.ticked().await,
+        }
+    }
+
+    async fn ticked(&mut self) {
+        let now = Instant::now();
+        while let Some(timer) = self.machine.due(now) {
+            self.happen(Event::Timer(timer)).await;
+        }
+        if now >= self.tick {
+            self.feed();
+            let every = self.manager.watchdog().map_or(TICK, |w| (w / 3).min(TICK));
+            self.tick = now + every;
+        }
+    }
+
+    /// The watchdog is fed by the owner while its workers answer, and by a predecessor that takes
+    /// the service back; never by a parked one.
+    fn feed(&mut self) {
+        self.workers.ask();
+        if self.machine.feeds_watchdog() && self.workers.answer() {
+            self.manager.feed();
+        }
+    }
+
+    async fn signalled(&mut self, received: Received) {
+        let Some(signal) = operator(received.signal) else {
+            return;
+        };
+        let ends = matches!(signal, Signal::Term | Signal::Int | Signal::Quit);
+        if !received.from_process && !ends {
+            tracing::debug!("SIG{} came from the terminal: ignored", signal.as_str());
+            return;
+        }
+        tracing::info!(
+            "SIG{} from process {} in phase {}",
+            signal.as_str(),
+            received.sender,
+            self.machine.phase()
+        );
+        self.happen(Event::Signal(signal)).await;
+    }
+
+    async fn asked(&mut self, request: Request) {
+        match request {
+            Request::Status(reply) => self.ask_status(reply),
+            Request::Metrics(reply) => {
+                let _ = reply.send(self.metrics());
+            }
+            Request::Order {
+                order,
+                peer,
+                answer,
+            } => self.order(order, peer, answer).await,
+        }
+    }
+
+    async fn arrived(&mut self, input: Input) {
+        let events = match input {
+            Input::Worker(id, heard) => {
+                let events = self.workers.heard(id, heard);
+                self.status_answered();
+                self.ready_in_good_health(events)
+            }
+            Input::WorkerExited(id) => self.workers.exited(id),
+            Input::WorkerOverdue(id) => {
+                self.workers.overdue(id);
+                Vec::new()
+            }
+            Input::Respawn { set, slot } => self.workers.respawn(set, slot),
+            Input::Successor(link, heard) => self.from_successor(link, heard),
+            Input::SuccessorExited(link) => self.successor_exited(link),
+            Input::Predecessor(heard) => self.from_predecessor(heard),
+            Input::PredecessorExited => self.predecessor_exited(),
+            Input::LingeringExited(pid) => {
+                self.lingering.retain(|l| l.pid != pid);
+                Vec::new()
+            }
+            Input::Launch(attempt, result) => self.launched(attempt, result),
+            Input::Disk(result) => {
+                self.disk_done(result);
+                Vec::new()
+            }
+            Input::StatusDue => {
+                self.answer_status();
+                Vec::new()
+            }
+            Input::Probe(reply) => {
+                let listener = self.config.listeners.first().map(|l| l.name.as_str());
+                let _ = reply.send(self.workers.probe(listener.unwrap_or_default()));
+                Vec::new()
+            }
+            Input::Healthy(event) => vec![event],
+            Input::Drainer(accepted) => {
+                self.answer_drainer(accepted);
+                Vec::new()
+            }
+            Input::DrainerGone(pid) => {
+                self.workers.drainer_gone(pid);
+                Vec::new()
+            }
+            Input::Event(event) => self.still_wanted(event).into_iter().collect(),
+        };
+        for event in events {
+            self.happen(event).await;
+        }
+    }
+
+    /// A successor's workers are ready when they are in good health too.
+    fn ready_in_good_health(&mut self, mut events: Vec<Event>) -> Vec<Event> {
+        let starting = self.machine.phase() == Phase::Starting && self.predecessor.is_some();
+        let Some(path) = self.config.upgrade.health.clone().filter(|_| starting) else {
+            return events;
+        };
+        let before = events.len();
+        events.retain(|event| *event != Event::WorkersReady);
+        if events.len() < before {
+            let (limit, post) = (self.config.upgrade.start_timeout, self.post.clone());
+            self.health = Some(health::before_takeover(path, limit, post));
+        }
+        events
+    }
+
+    /// Event, step, perform; what comes of it, until nothing more does.
+    pub(super) async fn happen(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            self.before(&event);
+            let actions = self.machine.step(event, Instant::now());
+            for action in actions {
+                events.extend(self.perform(action).await);
+            }
+        }
+        self.settle_in();
+    }
+
+    /// What follows from the phase alone: who answers the operator, the name of this thread.
+    fn settle_in(&mut self) {
+        let phase = self.machine.phase();
+        process::set_name(&format!("g{} {phase}", self.fixed.me.generation));
+        match (self.machine.owns(), self.door.is_some()) {
+            (true, false) => self.open_door(),
+            (false, true) => self.close_door(),
+            _ => {}
+        }
+        if self.receives() {
+            self.open_handoff();
+        } else {
+            self.close_handoff();
+        }
+    }
+
+    fn open_door(&mut self) {
+        let listener = self
+            .control
+            .try_clone()
+            .and_then(|fd| tokio::net::UnixListener::from_std(fd.into()));
+        let listener = match listener {
+            Ok(listener) => listener,
+            Err(e) => {
+                tracing::error!("cannot answer on the control socket: {e}");
+                return;
+            }
+        };
+        let pids = self.workers.pids();
+        let systemd = self.manager.is_systemd();
+        let refuse = move |pid: u32| {
+            let pids = pids
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            systemd && pids.contains(&pid)
+        };
+        let access = match Access::new(&self.config.control.group, systemd, refuse) {
+            Ok(access) => access,
+            Err(e) => {
+                tracing::error!("{e}; only root may give orders");
+                match Access::new("", systemd, |_| false) {
+                    Ok(access) => access,
+                    Err(_) => return,
+                }
+            }
+        };
+        let (closing, closed) = watch::channel(false);
+        let router = control::router(self.handle.clone());
+        let task = tokio::spawn(control::serve(
+            listener,
+            router,
+            Arc::new(access),
+            Limits::default(),
+            closed,
+        ));
+        self.door = Some(Door { closing, task });
+    }
+
+    /// Another master answers from now on; orders that were taken are answered to their end.
+    fn close_door(&mut self) {
+        if let Some(door) = self.door.take() {
+            let _ = door.closing.send(true);
+            // Nobody waits for it but the end of this process.
+            self.orders.doors.push(door.task);
+        }
+    }
+
+    /// The last things: say what is left to say, remove what names us.
+    async fn leave(mut self) -> u8 {
+        self.close_door();
+        self.orders.hang_up();
+        if let Some(keeping) = self.keeping.take() {
+            let _ = keeping.await;
+        }
+        while self.disk_busy {
+            match self.inbox.recv().await {
+                Some(Input::Disk(result)) => self.disk_done(result),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        if let Some(line) = self.successor.as_mut().and_then(|s| s.line.take()) {
+            line.close(GOODBYE).await;
+        }
+        if let Some(line) = self.predecessor.as_mut().and_then(|p| p.line.take()) {
+            line.close(GOODBYE).await;
+        }
+        for door in std::mem::take(&mut self.orders.doors) {
+            let _ = tokio::time::timeout(GOODBYE, door).await;
+        }
+        self.pidfiles.forget(self.fixed.pid);
+        if self.machine.stopping() {
+            let _ = std::fs::remove_file(self.fixed.runtime.join(SOCKET));
+            let _ = std::fs::remove_file(self.fixed.runtime.join(handoff::SOCKET));
+            if !self.manager.is_systemd() {
+                self.sockets.remove_paths();
+            }
+        }
+        tracing::info!("g{} leaves", self.fixed.me.generation);
+        self.exit.unwrap_or_default()
+    }
+}
+
+/// The control socket's name in the runtime directory.
+pub(super) const SOCKET: &str = "control.sock";
+
+fn operator(signal: nix::sys::signal::Signal) -> Option<Signal> {
+    use nix::sys::signal::Signal as Os;
+    Some(match signal {
+        Os::SIGHUP => Signal::Hup,
+        Os::SIGUSR1 => Signal::Usr1,
+        Os::SIGUSR2 => Signal::Usr2,
+        Os::SIGWINCH => Signal::Winch,
+        Os::SIGQUIT => Signal::Quit,
+        Os::SIGTERM => Signal::Term,
+        Os::SIGINT => Signal::Int,
+        _ => return None,
+    })
+}
+
+/// Opens the control socket, taking the place of one that nobody answers on.
+pub(super) fn open_control(
+    runtime: &std::path::Path,
+    access_group: &str,
+) -> Result<OwnedFd, listeners::ListenError> {
+    let config = crate::config::ListenerConfig {
+        name: "control".into(),
+        address: Some(format!("unix:{}", runtime.join(SOCKET).display())),
+        backlog: None,
+        mode: Some(
+            if access_group.is_empty() {
+                "0600"
+            } else {
+                "0660"
+            }
+            .into(),
+        ),
+        group: Some(access_group.to_owned()).filter(|g| !g.is_empty()),
+    };
+    listeners::bind(&config).map(listeners::Listener::into_fd)
+}

@@ -1,0 +1,128 @@
+//! What a successor inherits: sent by the predecessor after the hello, received before anything
+//! else is done.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use super::line::Line;
+use crate::api::exit;
+use crate::machine::Failure;
+use crate::machine::message::{Hello, Inheritance, Inherited, Message, PROTOCOL};
+use crate::sys::channel::{Channel, ChannelError, MAX_FDS};
+use crate::sys::listeners::Listener;
+
+/// An inheritance with its descriptors in their places.
+#[derive(Debug)]
+pub struct Heritage {
+    /// What was said.
+    pub will: Inheritance,
+    /// The listening sockets.
+    pub listeners: Vec<Listener>,
+    /// The control socket.
+    pub control: Option<OwnedFd>,
+    /// The hand-off socket.
+    pub handoff: Option<OwnedFd>,
+    /// The pipe to the keeper.
+    pub keeper: Option<OwnedFd>,
+}
+
+/// Why a successor has nothing to work with.
+#[derive(Debug, thiserror::Error)]
+pub enum HeritageError {
+    /// The channel failed.
+    #[error("cannot receive the inheritance: {0}")]
+    Channel(#[from] ChannelError),
+    /// The hello could not be sent.
+    #[error("cannot greet the predecessor: {0}")]
+    Hello(std::io::Error),
+    /// EOF.
+    #[error("the predecessor is gone; start the service again")]
+    Gone,
+    /// Something else came.
+    #[error("expected the inheritance, got {0}")]
+    Unexpected(&'static str),
+    /// Another major protocol.
+    #[error(
+        "the predecessor speaks protocol {0}, this build {ours}: this one step needs a restart",
+        ours = PROTOCOL.major
+    )]
+    Protocol(u16),
+}
+
+/// Says hello and receives everything.
+pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, HeritageError> {
+    channel
+        .send(&Message::Hello(hello), &[])
+        .await
+        .map_err(HeritageError::Hello)?;
+    let will = match channel.recv().await?.ok_or(HeritageError::Gone)?.decode()? {
+        Message::Inheritance(will) => *will,
+        Message::Retire { .. } => return Err(HeritageError::Gone),
+        _ => return Err(HeritageError::Unexpected("another message")),
+    };
+    if will.protocol.major != PROTOCOL.major {
+        return Err(HeritageError::Protocol(will.protocol.major));
+    }
+    let mut fds = VecDeque::new();
+    while fds.len() < will.fds.len() {
+        let received = channel.recv().await?.ok_or(HeritageError::Gone)?;
+        match received.decode()? {
+            Message::Fds { .. } => fds.extend(received.fds),
+            Message::Retire { .. } => return Err(HeritageError::Gone),
+            _ => {
+                return Err(HeritageError::Unexpected(
+                    "another message than descriptors",
+                ));
+            }
+        }
+    }
+    let mut heritage = Heritage {
+        listeners: Vec::new(),
+        control: None,
+        handoff: None,
+        keeper: None,
+        will,
+    };
+    for (what, fd) in heritage.will.fds.iter().zip(fds) {
+        match what {
+            Inherited::Listener { name, source, slot } => {
+                match Listener::from_fd(name.clone(), *source, *slot, fd) {
+                    Ok(listener) => heritage.listeners.push(listener),
+                    Err(e) => tracing::error!("cannot use inherited listener {name:?}: {e}"),
+                }
+            }
+            Inherited::Control => heritage.control = Some(fd),
+            Inherited::Handoff => heritage.handoff = Some(fd),
+            Inherited::Keeper => heritage.keeper = Some(fd),
+            Inherited::Unknown => {}
+        }
+    }
+    Ok(heritage)
+}
+
+/// Sends everything.
+pub fn send(line: &Line<Message>, mut will: Inheritance, goods: Vec<(Inherited, OwnedFd)>) {
+    let (what, fds): (Vec<_>, Vec<_>) = goods.into_iter().unzip();
+    will.fds = what;
+    line.say(Message::Inheritance(Box::new(will)), Vec::new());
+    let mut fds = fds.into_iter().peekable();
+    while fds.peek().is_some() {
+        let batch: Vec<OwnedFd> = fds.by_ref().take(MAX_FDS).collect();
+        line.say(Message::Fds { count: batch.len() }, batch);
+    }
+}
+
+/// Whether a successor that greets so can be talked to.
+pub fn greet(hello: &Hello) -> Result<(), Failure> {
+    if hello.protocol.major == PROTOCOL.major {
+        return Ok(());
+    }
+    Err(Failure {
+        exit: exit::PROTOCOL,
+        reason: format!(
+            "the new program {} speaks protocol {}, the running one {}: this one step needs a \
+             restart",
+            hello.version, hello.protocol.major, PROTOCOL.major
+        ),
+    })
+}

@@ -1,0 +1,404 @@
+//! What outlives a master, in the state directory: the upgrades that ended, one JSON object a
+//! line (`history.jsonl`), and what the previous generation ran with (`previous.toml`), for a
+//! rollback after the commit.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use super::replace::{ReplaceError, Temp, failed, sweep};
+use crate::api::Last;
+use crate::config::Config;
+
+/// When there are more lines than this...
+const MOST_LINES: usize = 1000;
+/// ...only so many of the newest are kept.
+const KEPT_LINES: usize = 500;
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub struct History {
+    directory: PathBuf,
+}
+
+/// What the previous generation was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Previous {
+    /// Its version.
+    pub version: String,
+    /// Its build: when `.old` is another one, this configuration is not for it.
+    pub build_id: String,
+    /// What it ran with.
+    pub config: Config,
+}
+
+/// The state directory could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HistoryError {
+    /// Writing failed; what was there is as it was.
+    #[error(transparent)]
+    Write(#[from] ReplaceError),
+    /// Reading failed.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A path in the configuration is not UTF-8, or the like.
+    #[error("cannot keep the configuration in {}: {source}", path.display())]
+    Encode {
+        /// The file.
+        path: PathBuf,
+        /// What `toml` said.
+        source: toml::ser::Error,
+    },
+    /// Written by a version that knew other keys.
+    #[error("cannot understand {}: {source}; go back with an explicit configuration", path.display())]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// What `toml` said.
+        source: toml::de::Error,
+    },
+}
+
+impl History {
+    /// In this directory, which is made at the first write.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
+    /// Removes what a crashed process left half done; says how many files.
+    #[must_use]
+    pub fn tidy(&self) -> usize {
+        sweep(&self.log()) + sweep(&self.previous_file())
+    }
+
+    /// Adds an upgrade that ended. Two masters may do so at the same time.
+    pub fn append(&self, last: &Last) -> Result<(), HistoryError> {
+        let path = self.log();
+        self.make_directory()?;
+        let fail = || failed("add a line to", &path);
+        let mut line = serde_json::to_string(last).map_err(|e| fail()(e.into()))?;
+        line.push('\n');
+        let mut file = lock(&path).map_err(fail())?;
+        let bytes = read(&mut file).map_err(fail())?;
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<_> = text.lines().collect();
+        if lines.len() >= MOST_LINES {
+            let mut kept = lines[lines.len() - (KEPT_LINES - 1)..].join("\n");
+            kept.push('\n');
+            kept.push_str(&line);
+            // Under the lock: who waits for it sees that the file is another one then.
+            Temp::bytes(&path, kept.as_bytes(), MODE)?.put(&path)?;
+            return Ok(());
+        }
+        if bytes.last().is_some_and(|end| *end != b'\n') {
+            // A crash cut the line before.
+            line.insert(0, '\n');
+        }
+        file.write_all(line.as_bytes())
+            .and_then(|()| file.sync_data())
+            .map_err(|e| {
+                // A full disk takes half a line; give it back.
+                let _ = file.set_len(bytes.len() as u64);
+                fail()(e)
+            })?;
+        Ok(())
+    }
+
+    /// The upgrades that ended, oldest first. Lines that cannot be understood (cut by a crash,
+    /// written by a newer version) are left out.
+    pub fn all(&self) -> Result<Vec<Last>, HistoryError> {
+        let path = self.log();
+        let text = match fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(HistoryError::Read { path, source }),
+        };
+        Ok(text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect())
+    }
+
+    /// The newest.
+    pub fn last(&self) -> Result<Option<Last>, HistoryError> {
+        Ok(self.all()?.pop())
+    }
+
+    /// Keeps what this generation ran with, for the way back from the next one.
+    pub fn save_previous(&self, previous: &Previous) -> Result<(), HistoryError> {
+        let path = self.previous_file();
+        let text = toml::to_string(previous).map_err(|source| HistoryError::Encode {
+            path: path.clone(),
+            source,
+        })?;
+        self.make_directory()?;
+        Temp::bytes(&path, text.as_bytes(), MODE)?.put(&path)?;
+        Ok(())
+    }
+
+    /// What the previous generation ran with; `None` when nothing was kept.
+    pub fn previous(&self) -> Result<Option<Previous>, HistoryError> {
+        let path = self.previous_file();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(HistoryError::Read { path, source }),
+        };
+        toml::from_str(&text)
+            .map(Some)
+            .map_err(|source| HistoryError::Decode { path, source })
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.join("history.jsonl")
+    }
+
+    fn previous_file(&self) -> PathBuf {
+        self.directory.join("previous.toml")
+    }
+
+    fn make_directory(&self) -> Result<(), ReplaceError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&self.directory)
+            .map_err(failed("make the state directory", &self.directory))
+    }
+}
+
+/// The configuration may name what is nobody's business.
+const MODE: u32 = 0o640;
+
+/// Opens the file for appending and locks it; it is the one at `path` when this returns.
+fn lock(path: &Path) -> io::Result<File> {
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(MODE)
+            .open(path)?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        let (ours, there) = (file.metadata()?, fs::metadata(path));
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(file);
+        }
+    }
+}
+
+fn read(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::api::{Connections, Outcome};
+    use crate::config::{ListenerConfig, Workers};
+    use crate::sys::image::fixture::Mount;
+
+    fn ended(n: usize) -> Last {
+        Last {
+            id: format!("{n:032x}"),
+            from: "1.0".into(),
+            to: Some("1.1".into()),
+            outcome: Outcome::RolledBack,
+            reason: Some("the health check said 503:\n\"no\"".into()),
+            finished_at: "2026-11-22T15:00:00Z".into(),
+            takeover_ms: Some(12),
+            drain_ms: None,
+            connections: Connections::default(),
+        }
+    }
+
+    fn lab() -> (TempDir, History) {
+        let dir = TempDir::new().unwrap();
+        let history = History::new(dir.path().join("state"));
+        (dir, history)
+    }
+
+    fn ids(history: &History) -> Vec<String> {
+        history.all().unwrap().into_iter().map(|l| l.id).collect()
+    }
+
+    #[test]
+    fn what_was_added_is_read_in_order() {
+        let (_dir, history) = lab();
+        assert_eq!(history.all().unwrap(), []);
+        assert_eq!(history.last().unwrap(), None);
+        for n in 0..3 {
+            history.append(&ended(n)).unwrap();
+        }
+        assert_eq!(history.all().unwrap(), [ended(0), ended(1), ended(2)]);
+        assert_eq!(history.last().unwrap(), Some(ended(2)));
+    }
+
+    #[test]
+    fn a_line_cut_by_a_crash_costs_only_itself() {
+        let (_dir, history) = lab();
+        history.append(&ended(0)).unwrap();
+        let text = fs::read_to_string(history.log()).unwrap();
+        fs::write(history.log(), text.clone() + &text[..50]).unwrap();
+        assert_eq!(history.all().unwrap(), [ended(0)]);
+        history.append(&ended(1)).unwrap();
+        assert_eq!(history.all().unwrap(), [ended(0), ended(1)]);
+    }
+
+    #[test]
+    fn lines_of_another_version_are_kept_but_not_read() {
+        let (_dir, history) = lab();
+        history.append(&ended(0)).unwrap();
+        let strange = "{\"id\":\"x\",\"outcome\":\"teleported\"}\n\u{fffd}\n";
+        let mut text = fs::read_to_string(history.log()).unwrap();
+        text.push_str(strange);
+        fs::write(history.log(), text).unwrap();
+        history.append(&ended(1)).unwrap();
+        assert_eq!(history.all().unwrap(), [ended(0), ended(1)]);
+        assert!(fs::read_to_string(history.log()).unwrap().contains(strange));
+    }
+
+    #[test]
+    fn it_does_not_grow_for_ever() {
+        let (_dir, history) = lab();
+        let line = |n| serde_json::to_string(&ended(n)).unwrap() + "\n";
+        let but_one: String = (0..MOST_LINES - 1).map(line).collect();
+        history.make_directory().unwrap();
+        fs::write(history.log(), but_one).unwrap();
+        history.append(&ended(MOST_LINES - 1)).unwrap();
+        assert_eq!(history.all().unwrap().len(), MOST_LINES);
+        history.append(&ended(MOST_LINES)).unwrap();
+        let all = history.all().unwrap();
+        assert_eq!(all.len(), KEPT_LINES);
+        assert_eq!(all[0], ended(MOST_LINES - KEPT_LINES + 1));
+        assert_eq!(all[KEPT_LINES - 1], ended(MOST_LINES));
+    }
+
+    #[test]
+    fn masters_that_write_at_the_same_time_lose_no_line() {
+        let (_dir, history) = lab();
+        let filler: String = (0..MOST_LINES - 20).map(|_| "{}\n").collect();
+        history.make_directory().unwrap();
+        fs::write(history.log(), filler).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let history = &history;
+                scope.spawn(move || {
+                    for n in 0..20 {
+                        history.append(&ended(thread * 20 + n)).unwrap();
+                    }
+                });
+            }
+        });
+        let mut seen = ids(&history);
+        seen.sort();
+        let expected: Vec<_> = (0..80).map(|n| ended(n).id).collect();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_full_disk_is_said_and_spoils_nothing() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can mount");
+            return;
+        }
+        let mount = Mount::tmpfs("size=16k");
+        let history = History::new(mount.path().join("state"));
+        let mut written = 0;
+        let error = loop {
+            match history.append(&ended(written)) {
+                Ok(()) => written += 1,
+                Err(e) => break e,
+            }
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("history.jsonl") && text.contains("os error 28"),
+            "{text}"
+        );
+        assert_eq!(history.all().unwrap().len(), written);
+        let end = fs::read_to_string(history.log()).unwrap();
+        assert!(end.ends_with("}\n"), "half a line was left");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        let history = History::new(dir.path().join("file/state"));
+        let text = history.append(&ended(0)).unwrap_err().to_string();
+        assert!(text.contains("file/state"), "{text}");
+    }
+
+    #[test]
+    fn a_configuration_comes_back_exactly() {
+        let (_dir, history) = lab();
+        assert_eq!(history.previous().unwrap(), None);
+        let mut config = Config {
+            workers: Workers::Count(3),
+            threads: 4,
+            ..Config::default()
+        };
+        config.listeners = vec![
+            ListenerConfig {
+                name: "http".into(),
+                address: Some("[::]:80".into()),
+                backlog: Some(4096),
+                mode: None,
+                group: None,
+            },
+            ListenerConfig {
+                name: "local".into(),
+                address: Some("unix:/run/a \"b\"\\c.sock".into()),
+                backlog: None,
+                mode: Some("0660".into()),
+                group: Some("www".into()),
+            },
+        ];
+        config.site.root = Some("/srv/ünï code".into());
+        config.http.max_connections = u64::try_from(i64::MAX).unwrap();
+        config.upgrade.probation = Duration::new(61, 1_002_003);
+        config.drain.timeout = Duration::ZERO;
+        config.log.access = "multi\nline".into();
+        for config in [Config::default(), config] {
+            let previous = Previous {
+                version: "1.2.3-4".into(),
+                build_id: "ab".repeat(20),
+                config,
+            };
+            history.save_previous(&previous).unwrap();
+            assert_eq!(history.previous().unwrap(), Some(previous));
+        }
+        assert_eq!(history.tidy(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_said() {
+        let (_dir, history) = lab();
+        history.make_directory().unwrap();
+        fs::write(history.previous_file(), "version = 1\n").unwrap();
+        let text = history.previous().unwrap_err().to_string();
+        assert!(
+            text.contains("previous.toml") && text.contains("explicit"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,49 @@
+//! What reaches the driver: one queue for everything that its tasks see.
+
+use super::launch::{Launched, Refused};
+use super::line::Heard;
+use crate::machine::Event;
+
+/// One thing for the driver.
+#[derive(Debug)]
+pub enum Input {
+    /// A worker said something, or its channel ended.
+    Worker(u64, Heard),
+    /// A worker's process has ended.
+    WorkerExited(u64),
+    /// A draining worker outlived its limit.
+    WorkerOverdue(u64),
+    /// The pause before a worker's next start is over.
+    Respawn {
+        /// The set it belongs to.
+        set: u64,
+        /// Its slot.
+        slot: u16,
+    },
+    /// The successor of this number said something.
+    Successor(u64, Heard),
+    /// The successor of this number has ended.
+    SuccessorExited(u64),
+    /// The predecessor said something.
+    Predecessor(Heard),
+    /// The predecessor's process has gone.
+    PredecessorExited,
+    /// An earlier generation that only drained has gone.
+    LingeringExited(u32),
+    /// The start of a successor came to an end.
+    Launch(u64, Result<Box<Launched>, Refused>),
+    /// The binary on disk is as it should be, or what went wrong.
+    Disk(Result<Option<String>, String>),
+    /// A status that was asked for must be answered now.
+    StatusDue,
+    /// A draining worker asks who takes its connections.
+    Drainer(tokio_seqpacket::UnixSeqpacket),
+    /// A draining worker that got an answer has gone.
+    DrainerGone(u32),
+    /// The health check wants a connection to every worker.
+    Probe(tokio::sync::oneshot::Sender<Vec<(u32, std::os::unix::net::UnixStream)>>),
+    /// The health check before the takeover has come to an end.
+    Healthy(Event),
+    /// Something for the machine.
+    Event(Event),
+}

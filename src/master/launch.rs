@@ -1,0 +1,201 @@
+//! Starts a successor: looks at the file on disk, lets it check the configuration (pre-flight),
+//! executes it. All on one opened descriptor, so that what was checked is what runs.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::store::{Found, Store, StoreError};
+use crate::api::exit;
+use crate::machine::Failure;
+use crate::sys::channel::Channel;
+use crate::sys::image::{Image, ImageError};
+use crate::sys::process::{Exit, Process};
+use crate::sys::spawn::{self, CHANNEL_ENV, Output, Spawn};
+
+/// What to start.
+#[derive(Debug)]
+pub struct Plan {
+    /// Where the program is.
+    pub store: Arc<Store>,
+    /// Restore the previous binary first.
+    pub back: bool,
+    /// The arguments for the pre-flight.
+    pub check: Vec<OsString>,
+    /// The arguments for the successor: ours.
+    pub args: Vec<OsString>,
+    /// Where we were started.
+    pub cwd: PathBuf,
+    /// What `ps` shows.
+    pub arg0: String,
+    /// Whether there is a notify socket to hand on.
+    pub notify: bool,
+    /// For the pre-flight.
+    pub timeout: Duration,
+}
+
+/// A successor's process exists.
+#[derive(Debug)]
+pub struct Launched {
+    /// It.
+    pub process: Process,
+    /// Our end of the channel.
+    pub channel: Channel,
+    /// What was at the path.
+    pub found: Found,
+    /// Its build.
+    pub build_id: String,
+}
+
+/// There is none.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub failure: Failure,
+    /// What was at the path.
+    pub found: Found,
+}
+
+/// Does it. Dropped in the middle, it leaves no process behind.
+pub async fn launch(plan: Plan) -> Result<Box<Launched>, Refused> {
+    let store = Arc::clone(&plan.store);
+    let back = plan.back;
+    // Reads and hashes a file: not on the thread that must answer everybody.
+    let opened = tokio::task::spawn_blocking(move || open(&store, back)).await;
+    let image = match opened {
+        Ok(Ok(image)) => image,
+        Ok(Err(refused)) => return Err(refused),
+        Err(e) => {
+            return Err(Refused {
+                failure: Failure::new(format!("cannot look at the new program: {e}")),
+                found: Found::default(),
+            });
+        }
+    };
+    let found = Found::from(&image);
+    match start(&plan, &image).await {
+        Ok((process, channel)) => Ok(Box::new(Launched {
+            process,
+            channel,
+            found,
+            build_id: image.build_id().to_owned(),
+        })),
+        Err(failure) => Err(Refused { failure, found }),
+    }
+}
+
+fn open(store: &Store, back: bool) -> Result<Image, Refused> {
+    let image = if back {
+        store.go_back().map_err(|e| Refused {
+            failure: Failure {
+                exit: match &e {
+                    StoreError::NoOld(_)
+                    | StoreError::OldIsRejected { .. }
+                    | StoreError::OldIsRunning { .. } => exit::REFUSED,
+                    _ => exit::FAILED,
+                },
+                reason: e.to_string(),
+            },
+            found: Found::default(),
+        })?
+    } else {
+        store.open().map_err(|e: ImageError| Refused {
+            failure: Failure::new(e.to_string()),
+            found: Found::from(&e),
+        })?
+    };
+    if let Err(e) = store.mark_trial(image.build_id()) {
+        // Without the mark a reboot could start what was not proved; with a warning it is the
+        // operator's choice.
+        tracing::warn!("cannot mark the new program as on trial: {e}");
+    }
+    Ok(image)
+}
+
+async fn start(plan: &Plan, image: &Image) -> Result<(Process, Channel), Failure> {
+    preflight(plan, image).await?;
+    let (ours, theirs) =
+        Channel::pair().map_err(|e| Failure::new(format!("cannot make a channel: {e}")))?;
+    let mut spec = Spawn::new(image.as_fd(), plan.arg0.clone());
+    spec.args = plan.args.clone();
+    spec.cwd = Some(plan.cwd.clone());
+    spec.channel = Some((CHANNEL_ENV, theirs));
+    spec.keep_notify = plan.notify;
+    let process = spawn::spawn(spec).map_err(|e| Failure::new(e.to_string()))?;
+    Ok((process, ours))
+}
+
+/// Runs the new program's `check`.
+async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
+    let path = image.path().display();
+    let mut spec = Spawn::new(image.as_fd(), image.path().as_os_str());
+    spec.args = plan.check.clone();
+    spec.cwd = Some(plan.cwd.clone());
+    spec.output = Output::Piped;
+    let process = spawn::spawn(spec).map_err(|e| Failure::new(e.to_string()))?;
+    let mut guard = Guard(process);
+    let output = guard.0.take_output();
+    if tokio::time::timeout(plan.timeout, guard.0.exited())
+        .await
+        .is_err()
+    {
+        return Err(Failure::new(format!(
+            "pre-flight: `{path} check` did not end within {} (start_timeout)",
+            humantime::format_duration(plan.timeout)
+        )));
+    }
+    let ended = guard.0.reap();
+    if ended.success() {
+        return Ok(());
+    }
+    let said = output.map(words).unwrap_or_default();
+    let code = match ended {
+        Exit::Code(78) => exit::CONFIG,
+        _ => exit::FAILED,
+    };
+    Err(Failure {
+        exit: code,
+        reason: format!(
+            "pre-flight: `{path} check` {ended}{}{said}",
+            if said.is_empty() { "" } else { ": " }
+        ),
+    })
+}
+
+/// What it said: the end of it, should it be long.
+fn words(output: std::os::fd::OwnedFd) -> String {
+    const MOST: usize = 4096;
+    let mut bytes = Vec::new();
+    let mut file = std::fs::File::from(output);
+    // The process has ended; what it left in the pipe is there. A grandchild may hold the pipe.
+    let _ = rustix::io::ioctl_fionbio(&file, true);
+    let mut chunk = [0; MOST];
+    while let Ok(n) = file.read(&mut chunk) {
+        if n == 0 {
+            break;
+        }
+        bytes.extend_from_slice(&chunk[..n]);
+        if bytes.len() > 16 * MOST {
+            break;
+        }
+    }
+    let from = bytes.len().saturating_sub(MOST);
+    String::from_utf8_lossy(&bytes[from..]).trim().to_owned()
+}
+
+/// Kills and reaps a process that nobody waits for any more.
+struct Guard(Process);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.0.peek().is_none() {
+            let _ = self.0.signal(Signal::SIGKILL);
+        }
+        self.0.reap();
+    }
+}

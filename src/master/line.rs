@@ -1,0 +1,94 @@
+//! A line to another process of ours: a reader task and a writer task around one channel, so that
+//! the driver never waits for anybody.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::sys::channel::{Channel, ChannelError, Received};
+
+/// What arrived.
+#[derive(Debug)]
+pub enum Heard {
+    /// A message.
+    Message(Received),
+    /// The other end is gone or let go.
+    Closed,
+    /// The other end broke the protocol.
+    Broken(ChannelError),
+}
+
+/// Our end. Dropping it sends what is queued, then closes it: the other side sees EOF.
+#[derive(Debug)]
+pub struct Line<T> {
+    outbox: mpsc::UnboundedSender<(T, Vec<OwnedFd>)>,
+    reader: JoinHandle<()>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl<T: Serialize + Send + Sync + 'static> Line<T> {
+    /// Takes the channel over; `hear` is called for everything that arrives and waits while the
+    /// listener is busy, which is the back-pressure.
+    pub fn new<F, Fut>(channel: Channel, mut hear: F) -> Self
+    where
+        F: FnMut(Heard) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send,
+    {
+        let channel = Arc::new(channel);
+        let (outbox, mut queue) = mpsc::unbounded_channel::<(T, Vec<OwnedFd>)>();
+        let ours = Arc::clone(&channel);
+        let writer = tokio::spawn(async move {
+            while let Some((message, fds)) = queue.recv().await {
+                let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+                if let Err(e) = ours.send(&message, &borrowed).await {
+                    // The reader sees the end and tells.
+                    tracing::debug!("cannot send a message: {e}");
+                    break;
+                }
+            }
+        });
+        let reader = tokio::spawn(async move {
+            loop {
+                let heard = match channel.recv().await {
+                    Ok(Some(received)) => Heard::Message(received),
+                    Ok(None) => Heard::Closed,
+                    Err(e) => Heard::Broken(e),
+                };
+                let over = !matches!(heard, Heard::Message(_));
+                hear(heard).await;
+                if over {
+                    break;
+                }
+            }
+        });
+        Self {
+            outbox,
+            reader,
+            writer: Some(writer),
+        }
+    }
+
+    /// Queues a message; one to a process that has gone is lost, as it would be in its buffer.
+    pub fn say(&self, message: T, fds: Vec<OwnedFd>) {
+        let _ = self.outbox.send((message, fds));
+    }
+
+    /// Closes it and waits, at most so long, until what was queued is sent.
+    pub async fn close(mut self, limit: Duration) {
+        let writer = self.writer.take();
+        drop(self);
+        if let Some(writer) = writer {
+            let _ = tokio::time::timeout(limit, writer).await;
+        }
+    }
+}
+
+impl<T> Drop for Line<T> {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}

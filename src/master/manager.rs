@@ -1,0 +1,142 @@
+//! Who started the service and must know its main process: systemd, a keeper, or nobody.
+
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use crate::sys::notify::Notifier;
+
+/// The one behind us.
+#[derive(Debug)]
+pub enum Manager {
+    /// A notify socket: systemd, or something that behaves like it.
+    Systemd {
+        /// The way there.
+        notify: Notifier,
+        /// How often the watchdog must be fed, at least.
+        watchdog: Option<Duration>,
+    },
+    /// The process that a terminal, a container or a simple supervisor started.
+    Keeper(std::fs::File),
+    /// Nobody: the keeper was killed, or somebody started a master by hand.
+    Nobody,
+}
+
+/// systemd processes notifications in order, soon; when it does not, we go on.
+const BARRIER: Duration = Duration::from_secs(2);
+
+impl Manager {
+    /// The keeper behind this pipe.
+    #[must_use]
+    pub fn keeper(pipe: OwnedFd) -> Self {
+        Self::Keeper(pipe.into())
+    }
+
+    /// Names the main process and waits until the manager has processed it (BARRIER proves
+    /// processed, not accepted).
+    pub async fn name_main(&mut self, pid: u32, pidfd: Option<BorrowedFd<'_>>) {
+        match self {
+            Self::Systemd { notify, .. } => {
+                if let Err(e) = notify.main_pid(pid, pidfd) {
+                    tracing::warn!("{e}");
+                }
+                if let Err(e) = notify.barrier(BARRIER).await {
+                    tracing::warn!("{e}");
+                }
+            }
+            Self::Keeper(pipe) => {
+                if let Err(e) = writeln!(pipe, "{pid}") {
+                    tracing::warn!("cannot tell the keeper that {pid} is the main process: {e}");
+                    *self = Self::Nobody;
+                }
+            }
+            Self::Nobody => {}
+        }
+    }
+
+    /// The service runs.
+    pub fn ready(&mut self, text: &str) {
+        match self {
+            Self::Systemd { notify, .. } => complain(notify.ready(text, Some(std::process::id()))),
+            Self::Keeper(pipe) => {
+                if writeln!(pipe, "{}", std::process::id()).is_err() {
+                    *self = Self::Nobody;
+                }
+            }
+            Self::Nobody => {}
+        }
+    }
+
+    /// What `systemctl status` shows.
+    pub fn status(&self, text: &str) {
+        if let Self::Systemd { notify, .. } = self {
+            complain(notify.status(text));
+        }
+    }
+
+    /// Final for the whole unit.
+    pub fn stopping(&self) {
+        if let Self::Systemd { notify, .. } = self {
+            complain(notify.stopping());
+        }
+    }
+
+    /// Feeds the watchdog.
+    pub fn feed(&self) {
+        if let Self::Systemd { notify, watchdog } = self {
+            if watchdog.is_some() {
+                complain(notify.watchdog());
+            }
+        }
+    }
+
+    /// The start or reload under way takes so much longer.
+    pub fn extend_timeout(&self, by: Duration) {
+        if let Self::Systemd { notify, .. } = self {
+            complain(notify.extend_timeout(by));
+        }
+    }
+
+    /// Keeps a descriptor over a crash of everything.
+    pub fn store(&self, name: &str, fd: BorrowedFd<'_>) {
+        if let Self::Systemd { notify, .. } = self {
+            complain(notify.fdstore(name, fd));
+        }
+    }
+
+    /// Gives up every stored descriptor of that name.
+    pub fn unstore(&self, name: &str) {
+        if let Self::Systemd { notify, .. } = self {
+            complain(notify.fdstore_remove(name));
+        }
+    }
+
+    /// Whether systemd is behind us.
+    #[must_use]
+    pub fn is_systemd(&self) -> bool {
+        matches!(self, Self::Systemd { .. })
+    }
+
+    /// How often the watchdog must be fed, at least.
+    #[must_use]
+    pub fn watchdog(&self) -> Option<Duration> {
+        match self {
+            Self::Systemd { watchdog, .. } => *watchdog,
+            Self::Keeper(_) | Self::Nobody => None,
+        }
+    }
+
+    /// What a successor inherits of it (it has the notify socket in its environment).
+    pub fn heirloom(&self) -> std::io::Result<Option<OwnedFd>> {
+        match self {
+            Self::Keeper(pipe) => pipe.as_fd().try_clone_to_owned().map(Some),
+            Self::Systemd { .. } | Self::Nobody => Ok(None),
+        }
+    }
+}
+
+fn complain<E: std::fmt::Display>(result: Result<(), E>) {
+    if let Err(e) = result {
+        tracing::warn!("{e}");
+    }
+}

@@ -1,0 +1,27 @@
+//! A master: owns the listeners, supervises workers, answers the operator, replaces its own
+//! program.
+
+pub mod control;
+mod driver;
+mod handoff;
+mod health;
+mod heritage;
+pub mod history;
+mod input;
+mod launch;
+mod line;
+mod manager;
+mod orders;
+mod peers;
+mod perform;
+mod pidfiles;
+mod record;
+mod replace;
+mod sockets;
+mod start;
+mod status;
+pub mod store;
+mod story;
+mod workers;
+
+pub use start::{Origin, Setup, StartError, run};

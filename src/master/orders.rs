@@ -1,0 +1,358 @@
+//! Orders: taken from the control socket, given to the machine, answered when it says so.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::control::{Answer, Order as Asked, Peer};
+use super::driver::Driver;
+use super::record::new_id;
+use crate::api::{self, Last, Outcome, Until, UpgradeOrder, exit};
+use crate::machine::message::Supersede;
+use crate::machine::{Event, Failure, Order, OrderKind, Phase, Verdict};
+
+/// Those who wait for an answer, and what waits for the disk.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    /// The order this step is about: a refusal is for it alone.
+    in_hand: Option<Waiter>,
+    waiting: Vec<Waiter>,
+    /// `--until commit`: taken over, not yet final.
+    until_commit: Vec<Waiter>,
+    /// The upgrade that the next launch is.
+    pub(super) upcoming: Option<Upcoming>,
+    /// Verdicts that are true when the disk is as it should be.
+    pub(super) after_disk: Vec<(OrderKind, Verdict)>,
+    pub(super) conclusion: Option<(Outcome, Option<Failure>)>,
+    /// A Retire that waits for the disk.
+    pub(super) retire: Option<String>,
+    /// Control sockets that still answer what was taken.
+    pub(super) doors: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    kind: OrderKind,
+    until: Until,
+    id: Option<String>,
+    answer: Answer,
+}
+
+/// An upgrade that was ordered.
+#[derive(Debug)]
+pub(super) struct Upcoming {
+    pub(super) id: String,
+    pub(super) probation: Option<Duration>,
+}
+
+impl Orders {
+    fn take(&mut self, kind: OrderKind) -> Vec<Waiter> {
+        let mut taken: Vec<Waiter> = self
+            .in_hand
+            .take_if(|w| w.kind == kind)
+            .into_iter()
+            .collect();
+        let (of_kind, rest) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|w| w.kind == kind);
+        self.waiting = rest;
+        taken.extend::<Vec<_>>(of_kind);
+        taken
+    }
+
+    /// Those who waited for the commit learn it.
+    pub(super) fn committed(&mut self, last: &Last) {
+        for waiter in std::mem::take(&mut self.until_commit) {
+            waiter.end(exit::OK, format!("upgrade {} is committed", last.id));
+        }
+    }
+
+    /// An upgrade ended: those who waited for it.
+    pub(super) fn ended(&mut self, last: &Last) {
+        if last.outcome == Outcome::Committed {
+            return self.committed(last);
+        }
+        let why = last.reason.as_deref().unwrap_or("it was rolled back");
+        for waiter in std::mem::take(&mut self.until_commit) {
+            waiter.end(
+                exit::FAILED,
+                format!("{why}; the previous generation serves"),
+            );
+        }
+    }
+
+    /// This master leaves: whoever still waits asks again, by the upgrade's id.
+    pub(super) fn hang_up(&mut self) {
+        self.in_hand = None;
+        self.waiting.clear();
+        self.until_commit.clear();
+    }
+
+    fn tell(&self, event: &api::Event) {
+        let all = self.in_hand.iter().chain(&self.waiting);
+        for waiter in all.chain(&self.until_commit) {
+            waiter.answer.step(event.clone());
+        }
+    }
+}
+
+impl Waiter {
+    fn end(self, exit: u8, message: String) {
+        self.answer.end(api::Verdict {
+            exit,
+            message,
+            id: self.id,
+        });
+    }
+}
+
+impl Driver {
+    pub(super) async fn order(&mut self, order: Asked, peer: Peer, answer: Answer) {
+        tracing::info!("{}: ordered by {peer}", order.verb());
+        match order {
+            Asked::Upgrade(order) => self.order_upgrade(order, answer).await,
+            Asked::Apply(order) => self.order_apply(order, answer).await,
+            Asked::Commit => self.give(OrderKind::Commit, Order::Commit, answer).await,
+            Asked::Rollback => self.order_rollback(answer).await,
+            Asked::Reload => self.give(OrderKind::Reload, Order::Reload, answer).await,
+            Asked::Stop => self.give(OrderKind::Stop, Order::Stop, answer).await,
+        }
+    }
+
+    async fn give(&mut self, kind: OrderKind, order: Order, answer: Answer) {
+        let waiter = Waiter {
+            kind,
+            until: Until::Takeover,
+            id: None,
+            answer,
+        };
+        self.give_as(waiter, order).await;
+    }
+
+    async fn give_as(&mut self, waiter: Waiter, order: Order) {
+        self.orders.in_hand = Some(waiter);
+        self.happen(Event::Order(order)).await;
+        // Not answered in this step: it waits.
+        let pending = self.orders.in_hand.take();
+        self.orders.waiting.extend(pending);
+    }
+
+    async fn order_upgrade(&mut self, order: UpgradeOrder, answer: Answer) {
+        let id = order.id.clone().unwrap_or_else(new_id);
+        let waiter = Waiter {
+            kind: OrderKind::Upgrade,
+            until: order.until,
+            id: Some(id.clone()),
+            answer,
+        };
+        if let Err(reason) = check_id(&id) {
+            return waiter.end(exit::USAGE, reason);
+        }
+        let running = self.store.running().build_id();
+        let disk = self.store.disk();
+        if disk.build_id.as_deref() == Some(running) {
+            let version = &self.fixed.me.version;
+            return waiter.end(
+                exit::OK,
+                format!("already running {version}: the file on disk is what runs"),
+            );
+        }
+        if let Some(full) = self.too_many_draining() {
+            return waiter.end(exit::REFUSED, full);
+        }
+        let supersede = order.supersede.then(|| Supersede {
+            id: id.clone(),
+            hold: order.hold,
+            probation_ms: order.probation_ms,
+        });
+        self.orders.upcoming = Some(Upcoming {
+            id,
+            probation: order.probation_ms.map(Duration::from_millis),
+        });
+        let machine_order = Order::Upgrade {
+            hold: order.hold,
+            supersede,
+        };
+        self.give_as(waiter, machine_order).await;
+        // Refused: the next launch is not this one.
+        self.orders.upcoming = None;
+    }
+
+    /// Make what is on disk be what runs.
+    async fn order_apply(&mut self, mut order: UpgradeOrder, answer: Answer) {
+        let disk = self.store.disk();
+        let same = disk.matches_running;
+        let rejected = disk.build_id.is_some() && disk.build_id == self.store.rejected();
+        if !same && !rejected {
+            order.supersede |= self.machine.phase() == Phase::Probation;
+            return self.order_upgrade(order, answer).await;
+        }
+        if rejected {
+            let message = "the file on disk was already tried and rejected: only the \
+                           configuration is reloaded; `upgrade` tries it again"
+                .to_owned();
+            tracing::warn!("{message}");
+            answer.step(self.step_event(self.machine.phase(), message));
+        }
+        self.give(OrderKind::Reload, Order::Reload, answer).await;
+    }
+
+    async fn order_rollback(&mut self, answer: Answer) {
+        if self.machine.phase() == Phase::Serving && self.store.rollback_to().is_none() {
+            return answer.end(api::Verdict {
+                exit: exit::REFUSED,
+                message: "there is nothing to go back to: no master is parked, and no previous \
+                          program is kept beside the one on disk"
+                    .into(),
+                id: None,
+            });
+        }
+        self.give(OrderKind::Rollback, Order::Rollback, answer)
+            .await;
+    }
+
+    /// Draining generations pile up when clients hold on for long.
+    fn too_many_draining(&self) -> Option<String> {
+        let lingering = self.lingering.len();
+        (lingering >= MOST_LINGERING).then(|| {
+            format!(
+                "{lingering} generations are still draining; try again when `status` shows fewer, \
+                 or shorten [drain] timeout"
+            )
+        })
+    }
+
+    /// The machine's verdict on an order.
+    pub(super) fn settle(&mut self, kind: OrderKind, verdict: Verdict) {
+        let changes_disk = matches!(kind, OrderKind::Upgrade | OrderKind::Rollback);
+        let final_word = matches!(verdict, Verdict::Failed(_))
+            || (kind == OrderKind::Rollback && verdict == Verdict::Done);
+        if self.disk_busy && changes_disk && final_word {
+            self.orders.after_disk.push((kind, verdict));
+            return;
+        }
+        let (exit, message) = match verdict {
+            Verdict::Done => (exit::OK, self.done(kind)),
+            Verdict::Already(what) => (exit::OK, what.to_owned()),
+            Verdict::Refused(why) => {
+                // For the one who asked now, not for those who wait already.
+                if let Some(waiter) = self.orders.in_hand.take() {
+                    waiter.end(exit::REFUSED, why);
+                }
+                return;
+            }
+            Verdict::Failed(failure) => (failure.exit, self.failed(kind, &failure)),
+            Verdict::Moved => {
+                // Dropped without a verdict: the client asks the next owner, by id.
+                drop(self.orders.take(kind));
+                return;
+            }
+        };
+        for waiter in self.orders.take(kind) {
+            let done = exit == exit::OK && kind == OrderKind::Upgrade;
+            if done && waiter.until == Until::Commit && self.upgrade.is_some() {
+                self.orders.until_commit.push(waiter);
+            } else {
+                waiter.end(exit, message.clone());
+            }
+        }
+    }
+
+    fn done(&self, kind: OrderKind) -> String {
+        match kind {
+            OrderKind::Upgrade => {
+                let record = self.upgrade.as_ref();
+                let to = record.and_then(|r| r.to.clone()).unwrap_or_default();
+                let next = self.fixed.me.generation + 1;
+                if self.machine.phase() == Phase::Beside {
+                    return format!(
+                        "g{next} ({to}) accepts beside g{}; WINCH to {} goes on, QUIT to the new \
+                         one goes back",
+                        self.fixed.me.generation, self.fixed.pid
+                    );
+                }
+                let probation = record
+                    .and_then(|r| r.probation)
+                    .unwrap_or(self.config.upgrade.probation);
+                if probation.is_zero() {
+                    return format!("g{next} ({to}) serves");
+                }
+                format!(
+                    "g{next} ({to}) serves, in probation for {}; `rollback` goes back to {}",
+                    humantime::format_duration(probation),
+                    self.fixed.me.version
+                )
+            }
+            OrderKind::Commit => format!("g{} is committed", self.newest()),
+            OrderKind::Rollback => match &self.predecessor {
+                Some(link) => format!(
+                    "g{} ({}) serves again",
+                    link.identity.generation, link.identity.version
+                ),
+                None if self.machine.phase() == Phase::Parked => {
+                    format!(
+                        "g{} serves the previous program",
+                        self.fixed.me.generation + 1
+                    )
+                }
+                None => format!(
+                    "g{} ({}) serves",
+                    self.fixed.me.generation, self.fixed.me.version
+                ),
+            },
+            OrderKind::Reload => "the new configuration serves".into(),
+            OrderKind::Stop => "stopped".into(),
+        }
+    }
+
+    fn newest(&self) -> u64 {
+        self.fixed.me.generation + u64::from(self.successor.is_some())
+    }
+
+    fn failed(&self, kind: OrderKind, failure: &Failure) -> String {
+        let old = self.store.path().display();
+        match kind {
+            OrderKind::Upgrade => format!(
+                "{}; g{} ({}) serves on",
+                failure.reason, self.fixed.me.generation, self.fixed.me.version
+            ),
+            OrderKind::Rollback => format!(
+                "{}; g{} ({}) serves on; see also `{old}.old rollback`",
+                failure.reason, self.fixed.me.generation, self.fixed.me.version
+            ),
+            OrderKind::Commit | OrderKind::Reload | OrderKind::Stop => {
+                format!(
+                    "{}\ng{} serves on as before",
+                    failure.reason, self.fixed.me.generation
+                )
+            }
+        }
+    }
+
+    /// Everybody who follows learns of a phase change.
+    pub(super) fn tell_step(&self, phase: Phase, message: &str) {
+        let event = self.step_event(phase, message.to_owned());
+        self.orders.tell(&event);
+        self.desk.publish(event);
+    }
+
+    fn step_event(&self, phase: Phase, message: String) -> api::Event {
+        api::Event::Step {
+            id: self.upgrade_id().map(ToOwned::to_owned),
+            generation: self.fixed.me.generation,
+            phase: phase.to_string(),
+            message,
+        }
+    }
+}
+
+fn check_id(id: &str) -> Result<(), String> {
+    if id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Ok(())
+    } else {
+        Err(format!("an upgrade's id has 32 hex digits, not {id:?}"))
+    }
+}
+
+/// So many generations may drain beside the one that serves.
+const MOST_LINGERING: usize = 3;

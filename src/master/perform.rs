@@ -1,0 +1,663 @@
+//! Actions, carried out. One arm an action; what takes time is a task that reports to the queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal as Os;
+
+use super::driver::{Driver, Reload};
+use super::health;
+use super::heritage;
+use super::history::Previous;
+use super::input::Input;
+use super::launch::{self, Plan};
+use super::record::{Record, millis, new_id};
+use super::start::timing;
+use super::store::Restored;
+use super::story;
+use crate::api::{self, Outcome, exit};
+use crate::machine::message::{Inheritance, Inherited, Lingering, Message, PROTOCOL, Supersede};
+use crate::machine::{Action, Event, Failure, Note, Phase, ToPredecessor, ToSuccessor, Who};
+
+impl Driver {
+    /// Carries one action out. What follows from it at once is returned.
+    pub(super) async fn perform(&mut self, action: Action) -> Vec<Event> {
+        match action {
+            Action::Enter { from, to } => self.entered(from, to),
+            Action::StartWorkers => {
+                return self
+                    .workers
+                    .start(Arc::clone(&self.config), Arc::clone(&self.sockets));
+            }
+            Action::Accept => {
+                self.sockets.listen(&self.config);
+                self.workers.accept();
+            }
+            Action::Quiesce => self.workers.quiesce(),
+            Action::DrainWorkers { limit, stop } => {
+                // Before they ask: the answer must come from those who serve on.
+                self.close_handoff();
+                return self.workers.drain(limit, !stop);
+            }
+            Action::KillWorkers => {
+                self.close_handoff();
+                return self.workers.kill();
+            }
+            Action::Reload => return self.reload_configuration(),
+            Action::Launch { back, next } => self.start_launch(back, next),
+            Action::CancelLaunch => self.cancel_launch(),
+            Action::Inherit => self.bequeath(),
+            Action::ToSuccessor(word) => self.say_to_successor(word),
+            Action::ToPredecessor(word) => self.say_to_predecessor(word),
+            Action::CloseSuccessor => {
+                if let Some(link) = &mut self.successor {
+                    link.line = None;
+                }
+            }
+            Action::ClosePredecessor => {
+                if let Some(link) = &mut self.predecessor {
+                    link.line = None;
+                }
+            }
+            Action::TermSuccessor => self.signal_successor(Os::SIGTERM),
+            Action::KillSuccessor => self.signal_successor(Os::SIGKILL),
+            Action::ReapSuccessor => {
+                if let Some(mut link) = self.successor.take() {
+                    let how = link.process.reap();
+                    tracing::info!("master {} {how}", link.process.pid());
+                }
+            }
+            Action::TermPredecessor => self.signal_predecessor(Os::SIGTERM),
+            Action::KillPredecessor => {
+                tracing::warn!("the predecessor does not let go: it is killed");
+                self.signal_predecessor(Os::SIGKILL);
+            }
+            Action::NameMain(who) => self.name_main(who).await,
+            Action::Reclaim => self.reclaim_main().await,
+            Action::NotifyReady => {
+                self.sockets.store(&self.manager);
+                self.main_pid = Some(self.fixed.pid);
+                let text = self.status_line();
+                self.manager.ready(&text);
+            }
+            Action::NotifyStopping => self.manager.stopping(),
+            Action::WritePids => {
+                if let Some(link) = &self.successor {
+                    self.pidfiles.pair(link.process.pid(), self.fixed.pid);
+                }
+                self.keep_old();
+            }
+            Action::OwnPid => self.pidfiles.alone(self.fixed.pid),
+            Action::RestoreDisk => self.restore_disk(),
+            Action::KeepDisk => {
+                if let Err(e) = self.store.commit() {
+                    self.warn(format!("the mark of the trial stays: {e}"));
+                }
+            }
+            Action::DropListeners => self.drop_listeners(),
+            Action::Settle(kind, verdict) => self.settle(kind, verdict),
+            Action::Conclude(outcome, failure) => self.conclude(outcome, failure),
+            Action::ReopenLogs => self.workers.reopen_logs(),
+            Action::Note(note) => self.note(&note),
+            Action::Exit(code) => self.exit = Some(code),
+        }
+        Vec::new()
+    }
+
+    /// Facts that events bring for us, before the machine sees them.
+    pub(super) fn before(&mut self, event: &Event) {
+        match event {
+            Event::Reloaded => self.adopt_reload(),
+            Event::ReloadFailed(_) => {
+                self.reload = None;
+                self.workers.cancel_reload();
+            }
+            Event::Predecessor(crate::machine::FromPredecessor::Takeover) => {
+                if let Some(record) = &mut self.upgrade {
+                    record.takes_over();
+                }
+                self.main_pid = Some(self.fixed.pid);
+            }
+            Event::WorkersGone if self.machine.phase() == Phase::Parked => self.drained(),
+            _ => {}
+        }
+    }
+
+    fn entered(&mut self, from: Phase, to: Phase) {
+        let generation = self.fixed.me.generation;
+        let id = self.upgrade_id();
+        tracing::info!(
+            message_id = story::PHASE_CHANGED,
+            handover_upgrade_id = id,
+            handover_phase = to.as_str(),
+            handover_generation = generation,
+            "g{generation} {from} -> {to}"
+        );
+        if to == Phase::Probation {
+            // Ours are stored only when we are the main process.
+            self.sockets.store(&self.manager);
+            let path = self.config.upgrade.health.clone();
+            self.health = path.map(|path| health::in_probation(path, self.post.clone()));
+        } else if from == Phase::Probation {
+            self.health = None;
+        }
+        if to == Phase::Launching {
+            // Whoever waits in `systemctl reload` waits as long as we do.
+            let limit = self.config.upgrade.start_timeout * 2 + Duration::from_secs(10);
+            self.manager.extend_timeout(limit);
+        }
+        let text = self.status_line();
+        self.manager.status(&text);
+        self.tell_step(to, &text);
+    }
+
+    fn start_launch(&mut self, back: bool, next: Option<Supersede>) {
+        let upcoming = self.orders.upcoming.take();
+        let hold = self.machine.hold();
+        let id = match (&next, &upcoming) {
+            (Some(next), _) => next.id.clone(),
+            (None, Some(order)) => order.id.clone(),
+            (None, None) => new_id(),
+        };
+        let probation = match (&next, &upcoming) {
+            (Some(next), _) => next.probation_ms.map(Duration::from_millis),
+            (None, Some(order)) => order.probation,
+            (None, None) => None,
+        };
+        let mut record = Record::new(id, &self.fixed.me.version, hold, back);
+        record.probation = probation;
+        let wanted = timing(&self.config, self.manager.watchdog());
+        self.machine
+            .set_probation(probation.unwrap_or(wanted.probation));
+        tracing::info!(
+            message_id = story::UPGRADE_STARTS,
+            handover_upgrade_id = record.id,
+            handover_generation = self.fixed.me.generation,
+            handover_old_pid = self.fixed.pid,
+            handover_old_version = record.from,
+            "upgrade {} starts",
+            record.id
+        );
+        self.upgrade = Some(record);
+        self.launches += 1;
+        let attempt = self.launches;
+        let plan = Plan {
+            store: Arc::clone(&self.store),
+            back,
+            check: self.fixed.check.clone(),
+            args: self.fixed.args.clone(),
+            cwd: self.fixed.cwd.clone(),
+            arg0: format!(
+                "{}: master process g{}",
+                self.fixed.name,
+                self.fixed.me.generation + 1
+            ),
+            notify: self.manager.is_systemd(),
+            timeout: self.config.upgrade.start_timeout,
+        };
+        let post = self.post.clone();
+        let task = tokio::spawn(async move {
+            let result = launch::launch(plan).await;
+            let _ = post.send(Input::Launch(attempt, result)).await;
+        });
+        self.launch = Some((attempt, task.abort_handle()));
+    }
+
+    fn cancel_launch(&mut self) {
+        // Not aborted: its result is thrown away when it comes, so no process is lost.
+        self.launch = None;
+    }
+
+    fn bequeath(&mut self) {
+        let goods = match self.goods() {
+            Ok(goods) => goods,
+            Err(e) => {
+                // The successor's deadline ends this; nothing of ours has changed.
+                tracing::error!("cannot duplicate the sockets for the successor: {e}");
+                return;
+            }
+        };
+        let Some(record) = &self.upgrade else { return };
+        let mut lingering = self.lingering.clone();
+        lingering.push(Lingering {
+            pid: self.fixed.pid,
+            identity: self.fixed.me.clone(),
+        });
+        let config = if record.back {
+            self.previous_config(record.to_build.as_deref())
+        } else {
+            None
+        };
+        let will = Inheritance {
+            protocol: PROTOCOL,
+            pid: self.fixed.pid,
+            from: self.fixed.me.clone(),
+            generation: self.fixed.me.generation + 1,
+            upgrade_id: record.id.clone(),
+            hold: record.hold,
+            started_at_ms: u64::try_from(record.started_at.as_millisecond()).unwrap_or(0),
+            probation_ms: record.probation.map(millis),
+            path: self.store.path().to_owned(),
+            cwd: self.fixed.cwd.clone(),
+            config,
+            fds: Vec::new(),
+            lingering,
+            unit_rev: self.fixed.unit_rev.clone(),
+            state: std::collections::BTreeMap::new(),
+        };
+        if let Some(line) = self.successor.as_ref().and_then(|s| s.line.as_ref()) {
+            heritage::send(line, will, goods);
+        }
+    }
+
+    fn goods(&self) -> std::io::Result<Vec<(Inherited, std::os::fd::OwnedFd)>> {
+        let mut goods = self.sockets.for_successor()?;
+        goods.push((Inherited::Control, self.control.try_clone()?));
+        if let Some(handoff) = &self.handoff {
+            goods.push((Inherited::Handoff, handoff.try_clone()?));
+        }
+        if let Some(keeper) = self.manager.heirloom()? {
+            goods.push((Inherited::Keeper, keeper));
+        }
+        Ok(goods)
+    }
+
+    /// The configuration the previous generation ran with, if it is that of this build.
+    fn previous_config(&self, build: Option<&str>) -> Option<Box<crate::config::Config>> {
+        match self.history.previous() {
+            Ok(Some(previous)) if Some(previous.build_id.as_str()) == build => {
+                Some(Box::new(previous.config))
+            }
+            Ok(_) => None,
+            Err(e) => {
+                tracing::warn!("{e}; the configuration on disk counts");
+                None
+            }
+        }
+    }
+
+    fn say_to_successor(&mut self, word: ToSuccessor) {
+        let message = match word {
+            ToSuccessor::Takeover => {
+                if let Some(record) = &mut self.upgrade {
+                    record.takes_over();
+                }
+                Message::Takeover
+            }
+            ToSuccessor::Ready => Message::Ready,
+            ToSuccessor::Commit => Message::Commit,
+            ToSuccessor::Release => Message::Release,
+            ToSuccessor::Retire(reason) => {
+                if self.disk_busy {
+                    // It answers the operator when it hears this: the disk first, for a moment.
+                    self.orders.retire = Some(reason);
+                    return;
+                }
+                Message::Retire { reason }
+            }
+        };
+        self.tell_successor(message);
+    }
+
+    fn say_to_predecessor(&mut self, word: ToPredecessor) {
+        self.tell_predecessor(match word {
+            ToPredecessor::Ready => Message::Ready,
+            ToPredecessor::Heartbeat => Message::Heartbeat,
+            ToPredecessor::Commit => Message::Commit,
+            ToPredecessor::Yield {
+                reason,
+                retire,
+                then,
+            } => {
+                tracing::warn!(
+                    message_id = story::GIVEN_BACK,
+                    handover_upgrade_id = self.upgrade_id(),
+                    handover_generation = self.fixed.me.generation,
+                    handover_reason = reason,
+                    "g{} gives the service back: {reason}",
+                    self.fixed.me.generation
+                );
+                Message::Yield {
+                    reason,
+                    retire,
+                    leaving: false,
+                    then,
+                }
+            }
+            ToPredecessor::Release => Message::Release,
+            ToPredecessor::Leaving => Message::Yield {
+                reason: "told to leave by a signal".into(),
+                retire: true,
+                leaving: true,
+                then: None,
+            },
+        });
+    }
+
+    fn signal_successor(&self, signal: Os) {
+        let Some(link) = &self.successor else { return };
+        tracing::warn!(
+            "{signal} to master {}, which shall leave",
+            link.process.pid()
+        );
+        if let Err(e) = link.process.signal(signal) {
+            tracing::error!("cannot signal master {}: {e}", link.process.pid());
+        }
+        if signal == Os::SIGTERM {
+            // A stopped one must hear it.
+            let _ = link.process.signal(Os::SIGCONT);
+        }
+    }
+
+    fn signal_predecessor(&self, signal: Os) {
+        let Some(link) = &self.predecessor else {
+            return;
+        };
+        if let Some(process) = &link.process {
+            if let Err(e) = process.signal(signal) {
+                tracing::error!("cannot signal master {}: {e}", link.pid);
+            }
+        }
+    }
+
+    async fn name_main(&mut self, who: Who) {
+        let pid = match (who, &self.successor) {
+            (Who::Me, _) => self.fixed.pid,
+            (Who::Successor, Some(link)) => link.process.pid(),
+            (Who::Successor, None) => return,
+        };
+        if self.main_pid == Some(pid) {
+            return;
+        }
+        let pidfd = match who {
+            Who::Me => None,
+            Who::Successor => self.successor.as_ref().map(|link| link.process.pidfd()),
+        };
+        self.manager.name_main(pid, pidfd).await;
+        self.main_pid = Some(pid);
+    }
+
+    /// Names a worker and then us again: the manager sees that we are its child by now.
+    async fn reclaim_main(&mut self) {
+        if !self.manager.is_systemd() {
+            return;
+        }
+        let Some(worker) = self.workers.report().first().map(|w| w.pid) else {
+            return;
+        };
+        self.manager.name_main(worker, None).await;
+        self.manager.name_main(self.fixed.pid, None).await;
+        self.main_pid = Some(self.fixed.pid);
+    }
+
+    fn keep_old(&mut self) {
+        let Some(record) = &self.upgrade else { return };
+        let store = Arc::clone(&self.store);
+        let history = self.history.clone();
+        let previous = Previous {
+            version: self.fixed.me.version.clone(),
+            build_id: self.fixed.me.build_id.clone(),
+            config: (*self.config).clone(),
+        };
+        let back = record.back;
+        self.keeping = Some(tokio::task::spawn_blocking(move || {
+            if back {
+                return;
+            }
+            if let Err(e) = store.keep_old() {
+                tracing::warn!("cannot keep the previous program: {e}");
+            }
+            if let Err(e) = history.save_previous(&previous) {
+                tracing::warn!("{e}");
+            }
+        }));
+    }
+
+    fn restore_disk(&mut self) {
+        if self.disk_busy {
+            return;
+        }
+        let found = self
+            .upgrade
+            .as_ref()
+            .map(|record| record.found.clone())
+            .unwrap_or_default();
+        let keeping = self.keeping.take();
+        let store = Arc::clone(&self.store);
+        let post = self.post.clone();
+        self.disk_busy = true;
+        tokio::spawn(async move {
+            if let Some(keeping) = keeping {
+                let _ = keeping.await;
+            }
+            let restored = tokio::task::spawn_blocking(move || store.restore(&found)).await;
+            let result = match restored {
+                Ok(Ok(Restored::AlreadyRunning)) => Ok(None),
+                Ok(Ok(Restored::Replaced { rejected } | Restored::Repointed { rejected, .. })) => {
+                    Ok(rejected.map(|path| format!("the rejected file is {}", path.display())))
+                }
+                Ok(Ok(Restored::LeftAlone { .. })) => Ok(Some(
+                    "the file on disk is another one by now and was left alone".into(),
+                )),
+                Ok(Err(e)) => Err(e.to_string()),
+                Err(e) => Err(e.to_string()),
+            };
+            let _ = post.send(Input::Disk(result)).await;
+        });
+    }
+
+    pub(super) fn disk_done(&mut self, result: Result<Option<String>, String>) {
+        self.disk_busy = false;
+        match result {
+            Ok(None) => {}
+            Ok(Some(what)) => tracing::info!("{what}"),
+            Err(e) => {
+                let text = format!("the running program is not back on disk: {e}");
+                tracing::error!(
+                    message_id = story::DISK_DIFFERS,
+                    handover_upgrade_id = self.upgrade_id(),
+                    handover_reason = e,
+                    "{text}"
+                );
+                self.remember_warning(text);
+            }
+        }
+        if let Some(reason) = self.orders.retire.take() {
+            self.tell_successor(Message::Retire { reason });
+        }
+        for (kind, verdict) in std::mem::take(&mut self.orders.after_disk) {
+            self.settle(kind, verdict);
+        }
+        if let Some((outcome, failure)) = self.orders.conclusion.take() {
+            self.conclude(outcome, failure);
+        }
+    }
+
+    fn drop_listeners(&mut self) {
+        // Workers may hold clones of the set for respawns; the set itself is ours to change.
+        match Arc::get_mut(&mut self.sockets) {
+            Some(sockets) => sockets.drop_old(&self.manager),
+            None => match self.sockets.try_clone() {
+                Ok(mut sockets) => {
+                    sockets.drop_old(&self.manager);
+                    self.sockets = Arc::new(sockets);
+                }
+                Err(e) => tracing::error!("cannot let old listeners go: {e}"),
+            },
+        }
+    }
+
+    fn reload_configuration(&mut self) -> Vec<Event> {
+        let loaded = match self.fixed.sources.load() {
+            Ok(loaded) => loaded,
+            Err(e) => {
+                return vec![Event::ReloadFailed(Failure {
+                    exit: exit::CONFIG,
+                    reason: e.to_string(),
+                })];
+            }
+        };
+        let sockets = match self.sockets.rearrange(&loaded.config) {
+            Ok(sockets) => Arc::new(sockets),
+            Err(e) => return vec![Event::ReloadFailed(Failure::new(e.to_string()))],
+        };
+        let config = Arc::new(loaded.config);
+        self.reloads += 1;
+        self.reload = Some(Reload {
+            config: Arc::clone(&config),
+            sockets: Arc::clone(&sockets),
+            attempt: self.reloads,
+        });
+        let (post, attempt) = (self.post.clone(), self.reloads);
+        let limit = config.upgrade.start_timeout;
+        tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
+            let reason = format!(
+                "the workers of the new configuration were not ready within {} (start_timeout)",
+                humantime::format_duration(limit)
+            );
+            let late = Event::ReloadFailed(Failure::new(format!("{attempt}\n{reason}")));
+            let _ = post.send(Input::Event(late)).await;
+        });
+        self.workers.reload(config, sockets)
+    }
+
+    /// A reload's deadline counts only for the reload it was set for.
+    pub(super) fn still_wanted(&self, event: Event) -> Option<Event> {
+        if let Event::ReloadFailed(failure) = &event {
+            let (attempt, reason) = failure.reason.split_once('\n')?;
+            let current = self.reload.as_ref()?.attempt;
+            if attempt.parse() != Ok(current) {
+                return None;
+            }
+            return Some(Event::ReloadFailed(Failure::new(reason)));
+        }
+        Some(event)
+    }
+
+    fn adopt_reload(&mut self) {
+        let Some(reload) = self.reload.take() else {
+            return;
+        };
+        self.config = reload.config;
+        self.sockets = reload.sockets;
+        self.machine
+            .set_timing(timing(&self.config, self.manager.watchdog()));
+        self.sockets.store(&self.manager);
+        self.drop_listeners();
+    }
+
+    /// Our last worker has gone while we are parked: the successor writes it down.
+    fn drained(&mut self) {
+        let Some(taken_over) = self.upgrade.as_ref().and_then(|r| r.taken_over) else {
+            return;
+        };
+        let ms = millis(taken_over.elapsed());
+        let connections = self.workers.tally();
+        if let Some(record) = &mut self.upgrade {
+            record.drained = Some((ms, connections));
+        }
+        self.tell_successor(Message::Drained { ms, connections });
+    }
+
+    /// The upgrade ended: once, by the master whose word it is.
+    fn conclude(&mut self, outcome: Outcome, failure: Option<Failure>) {
+        if self.disk_busy {
+            self.orders.conclusion = Some((outcome, failure));
+            return;
+        }
+        let Some(record) = self.upgrade.take() else {
+            return;
+        };
+        let reason = failure.map(|f| f.reason);
+        let last = record.ended(outcome, reason.clone());
+        let text = match (outcome, &reason) {
+            (Outcome::Committed, _) => format!("upgrade {} is committed", record.id),
+            (_, Some(why)) => format!("upgrade {} {}: {why}", record.id, ended_as(outcome)),
+            (_, None) => format!("upgrade {} {}", record.id, ended_as(outcome)),
+        };
+        let predecessor = self.machine.phase() == Phase::Draining;
+        if outcome == Outcome::Committed && predecessor {
+            // The successor writes it down; here only those who waited for it learn it.
+            self.orders.committed(&last);
+            return;
+        }
+        tracing::warn!(
+            message_id = match outcome {
+                Outcome::Committed => story::COMMITTED,
+                Outcome::RolledBack => story::ROLLED_BACK,
+                Outcome::Failed | Outcome::Refused => story::FAILED,
+            },
+            handover_upgrade_id = record.id,
+            handover_old_version = record.from,
+            handover_new_version = record.to,
+            handover_outcome = ended_as(outcome),
+            handover_reason = reason,
+            handover_generation = self.fixed.me.generation,
+            "{text}"
+        );
+        if let Err(e) = self.history.append(&last) {
+            tracing::warn!("{e}");
+        }
+        self.orders.ended(&last);
+        self.desk.publish(api::Event::Ended(last.clone()));
+        self.last = Some(last);
+        self.machine
+            .set_timing(timing(&self.config, self.manager.watchdog()));
+    }
+
+    fn note(&mut self, note: &Note) {
+        match note {
+            Note::SignalRefused(signal, why) => {
+                tracing::warn!("SIG{} is refused: {why}", signal.as_str());
+            }
+            Note::SignalRemembered(signal) => tracing::info!(
+                "SIG{} waits until the other generation accepts",
+                signal.as_str()
+            ),
+            Note::SignalCarriedOut(signal) => {
+                tracing::info!("SIG{} is carried out now", signal.as_str());
+            }
+            Note::SignalDropped(signal) => {
+                tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str())
+            }
+            Note::WorkersFail(why) => tracing::error!(
+                message_id = story::WORKERS_FAIL,
+                handover_upgrade_id = self.upgrade_id(),
+                handover_generation = self.fixed.me.generation,
+                handover_reason = why,
+                "{why}"
+            ),
+            Note::CommittedByAccident => tracing::warn!(
+                handover_upgrade_id = self.upgrade_id(),
+                "the predecessor is gone without a word: committed by accident, no way back in \
+                 memory"
+            ),
+        }
+    }
+
+    fn warn(&mut self, warning: String) {
+        tracing::warn!("{warning}");
+        self.remember_warning(warning);
+    }
+
+    fn remember_warning(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    pub(super) fn upgrade_id(&self) -> Option<&str> {
+        self.upgrade.as_ref().map(|record| record.id.as_str())
+    }
+}
+
+/// As the journal and `status` have it.
+pub(super) fn ended_as(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Committed => "committed",
+        Outcome::RolledBack => "rolled_back",
+        Outcome::Failed => "failed",
+        Outcome::Refused => "refused",
+    }
+}

@@ -1,0 +1,114 @@
+//! One upgrade, as the master that drives it remembers it.
+
+use std::time::{Duration, Instant};
+
+use super::store::Found;
+use crate::api::{self, Connections, Last, Outcome};
+
+/// An upgrade under way.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// 32 hex digits.
+    pub(super) id: String,
+    /// Version before.
+    pub(super) from: String,
+    /// Version after, when it is known.
+    pub(super) to: Option<String>,
+    /// Build after, when it is known.
+    pub(super) to_build: Option<String>,
+    /// When the order came.
+    pub(super) started: Instant,
+    pub(super) started_at: jiff::Timestamp,
+    pub(super) hold: bool,
+    /// From the order to the takeover.
+    pub(super) takeover: Option<Duration>,
+    /// When that was.
+    pub(super) taken_over: Option<Instant>,
+    /// What the predecessor's drain came to.
+    pub(super) drained: Option<(u64, Connections)>,
+    /// What was at the path.
+    pub(super) found: Found,
+    /// A rollback after the commit: what runs now is what the operator turned down.
+    pub(super) back: bool,
+    /// Instead of the configured probation.
+    pub(super) probation: Option<Duration>,
+}
+
+impl Record {
+    pub(super) fn new(id: String, from: &str, hold: bool, back: bool) -> Self {
+        Self {
+            id,
+            from: from.into(),
+            to: None,
+            to_build: None,
+            started: Instant::now(),
+            started_at: jiff::Timestamp::now(),
+            hold,
+            takeover: None,
+            taken_over: None,
+            drained: None,
+            found: Found::default(),
+            back,
+            probation: None,
+        }
+    }
+
+    pub(super) fn takes_over(&mut self) {
+        if self.takeover.is_none() {
+            self.takeover = Some(self.started.elapsed());
+            self.taken_over = Some(Instant::now());
+        }
+    }
+
+    pub(super) fn ended(&self, outcome: Outcome, reason: Option<String>) -> Last {
+        Last {
+            id: self.id.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            outcome,
+            reason,
+            finished_at: api_time(jiff::Timestamp::now()),
+            takeover_ms: self.takeover.map(millis),
+            drain_ms: self.drained.map(|(ms, _)| ms),
+            connections: self.drained.map(|(_, c)| c).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn report(&self, phase: &str, left: Option<Duration>) -> api::Upgrade {
+        api::Upgrade {
+            id: self.id.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            phase: phase.into(),
+            started_at: api_time(self.started_at),
+            hold: self.hold,
+            probation_left_ms: left.map(millis),
+        }
+    }
+}
+
+/// RFC 3339, to the millisecond.
+pub(super) fn api_time(at: jiff::Timestamp) -> String {
+    format!("{at:.3}")
+}
+
+pub(super) fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A new upgrade's id: 128 random bits.
+pub(super) fn new_id() -> String {
+    use std::fmt::Write;
+    use std::io::Read;
+    let mut bytes = [0; 16];
+    let random = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
+    if random.is_err() {
+        // Without /dev: the time and the process tell two upgrades apart.
+        let now = jiff::Timestamp::now().as_nanosecond();
+        bytes = (now ^ (i128::from(std::process::id()) << 96)).to_le_bytes();
+    }
+    bytes.iter().fold(String::new(), |mut id, byte| {
+        let _ = write!(id, "{byte:02x}");
+        id
+    })
+}

@@ -1,0 +1,495 @@
+//! How a master begins: alone, or as somebody's successor.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::control;
+use super::driver::{Constants, Driver, open_control};
+use super::handoff;
+use super::heritage::{self, Heritage, HeritageError};
+use super::history::History;
+use super::input::Input;
+use super::line::{Heard, Line};
+use super::manager::Manager;
+use super::orders::Orders;
+use super::peers::PredecessorLink;
+use super::pidfiles::PidFiles;
+use super::record::Record;
+use super::sockets::Sockets;
+use super::store::{Store, StoreError};
+use super::workers::Workers;
+use crate::api::exit;
+use crate::config::{Config, ConfigError, Sources};
+use crate::machine::message::{Hello, Identity, Message, PROTOCOL};
+use crate::machine::{Action, Machine, Timing};
+use crate::sys::channel::Channel;
+use crate::sys::image::{Image, ImageError};
+use crate::sys::inherited::PassedListener;
+use crate::sys::listeners::{ListenError, Listener};
+use crate::sys::notify::Notifier;
+use crate::sys::process::Other;
+use crate::sys::signals::Signals;
+
+/// What a master is made of. The caller has read the command line and the environment.
+#[derive(Debug)]
+pub struct Setup {
+    /// The service's name.
+    pub name: String,
+    /// The program's version.
+    pub version: String,
+    /// The program as executed (a successor's comes with the inheritance).
+    pub program: PathBuf,
+    /// Our arguments, for a successor.
+    pub args: Vec<OsString>,
+    /// A pre-flight's arguments.
+    pub check: Vec<OsString>,
+    /// Where we were started.
+    pub cwd: PathBuf,
+    /// The runtime directory; it exists.
+    pub runtime: PathBuf,
+    /// The state directory.
+    pub state: PathBuf,
+    /// Where the configuration comes from.
+    pub sources: Sources,
+    /// The way to systemd.
+    pub notify: Option<Notifier>,
+    /// How often its watchdog must be fed.
+    pub watchdog: Option<Duration>,
+    /// What systemd passed.
+    pub passed: Vec<PassedListener>,
+    /// The unit's revision.
+    pub unit_rev: Option<String>,
+    /// Who started us.
+    pub origin: Origin,
+}
+
+/// Who started this master.
+#[derive(Debug)]
+pub enum Origin {
+    /// Nobody of ours, or the keeper behind this pipe.
+    First(Option<OwnedFd>),
+    /// A predecessor behind this channel.
+    Predecessor(OwnedFd),
+}
+
+/// Why a master could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A listener cannot be had.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// No inheritance.
+    #[error(transparent)]
+    Heritage(#[from] HeritageError),
+    /// Our own program cannot be pinned.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Nor found.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel refused something basic.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Another master of this name answers.
+    #[error(
+        "{name} runs already: process {pid} answers on {}; `stop` it first, or choose another \
+         --name",
+        socket.display()
+    )]
+    Runs {
+        /// The service.
+        name: String,
+        /// Who answers; 0 when it cannot be known.
+        pid: u32,
+        /// Where.
+        socket: PathBuf,
+    },
+}
+
+impl StartError {
+    /// The exit code.
+    #[must_use]
+    pub fn exit(&self) -> u8 {
+        match self {
+            Self::Config(_) => exit::CONFIG,
+            Self::Heritage(HeritageError::Protocol(_)) => exit::PROTOCOL,
+            Self::Runs { .. } => exit::REFUSED,
+            _ => exit::FAILED,
+        }
+    }
+}
+
+/// Lives as a master; the exit code.
+pub fn run(setup: Setup) -> Result<u8, StartError> {
+    let signals = Signals::block_and_open().map_err(|source| StartError::Io {
+        what: "receive signals",
+        source,
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(2))
+        .build()
+        .map_err(|source| StartError::Io {
+            what: "make a runtime",
+            source,
+        })?;
+    let code = runtime.block_on(async {
+        match setup.origin {
+            Origin::First(_) => first(setup, signals).await,
+            Origin::Predecessor(_) => successor(setup, signals).await,
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
+    let keeper = match std::mem::replace(&mut setup.origin, Origin::First(None)) {
+        Origin::First(keeper) => keeper,
+        Origin::Predecessor(_) => None,
+    };
+    let loaded = setup.sources.load()?;
+    let image = Arc::new(Image::running()?);
+    let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
+    let _ = store.tidy();
+    let control = open_control(&setup.runtime, &loaded.config.control.group)
+        .map_err(|e| already_runs(&setup, e))?;
+    let found = setup
+        .passed
+        .drain(..)
+        .filter_map(|passed| {
+            if passed.listening {
+                return Some(Listener::from_passed(passed));
+            }
+            tracing::warn!("descriptor {:?} from systemd is no listener", passed.name);
+            None
+        })
+        .collect();
+    let handoff = open_handoff(&setup);
+    let manager = manager(&setup, keeper);
+    let mut sockets = Sockets::arrange(&loaded.config, found, false)?;
+    sockets.drop_old(&manager);
+    let config = Arc::new(loaded.config);
+    let (machine, actions) = Machine::first(timing(&config, manager.watchdog()), Instant::now());
+    let parts = Parts {
+        config,
+        config_path: loaded.path,
+        image,
+        store,
+        control,
+        handoff,
+        manager,
+        sockets,
+        generation: 1,
+    };
+    let driver = assemble(setup, signals, parts, machine, mpsc::channel(QUEUE));
+    Ok(driver.drive(actions).await)
+}
+
+async fn successor(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
+    let Origin::Predecessor(fd) = std::mem::replace(&mut setup.origin, Origin::First(None)) else {
+        return first(setup, signals).await;
+    };
+    let channel = Channel::from_fd(fd).map_err(|source| StartError::Io {
+        what: "use the inherited channel",
+        source,
+    })?;
+    let image = Arc::new(Image::running()?);
+    let hello = Hello {
+        protocol: PROTOCOL,
+        version: setup.version.clone(),
+        build_id: image.build_id().to_owned(),
+        pid: std::process::id(),
+    };
+    let heritage = heritage::receive(&channel, hello).await?;
+    match succeed(setup, signals, &channel, heritage, image) {
+        Ok((mut driver, actions, inbox)) => {
+            let post = inbox;
+            let line = Line::new(channel, move |heard: Heard| {
+                let post = post.clone();
+                async move {
+                    let _ = post.send(Input::Predecessor(heard)).await;
+                }
+            });
+            if let Some(link) = &mut driver.predecessor {
+                link.line = Some(line);
+            }
+            Ok(driver.drive(actions).await)
+        }
+        Err(e) => {
+            // The predecessor tells the operator.
+            let farewell = Message::Yield {
+                reason: e.to_string(),
+                retire: true,
+                leaving: false,
+                then: None,
+            };
+            let _ = channel.send(&farewell, &[]).await;
+            Err(e)
+        }
+    }
+}
+
+fn succeed(
+    mut setup: Setup,
+    signals: Signals,
+    channel: &Channel,
+    heritage: Heritage,
+    image: Arc<Image>,
+) -> Result<(Driver, Vec<Action>, mpsc::Sender<Input>), StartError> {
+    let will = heritage.will;
+    setup.program.clone_from(&will.path);
+    setup.cwd.clone_from(&will.cwd);
+    setup.unit_rev.clone_from(&will.unit_rev);
+    let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
+    let (config, config_path) = match will.config {
+        Some(config) => (*config, None),
+        None => {
+            let loaded = setup.sources.load()?;
+            (loaded.config, loaded.path)
+        }
+    };
+    let sockets = Sockets::arrange(&config, heritage.listeners, true)?;
+    let control = match heritage.control {
+        Some(control) => control,
+        None => open_control(&setup.runtime, &config.control.group)?,
+    };
+    let handoff = heritage.handoff.or_else(|| open_handoff(&setup));
+    let manager = manager(&setup, heritage.keeper);
+    let mut times = timing(&config, manager.watchdog());
+    if let Some(ms) = will.probation_ms {
+        times.probation = Duration::from_millis(ms);
+    }
+    let (machine, actions) = Machine::succeeding(times, will.hold, Instant::now());
+    // The socketpair's credentials are those of the process that made it.
+    let pid = channel
+        .peer_cred()
+        .ok()
+        .and_then(|cred| cred.pid())
+        .and_then(|pid| u32::try_from(pid).ok())
+        .unwrap_or(will.pid);
+    let (post, inbox) = mpsc::channel(QUEUE);
+    let mut driver = assemble(
+        setup,
+        signals,
+        Parts {
+            config: Arc::new(config),
+            config_path,
+            image,
+            store,
+            control,
+            handoff,
+            manager,
+            sockets,
+            generation: will.generation,
+        },
+        machine,
+        (post.clone(), inbox),
+    );
+    driver.main_pid = Some(pid);
+    driver.lingering = will.lingering;
+    driver.lingering.retain(|l| l.pid != pid);
+    watch_lingering(&driver);
+    driver.predecessor = Some(PredecessorLink {
+        pid,
+        identity: will.from.clone(),
+        process: watch_predecessor(pid, &post),
+        line: None,
+    });
+    let mut record = Record::new(will.upgrade_id, &will.from.version, will.hold, false);
+    let at = i64::try_from(will.started_at_ms).unwrap_or(0);
+    if let Ok(started_at) = jiff::Timestamp::from_millisecond(at) {
+        record.started_at = started_at;
+        let since = Duration::try_from(jiff::Timestamp::now().duration_since(started_at));
+        if let Some(started) = since.ok().and_then(|d| Instant::now().checked_sub(d)) {
+            record.started = started;
+        }
+    }
+    record.to = Some(driver.fixed.me.version.clone());
+    record.probation = will.probation_ms.map(Duration::from_millis);
+    driver.upgrade = Some(record);
+    Ok((driver, actions, post))
+}
+
+/// Without it connections are ended politely instead of passed on.
+fn open_handoff(setup: &Setup) -> Option<OwnedFd> {
+    handoff::open(&setup.runtime)
+        .inspect_err(|e| tracing::warn!("connections cannot be passed on: {e}"))
+        .ok()
+}
+
+/// The control socket is taken: say by whom.
+fn already_runs(setup: &Setup, error: ListenError) -> StartError {
+    let socket = setup.runtime.join(super::driver::SOCKET);
+    match &error {
+        ListenError::Refused { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
+            let pid = std::os::unix::net::UnixStream::connect(&socket)
+                .ok()
+                .and_then(|stream| rustix::net::sockopt::socket_peercred(&stream).ok())
+                .map_or(0, |cred| cred.pid.as_raw_nonzero().get().unsigned_abs());
+            StartError::Runs {
+                name: setup.name.clone(),
+                pid,
+                socket,
+            }
+        }
+        _ => error.into(),
+    }
+}
+
+fn watch_predecessor(pid: u32, post: &mpsc::Sender<Input>) -> Option<Arc<Other>> {
+    let process = Other::open(pid).ok().flatten().map(Arc::new)?;
+    let (watched, post) = (Arc::clone(&process), post.clone());
+    tokio::spawn(async move {
+        let _ = watched.gone().await;
+        let _ = post.send(Input::PredecessorExited).await;
+    });
+    Some(process)
+}
+
+/// Earlier generations that drain: only their end matters, for `status` and the limit.
+fn watch_lingering(driver: &Driver) {
+    for lingering in &driver.lingering {
+        let (pid, post) = (lingering.pid, driver.post.clone());
+        tokio::spawn(async move {
+            if let Ok(Some(process)) = Other::open(pid) {
+                let _ = process.gone().await;
+            }
+            let _ = post.send(Input::LingeringExited(pid)).await;
+        });
+    }
+}
+
+/// What a driver is put together from.
+struct Parts {
+    config: Arc<Config>,
+    config_path: Option<PathBuf>,
+    image: Arc<Image>,
+    store: Store,
+    control: OwnedFd,
+    handoff: Option<OwnedFd>,
+    manager: Manager,
+    sockets: Sockets,
+    generation: u64,
+}
+
+fn assemble(
+    setup: Setup,
+    signals: Signals,
+    parts: Parts,
+    machine: Machine,
+    (post, inbox): (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+) -> Driver {
+    let (handle, desk) = control::desk();
+    let history = History::new(setup.state);
+    let last = history.last().unwrap_or_else(|e| {
+        tracing::warn!("{e}");
+        None
+    });
+    let me = Identity {
+        generation: parts.generation,
+        version: setup.version,
+        build_id: parts.image.build_id().to_owned(),
+    };
+    let passes = parts.handoff.is_some();
+    let workers = Workers::new(
+        post.clone(),
+        Arc::clone(&parts.image),
+        &setup.name,
+        &me,
+        passes.then(|| setup.runtime.join(handoff::SOCKET)),
+    );
+    Driver {
+        pidfiles: PidFiles::new(&setup.runtime, &setup.name),
+        fixed: Constants {
+            name: setup.name,
+            me,
+            pid: std::process::id(),
+            started_at: jiff::Timestamp::now(),
+            cwd: setup.cwd,
+            args: setup.args,
+            check: setup.check,
+            runtime: setup.runtime,
+            sources: setup.sources,
+            config_path: parts.config_path,
+            unit_rev: setup.unit_rev,
+        },
+        machine,
+        inbox,
+        post,
+        signals,
+        desk,
+        handle,
+        control: parts.control,
+        door: None,
+        handoff: parts.handoff,
+        handoff_door: None,
+        manager: parts.manager,
+        main_pid: None,
+        workers,
+        sockets: Arc::new(parts.sockets),
+        config: parts.config,
+        reload: None,
+        reloads: 0,
+        successor: None,
+        predecessor: None,
+        lingering: Vec::new(),
+        launch: None,
+        launches: 0,
+        store: Arc::new(parts.store),
+        keeping: None,
+        disk_busy: false,
+        history,
+        upgrade: None,
+        last,
+        orders: Orders::default(),
+        statuses: Vec::new(),
+        awaited: 0,
+        peer_status: None,
+        warnings: Vec::new(),
+        tick: Instant::now(),
+        health: None,
+        exit: None,
+    }
+}
+
+fn manager(setup: &Setup, keeper: Option<OwnedFd>) -> Manager {
+    match (&setup.notify, keeper) {
+        (Some(notify), _) => Manager::Systemd {
+            notify: notify.clone(),
+            watchdog: setup.watchdog,
+        },
+        (None, Some(pipe)) => Manager::keeper(pipe),
+        (None, None) => Manager::Nobody,
+    }
+}
+
+/// The machine's durations, from the configuration and the watchdog.
+pub(super) fn timing(config: &Config, watchdog: Option<Duration>) -> Timing {
+    let silence = watchdog.map_or(Duration::from_secs(10), |w| w / 3);
+    Timing {
+        start: config.upgrade.start_timeout,
+        probation: config.upgrade.probation,
+        drain: Some(config.drain.timeout).filter(|d| !d.is_zero()),
+        stop: config.drain.stop_timeout,
+        silence,
+        ..Timing::default()
+    }
+}
+
+/// Things for the driver that may wait in its queue; senders wait beyond that.
+const QUEUE: usize = 256;

@@ -1,0 +1,271 @@
+//! What `status`, `/metrics` and `systemctl status` say.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::driver::Driver;
+use super::input::Input;
+use super::record::api_time;
+use crate::api;
+use crate::machine::Phase;
+use crate::machine::message::Message;
+use crate::sys::process;
+
+/// Workers and the other master get so long to answer.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+impl Driver {
+    /// Asks everybody for figures; answered when all have, or soon.
+    pub(super) fn ask_status(&mut self, reply: oneshot::Sender<api::Status>) {
+        self.statuses.push(reply);
+        if self.statuses.len() > 1 {
+            return;
+        }
+        self.awaited = self.workers.ask();
+        self.peer_status = None;
+        let other = self.successor.as_ref().is_some_and(|s| s.line.is_some())
+            || self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
+        if other {
+            self.awaited += 1;
+            self.tell_successor(Message::Status { master: None });
+            self.tell_predecessor(Message::Status { master: None });
+        }
+        if self.awaited == 0 {
+            self.answer_status();
+            return;
+        }
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(PATIENCE).await;
+            let _ = post.send(Input::StatusDue).await;
+        });
+    }
+
+    pub(super) fn status_answered(&mut self) {
+        if self.statuses.is_empty() {
+            return;
+        }
+        self.awaited = self.awaited.saturating_sub(1);
+        if self.awaited == 0 {
+            self.answer_status();
+        }
+    }
+
+    pub(super) fn answer_status(&mut self) {
+        if self.statuses.is_empty() {
+            return;
+        }
+        let status = self.describe();
+        for reply in std::mem::take(&mut self.statuses) {
+            let _ = reply.send(status.clone());
+        }
+    }
+
+    /// This master, for the other one and for `status`.
+    pub(super) fn describe_me(&self) -> api::Master {
+        api::Master {
+            pid: self.fixed.pid,
+            generation: self.fixed.me.generation,
+            version: self.fixed.me.version.clone(),
+            phase: self.machine.phase().to_string(),
+            private_kib: process::private_kib(self.fixed.pid),
+            workers: self.workers.report(),
+        }
+    }
+
+    fn describe(&self) -> api::Status {
+        let mut masters = vec![self.describe_me()];
+        masters.extend(self.others());
+        masters.sort_by_key(|m| std::cmp::Reverse(m.generation));
+        let mut disk = self.store.disk();
+        if disk.matches_running {
+            disk.version = Some(self.fixed.me.version.clone());
+        }
+        let mut warnings = self.warnings.clone();
+        warnings.extend(self.sockets.warnings().iter().cloned());
+        if !disk.matches_running && self.upgrade.is_none() {
+            warnings.push(match &disk.build_id {
+                Some(_) => "the file on disk is not what runs: `upgrade` would run it".into(),
+                None => format!("{} is missing or no program", disk.path.display()),
+            });
+        }
+        let phase = self.machine.phase();
+        let left = self.machine.probation_left(Instant::now());
+        api::Status {
+            schema: 1,
+            name: self.fixed.name.clone(),
+            owner_pid: self.fixed.pid,
+            generation: self.fixed.me.generation,
+            version: self.fixed.me.version.clone(),
+            build_id: self.fixed.me.build_id.clone(),
+            phase: phase.to_string(),
+            started_at: api_time(self.fixed.started_at),
+            systemd_main_pid: self.main_pid.filter(|_| self.manager.is_systemd()),
+            listeners: self.sockets.report(),
+            masters,
+            disk,
+            rollback_to: self.rollback_to(),
+            config: api::ConfigState {
+                path: self.fixed.config_path.clone(),
+                matches_disk: self.fixed.sources.matches(&self.config),
+            },
+            unit_rev: self.fixed.unit_rev.clone().map(|running| api::UnitRev {
+                installed: running.clone(),
+                running,
+            }),
+            upgrade: self
+                .upgrade
+                .as_ref()
+                .map(|record| record.report(phase.as_str(), left)),
+            last: self.last.clone(),
+            warnings,
+        }
+    }
+
+    /// The other masters: what the one on the channel said, and those that only drain.
+    fn others(&self) -> Vec<api::Master> {
+        let mut others: Vec<api::Master> = self.peer_status.iter().cloned().collect();
+        let known: Vec<u32> = others.iter().map(|m| m.pid).collect();
+        let mute = |pid: u32, generation: u64, version: &str, phase: Phase| api::Master {
+            pid,
+            generation,
+            version: version.into(),
+            phase: phase.to_string(),
+            private_kib: process::private_kib(pid),
+            workers: Vec::new(),
+        };
+        if let Some(link) = &self.successor {
+            let pid = link.process.pid();
+            if !known.contains(&pid) {
+                let version = link.hello.as_ref().map_or("", |h| h.version.as_str());
+                let generation = self.fixed.me.generation + 1;
+                others.push(mute(pid, generation, version, Phase::Starting));
+            }
+        }
+        for lingering in &self.lingering {
+            if !known.contains(&lingering.pid) {
+                let who = &lingering.identity;
+                let phase = Phase::Draining;
+                others.push(mute(lingering.pid, who.generation, &who.version, phase));
+            }
+        }
+        others
+    }
+
+    fn rollback_to(&self) -> Option<api::Build> {
+        let parked = self
+            .predecessor
+            .as_ref()
+            .filter(|p| p.line.is_some() && self.machine.phase() != Phase::Serving);
+        if let Some(link) = parked {
+            return Some(api::Build {
+                version: Some(link.identity.version.clone()),
+                build_id: link.identity.build_id.clone(),
+            });
+        }
+        let build_id = self.store.rollback_to()?;
+        let version = match self.history.previous() {
+            Ok(Some(previous)) if previous.build_id == build_id => Some(previous.version),
+            _ => None,
+        };
+        Some(api::Build { version, build_id })
+    }
+
+    /// One line: version, generation, phase, what happens next and when.
+    pub(super) fn status_line(&self) -> String {
+        let me = &self.fixed.me;
+        let phase = self.machine.phase();
+        let mut line = format!("g{} {} {phase}", me.generation, me.version);
+        let other = |generation: u64| format!("g{generation}");
+        let next = match phase {
+            Phase::Starting => ": workers start".to_owned(),
+            Phase::Standby => ": ready, waits for the takeover".into(),
+            Phase::Probation => match self.machine.probation_left(Instant::now()) {
+                Some(left) => {
+                    let at = jiff::Timestamp::now()
+                        .checked_add(left)
+                        .map_or_else(|_| "soon".into(), |at| format!("{at:.0}"));
+                    format!(
+                        ": commits by itself at {at}; `rollback` goes back to {}",
+                        self.predecessor
+                            .as_ref()
+                            .map_or("the previous one", |p| p.identity.version.as_str())
+                    )
+                }
+                None => ": `commit` or `rollback` (or nginx's signals) decide".into(),
+            },
+            Phase::Committing => ": the predecessor leaves".into(),
+            Phase::Yielded => ": serves until the predecessor takes back".into(),
+            Phase::Serving => String::new(),
+            Phase::Reloading => ": workers with the new configuration start".into(),
+            Phase::Launching => format!(": {} gets ready", other(me.generation + 1)),
+            Phase::Beside => format!(
+                ": accepts beside {}; WINCH goes on, QUIT to the new one goes back",
+                other(me.generation + 1)
+            ),
+            Phase::Parked => format!(": {} serves; HUP takes back", other(me.generation + 1)),
+            Phase::Reclaiming => ": workers start again".into(),
+            Phase::Evicting => format!(": the rejected {} leaves", other(me.generation + 1)),
+            Phase::Draining => ": finishes what it has".into(),
+            Phase::Done => ": leaves".into(),
+        };
+        line.push_str(&next);
+        line
+    }
+
+    /// Prometheus text.
+    pub(super) fn metrics(&self) -> String {
+        let mut text = String::new();
+        let workers = self.workers.report();
+        let open: u64 = workers.iter().map(|w| w.connections).sum();
+        let requests: u64 = workers.iter().map(|w| w.requests).sum();
+        let tally = self.workers.tally();
+        let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
+            let _ = writeln!(
+                text,
+                "# HELP handover_{name} {help}\n# TYPE handover_{name} {kind}\nhandover_{name} {value}"
+            );
+        };
+        let me = &self.fixed.me;
+        metric(
+            "generation",
+            "gauge",
+            "The owning generation.",
+            me.generation,
+        );
+        metric(
+            "workers",
+            "gauge",
+            "Worker processes of the owner.",
+            workers.len() as u64,
+        );
+        metric("connections", "gauge", "Open connections.", open);
+        metric(
+            "requests_total",
+            "counter",
+            "Requests answered by the live workers.",
+            requests,
+        );
+        metric(
+            "passed_total",
+            "counter",
+            "Connections passed on by workers that left.",
+            tally.passed,
+        );
+        metric(
+            "finished_total",
+            "counter",
+            "Connections finished in a drain.",
+            tally.finished,
+        );
+        metric(
+            "cut_total",
+            "counter",
+            "Connections cut at a drain deadline.",
+            tally.cut,
+        );
+        text
+    }
+}

@@ -1,0 +1,455 @@
+//! The library's front: a service is named, given its applications, and run. [`Service::run`]
+//! decides what this very process is: keeper, master, worker, or a client of one that runs.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use axum::Router;
+
+use crate::api::exit;
+use crate::cli::args::{self, Bare, Command, Globals, Invocation, Program, Run};
+use crate::cli::client::{Client, Screen};
+use crate::cli::places::{Env, Places};
+use crate::config::{Config, ListenerConfig, Overrides, Sources, Workers};
+use crate::keeper::{self, Kept};
+use crate::machine::link::Start;
+use crate::master::store::Store;
+use crate::master::{self, Origin, Setup};
+use crate::sys::image::Image;
+use crate::sys::inherited::{self, Inherited, Role};
+use crate::sys::journal;
+use crate::worker;
+
+/// A network service that can replace its own running program.
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+///
+/// fn main() -> std::process::ExitCode {
+///     let app = Router::new().route("/", get(|| async { "hello" }));
+///     handover::Service::new("hello")
+///         .version(env!("CARGO_PKG_VERSION"))
+///         .http("http", "[::]:8080", app)
+///         .run()
+/// }
+/// ```
+///
+/// `main` must be synchronous: the service makes its runtimes itself, in processes of its own.
+#[must_use = "a service does nothing until it is run"]
+pub struct Service {
+    name: &'static str,
+    version: &'static str,
+    about: &'static str,
+    bare: Bare,
+    site: bool,
+    defaults: Config,
+    apps: HashMap<String, App>,
+    every: Option<App>,
+}
+
+/// What an application may want to know when it is made, in each worker of each generation.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Context {
+    /// The service's name.
+    pub name: String,
+    /// The program's version.
+    pub version: String,
+    /// The generation of this worker.
+    pub generation: u64,
+    /// The configuration of this generation.
+    pub config: Config,
+}
+
+/// Why an application could not be made; the generation that serves serves on.
+pub type AppError = Box<dyn Error + Send + Sync>;
+
+type Making = Pin<Box<dyn Future<Output = Result<Router, AppError>> + Send>>;
+type App = Arc<dyn Fn(Context) -> Making + Send + Sync>;
+
+impl Service {
+    /// A service of this name: its directories, configuration file and socket are called so.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            version: VERSION,
+            about: "A network service that replaces its own running program",
+            bare: Bare::Run,
+            site: false,
+            defaults: Config {
+                name: name.into(),
+                workers: Workers::Count(1),
+                threads: std::thread::available_parallelism().map_or(1, usize::from),
+                ..Config::default()
+            },
+            apps: HashMap::new(),
+            every: None,
+        }
+    }
+
+    /// The program's version: what `status` and the journal call it.
+    pub fn version(mut self, version: &'static str) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// One sentence for `--help`.
+    pub fn about(mut self, about: &'static str) -> Self {
+        self.about = about;
+        self
+    }
+
+    /// Serves `app` over HTTP on the listener of this name. `address` (`host:port`, `[v6]:port` or
+    /// `unix:/path`) holds unless the configuration has another one or a socket unit passes the
+    /// name.
+    ///
+    /// The router is made in every process, the masters too: one that opens pools or files belongs
+    /// into [`http_with`](Self::http_with).
+    pub fn http(self, listener: &str, address: &str, app: Router) -> Self {
+        self.http_with(listener, address, move |_| {
+            let app = app.clone();
+            async { Ok(app) }
+        })
+    }
+
+    /// As [`http`](Self::http), with an application that is made when a worker starts. An error
+    /// makes the start fail: of an upgrade, that the running generation serves on.
+    pub fn http_with<F, Fut>(mut self, listener: &str, address: &str, make: F) -> Self
+    where
+        F: Fn(Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Router, AppError>> + Send + 'static,
+    {
+        self.default_listener(listener, address);
+        self.apps.insert(listener.into(), app(make));
+        self
+    }
+
+    /// Serves one application on every configured listener that has none of its own; where nothing
+    /// is configured, on this one.
+    pub fn every_listener<F, Fut>(mut self, listener: &str, address: &str, make: F) -> Self
+    where
+        F: Fn(Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Router, AppError>> + Send + 'static,
+    {
+        self.default_listener(listener, address);
+        self.every = Some(app(make));
+        self
+    }
+
+    /// One single-thread worker a core, unless the configuration says otherwise; for applications
+    /// that hold no state worth sharing. Without this: one worker with a thread a core.
+    pub fn worker_per_core(mut self) -> Self {
+        self.defaults.workers = Workers::Auto;
+        self.defaults.threads = 1;
+        self
+    }
+
+    /// The daemon: `run` takes `--root`, and a bare command line prints help.
+    pub(crate) fn serves_a_site(mut self) -> Self {
+        self.site = true;
+        self.bare = Bare::Help;
+        self
+    }
+
+    fn default_listener(&mut self, name: &str, address: &str) {
+        self.defaults.listeners.push(ListenerConfig {
+            name: name.into(),
+            address: Some(address.into()),
+            backlog: None,
+            mode: None,
+            group: None,
+        });
+    }
+
+    /// Reads the environment and the command line and does what they say; returns when that is
+    /// done. Call it first thing in a synchronous `main`, before any thread is started.
+    #[must_use = "the exit code is for the caller of the program"]
+    pub fn run(self) -> ExitCode {
+        match inherited::inherit() {
+            Ok(inherited) => ExitCode::from(self.be(inherited)),
+            Err(e) => {
+                eprintln!("{}: {e}", self.name);
+                ExitCode::from(exit::FAILED)
+            }
+        }
+    }
+
+    fn be(self, mut inherited: Inherited) -> u8 {
+        match std::mem::replace(&mut inherited.role, Role::First) {
+            Role::Worker(channel) => self.work(&inherited, channel),
+            Role::Successor(channel) => self.master(inherited, Origin::Predecessor(channel)),
+            Role::FirstUnderKeeper(pipe) => {
+                if let Some(program) = keeper::program(&pipe) {
+                    inherited.program = program;
+                }
+                self.master(inherited, Origin::First(Some(pipe)))
+            }
+            Role::First => self.typed(inherited),
+        }
+    }
+
+    fn program(&self) -> Program {
+        Program {
+            name: self.name,
+            version: self.version,
+            about: self.about,
+            bare: self.bare,
+            site: self.site,
+        }
+    }
+
+    /// A person, a script or systemd typed something.
+    fn typed(self, inherited: Inherited) -> u8 {
+        let invocation = match self.parse(&inherited) {
+            Ok(invocation) => invocation,
+            Err(told) => {
+                told.print();
+                return told.exit();
+            }
+        };
+        match &invocation.command {
+            Command::Run(_) if inherited.notify.is_some() => {
+                self.master(inherited, Origin::First(None))
+            }
+            Command::Run(run) => self.keep(&inherited, &invocation.globals, run),
+            Command::Check => self.check(&invocation),
+            Command::Ask(ask) => {
+                let env = environment(&inherited);
+                let install = |program: &std::path::Path, file: &std::path::Path| {
+                    install(program, file).map_err(Into::into)
+                };
+                let typed = inherited
+                    .program
+                    .file_name()
+                    .map_or_else(|| self.name.into(), |n| n.to_string_lossy().into_owned());
+                let mut screen = Screen::standard(&typed, env.plain);
+                Client::new(&typed, self.name, &invocation.globals, &env, &install)
+                    .run(ask, &mut screen)
+            }
+        }
+    }
+
+    fn parse(&self, inherited: &Inherited) -> Result<Invocation, args::Told> {
+        let argv = std::iter::once(OsString::from(self.name)).chain(inherited.args.clone());
+        args::interpret(&self.program(), argv)
+    }
+
+    fn sources(&self, globals: &Globals, run: &Run) -> Sources {
+        Sources {
+            explicit: globals.config.clone(),
+            defaults: self.defaults.clone(),
+            overrides: Overrides {
+                name: globals.name.clone(),
+                listen: run.listen.clone(),
+                root: run.root.clone(),
+                workers: run.workers,
+            },
+        }
+    }
+
+    fn keep(self, inherited: &Inherited, globals: &Globals, run: &Run) -> u8 {
+        // What can be said at once is said by the process that was started.
+        let name = match self.sources(globals, run).load() {
+            Ok(loaded) => loaded.config.name,
+            Err(e) => {
+                eprintln!("{e}");
+                return exit::CONFIG;
+            }
+        };
+        let kept = Kept {
+            arg0: format!("{name}: master process g1"),
+            program: inherited.program.clone(),
+            args: inherited.args.clone(),
+        };
+        keeper::keep(kept).unwrap_or_else(|e| {
+            eprintln!("{}: {e}", self.name);
+            exit::FAILED
+        })
+    }
+
+    fn check(&self, invocation: &Invocation) -> u8 {
+        match self.sources(&invocation.globals, &Run::default()).load() {
+            Ok(loaded) => {
+                let from = loaded
+                    .path
+                    .map_or("built-in defaults".into(), |p| p.display().to_string());
+                println!("{}: the configuration is good ({from})", loaded.config.name);
+                for listener in &loaded.config.listeners {
+                    let address = listener.address.as_deref();
+                    let address = address.unwrap_or("(a socket unit passes it)");
+                    println!("  listener {} at {address}", listener.name);
+                }
+                exit::OK
+            }
+            Err(e) => {
+                eprintln!("{e}");
+                exit::CONFIG
+            }
+        }
+    }
+
+    fn master(self, inherited: Inherited, origin: Origin) -> u8 {
+        let invocation = match self.parse(&inherited) {
+            Ok(invocation) => invocation,
+            Err(told) => {
+                told.print();
+                return told.exit();
+            }
+        };
+        let run = match invocation.command {
+            Command::Run(run) => run,
+            Command::Check | Command::Ask(_) => {
+                eprintln!("{}: a master cannot be started so", self.name);
+                return exit::USAGE;
+            }
+        };
+        let globals = invocation.globals;
+        let sources = self.sources(&globals, &run);
+        let (name, level) = match sources.load() {
+            Ok(loaded) => (loaded.config.name, loaded.config.log.level),
+            // Said again, to the one who must know, where the configuration is really needed.
+            Err(_) => (
+                globals.name.clone().unwrap_or_else(|| self.name.into()),
+                "info".into(),
+            ),
+        };
+        if let Err(e) = journal::init(inherited.journal_stream, &level) {
+            eprintln!("{}: {e}", self.name);
+        }
+        let env = environment(&inherited);
+        let places = Places::resolve(&globals, &name, &env);
+        if let Err(e) = places.prepare(env.uid) {
+            tracing::error!("{e}");
+            return exit::FAILED;
+        }
+        let setup = Setup {
+            name,
+            version: self.version.into(),
+            program: inherited.program,
+            args: inherited.args,
+            check: check_arguments(&globals),
+            cwd: inherited.cwd,
+            runtime: places.runtime,
+            state: places.state,
+            sources,
+            notify: inherited.notify,
+            watchdog: inherited.watchdog,
+            passed: inherited.listeners,
+            unit_rev: inherited.unit_rev,
+            origin,
+        };
+        master::run(setup).unwrap_or_else(|e| {
+            tracing::error!("{e}");
+            e.exit()
+        })
+    }
+
+    fn work(self, inherited: &Inherited, channel: std::os::fd::OwnedFd) -> u8 {
+        let journal = inherited.journal_stream;
+        let code = worker::run(channel, move |start: Start| {
+            if let Err(e) = journal::init(journal, &start.config.log.level) {
+                eprintln!("{e}");
+            }
+            journal::set_generation(start.generation);
+            Box::pin(self.load(start))
+        });
+        u8::from(code != ExitCode::SUCCESS)
+    }
+
+    /// The application of every configured listener.
+    async fn load(self, start: Start) -> Result<HashMap<String, Router>, AppError> {
+        let context = Context {
+            name: start.name,
+            version: start.version,
+            generation: start.generation,
+            config: start.config,
+        };
+        let mut routers = HashMap::new();
+        for listener in &context.config.listeners {
+            if routers.contains_key(&listener.name) {
+                continue;
+            }
+            let make = self
+                .apps
+                .get(&listener.name)
+                .or(self.every.as_ref())
+                .ok_or_else(|| NoApp(listener.name.clone()))?;
+            routers.insert(listener.name.clone(), make(context.clone()).await?);
+        }
+        Ok(routers)
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The configuration names a listener that the program does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("the program has no application for listener {0:?}; remove it from the configuration")]
+struct NoApp(String);
+
+fn app<F, Fut>(make: F) -> App
+where
+    F: Fn(Context) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Router, AppError>> + Send + 'static,
+{
+    Arc::new(move |context| Box::pin(make(context)))
+}
+
+/// A pre-flight reads the same configuration as the service.
+fn check_arguments(globals: &Globals) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["check".into()];
+    if let Some(name) = &globals.name {
+        arguments.extend(["--name".into(), name.into()]);
+    }
+    if let Some(config) = &globals.config {
+        arguments.extend(["--config".into(), config.into()]);
+    }
+    arguments
+}
+
+fn environment(inherited: &Inherited) -> Env {
+    Env {
+        runtime_directory: inherited.runtime_dir.clone(),
+        state_directory: inherited.state_dir.clone(),
+        xdg_runtime_dir: inherited.xdg_runtime_dir.clone(),
+        xdg_state_home: inherited.xdg_state_home.clone(),
+        home: inherited.home.clone(),
+        uid: nix::unistd::geteuid().as_raw(),
+        plain: inherited.plain,
+    }
+}
+
+/// `upgrade --binary`: what runs becomes `.old`, the file takes its place.
+fn install(program: &std::path::Path, file: &std::path::Path) -> Result<(), InstallError> {
+    // The program on disk may be anything by now; what runs is what a master of it runs.
+    let running = Image::open(program).or_else(|_| Image::running())?;
+    let store = Store::new(program.to_owned(), Arc::new(running))?;
+    store.install(file)?;
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+enum InstallError {
+    #[error(transparent)]
+    Image(#[from] crate::sys::image::ImageError),
+    #[error(transparent)]
+    Store(#[from] crate::master::store::StoreError),
+}
+
+/// This build's version: the package's, or what the builder said.
+pub const VERSION: &str = match option_env!("HANDOVER_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};

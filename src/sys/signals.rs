@@ -1,0 +1,354 @@
+//! Signals as events: blocked, and read from a signalfd with who sent them.
+//!
+//! Blocked means blocked in every thread: call these before there are others. Nothing is ever
+//! unblocked again; children get an empty mask (`spawn`).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use nix::libc;
+use nix::sys::signal::SigSet;
+pub use nix::sys::signal::Signal;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::spawn;
+
+/// What operators, scripts and systemd send to a master.
+pub const OPERATOR: &[Signal] = &[
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTERM,
+    Signal::SIGWINCH,
+];
+
+/// What a worker obeys.
+const WORKER: &[Signal] = &[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+
+/// The signals of this process, from now on.
+#[derive(Debug)]
+pub struct Signals {
+    fd: SignalFd,
+    /// Registered at the first wait, so that this can be opened before there is a runtime.
+    watch: Option<AsyncFd<Arc<std::os::fd::OwnedFd>>>,
+}
+
+/// A signal that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Which one.
+    pub signal: Signal,
+    /// Whether a process sent it (`kill`, `systemctl kill`), not the terminal or the kernel.
+    pub from_process: bool,
+    /// Who, where a process did; 0 when it is of another PID namespace.
+    pub sender: u32,
+}
+
+impl Signals {
+    /// Blocks all of [`OPERATOR`] and receives them: for masters.
+    pub fn block_and_open() -> io::Result<Self> {
+        block(OPERATOR)?;
+        Self::receive(OPERATOR)
+    }
+
+    /// Blocks these and receives them.
+    pub fn open(signals: &[Signal]) -> io::Result<Self> {
+        block(signals)?;
+        Self::receive(signals)
+    }
+
+    /// The next signal. Needs a tokio runtime, the same one each time. Cancel-safe.
+    pub async fn next(&mut self) -> io::Result<Received> {
+        if self.watch.is_none() {
+            let fd = Arc::new(self.fd.as_fd().try_clone_to_owned()?);
+            self.watch = Some(spawn::watch(fd, Interest::READABLE)?);
+        }
+        loop {
+            if let Some(received) = self.try_next()? {
+                return Ok(received);
+            }
+            if let Some(watch) = &self.watch {
+                let mut guard = watch.readable().await?;
+                // Read before the readiness is cleared, so that none is missed.
+                if let Some(received) = read(&self.fd)? {
+                    return Ok(received);
+                }
+                guard.clear_ready();
+            }
+        }
+    }
+
+    /// The next signal if there is one, without waiting.
+    pub fn try_next(&mut self) -> io::Result<Option<Received>> {
+        read(&self.fd)
+    }
+
+    fn receive(signals: &[Signal]) -> io::Result<Self> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self {
+            fd: SignalFd::with_flags(&set(signals), flags)?,
+            watch: None,
+        })
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// For workers, which `systemctl kill` reaches too: `HUP`, `USR1`, `USR2` and `WINCH` stay pending
+/// for ever, which is how they are ignored without ignoring them in the programs an application
+/// starts; `TERM`, `INT` and `QUIT` are received.
+pub fn ignore_in_worker() -> io::Result<Signals> {
+    block(OPERATOR)?;
+    Signals::receive(WORKER)
+}
+
+/// Blocks these in this thread and those it starts.
+pub fn block(signals: &[Signal]) -> io::Result<()> {
+    Ok(set(signals).thread_block()?)
+}
+
+fn set(signals: &[Signal]) -> SigSet {
+    signals.iter().copied().collect()
+}
+
+fn read(fd: &SignalFd) -> io::Result<Option<Received>> {
+    loop {
+        let info = match fd.read_signal() {
+            Ok(Some(info)) => info,
+            Ok(None) => return Ok(None),
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        let number = i32::try_from(info.ssi_signo).unwrap_or(0);
+        // Only what was asked for arrives, and all of that has a name.
+        if let Ok(signal) = Signal::try_from(number) {
+            let from_process =
+                [libc::SI_USER, libc::SI_QUEUE, libc::SI_TKILL].contains(&info.ssi_code);
+            return Ok(Some(Received {
+                signal,
+                from_process,
+                sender: if from_process { info.ssi_pid } else { 0 },
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::process::{Child, ChildStdout, Command};
+    use std::time::Duration;
+
+    use nix::fcntl::OFlag;
+
+    use super::*;
+    use crate::sys::helper;
+
+    const MASTER: &str = "sys::signals::tests::receives_as_a_master";
+    const WORKER: &str = "sys::signals::tests::receives_as_a_worker";
+
+    /// libtest has a thread of its own, so they must be blocked before it starts; that they stay so
+    /// without this is what `no_thread_started_later_gets_them` is for.
+    const BLOCKED: &str = "exec env --block-signal=HUP,INT,QUIT,USR1,USR2,TERM,WINCH \"$0\" \"$@\"";
+
+    #[test]
+    #[ignore = "run by the other tests"]
+    fn receives_as_a_master() {
+        if helper::is_helper() {
+            tell(Signals::block_and_open().unwrap(), Signal::SIGQUIT);
+        }
+    }
+
+    #[test]
+    #[ignore = "run by the other tests"]
+    fn receives_as_a_worker() {
+        if helper::is_helper() {
+            tell(ignore_in_worker().unwrap(), Signal::SIGQUIT);
+        }
+    }
+
+    /// In a process of its own: says what it receives, until `last`.
+    fn tell(mut signals: Signals, last: Signal) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap();
+        helper::say("ready");
+        runtime.block_on(async {
+            loop {
+                let r = signals.next().await.unwrap();
+                helper::say(format_args!("{} {} {}", r.signal, r.from_process, r.sender));
+                if r.signal == last {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// A helper that runs until it is told to quit.
+    struct Receiver {
+        child: Child,
+        lines: std::io::Lines<BufReader<ChildStdout>>,
+    }
+
+    impl Receiver {
+        fn start(command: &mut Command) -> Self {
+            let mut child = command.spawn().unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let mut this = Self { child, lines };
+            assert_eq!(this.said(), "ready");
+            this
+        }
+
+        fn said(&mut self) -> String {
+            for line in &mut self.lines {
+                if let Some(line) = helper::said(&line.unwrap()) {
+                    return line.into();
+                }
+            }
+            panic!("the helper is gone: {:?}", self.child.wait());
+        }
+
+        /// From a process, as an operator does it. Returns that process's number.
+        fn kill(&self, signal: &str) -> u32 {
+            let mut kill = Command::new("/bin/sh")
+                .args(["-c", &format!("kill -{signal} {}", self.child.id())])
+                .spawn()
+                .unwrap();
+            assert!(kill.wait().unwrap().success());
+            kill.id()
+        }
+
+        fn quit(mut self) {
+            let sender = self.kill("QUIT");
+            assert_eq!(self.said(), format!("SIGQUIT true {sender}"));
+            assert!(self.child.wait().unwrap().success());
+        }
+    }
+
+    impl Drop for Receiver {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    #[test]
+    fn what_a_process_sends_arrives_with_its_number() {
+        let mut receiver = Receiver::start(&mut helper::command(BLOCKED, MASTER));
+        for signal in ["HUP", "USR1", "USR2", "WINCH", "INT", "TERM", "TERM", "HUP"] {
+            let sender = receiver.kill(signal);
+            assert_eq!(receiver.said(), format!("SIG{signal} true {sender}"));
+        }
+        receiver.quit();
+    }
+
+    #[test]
+    fn what_nohup_ignores_arrives_too() {
+        let before = format!("trap '' HUP\n{BLOCKED}");
+        let mut receiver = Receiver::start(&mut helper::command(&before, MASTER));
+        let sender = receiver.kill("HUP");
+        assert_eq!(receiver.said(), format!("SIGHUP true {sender}"));
+        receiver.quit();
+    }
+
+    #[test]
+    fn what_the_terminal_sends_is_told_apart() {
+        // Not openpty(3): every child of the other tests would inherit and keep it.
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let mut keyboard = nix::pty::posix_openpt(flags).unwrap();
+        nix::pty::grantpt(&keyboard).unwrap();
+        nix::pty::unlockpt(&keyboard).unwrap();
+        let path = nix::pty::ptsname_r(&keyboard).unwrap();
+        let terminal = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOCTTY)
+            .open(&path)
+            .unwrap();
+        // Leads a session whose terminal is stdin.
+        let before = BLOCKED.replace("exec env", "exec setsid --ctty env");
+        let mut command = helper::command(&before, MASTER);
+        command.stdin(terminal);
+        let mut receiver = Receiver::start(&mut command);
+        drop(command);
+
+        keyboard.write_all(b"\x03").unwrap();
+        assert_eq!(receiver.said(), "SIGINT false 0");
+        let resized = Command::new("stty")
+            .args(["cols", "33", "-F"])
+            .arg(&path)
+            .status()
+            .unwrap();
+        assert!(resized.success());
+        assert_eq!(receiver.said(), "SIGWINCH false 0");
+        let sender = receiver.kill("WINCH");
+        assert_eq!(receiver.said(), format!("SIGWINCH true {sender}"));
+        drop(keyboard);
+        assert_eq!(receiver.said(), "SIGHUP false 0");
+        receiver.quit();
+    }
+
+    #[test]
+    fn a_worker_obeys_term_int_and_quit_and_survives_the_rest() {
+        let mut receiver = Receiver::start(&mut helper::command(BLOCKED, WORKER));
+        for signal in ["HUP", "USR1", "USR2", "WINCH", "HUP"] {
+            receiver.kill(signal);
+        }
+        for signal in ["TERM", "INT"] {
+            let sender = receiver.kill(signal);
+            assert_eq!(receiver.said(), format!("SIG{signal} true {sender}"));
+        }
+        receiver.quit();
+    }
+
+    #[test]
+    fn no_thread_started_later_gets_them() {
+        std::thread::spawn(|| {
+            block(OPERATOR).unwrap();
+            std::thread::spawn(|| {
+                let mask = SigSet::thread_get_mask().unwrap();
+                assert!(OPERATOR.iter().all(|signal| mask.contains(*signal)));
+                assert!(!mask.contains(Signal::SIGCHLD));
+            })
+            .join()
+            .unwrap();
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn they_can_be_polled_without_a_runtime() {
+        std::thread::spawn(|| {
+            let mut signals = Signals::open(&[Signal::SIGCONT]).unwrap();
+            assert_eq!(signals.try_next().unwrap(), None);
+            // To this thread alone.
+            nix::sys::signal::raise(Signal::SIGCONT).unwrap();
+            let mut fds = [rustix::event::PollFd::new(
+                &signals,
+                rustix::event::PollFlags::IN,
+            )];
+            let limit = Duration::from_secs(10).try_into().unwrap();
+            assert_eq!(rustix::event::poll(&mut fds, Some(&limit)).unwrap(), 1);
+            let received = signals.try_next().unwrap().unwrap();
+            assert_eq!(received.signal, Signal::SIGCONT);
+            assert!(received.from_process);
+            assert_eq!(received.sender, std::process::id());
+            assert_eq!(signals.try_next().unwrap(), None);
+        })
+        .join()
+        .unwrap();
+    }
+}

@@ -1,0 +1,114 @@
+//! Programs to run: the one cargo built for this test, and real builds of other versions.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::FlockOperation;
+
+/// The version that the program under test was built with.
+pub fn own_version() -> &'static str {
+    option_env!("HANDOVER_VERSION").unwrap_or(env!("CARGO_PKG_VERSION"))
+}
+
+/// The program under test.
+pub fn own() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_handover"))
+}
+
+/// An example, as `cargo test` builds it.
+pub fn example(name: &str) -> PathBuf {
+    let path = own().with_file_name("examples").join(name);
+    assert!(
+        path.exists(),
+        "no {}; is there an example {name}, and was it built?",
+        path.display()
+    );
+    path
+}
+
+/// `handover`, built with another `HANDOVER_VERSION`.
+pub fn other_version(version: &str) -> PathBuf {
+    build(&["--bin", "handover"], "handover", version)
+}
+
+/// An example, built with another `HANDOVER_VERSION`.
+pub fn other_version_of_example(name: &str, version: &str) -> PathBuf {
+    build(&["--example", name], &format!("examples/{name}"), version)
+}
+
+/// Each version has a target directory of its own, and lends the intermediate files of the
+/// dependencies from the directory of the tests (`build.build-dir`, cargo 1.91): only this crate is
+/// compiled again, in about two seconds. An older cargo compiles everything once. Later calls cost
+/// a tenth of a second: cargo itself decides whether the program is still fresh.
+fn build(what: &[&str], artifact: &str, version: &str) -> PathBuf {
+    static BUILT: Mutex<Option<HashMap<(String, String), PathBuf>>> = Mutex::new(None);
+
+    let key = (artifact.to_owned(), version.to_owned());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let built = built.get_or_insert_default();
+    if let Some(path) = built.get(&key) {
+        return path.clone();
+    }
+
+    let own = own();
+    let profile_dir = own.parent().expect("the program is in a directory");
+    let target = profile_dir.parent().expect("a target directory");
+    let profile_name = profile_dir.file_name().expect("debug or release");
+    let release = profile_name == "release";
+    let versions = target.join("versions");
+    let own_target = versions.join(version);
+    std::fs::create_dir_all(&own_target).expect("a directory for the version");
+    let _lock = lock(&versions.join("lock"));
+
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--quiet", "--frozen"])
+        .args(what)
+        .arg("--target-dir")
+        .arg(&own_target);
+    if release {
+        // The figures of a bench must not depend on the trick below.
+        cargo.arg("--release");
+        cargo.env("CARGO_BUILD_BUILD_DIR", versions.join("build"));
+    } else {
+        // A setting of no consequence makes cargo keep this crate's files apart, a version from
+        // the other and from the tests', while the dependencies stay shared.
+        let package = env!("CARGO_PKG_NAME");
+        let units = 17
+            + version
+                .bytes()
+                .fold(0_u32, |sum, b| (sum * 31 + u32::from(b)) % 200);
+        let apart = format!("profile.dev.package.{package}.codegen-units={units}");
+        cargo.args(["--config", &apart]);
+        cargo.env("CARGO_BUILD_BUILD_DIR", target);
+    }
+    // What `cargo test` sets for us is not the environment of an ordinary build.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&*name);
+        }
+    }
+    cargo.env_remove("LD_LIBRARY_PATH");
+    cargo.env("HANDOVER_VERSION", version);
+    let output = cargo.output().expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "cannot build version {version}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let path = own_target.join(profile_name).join(artifact);
+    assert!(path.exists(), "cargo made no {}", path.display());
+    built.insert(key, path.clone());
+    path
+}
+
+/// Held until it is dropped.
+pub fn lock(path: &Path) -> std::fs::File {
+    let file = std::fs::File::create(path).expect("a lock file");
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).expect("a lock");
+    file
+}

@@ -1,0 +1,12 @@
+//! The kit is tested too: a test tool that cannot fail proves nothing.
+
+mod kit;
+
+#[path = "kit_self/client.rs"]
+mod client;
+#[path = "kit_self/manager.rs"]
+mod manager;
+#[path = "kit_self/puppet.rs"]
+mod puppet;
+#[path = "kit_self/service.rs"]
+mod service;

@@ -1,0 +1,62 @@
+//! The unit files themselves.
+
+use crate::container::Ran;
+use crate::host::Host;
+
+/// systemd finds nothing to say about them.
+pub fn the_unit_files_are_clean(host: &mut Host) {
+    for unit in UNITS {
+        // --man=no: the manual is not installed here.
+        let ran = host
+            .container
+            .run(["systemd-analyze", "verify", "--man=no", unit]);
+        assert!(
+            ran.code == 0 && ran.stdout.is_empty() && ran.stderr.is_empty(),
+            "{ran}"
+        );
+    }
+    // Nor when it loads and runs them.
+    host.start();
+    let journal = host
+        .container
+        .run(["journalctl", "--boot", "--output=cat", "_PID=1"]);
+    for complaint in ["Unknown key", "Failed to parse", "ignoring"] {
+        assert!(!journal.ok().contains(complaint), "{journal}");
+    }
+}
+
+/// `systemd-analyze security`: the lower the better.
+pub fn the_sandbox_scores(host: &mut Host) {
+    let service = exposure(host, "handover.service");
+    assert!(service <= 1.7, "with the port capability: {service}");
+    let restore = exposure(host, "handover-restore.service");
+    assert!(restore <= 1.7, "the root oneshot: {restore}");
+    host.drop_in(
+        "no-port-capability",
+        include_str!("../../../systemd/optional/no-port-capability.conf"),
+    );
+    let service = exposure(host, "handover.service");
+    assert!(service <= 1.4, "without the port capability: {service}");
+}
+
+fn exposure(host: &Host, unit: &str) -> f32 {
+    let ran = host
+        .container
+        .run(["systemd-analyze", "security", "--no-pager", unit]);
+    overall(&ran).unwrap_or_else(|| panic!("no overall exposure level in {ran}"))
+}
+
+fn overall(ran: &Ran) -> Option<f32> {
+    let line = ran
+        .stdout
+        .lines()
+        .find(|l| l.contains("Overall exposure level"))?;
+    line.rsplit_once(": ")?.1.split(' ').next()?.parse().ok()
+}
+
+const UNITS: [&str; 4] = [
+    "handover.service",
+    "handover.socket",
+    "handover-restore.path",
+    "handover-restore.service",
+];
