@@ -25,6 +25,8 @@ pub enum ToWorker {
     Drain {
         /// Milliseconds until what is left is cut; `None`: no limit.
         timeout_ms: Option<u64>,
+        /// Somebody else serves on: ask on `handoff.sock` who takes the connections.
+        pass: bool,
     },
     /// Say [`FromWorker::Report`].
     Report,
@@ -40,6 +42,12 @@ pub enum ToWorker {
     },
     /// Take connections from here: one receiving end beside it (see [`crate::sys::handoff`]).
     ReceiveFrom,
+    /// Serve the one connection beside it, as if it had come to this listener: the master asks
+    /// something itself (the health check).
+    Serve {
+        /// Its name.
+        listener: String,
+    },
 }
 
 /// A draining worker, or its master, to the owner's master over `handoff.sock`.
@@ -81,8 +89,12 @@ pub struct Start {
     pub listeners: usize,
     /// `handoff.sock`, where a worker without a master asks for the owner.
     pub handoff: Option<std::path::PathBuf>,
-    /// Whether a descriptor beside this message is the receiving end for passed-on connections.
+    /// Whether the first descriptor beside this message is a receiving end for passed-on
+    /// connections.
     pub receives: bool,
+    /// Whether the next descriptor is the generation's [`crate::sys::board`].
+    #[serde(default)]
+    pub board: bool,
 }
 
 /// What one descriptor beside [`ToWorker::Listeners`] is.
@@ -92,6 +104,9 @@ pub struct WorkerListener {
     pub name: String,
     /// The address it is bound to, for people.
     pub address: String,
+    /// Whether other workers accept on it, too.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 /// Worker to master.

@@ -3,6 +3,8 @@
 
 pub mod control;
 mod driver;
+mod handoff;
+mod health;
 mod heritage;
 pub mod history;
 mod input;
@@ -19,6 +21,7 @@ mod sockets;
 mod start;
 mod status;
 pub mod store;
+mod story;
 mod workers;
 
 pub use start::{Origin, Setup, StartError, run};

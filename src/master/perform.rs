@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal as Os;
 
 use super::driver::{Driver, Reload};
+use super::health;
 use super::heritage;
 use super::history::Previous;
 use super::input::Input;
@@ -13,6 +14,7 @@ use super::launch::{self, Plan};
 use super::record::{Record, millis, new_id};
 use super::start::timing;
 use super::store::Restored;
+use super::story;
 use crate::api::{self, Outcome, exit};
 use crate::machine::message::{Inheritance, Inherited, Lingering, Message, PROTOCOL, Supersede};
 use crate::machine::{Action, Event, Failure, Note, Phase, ToPredecessor, ToSuccessor, Who};
@@ -32,8 +34,15 @@ impl Driver {
                 self.workers.accept();
             }
             Action::Quiesce => self.workers.quiesce(),
-            Action::DrainWorkers { limit, .. } => return self.workers.drain(limit),
-            Action::KillWorkers => return self.workers.kill(),
+            Action::DrainWorkers { limit, stop } => {
+                // Before they ask: the answer must come from those who serve on.
+                self.close_handoff();
+                return self.workers.drain(limit, !stop);
+            }
+            Action::KillWorkers => {
+                self.close_handoff();
+                return self.workers.kill();
+            }
             Action::Reload => return self.reload_configuration(),
             Action::Launch { back, next } => self.start_launch(back, next),
             Action::CancelLaunch => self.cancel_launch(),
@@ -118,6 +127,7 @@ impl Driver {
         let generation = self.fixed.me.generation;
         let id = self.upgrade_id();
         tracing::info!(
+            message_id = story::PHASE_CHANGED,
             handover_upgrade_id = id,
             handover_phase = to.as_str(),
             handover_generation = generation,
@@ -126,6 +136,10 @@ impl Driver {
         if to == Phase::Probation {
             // Ours are stored only when we are the main process.
             self.sockets.store(&self.manager);
+            let path = self.config.upgrade.health.clone();
+            self.health = path.map(|path| health::in_probation(path, self.post.clone()));
+        } else if from == Phase::Probation {
+            self.health = None;
         }
         if to == Phase::Launching {
             // Whoever waits in `systemctl reload` waits as long as we do.
@@ -156,7 +170,10 @@ impl Driver {
         self.machine
             .set_probation(probation.unwrap_or(wanted.probation));
         tracing::info!(
+            message_id = story::UPGRADE_STARTS,
             handover_upgrade_id = record.id,
+            handover_generation = self.fixed.me.generation,
+            handover_old_pid = self.fixed.pid,
             handover_old_version = record.from,
             "upgrade {} starts",
             record.id
@@ -236,6 +253,9 @@ impl Driver {
     fn goods(&self) -> std::io::Result<Vec<(Inherited, std::os::fd::OwnedFd)>> {
         let mut goods = self.sockets.for_successor()?;
         goods.push((Inherited::Control, self.control.try_clone()?));
+        if let Some(handoff) = &self.handoff {
+            goods.push((Inherited::Handoff, handoff.try_clone()?));
+        }
         if let Some(keeper) = self.manager.heirloom()? {
             goods.push((Inherited::Keeper, keeper));
         }
@@ -290,7 +310,9 @@ impl Driver {
                 then,
             } => {
                 tracing::warn!(
+                    message_id = story::GIVEN_BACK,
                     handover_upgrade_id = self.upgrade_id(),
+                    handover_generation = self.fixed.me.generation,
                     handover_reason = reason,
                     "g{} gives the service back: {reason}",
                     self.fixed.me.generation
@@ -304,7 +326,7 @@ impl Driver {
             }
             ToPredecessor::Release => Message::Release,
             ToPredecessor::Leaving => Message::Yield {
-                reason: "told to leave by SIGTERM".into(),
+                reason: "told to leave by a signal".into(),
                 retire: true,
                 leaving: true,
                 then: None,
@@ -429,7 +451,16 @@ impl Driver {
         match result {
             Ok(None) => {}
             Ok(Some(what)) => tracing::info!("{what}"),
-            Err(e) => self.warn(format!("the running program is not back on disk: {e}")),
+            Err(e) => {
+                let text = format!("the running program is not back on disk: {e}");
+                tracing::error!(
+                    message_id = story::DISK_DIFFERS,
+                    handover_upgrade_id = self.upgrade_id(),
+                    handover_reason = e,
+                    "{text}"
+                );
+                self.remember_warning(text);
+            }
         }
         if let Some(reason) = self.orders.retire.take() {
             self.tell_successor(Message::Retire { reason });
@@ -552,7 +583,14 @@ impl Driver {
             return;
         }
         tracing::warn!(
+            message_id = match outcome {
+                Outcome::Committed => story::COMMITTED,
+                Outcome::RolledBack => story::ROLLED_BACK,
+                Outcome::Failed | Outcome::Refused => story::FAILED,
+            },
             handover_upgrade_id = record.id,
+            handover_old_version = record.from,
+            handover_new_version = record.to,
             handover_outcome = ended_as(outcome),
             handover_reason = reason,
             handover_generation = self.fixed.me.generation,
@@ -583,7 +621,13 @@ impl Driver {
             Note::SignalDropped(signal) => {
                 tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str())
             }
-            Note::WorkersFail(why) => tracing::error!("{why}"),
+            Note::WorkersFail(why) => tracing::error!(
+                message_id = story::WORKERS_FAIL,
+                handover_upgrade_id = self.upgrade_id(),
+                handover_generation = self.fixed.me.generation,
+                handover_reason = why,
+                "{why}"
+            ),
             Note::CommittedByAccident => tracing::warn!(
                 handover_upgrade_id = self.upgrade_id(),
                 "the predecessor is gone without a word: committed by accident, no way back in \
@@ -594,6 +638,10 @@ impl Driver {
 
     fn warn(&mut self, warning: String) {
         tracing::warn!("{warning}");
+        self.remember_warning(warning);
+    }
+
+    fn remember_warning(&mut self, warning: String) {
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }

@@ -175,8 +175,7 @@ pub fn inherit() -> Result<Inherited, InheritError> {
     if !matches!(role, Role::First) {
         signals::block(signals::OPERATOR).map_err(InheritError::Signals)?;
         // Executed by descriptor, this process is called like its number.
-        let arg0 = std::env::args_os().next().unwrap_or_default();
-        process::set_name(&program_name(&arg0));
+        process::set_name(&own_name());
     }
     let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
     let notify = env.get("NOTIFY_SOCKET").map(Notifier::new).transpose()?;
@@ -205,10 +204,15 @@ pub fn inherit() -> Result<Inherited, InheritError> {
     })
 }
 
+/// What this program is called, by its own `argv[0]`.
+#[must_use]
+pub fn own_name() -> String {
+    program_name(&std::env::args_os().next().unwrap_or_default())
+}
+
 /// What a program calls itself in `argv[0]`: `handover` for `/usr/bin/handover` and for
 /// `handover: worker process g7`.
-#[must_use]
-pub fn program_name(arg0: &OsStr) -> String {
+fn program_name(arg0: &OsStr) -> String {
     let arg0 = arg0.to_string_lossy();
     let command = arg0.split_once(": ").map_or(&*arg0, |(name, _)| name);
     Path::new(command)

@@ -1,5 +1,7 @@
 //! The operating system, wrapped: everything here owns its descriptors.
 
+pub mod address;
+pub mod board;
 pub mod channel;
 pub mod handoff;
 #[cfg(test)]
@@ -17,3 +19,4 @@ pub mod signals;
               nowhere else in the crate is unsafe allowed"
 )]
 pub mod spawn;
+mod unix_path;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::accept::Acceptor;
 use super::context::Worker;
 use super::drain::{Draining, Terms};
-use super::receive::{Applications, Receiver};
+use super::frame::About;
+use super::receive::{self, Applications, Receiver};
 use super::start::{self, Beginning};
 use super::{Loading, hooks};
 use crate::config;
@@ -23,7 +24,7 @@ where
     F: FnOnce(Start) -> Loading,
 {
     let channel = Channel::from_fd(channel)?;
-    let worker = Arc::new(Worker::new(&beginning.start));
+    let worker = Arc::new(Worker::new(&beginning.start, beginning.board));
     let drain = beginning.start.config.drain.clone();
 
     let mut waiting = VecDeque::new();
@@ -137,10 +138,11 @@ impl Life {
     async fn act(&mut self, message: ToWorker, mut fds: Vec<OwnedFd>) -> Next {
         match message {
             ToWorker::Accept => self.accept().await,
-            ToWorker::Quiesce => self.acceptor.stop().await,
-            ToWorker::Drain { timeout_ms } => {
-                self.leave(Terms::ordered(timeout_ms.map(Duration::from_millis)))
-                    .await;
+            ToWorker::Quiesce => self.acceptor.stop(&self.worker).await,
+            ToWorker::Drain { timeout_ms, pass } => {
+                let mut terms = Terms::ordered(timeout_ms.map(Duration::from_millis));
+                terms.ask = pass;
+                self.leave(terms).await;
             }
             ToWorker::PassTo { .. } => {
                 if self.drain.pass_connections {
@@ -150,6 +152,13 @@ impl Life {
             ToWorker::ReceiveFrom => {
                 if let Some(end) = fds.pop() {
                     self.receive_from(end);
+                }
+            }
+            ToWorker::Serve { listener } => {
+                if let Some(fd) = fds.pop() {
+                    let about = About::new(listener);
+                    let (worker, all) = (&self.worker, &self.applications);
+                    receive::serve(&about, bytes::Bytes::new(), fd, worker, all);
                 }
             }
             ToWorker::Report => {
@@ -193,7 +202,7 @@ impl Life {
             draining.hurry(terms.limit);
             return;
         }
-        self.acceptor.close().await;
+        self.acceptor.close(&self.worker).await;
         let receivers = std::mem::take(&mut self.receivers);
         self.draining = Some(Draining::start(Arc::clone(&self.worker), receivers, terms));
     }
@@ -205,7 +214,7 @@ impl Life {
             return;
         }
         tracing::info!("the master has gone");
-        self.acceptor.close().await;
+        self.acceptor.close(&self.worker).await;
         let targets = self.worker.ask().await;
         if targets.is_empty() {
             self.leave(Terms::orphaned(self.drain.stop_timeout)).await;
