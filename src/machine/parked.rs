@@ -123,10 +123,8 @@ impl Machine {
         s.act(Action::CloseSuccessor);
         self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
         self.settle_pending(OrderKind::Commit, Verdict::Done, s);
-        if self.released {
-            // A commit is concluded by the successor, when it has our EOF.
-            s.act(Action::Conclude(Outcome::Committed, None));
-        }
+        // The successor writes it down when it has our EOF; at our door somebody may wait for it.
+        s.act(Action::Conclude(Outcome::Committed, None));
         self.enter(Phase::Draining, s);
         self.finish(s);
     }
