@@ -137,7 +137,7 @@ pub enum ToPredecessor {
     },
     /// The service stops.
     Release,
-    /// I do not own the service, and SIGTERM told me to leave.
+    /// I do not own the service, a signal told me to leave, and I do.
     Leaving,
 }
 

@@ -439,6 +439,10 @@ impl Explorer {
             return;
         };
         let actions = machine.step(event.clone(), self.start);
+        // Reasons are for people: two states that differ in nothing else are one.
+        if let Some(why) = &mut machine.why {
+            why.reason.clear();
+        }
         for action in actions {
             self.perform(&mut world, who, action);
         }
@@ -502,7 +506,7 @@ impl Explorer {
                         ToSuccessor::Ready => FromPredecessor::Ready,
                         ToSuccessor::Commit => FromPredecessor::Commit,
                         ToSuccessor::Release => FromPredecessor::Release,
-                        ToSuccessor::Retire(why) => FromPredecessor::Retire(why),
+                        ToSuccessor::Retire(_) => FromPredecessor::Retire(String::new()),
                     });
                 }
             }
@@ -514,12 +518,8 @@ impl Explorer {
                         ToPredecessor::Ready => FromSuccessor::Ready,
                         ToPredecessor::Heartbeat => FromSuccessor::Heartbeat,
                         ToPredecessor::Commit => FromSuccessor::Commit,
-                        ToPredecessor::Yield {
-                            reason,
-                            retire,
-                            then,
-                        } => FromSuccessor::Yield {
-                            reason,
+                        ToPredecessor::Yield { retire, then, .. } => FromSuccessor::Yield {
+                            reason: String::new(),
                             retire,
                             then,
                         },

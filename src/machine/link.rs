@@ -1,5 +1,6 @@
 //! What a master and its workers say to each other. Both are always the same build, so this needs
-//! no versions; JSON, one message a datagram, descriptors beside it.
+//! no versions; JSON, one message a datagram, descriptors beside it. And what is said on
+//! `handoff.sock`, between generations.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,8 @@ pub enum ToWorker {
     Drain {
         /// Milliseconds until what is left is cut; `None`: no limit.
         timeout_ms: Option<u64>,
+        /// Somebody else serves on: ask on `handoff.sock` who takes the connections.
+        pass: bool,
     },
     /// Say [`FromWorker::Report`].
     Report,
@@ -31,12 +34,43 @@ pub enum ToWorker {
     Exit,
     /// Open the log files again (`USR1`).
     ReopenLogs,
-    /// A sending end a receiving worker: pass connections to these (descriptors beside it).
+    /// Pass connections to these: a sending end a receiving worker (descriptors beside it). Before
+    /// [`ToWorker::Drain`], or during the drain.
     PassTo {
         /// How many ends travel with this message.
         count: usize,
     },
+    /// Take connections from here: one receiving end beside it (see [`crate::sys::handoff`]).
+    ReceiveFrom,
+    /// Serve the one connection beside it, as if it had come to this listener: the master asks
+    /// something itself (the health check).
+    Serve {
+        /// Its name.
+        listener: String,
+    },
 }
+
+/// A draining worker, or its master, to the owner's master over `handoff.sock`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoffRequest {
+    /// The newest frame version it writes: [`HANDOFF_VERSION`].
+    pub version: u32,
+    /// The draining generation.
+    pub generation: u64,
+}
+
+/// The owner's answer; the sending ends travel beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoffAnswer {
+    /// The newest frame version its workers read.
+    pub version: u32,
+    /// How many sending ends there are: one a receiving worker.
+    pub targets: usize,
+}
+
+/// The version of the frames between a draining and a receiving worker. They are not always the
+/// same build: a frame only ever gains fields.
+pub const HANDOFF_VERSION: u32 = 1;
 
 /// What a worker is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Worker;
 use super::connections::Live;
-use super::gate::{Gate, Order};
+use super::gate::{Gate, Order, Word};
 use super::stream::{Peer, Stream};
 use super::{http2, serve};
 
@@ -60,10 +60,11 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves `connection` to its end, here or elsewhere.
 pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
+    let _manned = Manned::new(&connection.gate);
     loop {
-        let heard = connection.gate.order();
+        let heard = connection.gate.word();
         let permit = connection.gate.permit();
-        if heard == Order::Leave {
+        if heard.order() == Order::Leave {
             match worker.give(connection, permit) {
                 Ok(()) => return,
                 Err(kept) => connection = *kept,
@@ -80,10 +81,26 @@ pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
         if connection.leftover.starts_with(PREFACE) {
             return Box::pin(http2::serve(connection, &worker)).await;
         }
-        match Box::pin(serve::serve(connection, &worker)).await {
+        match Box::pin(serve::serve(connection, &worker, heard)).await {
             Some(left) => connection = left,
             None => return,
         }
+    }
+}
+
+/// Says that a task of ours has the connection.
+struct Manned(Arc<Gate>);
+
+impl Manned {
+    fn new(gate: &Arc<Gate>) -> Self {
+        gate.man(true);
+        Self(Arc::clone(gate))
+    }
+}
+
+impl Drop for Manned {
+    fn drop(&mut self) {
+        self.0.man(false);
     }
 }
 
@@ -93,11 +110,11 @@ fn undecided(leftover: &[u8]) -> bool {
 }
 
 /// Waits for bytes without hyper and its buffers: 1.2 KB a connection instead of 10.
-async fn wait(connection: &mut Connection, worker: &Worker, heard: Order) -> Woken {
-    let mut timer = pin!(sleep_until(connection.deadline(worker, heard)));
+async fn wait(connection: &mut Connection, worker: &Worker, heard: Word) -> Woken {
+    let mut timer = pin!(sleep_until(connection.deadline(worker, heard.order())));
     poll_fn(|cx| {
         connection.gate.register(cx.waker());
-        if connection.gate.order() != heard {
+        if connection.gate.word() != heard {
             return Poll::Ready(Woken::Told);
         }
         while let Poll::Ready(readable) = connection.stream.poll_readable(cx) {

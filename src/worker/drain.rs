@@ -9,6 +9,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Worker;
 use super::gate::Order;
+use super::handoff::pass_on;
+use super::receive::Receiver;
 use crate::machine::link::Report;
 
 /// How a drain goes.
@@ -18,6 +20,8 @@ pub(super) struct Terms {
     pub(super) limit: Option<Duration>,
     /// How long an idle connection that nobody takes may still bring a request.
     pub(super) grace: Duration,
+    /// Whether the owner of the service is asked who takes the connections.
+    pub(super) ask: bool,
 }
 
 /// A drain under way.
@@ -30,6 +34,9 @@ pub(super) struct Draining {
 /// Connections told at a time, before the others get a turn.
 const CHUNK: usize = 64;
 
+/// How often the owner is asked again for somebody who takes connections, when all have died.
+const ASK_AGAIN: u32 = 3;
+
 impl Terms {
     /// As ordered by the master. The grace is part of the limit: a service that stops within seconds
     /// does not spend them on idle connections.
@@ -38,6 +45,7 @@ impl Terms {
         Self {
             limit,
             grace: limit.map_or(most, |limit| (limit / 8).clamp(least, most)),
+            ask: false,
         }
     }
 
@@ -46,15 +54,16 @@ impl Terms {
         Self {
             limit: Some(limit),
             grace: Duration::from_millis(750),
+            ask: false,
         }
     }
 }
 
 impl Draining {
-    /// Starts. The worker accepts no more already.
-    pub(super) fn start(worker: Arc<Worker>, terms: Terms) -> Self {
+    /// Starts. The worker accepts no more already; what its `receivers` have queued is still taken.
+    pub(super) fn start(worker: Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) -> Self {
         let (deadline, changes) = watch::channel(terms.limit.map(|limit| Instant::now() + limit));
-        let task = tokio::spawn(drain(worker, terms, changes));
+        let task = tokio::spawn(drain(worker, receivers, terms, changes));
         Self { deadline, task }
     }
 
@@ -77,6 +86,7 @@ impl Draining {
 
 async fn drain(
     worker: Arc<Worker>,
+    receivers: Vec<Receiver>,
     terms: Terms,
     mut deadline: watch::Receiver<Option<Instant>>,
 ) -> Report {
@@ -84,10 +94,11 @@ async fn drain(
     tracing::info!(connections = connections.count(), "draining");
     tokio::select! {
         biased;
-        () = end_politely(&worker, terms.grace) => {}
-        () = passed(&mut deadline) => {
+        () = leave(&worker, receivers, terms) => {}
+        () = async {
+            passed(&mut deadline).await;
             connections.cut();
-        }
+        } => {}
     }
     let report = connections.report();
     tracing::info!(
@@ -97,6 +108,35 @@ async fn drain(
         "drained"
     );
     report
+}
+
+/// Until no connection is left.
+async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) {
+    let grace = terms.grace;
+    for receiver in receivers {
+        receiver.finish().await;
+    }
+    let mut targets = worker.take_offers();
+    if targets.is_empty() && terms.ask {
+        targets = worker.ask().await;
+    }
+    let mut asked = 0;
+    loop {
+        while !targets.is_empty() {
+            if pass_on(worker, targets).await {
+                return;
+            }
+            targets = worker.take_offers();
+            if targets.is_empty() && asked < ASK_AGAIN {
+                asked += 1;
+                targets = worker.ask().await;
+            }
+        }
+        tokio::select! {
+            () = end_politely(worker, grace) => return,
+            offered = worker.offered() => targets = offered,
+        }
+    }
 }
 
 /// One more answer for every connection, or the grace time without a request.
@@ -115,19 +155,15 @@ async fn end_politely(worker: &Worker, grace: Duration) {
 async fn passed(deadline: &mut watch::Receiver<Option<Instant>>) {
     loop {
         let at = *deadline.borrow_and_update();
-        let moved = tokio::select! {
-            () = async { match at {
+        let come = async {
+            match at {
                 Some(at) => sleep_until(at).await,
                 None => std::future::pending().await,
-            }} => return,
-            moved = deadline.changed() => moved,
+            }
         };
-        if moved.is_err() {
-            // Nobody can move it any longer.
-            return match at {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            };
+        tokio::select! {
+            () = come => return,
+            Ok(()) = deadline.changed() => {}
         }
     }
 }

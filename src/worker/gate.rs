@@ -8,7 +8,7 @@
 //! state is private, so it serves as the oracle that checks ours.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -28,6 +28,20 @@ pub(super) enum Order {
     Last,
 }
 
+/// An [`Order`] and when it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Word(u32);
+
+impl Word {
+    pub(super) fn order(self) -> Order {
+        match self.0 & 3 {
+            0 => Order::Serve,
+            1 => Order::Leave,
+            _ => Order::Last,
+        }
+    }
+}
+
 /// The marks of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
@@ -40,7 +54,8 @@ pub(super) struct Gate {
     writes: AtomicU32,
     /// HTTP/2 streams that are being answered.
     streams: AtomicU32,
-    order: AtomicU8,
+    /// How many orders there were, and in the last two bits the newest one.
+    order: AtomicU32,
     slot: Mutex<Slot>,
     driver: AtomicWaker,
 }
@@ -51,6 +66,8 @@ struct Slot {
     unread: Option<Unread>,
     /// Held while a connection is on its way from its driver into a message (pacing).
     permit: Option<OwnedSemaphorePermit>,
+    /// Whether a task of ours has the connection (the application has upgraded ones).
+    manned: bool,
 }
 
 #[derive(Debug)]
@@ -395,18 +412,34 @@ impl Gate {
 
     /// What is asked of it.
     pub(super) fn order(&self) -> Order {
-        match self.order.load(Ordering::Acquire) {
-            0 => Order::Serve,
-            1 => Order::Leave,
-            _ => Order::Last,
-        }
+        self.word().order()
+    }
+
+    /// [`Self::order`], told apart from the same order given again.
+    pub(super) fn word(&self) -> Word {
+        Word(self.order.load(Ordering::Acquire))
     }
 
     /// Asks it, and wakes its task. `permit` comes back when it has been dealt with.
     pub(super) fn tell(&self, order: Order, permit: Option<OwnedSemaphorePermit>) {
-        self.slot().permit = permit;
-        self.order.store(order as u8, Ordering::Release);
+        let mut slot = self.slot();
+        slot.permit = permit.filter(|_| slot.manned);
+        let before = self.order.load(Ordering::Acquire);
+        self.order.store(
+            (before | 3).wrapping_add(1) | order as u32,
+            Ordering::Release,
+        );
+        drop(slot);
         self.driver.wake();
+    }
+
+    /// A task of ours has the connection, or has it no longer.
+    pub(super) fn man(&self, manned: bool) {
+        let mut slot = self.slot();
+        slot.manned = manned;
+        if !manned {
+            slot.permit = None;
+        }
     }
 
     /// The permit of the last order: dropped by a connection that cannot leave yet.

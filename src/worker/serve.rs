@@ -18,7 +18,7 @@ use super::Worker;
 use super::connection::{Connection, Served};
 use super::connections::Connections;
 use super::exchange::Exchange;
-use super::gate::{Gate, Order};
+use super::gate::{Gate, Order, Word};
 use super::gated::Gated;
 use super::stream::{Peer, Stream};
 
@@ -56,8 +56,12 @@ pub(super) fn builder() -> http1::Builder {
 }
 
 /// Serves requests. `None`: the connection has ended, or the application has it (an upgrade).
-pub(super) async fn serve(connection: Connection, worker: &Worker) -> Option<Connection> {
-    let mut driver = Driver::new(connection, worker);
+pub(super) async fn serve(
+    connection: Connection,
+    worker: &Worker,
+    heard: Word,
+) -> Option<Connection> {
+    let mut driver = Driver::new(connection, worker, heard);
     let end = poll_fn(|cx| driver.poll(cx)).await;
     driver.end(end).await
 }
@@ -73,8 +77,9 @@ struct Driver<'a> {
     before: u64,
     /// The gate's number then.
     start: u32,
-    /// One request must be answered here before the connection may leave.
-    hold: bool,
+    /// What was asked at the beginning. It has been heard: who is here nevertheless answers one
+    /// request first.
+    heard: Word,
     /// As of the last look.
     seen: u32,
     idle_since: Instant,
@@ -96,7 +101,7 @@ enum End {
 }
 
 impl<'a> Driver<'a> {
-    fn new(connection: Connection, worker: &'a Worker) -> Self {
+    fn new(connection: Connection, worker: &'a Worker, heard: Word) -> Self {
         let Connection {
             stream,
             leftover,
@@ -117,8 +122,6 @@ impl<'a> Driver<'a> {
             connections: Arc::clone(&connections),
             multiplexed: false,
         };
-        // What nobody takes now will not be taken before its request is answered.
-        let hold = gate.order() != Order::Serve;
         let io = TokioIo::new(Gated {
             stream,
             before: leftover,
@@ -136,7 +139,7 @@ impl<'a> Driver<'a> {
             peer,
             connections,
             before: requests,
-            hold,
+            heard,
             idle_since,
             head_since,
             half_closed: None,
@@ -148,8 +151,8 @@ impl<'a> Driver<'a> {
         self.gate.register(cx.waker());
         let mut flush_asked = false;
         loop {
-            let order = self.gate.order();
-            let leaves_now = order == Order::Leave && self.leaves(order);
+            let word = self.gate.word();
+            let leaves_now = word.order() == Order::Leave && self.leaves(word);
             if leaves_now {
                 self.gate.freeze();
             }
@@ -166,7 +169,7 @@ impl<'a> Driver<'a> {
             }
             let now = Instant::now();
             self.look(now);
-            if self.leaves(order) {
+            if self.leaves(word) {
                 if self.gate.quiet() && self.let_go() {
                     return Poll::Ready(End::Leave);
                 }
@@ -187,10 +190,10 @@ impl<'a> Driver<'a> {
     }
 
     /// Whether the connection is to leave hyper at the next boundary.
-    fn leaves(&self, order: Order) -> bool {
-        order != Order::Serve
+    fn leaves(&self, word: Word) -> bool {
+        word.order() != Order::Serve
             && !self.gate.sticky()
-            && (!self.hold || self.gate.requests() != self.start)
+            && (word != self.heard || self.gate.requests() != self.start)
     }
 
     /// Notes what has happened since the last look.

@@ -51,14 +51,6 @@ impl Stream {
         Ok((stream, peer))
     }
 
-    /// Out of the runtime's epoll. The socket stays as it is.
-    pub(super) fn into_fd(self) -> io::Result<OwnedFd> {
-        Ok(match self {
-            Self::Tcp(s) => s.into_std()?.into(),
-            Self::Unix(s) => s.into_std()?.into(),
-        })
-    }
-
     /// Who is at the other end; an error when it has gone already.
     pub(super) fn peer(&self) -> io::Result<Peer> {
         match self {

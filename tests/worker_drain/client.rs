@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::worker::TestWorker;
+use crate::worker::TestWorker;
 
 /// No answer in this test takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -46,6 +46,14 @@ impl Answer {
 impl Client {
     pub async fn connect(worker: &TestWorker) -> Self {
         Self::new(TcpStream::connect(worker.address).await.unwrap())
+    }
+
+    /// Connects, and waits until the worker has accepted.
+    pub async fn accepted(worker: &TestWorker) -> Self {
+        let before = worker.report().await.accepted;
+        let client = Self::connect(worker).await;
+        while worker.report().await.accepted == before {}
+        client
     }
 
     pub fn new(stream: TcpStream) -> Self {
@@ -107,7 +115,8 @@ impl Client {
         self.buffer.drain(..len).collect()
     }
 
-    async fn chunks(&mut self) -> Vec<u8> {
+    /// The rest of a chunked body.
+    pub async fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
             let line = loop {
@@ -127,7 +136,7 @@ impl Client {
     }
 
     async fn more(&mut self, what: &str) {
-        let mut bytes = [0; 65536];
+        let mut bytes = vec![0; 65536];
         let read = timeout(PATIENCE, self.stream.read(&mut bytes)).await;
         match read {
             Err(_) => panic!("no {what} came; so far {:?}", self.seen()),

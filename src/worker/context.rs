@@ -1,0 +1,143 @@
+//! What every part of a worker needs.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioExecutor;
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::connections::Connections;
+use super::handoff::Outbox;
+use super::{lock, serve};
+use crate::config::Http;
+use crate::machine::link::Start;
+use crate::sys::handoff;
+
+/// A worker, as its connections see it.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) generation: u64,
+    pub(super) connections: Arc<Connections>,
+    pub(super) max_connections: usize,
+    pub(super) http: Http,
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<TokioExecutor>,
+    /// `handoff.sock`, when connections may be passed on.
+    handoff: Option<PathBuf>,
+    /// Since when idle connections are on their grace time, and how long it is.
+    polite: Mutex<Option<(Instant, Duration)>>,
+    /// Sending ends for connections, not used yet.
+    offers: Mutex<Vec<OwnedFd>>,
+    offered: Notify,
+    /// Where connections go that leave; `None`: nobody takes them.
+    outbox: Mutex<Option<Outbox>>,
+}
+
+impl Worker {
+    pub(super) fn new(start: &Start) -> Self {
+        let config = &start.config;
+        Self {
+            generation: start.generation,
+            connections: Connections::new(),
+            max_connections: room(config.http.max_connections),
+            http: config.http.clone(),
+            http1: serve::builder(),
+            http2: super::http2::builder(),
+            handoff: start
+                .handoff
+                .clone()
+                .filter(|_| config.drain.pass_connections),
+            polite: Mutex::default(),
+            offers: Mutex::default(),
+            offered: Notify::new(),
+            outbox: Mutex::default(),
+        }
+    }
+
+    /// From now on idle connections are closed after the grace time.
+    pub(super) fn be_polite(&self, grace: Duration) {
+        *lock(&self.polite) = Some((Instant::now(), grace));
+    }
+
+    /// Until when a connection that is idle since then may bring one more request.
+    pub(super) fn polite_until(&self, idle_since: Instant) -> Instant {
+        match *lock(&self.polite) {
+            Some((since, grace)) => idle_since.max(since) + grace,
+            None => idle_since + self.http.keepalive_timeout,
+        }
+    }
+
+    /// Sending ends of workers that take connections.
+    pub(super) fn offer(&self, targets: Vec<OwnedFd>) {
+        lock(&self.offers).extend(targets);
+        self.offered.notify_one();
+    }
+
+    /// What was offered and not used yet.
+    pub(super) fn take_offers(&self) -> Vec<OwnedFd> {
+        std::mem::take(&mut *lock(&self.offers))
+    }
+
+    /// Waits for the next offer.
+    pub(super) async fn offered(&self) -> Vec<OwnedFd> {
+        loop {
+            let targets = self.take_offers();
+            if !targets.is_empty() {
+                return targets;
+            }
+            self.offered.notified().await;
+        }
+    }
+
+    /// Asks the owner of the service who takes connections; nobody, when there is no answer.
+    pub(super) async fn ask(&self) -> Vec<OwnedFd> {
+        let Some(path) = &self.handoff else {
+            return Vec::new();
+        };
+        match handoff::ask(path, self.generation).await {
+            Ok(targets) => targets,
+            Err(e) => {
+                tracing::info!("nobody takes our connections: {e}");
+                Vec::new()
+            }
+        }
+    }
+
+    pub(super) fn open_outbox(&self, outbox: Outbox) {
+        *lock(&self.outbox) = Some(outbox);
+    }
+
+    pub(super) fn close_outbox(&self) {
+        *lock(&self.outbox) = None;
+    }
+
+    /// Gives a connection to another worker, or back.
+    pub(super) fn give(
+        &self,
+        connection: Connection,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), Box<Connection>> {
+        match &*lock(&self.outbox) {
+            Some(outbox) => outbox.put(connection, permit),
+            None => Err(Box::new(connection)),
+        }
+    }
+}
+
+/// How many connections there may be: as configured, and never more than the limit of open files
+/// allows, less an eighth for the application.
+fn room(configured: u64) -> usize {
+    let (files, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let allowed = files.saturating_sub((files / 8).max(64)).max(1);
+    let room = match configured {
+        0 => allowed,
+        n => n.min(allowed),
+    };
+    usize::try_from(room).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,181 @@
+//! What travels with passed-on connections: one frame a message, the sockets beside it.
+//!
+//! ```text
+//! u32 length of the JSON, little endian | JSON | leftover bytes of connection 1, 2, ...
+//! ```
+//!
+//! Sender and receiver may be different builds: unknown fields are ignored, missing ones have a
+//! default, and none ever changes its meaning. Times are ages, so no clock is shared.
+
+use std::net::SocketAddr;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::machine::link::HANDOFF_VERSION;
+
+/// At most so many connections a message: beyond it the cost of a message hardly falls.
+pub(super) const BATCH: usize = 16;
+
+/// Bytes that may travel with one connection; one with more answers its request where it is.
+pub(super) const LEFTOVER_MAX: usize = 16 * 1024;
+
+/// Room for everything else in a message of one connection.
+pub(super) const OVERHEAD: usize = 512;
+
+/// The longest message anybody sends.
+pub(super) const MESSAGE_MAX: usize = 64 * 1024;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    version: u32,
+    generation: u64,
+    connections: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    #[serde(default)]
+    leftover: usize,
+    #[serde(flatten)]
+    about: About,
+}
+
+/// What is known about a connection that travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct About {
+    /// The name of the listener it came from.
+    pub(super) listener: String,
+    /// Requests so far, over all workers.
+    #[serde(default)]
+    pub(super) requests: u64,
+    /// How long it has been idle.
+    #[serde(default)]
+    pub(super) idle_ms: u64,
+    /// For how long an unfinished head has been there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) head_ms: Option<u64>,
+    /// The TCP client, as the connection's first worker saw it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) peer: Option<SocketAddr>,
+}
+
+impl About {
+    /// A connection that begins here.
+    pub(super) fn new(listener: String) -> Self {
+        Self {
+            listener,
+            requests: 0,
+            idle_ms: 0,
+            head_ms: None,
+            peer: None,
+        }
+    }
+}
+
+/// Why a frame could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FrameError {
+    #[error("a frame of {0} bytes is too short")]
+    Short(usize),
+    #[error("cannot understand a frame: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The bytes of a message.
+pub(super) fn write<'a>(
+    generation: u64,
+    connections: impl IntoIterator<Item = (About, &'a [u8])>,
+) -> Result<Vec<u8>, FrameError> {
+    let mut leftovers = Vec::new();
+    let connections = connections
+        .into_iter()
+        .map(|(about, leftover)| {
+            leftovers.extend_from_slice(leftover);
+            Entry {
+                leftover: leftover.len(),
+                about,
+            }
+        })
+        .collect();
+    let head = serde_json::to_vec(&Head {
+        version: HANDOFF_VERSION,
+        generation,
+        connections,
+    })?;
+    let mut frame = BytesMut::with_capacity(4 + head.len() + leftovers.len());
+    frame.put_u32_le(u32::try_from(head.len()).map_err(|_| FrameError::Short(head.len()))?);
+    frame.put_slice(&head);
+    frame.put_slice(&leftovers);
+    Ok(frame.into())
+}
+
+/// The connections of a message, in the order of their sockets, and the sender's generation.
+pub(super) fn read(mut frame: &[u8]) -> Result<(u64, Vec<(About, Bytes)>), FrameError> {
+    let len = frame.len();
+    let short = || FrameError::Short(len);
+    let head_len = frame.try_get_u32_le().map_err(|_| short())?;
+    let head_len = usize::try_from(head_len).map_err(|_| short())?;
+    let head: Head = serde_json::from_slice(frame.get(..head_len).ok_or_else(short)?)?;
+    frame.advance(head_len);
+    let mut connections = Vec::with_capacity(head.connections.len());
+    for Entry { leftover, about } in head.connections {
+        let bytes = frame.get(..leftover).ok_or_else(short)?;
+        connections.push((about, Bytes::copy_from_slice(bytes)));
+        frame.advance(leftover);
+    }
+    Ok((head.generation, connections))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(listener: &str) -> About {
+        About {
+            listener: listener.into(),
+            requests: 7,
+            idle_ms: 1200,
+            head_ms: Some(30),
+            peer: Some("[::1]:80".parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn every_connection_keeps_its_own_leftover() {
+        let sent = [
+            (about("a"), &b"GET / HT"[..]),
+            (about("b"), b""),
+            (about("c"), b"\0\xff{"),
+        ];
+        let (generation, got) = read(&write(6, sent.clone()).unwrap()).unwrap();
+        assert_eq!(generation, 6);
+        let got: Vec<_> = got.iter().map(|(a, b)| (a.clone(), &b[..])).collect();
+        assert_eq!(got, sent);
+    }
+
+    #[test]
+    fn a_cut_frame_is_an_error_and_never_a_shorter_leftover() {
+        let whole = write(6, [(about("a"), &b"GET / HT"[..])]).unwrap();
+        for len in 0..whole.len() {
+            assert!(read(&whole[..len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_frame_of_a_newer_or_an_older_build_is_understood() {
+        let head =
+            br#"{"version":9,"generation":8,"new":1,"connections":[{"listener":"a","x":[]}]}"#;
+        let mut frame = u32::try_from(head.len()).unwrap().to_le_bytes().to_vec();
+        frame.extend_from_slice(head);
+        let (_, got) = read(&frame).unwrap();
+        let plain = About {
+            requests: 0,
+            idle_ms: 0,
+            head_ms: None,
+            peer: None,
+            ..about("a")
+        };
+        assert_eq!(got, [(plain, Bytes::new())]);
+    }
+}

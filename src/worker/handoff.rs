@@ -1,0 +1,259 @@
+//! Passing connections on: the draining worker's side. Every connection that stands between two
+//! requests goes, socket and half-read bytes, to a worker of the owning generation.
+//!
+//! They are dealt round-robin, so that every hand-over also evens out what accepting had made
+//! uneven. A socket is closed here only when the kernel has taken the message with it; until then,
+//! if the receiver dies, it is still ours and goes to another one or is served to its end here.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_seqpacket::UnixSeqpacket;
+use tokio_seqpacket::ancillary::AncillaryMessageWriter;
+
+use super::Worker;
+use super::connection::{self, Connection};
+use super::frame::{self, About, BATCH, LEFTOVER_MAX, OVERHEAD};
+use super::gate::Order;
+use super::stream::Peer;
+
+/// A receiver that takes nothing for so long is dead to us.
+const STUCK: Duration = Duration::from_secs(2);
+
+/// Connections that may be between two workers at a time: served by nobody, for an instant.
+const ON_THE_WAY: usize = 2 * BATCH;
+
+/// A connection on its way.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    connection: Connection,
+    /// Back when the kernel has it: the next ones may leave.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Where connections go that leave.
+#[derive(Debug)]
+pub(super) struct Outbox(UnboundedSender<Parcel>);
+
+impl Outbox {
+    /// Takes the connection, or gives it back: nobody sends any longer, or too much was read.
+    pub(super) fn put(
+        &self,
+        connection: Connection,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), Box<Connection>> {
+        if connection.leftover.len() > LEFTOVER_MAX {
+            return Err(Box::new(connection));
+        }
+        let parcel = Parcel {
+            connection,
+            _permit: permit,
+        };
+        self.0.send(parcel).map_err(|e| Box::new(e.0.connection))
+    }
+}
+
+/// Passes every connection on, paced. Returns when the last one has gone (true) or when no target
+/// is left (false): what was on its way is back then.
+pub(super) async fn pass_on(worker: &Arc<Worker>, targets: Vec<OwnedFd>) -> bool {
+    let (outbox, inbox) = mpsc::unbounded_channel();
+    worker.open_outbox(Outbox(outbox));
+    let done = tokio::select! {
+        () = deal(worker, inbox, targets) => false,
+        () = async {
+            tell_all(worker).await;
+            worker.connections.at_most(0).await;
+        } => true,
+    };
+    worker.close_outbox();
+    done
+}
+
+/// Tells the connections to leave, a few at a time: all at once they would queue where nobody
+/// serves them, and everybody else would wait.
+async fn tell_all(worker: &Worker) {
+    let on_the_way = Arc::new(Semaphore::new(ON_THE_WAY));
+    let mut gates = worker.connections.order(Order::Leave).into_iter();
+    loop {
+        let chunk: Vec<_> = gates.by_ref().take(BATCH).collect();
+        let Ok(count) = u32::try_from(chunk.len()) else {
+            return;
+        };
+        if count == 0 {
+            return;
+        }
+        let permits = Arc::clone(&on_the_way).acquire_many_owned(count);
+        let mut permits = match timeout(STUCK, permits).await {
+            Ok(permits) => permits.ok(),
+            // Somebody does not answer; the others go nevertheless.
+            Err(_) => None,
+        };
+        for gate in chunk {
+            gate.tell(Order::Leave, permits.as_mut().and_then(|p| p.split(1)));
+        }
+    }
+}
+
+/// Deals what comes round-robin. Returns when no target is left.
+async fn deal(worker: &Arc<Worker>, mut inbox: UnboundedReceiver<Parcel>, targets: Vec<OwnedFd>) {
+    let (undelivered, mut back) = mpsc::unbounded_channel();
+    let mut senders = JoinSet::new();
+    let mut queues: Vec<UnboundedSender<Parcel>> = Vec::new();
+    for target in targets {
+        match UnixSeqpacket::try_from(target) {
+            Ok(socket) => {
+                let (queue, parcels) = mpsc::unbounded_channel();
+                queues.push(queue);
+                let undelivered = undelivered.clone();
+                senders.spawn(deliver(socket, worker.generation, parcels, undelivered));
+            }
+            Err(e) => tracing::warn!("cannot use a sending end: {e}"),
+        }
+    }
+    drop(undelivered);
+    let mut next = 0;
+    while !queues.is_empty() {
+        let parcel = tokio::select! {
+            Some(parcel) = back.recv() => parcel,
+            parcel = inbox.recv() => match parcel {
+                Some(parcel) => parcel,
+                None => break,
+            },
+        };
+        let mut parcel = Some(parcel);
+        while let Some(this) = parcel.take() {
+            if queues.is_empty() {
+                keep(worker, this);
+                break;
+            }
+            next %= queues.len();
+            match queues[next].send(this) {
+                Ok(()) => next += 1,
+                Err(e) => {
+                    queues.swap_remove(next);
+                    parcel = Some(e.0);
+                }
+            }
+        }
+    }
+    // What comes from now on is kept by those who would send it.
+    worker.close_outbox();
+    drop(queues);
+    inbox.close();
+    while let Some(parcel) = inbox.recv().await {
+        keep(worker, parcel);
+    }
+    while let Some(parcel) = back.recv().await {
+        keep(worker, parcel);
+    }
+}
+
+/// The connection goes on here.
+fn keep(worker: &Arc<Worker>, parcel: Parcel) {
+    tokio::spawn(connection::run(parcel.connection, Arc::clone(worker)));
+}
+
+/// Sends to one receiving worker, until it or its queue is no more.
+async fn deliver(
+    socket: UnixSeqpacket,
+    generation: u64,
+    mut queue: UnboundedReceiver<Parcel>,
+    undelivered: UnboundedSender<Parcel>,
+) {
+    // A message must fit into the socket's buffer; a quarter is the kernel's own.
+    let room = sockopt::socket_send_buffer_size(&socket).map_or(0, |size| size / 4 * 3);
+    let mut batch = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        while !batch.is_empty() {
+            let count = fitting(&batch, room);
+            match timeout(STUCK, send(&socket, generation, &batch[..count])).await {
+                Ok(Ok(())) => {
+                    for parcel in batch.drain(..count) {
+                        // Out of our epoll and closed: the receiver has the socket.
+                        drop(parcel.connection.stream);
+                        parcel.connection.live.passed();
+                    }
+                }
+                failed => {
+                    let reason = failed.map_or_else(
+                        |_| "it takes nothing".into(),
+                        |r| r.err().map_or_else(String::new, |e| e.to_string()),
+                    );
+                    tracing::warn!("cannot pass connections to a worker: {reason}");
+                    queue.close();
+                    while let Some(parcel) = queue.recv().await {
+                        batch.push(parcel);
+                    }
+                    for parcel in batch {
+                        let _ = undelivered.send(parcel);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// How many of them fit into one message; at least one.
+fn fitting(batch: &[Parcel], room: usize) -> usize {
+    let mut size = 0;
+    let fits = batch.iter().take_while(|parcel| {
+        size += parcel.connection.leftover.len() + OVERHEAD;
+        size <= room
+    });
+    fits.count().max(1)
+}
+
+async fn send(socket: &UnixSeqpacket, generation: u64, batch: &[Parcel]) -> io::Result<()> {
+    let now = Instant::now();
+    let entries = batch.iter().map(|parcel| {
+        let c = &parcel.connection;
+        (c.about(now), &c.leftover[..])
+    });
+    let bytes = frame::write(generation, entries).map_err(io::Error::other)?;
+    let fds: Vec<BorrowedFd<'_>> = batch.iter().map(|p| p.connection.stream.as_fd()).collect();
+    let mut space = vec![0; 64 + fds.len() * size_of::<i32>()];
+    loop {
+        let mut ancillary = AncillaryMessageWriter::new(&mut space);
+        ancillary
+            .add_fds(&fds)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        match socket
+            .send_vectored_with_ancillary(&[IoSlice::new(&bytes)], &mut ancillary)
+            .await
+        {
+            Ok(_) => return Ok(()),
+            // Too many descriptors in flight: the receiver must take some first (unix(7)).
+            Err(e) if e.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => {
+                sleep(Duration::from_millis(1)).await;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+impl Connection {
+    /// What its next worker must know.
+    fn about(&self, now: Instant) -> About {
+        let age = |since: Instant| {
+            u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
+        };
+        About {
+            listener: self.served.name.clone(),
+            requests: self.requests,
+            idle_ms: age(self.idle_since),
+            head_ms: self.head_since.map(age),
+            peer: match self.peer {
+                Peer::Tcp(address) => Some(address),
+                Peer::Unix(_) => None,
+            },
+        }
+    }
+}

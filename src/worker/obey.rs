@@ -1,0 +1,234 @@
+//! What a worker does when its master speaks, and when it does not any longer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::accept::Acceptor;
+use super::context::Worker;
+use super::drain::{Draining, Terms};
+use super::frame::About;
+use super::receive::{self, Applications, Receiver};
+use super::start::{self, Beginning};
+use super::{Loading, hooks};
+use crate::config;
+use crate::machine::link::{FromWorker, Report, Start, ToWorker};
+use crate::sys::channel::{Channel, Received};
+
+/// Lives, from the loading of the application to the end.
+pub(super) async fn obey<F>(channel: OwnedFd, beginning: Beginning, load: F) -> io::Result<ExitCode>
+where
+    F: FnOnce(Start) -> Loading,
+{
+    let channel = Channel::from_fd(channel)?;
+    let worker = Arc::new(Worker::new(&beginning.start));
+    let drain = beginning.start.config.drain.clone();
+
+    let mut waiting = VecDeque::new();
+    let routers = tokio::select! {
+        routers = load(beginning.start) => routers,
+        () = sent_away(&channel, &worker, &mut waiting) => return Ok(ExitCode::SUCCESS),
+    };
+    let paired = routers
+        .map_err(|e| e.to_string())
+        .and_then(|routers| start::pair_up(beginning.listeners, routers));
+    let (listeners, applications) = match paired {
+        Ok(paired) => paired,
+        Err(reason) => {
+            tracing::error!("cannot serve: {reason}");
+            say(&channel, &FromWorker::Failed { reason }).await;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let mut life = Life {
+        acceptor: Acceptor::new(listeners),
+        worker,
+        applications,
+        receivers: Vec::new(),
+        drain,
+        draining: None,
+        channel,
+    };
+    if let Some(end) = beginning.receives {
+        life.receive_from(end);
+    }
+    say(&life.channel, &FromWorker::Ready).await;
+    life.live(waiting).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// While the application loads: returns when the master has gone or says so; keeps the rest.
+async fn sent_away(channel: &Channel, worker: &Worker, waiting: &mut VecDeque<Received>) {
+    while let Some(received) = hear(channel).await {
+        match received.decode() {
+            Ok(ToWorker::Exit) => return,
+            Ok(ToWorker::Report) => {
+                say(channel, &FromWorker::Report(worker.connections.report())).await;
+            }
+            _ => waiting.push_back(received),
+        }
+    }
+}
+
+/// The next message. `None`: the master has gone, or cannot be understood any longer.
+async fn hear(channel: &Channel) -> Option<Received> {
+    match channel.recv().await {
+        Ok(received) => received,
+        Err(e) => {
+            tracing::error!("cannot hear the master: {e}");
+            None
+        }
+    }
+}
+
+/// That nobody hears it is for [`hear`] to find out.
+async fn say(channel: &Channel, message: &FromWorker) {
+    if let Err(e) = channel.send(message, &[]).await {
+        tracing::debug!("cannot answer the master: {e}");
+    }
+}
+
+struct Life {
+    channel: Channel,
+    worker: Arc<Worker>,
+    acceptor: Acceptor,
+    applications: Applications,
+    receivers: Vec<Receiver>,
+    drain: config::Drain,
+    draining: Option<Draining>,
+}
+
+enum Next {
+    GoOn,
+    Leave,
+}
+
+impl Life {
+    async fn live(&mut self, mut waiting: VecDeque<Received>) {
+        let mut alone = false;
+        loop {
+            let heard = tokio::select! {
+                biased;
+                report = ended(&mut self.draining) => {
+                    say(&self.channel, &FromWorker::Drained(report)).await;
+                    return;
+                }
+                Some(received) = async { waiting.pop_front() } => Some(received),
+                heard = hear(&self.channel), if !alone => heard,
+            };
+            let Some(received) = heard else {
+                alone = true;
+                self.orphaned().await;
+                continue;
+            };
+            match received.decode() {
+                Ok(message) => {
+                    if let Next::Leave = self.act(message, received.fds).await {
+                        return;
+                    }
+                }
+                Err(e) => tracing::error!("cannot understand the master: {e}"),
+            }
+        }
+    }
+
+    async fn act(&mut self, message: ToWorker, mut fds: Vec<OwnedFd>) -> Next {
+        match message {
+            ToWorker::Accept => self.accept().await,
+            ToWorker::Quiesce => self.acceptor.stop().await,
+            ToWorker::Drain { timeout_ms, pass } => {
+                let mut terms = Terms::ordered(timeout_ms.map(Duration::from_millis));
+                terms.ask = pass;
+                self.leave(terms).await;
+            }
+            ToWorker::PassTo { .. } => {
+                if self.drain.pass_connections {
+                    self.worker.offer(fds);
+                }
+            }
+            ToWorker::ReceiveFrom => {
+                if let Some(end) = fds.pop() {
+                    self.receive_from(end);
+                }
+            }
+            ToWorker::Serve { listener } => {
+                if let Some(fd) = fds.pop() {
+                    let about = About::new(listener);
+                    let (worker, all) = (&self.worker, &self.applications);
+                    receive::serve(&about, bytes::Bytes::new(), fd, worker, all);
+                }
+            }
+            ToWorker::Report => {
+                let report = self.worker.connections.report();
+                say(&self.channel, &FromWorker::Report(report)).await;
+            }
+            ToWorker::ReopenLogs => hooks().iter().for_each(|hook| hook()),
+            ToWorker::Exit => return Next::Leave,
+            ToWorker::Start(_) | ToWorker::Listeners { .. } => {
+                tracing::error!("the master repeats the beginning");
+            }
+        }
+        Next::GoOn
+    }
+
+    async fn accept(&mut self) {
+        if self.draining.is_some() {
+            return;
+        }
+        if let Err(e) = self.acceptor.start(&self.worker) {
+            let reason = format!("cannot accept: {e}");
+            tracing::error!("{reason}");
+            say(&self.channel, &FromWorker::Failed { reason }).await;
+        }
+    }
+
+    fn receive_from(&mut self, end: OwnedFd) {
+        // A draining worker takes nothing: closed, its senders keep what they have.
+        if self.draining.is_some() {
+            return;
+        }
+        match Receiver::start(end, &self.worker, &self.applications) {
+            Ok(receiver) => self.receivers.push(receiver),
+            Err(e) => tracing::error!("cannot take over connections: {e}"),
+        }
+    }
+
+    /// Drains; a drain under way is only hurried.
+    async fn leave(&mut self, terms: Terms) {
+        if let Some(draining) = &self.draining {
+            draining.hurry(terms.limit);
+            return;
+        }
+        self.acceptor.close().await;
+        let receivers = std::mem::take(&mut self.receivers);
+        self.draining = Some(Draining::start(Arc::clone(&self.worker), receivers, terms));
+    }
+
+    /// The master has gone. What it has ordered holds; otherwise the worker leaves: to the owner's
+    /// workers where another generation lives, quickly where none does.
+    async fn orphaned(&mut self) {
+        if self.draining.is_some() {
+            return;
+        }
+        tracing::info!("the master has gone");
+        self.acceptor.close().await;
+        let targets = self.worker.ask().await;
+        if targets.is_empty() {
+            self.leave(Terms::orphaned(self.drain.stop_timeout)).await;
+        } else {
+            self.worker.offer(targets);
+            let limit = Some(self.drain.timeout).filter(|limit| !limit.is_zero());
+            self.leave(Terms::ordered(limit)).await;
+        }
+    }
+}
+
+async fn ended(draining: &mut Option<Draining>) -> Report {
+    match draining {
+        Some(draining) => draining.ended().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,157 @@
+//! Taking over connections: the receiving worker's side of [`super::handoff`].
+
+use std::collections::HashMap;
+use std::io::{self, IoSliceMut};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::net::Shutdown;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_seqpacket::UnixSeqpacket;
+use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
+
+use super::Worker;
+use super::connection::{self, Connection, Served};
+use super::frame::{self, About, BATCH, MESSAGE_MAX};
+use super::stream::{Peer, Stream};
+
+/// The applications of this worker by the names of their listeners.
+pub(super) type Applications = Arc<HashMap<String, Arc<Served>>>;
+
+/// A receiving end being read.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    /// A copy of the end, to stop it.
+    end: OwnedFd,
+    task: JoinHandle<()>,
+}
+
+/// How long what is queued already may take to be read when the worker drains itself.
+const REST: Duration = Duration::from_secs(2);
+
+impl Receiver {
+    /// Takes over connections from `end` until all its senders have gone.
+    pub(super) fn start(
+        end: OwnedFd,
+        worker: &Arc<Worker>,
+        applications: &Applications,
+    ) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&end, true)?;
+        let socket = UnixSeqpacket::try_from(end.try_clone()?)?;
+        let task = tokio::spawn(receive(
+            socket,
+            Arc::clone(worker),
+            Arc::clone(applications),
+        ));
+        Ok(Self { end, task })
+    }
+
+    /// Takes what is queued and no more: from now on senders get an error and keep what they have.
+    pub(super) async fn finish(mut self) {
+        let _ = rustix::net::shutdown(&self.end, Shutdown::Read);
+        if timeout(REST, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+    }
+}
+
+async fn receive(socket: UnixSeqpacket, worker: Arc<Worker>, applications: Applications) {
+    let mut bytes = vec![0; MESSAGE_MAX];
+    // A newer sender may put more into a message than we would.
+    let mut space = vec![0; 64 + 253 * size_of::<i32>()];
+    loop {
+        // A descriptor that finds no room in our table is closed by the kernel: leave it queued.
+        let room = worker.max_connections.saturating_sub(BATCH);
+        worker.connections.at_most(room).await;
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let (info, ancillary) = match socket
+            .recv_vectored_with_ancillary(&mut slices, &mut space)
+            .await
+        {
+            Ok(got) => got,
+            Err(e) => {
+                tracing::warn!("cannot take over connections: {e}");
+                return;
+            }
+        };
+        let fds: Vec<OwnedFd> = ancillary
+            .into_messages()
+            .filter_map(|message| match message {
+                OwnedAncillaryMessage::FileDescriptors(fds) => Some(fds),
+                OwnedAncillaryMessage::Other(_) => None,
+            })
+            .flatten()
+            .collect();
+        if info.bytes_read() == 0 && fds.is_empty() {
+            return;
+        }
+        if info.ancillary_truncated() {
+            tracing::error!("connections were lost: too many files are open");
+        }
+        match frame::read(&bytes[..info.bytes_read()]) {
+            Ok((generation, connections)) => {
+                tracing::debug!(generation, count = fds.len(), "taking over connections");
+                for ((about, leftover), fd) in connections.into_iter().zip(fds) {
+                    take(&about, leftover, fd, &worker, &applications);
+                }
+            }
+            Err(e) => tracing::error!("connections were lost: {e}"),
+        }
+        // One message a turn: those that are here are served in between.
+        tokio::task::yield_now().await;
+    }
+}
+
+fn take(
+    about: &About,
+    leftover: Bytes,
+    fd: OwnedFd,
+    worker: &Arc<Worker>,
+    applications: &Applications,
+) {
+    if serve(about, leftover, fd, worker, applications) {
+        let received = &worker.connections.figures.received;
+        received.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves a connection that somebody else has opened. Returns whether it does.
+pub(super) fn serve(
+    about: &About,
+    leftover: Bytes,
+    fd: OwnedFd,
+    worker: &Arc<Worker>,
+    applications: &Applications,
+) -> bool {
+    // An error means that the client has gone already.
+    let Ok((stream, peer)) = Stream::from_fd(fd) else {
+        return false;
+    };
+    let Some(served) = applications.get(&about.listener) else {
+        tracing::info!(
+            listener = about.listener,
+            "closing a connection nobody here serves"
+        );
+        return false;
+    };
+    let now = Instant::now();
+    let since = |age: u64| now.checked_sub(Duration::from_millis(age)).unwrap_or(now);
+    let (gate, live) = worker.connections.enter();
+    let connection = Connection {
+        stream,
+        leftover,
+        gate,
+        live,
+        served: Arc::clone(served),
+        peer: about.peer.map_or(peer, Peer::Tcp),
+        requests: about.requests,
+        idle_since: since(about.idle_ms),
+        head_since: about.head_ms.map(since),
+    };
+    tokio::spawn(connection::run(connection, Arc::clone(worker)));
+    true
+}

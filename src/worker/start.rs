@@ -1,0 +1,88 @@
+//! The beginning: what the master says first, and which application serves which listener.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::Routers;
+use super::accept::Listener;
+use super::connection::Served;
+use super::receive::Applications;
+use crate::machine::link::{Start, ToWorker};
+use crate::sys::channel::{Channel, ChannelError};
+
+/// What a worker begins with.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) start: Start,
+    pub(super) listeners: Vec<(String, OwnedFd)>,
+    /// A receiving end for connections.
+    pub(super) receives: Option<OwnedFd>,
+}
+
+/// Why there was no beginning.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error("cannot hear the master: {0}")]
+    Io(#[from] io::Error),
+    #[error("cannot hear the master: {0}")]
+    Channel(#[from] ChannelError),
+    #[error("the master went away before it said what to do")]
+    Orphaned,
+    #[error("expected {expected} from the master, got something else")]
+    Unexpected { expected: &'static str },
+}
+
+/// Reads the first messages.
+pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
+    let channel = Channel::from_fd(channel)?;
+    let mut first = channel.recv().await?.ok_or(StartError::Orphaned)?;
+    let ToWorker::Start(start) = first.decode()? else {
+        let expected = "`start`";
+        return Err(StartError::Unexpected { expected });
+    };
+    let receives = first.fds.pop().filter(|_| start.receives);
+    let mut listeners = Vec::with_capacity(start.listeners);
+    while listeners.len() < start.listeners {
+        let batch = channel.recv().await?.ok_or(StartError::Orphaned)?;
+        match batch.decode()? {
+            ToWorker::Listeners { listeners: names }
+                if !names.is_empty() && names.len() == batch.fds.len() =>
+            {
+                listeners.extend(names.into_iter().map(|n| n.name).zip(batch.fds));
+            }
+            _ => {
+                let expected = "`listeners` with a descriptor each";
+                return Err(StartError::Unexpected { expected });
+            }
+        }
+    }
+    Ok(Beginning {
+        start: *start,
+        listeners,
+        receives,
+    })
+}
+
+/// Finds the application of every listener. An error names the listener that has none.
+pub(super) fn pair_up(
+    listeners: Vec<(String, OwnedFd)>,
+    routers: Routers,
+) -> Result<(Vec<Listener>, Applications), String> {
+    let applications: HashMap<_, _> = routers
+        .into_iter()
+        .map(|(name, router)| (name.clone(), Arc::new(Served { name, router })))
+        .collect();
+    let listeners: Result<_, String> = listeners
+        .into_iter()
+        .map(|(name, fd)| match applications.get(&name) {
+            Some(served) => Ok(Listener {
+                fd,
+                served: Arc::clone(served),
+            }),
+            None => Err(format!("there is no application for the listener {name:?}")),
+        })
+        .collect();
+    Ok((listeners?, Arc::new(applications)))
+}

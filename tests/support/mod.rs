@@ -1,4 +1,0 @@
-//! What the tests share.
-
-pub mod client;
-pub mod worker;

@@ -1,0 +1,309 @@
+//! A worker in a thread of this process, and its master's side of the channel.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use handover::config::Config;
+use handover::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
+use handover::sys::channel::Channel;
+use handover::worker::{self, UnixPeer};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::sleep;
+use tower_http::set_header::SetResponseHeaderLayer;
+
+/// A running worker.
+#[derive(Debug)]
+pub struct TestWorker {
+    pub channel: Option<Channel>,
+    pub address: SocketAddr,
+    pub listener: std::net::TcpListener,
+    thread: Option<JoinHandle<ExitCode>>,
+}
+
+/// The configuration most tests use.
+pub fn config() -> Config {
+    Config::default()
+}
+
+impl TestWorker {
+    /// Starts one that accepts.
+    pub async fn start() -> Self {
+        Self::with(config()).await
+    }
+
+    pub async fn with(config: Config) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut worker = Self::beside(config, listener, 1).await;
+        worker.accept().await;
+        worker
+    }
+
+    /// Starts one over an existing listener; it does not accept yet.
+    pub async fn beside(config: Config, listener: std::net::TcpListener, generation: u64) -> Self {
+        Self::begin(config, listener, generation, None, None).await
+    }
+
+    /// The whole beginning: `handoff` is where it asks as an orphan, `receives` its receiving end.
+    pub async fn begin(
+        config: Config,
+        listener: std::net::TcpListener,
+        generation: u64,
+        handoff: Option<PathBuf>,
+        receives: Option<OwnedFd>,
+    ) -> Self {
+        let (channel, theirs) = Channel::pair().unwrap();
+        let thread = std::thread::spawn(move || {
+            worker::run(theirs, move |start| {
+                Box::pin(async move {
+                    let router = application(start.generation);
+                    Ok(HashMap::from([("http".to_owned(), router)]))
+                })
+            })
+        });
+        let start = Start {
+            name: "test".into(),
+            generation,
+            slot: 0,
+            version: "1".into(),
+            config,
+            listeners: 1,
+            handoff,
+            receives: receives.is_some(),
+        };
+        let ends: Vec<_> = receives.iter().map(|end| end.as_fd()).collect();
+        channel
+            .send(&ToWorker::Start(Box::new(start)), &ends)
+            .await
+            .unwrap();
+        let name = WorkerListener {
+            name: "http".into(),
+            address: "x".into(),
+        };
+        channel
+            .send(
+                &ToWorker::Listeners {
+                    listeners: vec![name],
+                },
+                &[listener.as_fd()],
+            )
+            .await
+            .unwrap();
+        let worker = Self {
+            channel: Some(channel),
+            address: listener.local_addr().unwrap(),
+            listener,
+            thread: Some(thread),
+        };
+        assert_eq!(worker.hear().await, FromWorker::Ready);
+        worker
+    }
+
+    pub async fn tell(&self, message: &ToWorker, fds: &[&OwnedFd]) {
+        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        let channel = self.channel.as_ref().unwrap();
+        channel.send(message, &fds).await.unwrap();
+    }
+
+    pub async fn hear(&self) -> FromWorker {
+        let channel = self.channel.as_ref().unwrap();
+        let received = channel.recv().await.unwrap().expect("the worker speaks");
+        received.decode().unwrap()
+    }
+
+    pub async fn accept(&mut self) {
+        self.tell(&ToWorker::Accept, &[]).await;
+    }
+
+    /// Its figures; also proves that it has heard everything before.
+    pub async fn report(&self) -> Report {
+        self.tell(&ToWorker::Report, &[]).await;
+        match self.hear().await {
+            FromWorker::Report(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Orders it to pass its connections to these and to drain.
+    pub async fn pass_to(&self, targets: &[&OwnedFd]) {
+        let count = targets.len();
+        self.tell(&ToWorker::PassTo { count }, targets).await;
+        let timeout_ms = Some(30_000);
+        self.tell(
+            &ToWorker::Drain {
+                timeout_ms,
+                pass: false,
+            },
+            &[],
+        )
+        .await;
+    }
+
+    /// Orders the drain and waits until it has begun.
+    pub async fn drain(&self, limit: Option<Duration>) {
+        let timeout_ms = limit.map(|l| u64::try_from(l.as_millis()).unwrap());
+        self.tell(
+            &ToWorker::Drain {
+                timeout_ms,
+                pass: false,
+            },
+            &[],
+        )
+        .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    /// Waits for its last word and its end.
+    pub async fn drained(&mut self) -> Report {
+        let report = loop {
+            match self.hear().await {
+                FromWorker::Drained(report) => break report,
+                FromWorker::Report(_) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        self.gone().await;
+        report
+    }
+
+    /// Waits until its thread has ended.
+    pub async fn gone(&mut self) {
+        let thread = self.thread.take().unwrap();
+        tokio::task::spawn_blocking(move || thread.join().unwrap())
+            .await
+            .unwrap();
+    }
+}
+
+/// What the workers serve. Every answer names the generation.
+pub fn application(generation: u64) -> Router {
+    let hello = move || async move { format!("hello from g{generation}") };
+    Router::new()
+        .route("/hello", get(hello))
+        .route(
+            "/echo/{id}",
+            get(|Path(id): Path<String>| async move { id }),
+        )
+        .route("/slow/{ms}", get(slow))
+        .route(
+            "/upload",
+            post(|body: Bytes| async move { checksum(&body) }),
+        )
+        .route("/ignore", post(|| async { "ignored" }))
+        .route(
+            "/download/{len}",
+            get(|Path(len): Path<usize>| async move { pattern(len) }),
+        )
+        .route("/stream/{count}/{ms}", get(stream))
+        .route("/late-end/{ms}", get(late_end))
+        .route("/upgrade", get(upgrade))
+        .route("/peer", get(peer))
+        .route("/background", post(background))
+        .layer(SetResponseHeaderLayer::overriding(
+            HeaderName::from_static("x-generation"),
+            HeaderValue::from(generation),
+        ))
+}
+
+async fn slow(Path(ms): Path<u64>) -> String {
+    sleep(Duration::from_millis(ms)).await;
+    format!("after {ms}")
+}
+
+/// Bytes whose every position can be told, near enough.
+pub fn pattern(len: usize) -> Vec<u8> {
+    let block: Vec<u8> = (0..1009)
+        .flat_map(|n: u32| format!("{n};").into_bytes())
+        .collect();
+    let mut bytes = block.repeat(len / block.len() + 1);
+    bytes.truncate(len);
+    bytes
+}
+
+/// Length and content in a few characters.
+pub fn checksum(bytes: &[u8]) -> String {
+    let sum = bytes
+        .iter()
+        .fold(5381u64, |h, b| h.wrapping_mul(33) ^ u64::from(*b));
+    format!("{}:{sum:x}", bytes.len())
+}
+
+/// So many chunks, one every so often.
+async fn stream(Path((count, ms)): Path<(u32, u64)>) -> Body {
+    Body::from_stream(futures_util::stream::unfold(0, move |n| async move {
+        if n == count {
+            return None;
+        }
+        sleep(Duration::from_millis(ms)).await;
+        Some((Ok::<_, Infallible>(format!("chunk {n};")), n + 1))
+    }))
+}
+
+/// A body of known length whose end comes later than its last byte.
+async fn late_end(Path(ms): Path<u64>) -> Response<Body> {
+    let frames = futures_util::stream::unfold(true, move |first| async move {
+        if first {
+            return Some((Ok::<_, Infallible>("whole"), false));
+        }
+        sleep(Duration::from_millis(ms)).await;
+        None
+    });
+    let mut response = Response::new(Body::from_stream(frames));
+    response
+        .headers_mut()
+        .insert("content-length", HeaderValue::from_static("5"));
+    response
+}
+
+/// A protocol of our own: everything comes back in capitals.
+async fn upgrade(mut request: Request<Body>) -> Response<Body> {
+    let on_upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let mut io = TokioIo::new(on_upgrade.await.unwrap());
+        let mut bytes = [0; 1024];
+        while let Ok(n @ 1..) = io.read(&mut bytes).await {
+            let answer = bytes[..n].to_ascii_uppercase();
+            if io.write_all(&answer).await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert("upgrade", HeaderValue::from_static("shout"));
+    headers.insert("connection", HeaderValue::from_static("upgrade"));
+    response
+}
+
+async fn peer(request: Request<Body>) -> String {
+    let extensions = request.extensions();
+    if let Some(ConnectInfo(address)) = extensions.get::<ConnectInfo<SocketAddr>>() {
+        return address.to_string();
+    }
+    let peer = extensions.get::<UnixPeer>().unwrap();
+    format!("uid {}", peer.uid)
+}
+
+/// Answers at once; the body is read, or dropped half-way, by another task later.
+async fn background(body: Body) -> &'static str {
+    tokio::spawn(async move {
+        let mut body = body.into_data_stream();
+        let _ = body.next().await;
+        sleep(Duration::from_millis(100)).await;
+    });
+    "later"
+}
