@@ -455,8 +455,13 @@ impl Machine {
         self.forget(s);
         self.drain_as(how, s);
         self.enter(Phase::Draining, s);
-        if self.successor.is_some_and(|x| !x.committed) {
-            self.arm(Timer::Evict, self.timing.stop, s);
+        match self.successor {
+            // It may not know yet how to read what we say.
+            Some(successor) if !successor.ready => self.press_on(s),
+            Some(successor) if !successor.committed => {
+                self.arm(Timer::Evict, self.timing.stop, s);
+            }
+            _ => {}
         }
         if self.predecessor_listens() || (lingers && !gently) {
             self.arm(Timer::Commit, self.timing.stop + self.timing.commit, s);
@@ -561,8 +566,9 @@ impl Machine {
             Event::Order(Order::Stop) if self.stopping => self.pend(OrderKind::Stop),
             Event::Order(order) => self.refuse(&order, "this master is leaving", s),
             // It was started while we decided to leave.
-            Event::Launched => self.stray(s),
-            Event::Successor(_)
+            Event::Launched if self.successor.is_none() => self.stray(s),
+            Event::Launched
+            | Event::Successor(_)
             | Event::Predecessor(
                 FromPredecessor::Takeover
                 | FromPredecessor::Ready

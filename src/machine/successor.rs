@@ -211,6 +211,7 @@ impl Machine {
             Event::Signal(Signal::Int) => {
                 self.leaving = Some(Signal::Int);
                 self.give_back("told to leave by SIGINT".into(), None, s);
+                s.tell_predecessor(ToPredecessor::Leaving);
                 self.retire(Signal::Int, s);
             }
             Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
@@ -400,7 +401,10 @@ impl Machine {
                 self.arm(Timer::Commit, self.timing.commit, s);
             }
             Event::Signal(signal @ (Signal::Quit | Signal::Term)) => self.leaving = Some(signal),
-            Event::Signal(Signal::Int) => self.retire(Signal::Int, s),
+            Event::Signal(Signal::Int) => {
+                s.tell_predecessor(ToPredecessor::Leaving);
+                self.retire(Signal::Int, s);
+            }
             Event::Signal(signal @ (Signal::Usr2 | Signal::Winch)) => self.remember(signal, s),
             Event::Signal(Signal::Hup) => {
                 s.refuse_signal(Signal::Hup, "this generation has given up");

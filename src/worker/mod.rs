@@ -41,6 +41,7 @@ mod receive;
 mod serve;
 mod start;
 mod stream;
+mod turns;
 
 use context::Worker;
 pub use stream::UnixPeer;

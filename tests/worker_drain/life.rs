@@ -217,6 +217,7 @@ async fn an_application_that_cannot_load_says_why() {
             listeners: 1,
             handoff: None,
             receives: false,
+            board: false,
         };
         channel
             .send(&ToWorker::Start(Box::new(start)), &[])
@@ -225,6 +226,7 @@ async fn an_application_that_cannot_load_says_why() {
         let one = handover::machine::link::WorkerListener {
             name: "http".into(),
             address: String::new(),
+            shared: false,
         };
         channel
             .send(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use handover::machine::link::{Report, ToWorker};
 use handover::sys::handoff;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 use tokio_seqpacket::UnixSeqpacketListener;
 
@@ -378,6 +379,67 @@ async fn an_orphan_that_gets_no_answer_leaves_quickly() {
     assert!(idle.at_eof().await);
     orphan.gone().await;
     assert!(begun.elapsed() < Duration::from_millis(2500));
+}
+
+#[tokio::test]
+async fn connections_of_a_unix_socket_are_passed_on_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("http.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut old = TestWorker::beside(config(), listener, 1).await;
+    old.accept().await;
+    let mut client = Client::new(UnixStream::connect(&path).await.unwrap());
+    let us = format!("uid {}", rustix::process::geteuid().as_raw());
+    assert_eq!(client.get("/peer").await.text(), us);
+    let (_new, sending) = successor(&old, 2).await;
+    old.pass_to(&[&sending]).await;
+    assert_eq!(passed(&old.drained().await), (1, 0, 0, 0));
+    assert_eq!(client.get("/hello").await.text(), "hello from g2");
+    assert_eq!(client.get("/peer").await.text(), us);
+}
+
+#[tokio::test]
+async fn a_receiver_takes_more_than_it_would_accept() {
+    let mut old = TestWorker::start().await;
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        clients.push(Client::accepted(&old).await);
+    }
+    let (sending, receiving) = handoff::pair().unwrap();
+    let mut small = config();
+    small.http.max_connections = 32;
+    let listener = old.listener.try_clone().unwrap();
+    let new = TestWorker::begin(small, listener, 2, None, Some(receiving)).await;
+    old.pass_to(&[&sending]).await;
+    assert_eq!(passed(&old.drained().await), (60, 0, 0, 0));
+    received(&new, 60).await;
+    for mut client in clients {
+        assert_eq!(client.get("/hello").await.text(), "hello from g2");
+    }
+}
+
+#[tokio::test]
+async fn the_time_a_head_may_take_goes_on_in_the_next_generation() {
+    let mut config = config();
+    config.http.header_timeout = Duration::from_millis(1200);
+    let mut worker = TestWorker::with(config.clone()).await;
+    let mut client = Client::accepted(&worker).await;
+    client.send("GET /hello HTTP/1.1\r\nX: ").await;
+    let begun = Instant::now();
+    for generation in 2..6 {
+        pause(200).await;
+        client.send("x").await;
+        let (sending, receiving) = handoff::pair().unwrap();
+        let listener = worker.listener.try_clone().unwrap();
+        let config = config.clone();
+        let new = TestWorker::begin(config, listener, generation, None, Some(receiving)).await;
+        worker.pass_to(&[&sending]).await;
+        assert_eq!(passed(&worker.drained().await), (1, 0, 0, 0));
+        worker = new;
+    }
+    assert_eq!(client.answer().await.status, 408);
+    let took = begun.elapsed().as_millis();
+    assert!((1190..1900).contains(&took), "{took}");
 }
 
 #[tokio::test]

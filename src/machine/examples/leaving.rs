@@ -24,6 +24,11 @@ fn a_new_one_told_to_leave_finishes_what_it_holds() {
 
 #[test]
 fn a_new_one_that_does_not_own_the_service_says_that_it_leaves() {
+    // An owner leaves without waiting only on INT.
+    for phase in [Phase::Probation, Phase::Yielded] {
+        let actions = One::at(phase, Hold).signal(Signal::Int);
+        place(&actions, &Action::ToPredecessor(ToPredecessor::Leaving));
+    }
     for phase in [Phase::Starting, Phase::Standby] {
         for signal in [Signal::Quit, Signal::Term, Signal::Int] {
             let actions = One::at(phase, Hold).signal(signal);

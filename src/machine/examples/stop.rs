@@ -174,3 +174,19 @@ fn quit_lets_a_draining_predecessor_finish_and_term_does_not() {
         place(&one.on(Event::PredecessorExited), &Action::Exit(0));
     }
 }
+
+#[test]
+fn a_stop_does_not_wait_for_a_successor_that_cannot_read_yet() {
+    // It may still be on its way to its inheritance; it holds nothing.
+    let mut one = One::at(Phase::Launching, Automatic);
+    let _ = one.on(Event::Launched);
+    let actions = one.order(Order::Stop);
+    place(&actions, &Action::TermSuccessor);
+    // A ready one has the time of a stop.
+    let mut one = One::at(Phase::Beside, Hold);
+    let actions = one.order(Order::Stop);
+    assert!(!actions.contains(&Action::TermSuccessor));
+    assert_eq!(one.armed(Timer::Evict), STOP);
+    assert_eq!(one.waits_for(Timer::Evict), [Action::TermSuccessor]);
+    assert_eq!(one.waits_for(Timer::Evict), [Action::KillSuccessor]);
+}
