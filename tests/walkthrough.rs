@@ -61,8 +61,14 @@ impl Walk {
             app().fresh().connections(3),
             app().fresh().path("/slow?ms=150").connections(2),
             app().pipelined(5).connections(2),
-            app().path("/echo").slow_upload(40_000, 10, gap).connections(2),
-            app().path("/echo").chunked_upload(40_000, 10, gap).connections(2),
+            app()
+                .path("/echo")
+                .slow_upload(40_000, 10, gap)
+                .connections(2),
+            app()
+                .path("/echo")
+                .chunked_upload(40_000, 10, gap)
+                .connections(2),
             app()
                 .path("/stream?chunks=10&size=3000&ms=30")
                 .label("chunked answer")
@@ -132,7 +138,13 @@ impl Walk {
     /// Asks on new connections: who accepts now?
     #[track_caller]
     fn only_answers_come_from(&self, versions: &[&str]) {
-        let asked = Load::start(self.service.load("http").fresh().connections(2).pause(PAUSE));
+        let asked = Load::start(
+            self.service
+                .load("http")
+                .fresh()
+                .connections(2)
+                .pause(PAUSE),
+        );
         for version in versions {
             asked.wait_server(&self.server(version), 5, SOON);
         }
@@ -160,9 +172,11 @@ impl Walk {
     /// What was committed is what is on disk, and nothing is left behind.
     #[track_caller]
     fn on_disk(&self, version: &str, files: &[&str]) {
-        let status = self.service.wait_status("the file on disk to be what runs", |s| {
-            s.disk.matches_running && s.upgrade.is_none()
-        });
+        let status = self
+            .service
+            .wait_status("the file on disk to be what runs", |s| {
+                s.disk.matches_running && s.upgrade.is_none()
+            });
         assert_eq!(status.version, version);
         assert_eq!(status.warnings, Vec::<String>::new());
         let files: Vec<String> = files
@@ -177,7 +191,10 @@ impl Walk {
     fn concluded(&self, outcome: handover::api::Outcome) {
         let status = self.service.status().expect("an owner");
         let last = status.last.expect("an upgrade");
-        assert_eq!((last.from.as_str(), last.to.as_deref()), ("1.0.0", Some("2.0.0")));
+        assert_eq!(
+            (last.from.as_str(), last.to.as_deref()),
+            ("1.0.0", Some("2.0.0"))
+        );
         assert_eq!(last.outcome, outcome, "{last:?}");
     }
 }
