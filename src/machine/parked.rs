@@ -64,7 +64,7 @@ impl Machine {
             Event::Order(
                 order @ (Order::Upgrade { .. } | Order::Commit | Order::Reload | Order::Stop),
             ) => {
-                self.refuse(&order, "this master is parked; ask its successor", s);
+                s.refuse(&order, "this master is parked; ask its successor");
             }
             Event::Successor(FromSuccessor::Hello)
             | Event::Launched
@@ -203,7 +203,7 @@ impl Machine {
                 self.stop(Signal::Term, s);
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Commit | Order::Reload)) => {
-                self.refuse(&order, "a rollback is under way", s);
+                s.refuse(&order, "a rollback is under way");
             }
             // A commit that comes now is too late: the successor learns it by Retire.
             Event::Successor(

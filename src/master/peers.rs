@@ -140,7 +140,7 @@ impl Driver {
         });
     }
 
-    pub(super) fn from_successor(&mut self, number: u64, heard: Heard) -> Vec<Event> {
+    pub(super) fn successor_said(&mut self, number: u64, heard: Heard) -> Vec<Event> {
         let Some(link) = self.successor.as_mut().filter(|s| s.number == number) else {
             return Vec::new();
         };
@@ -243,7 +243,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn from_predecessor(&mut self, heard: Heard) -> Vec<Event> {
+    pub(super) fn predecessor_said(&mut self, heard: Heard) -> Vec<Event> {
         let received = match heard {
             Heard::Message(received) => received,
             Heard::Closed => return vec![Event::PredecessorClosed],

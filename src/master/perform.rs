@@ -46,7 +46,7 @@ impl Driver {
                 return self.workers.kill();
             }
             Action::Reload => return self.reload_configuration(),
-            Action::Launch { back, next } => self.start_launch(back, next),
+            Action::Launch { back, next } => self.start_launch(back, next.as_ref()),
             Action::CancelLaunch => self.cancel_launch(),
             Action::Inherit => self.bequeath(),
             Action::ToSuccessor(word) => self.say_to_successor(word),
@@ -153,15 +153,15 @@ impl Driver {
         self.tell_step(to, &text);
     }
 
-    fn start_launch(&mut self, back: bool, next: Option<Supersede>) {
+    fn start_launch(&mut self, back: bool, next: Option<&Supersede>) {
         let upcoming = self.orders.upcoming.take();
         let hold = self.machine.hold();
-        let id = match (&next, &upcoming) {
+        let id = match (next, &upcoming) {
             (Some(next), _) => next.id.clone(),
             (None, Some(order)) => order.id.clone(),
             (None, None) => new_id(),
         };
-        let probation = match (&next, &upcoming) {
+        let probation = match (next, &upcoming) {
             (Some(next), _) => next.probation_ms.map(Duration::from_millis),
             (None, Some(order)) => order.probation,
             (None, None) => None,
@@ -621,7 +621,7 @@ impl Driver {
                 tracing::info!("SIG{} is carried out now", signal.as_str());
             }
             Note::SignalDropped(signal) => {
-                tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str())
+                tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str());
             }
             Note::WorkersFail(why) => tracing::error!(
                 message_id = story::WORKERS_FAIL,
