@@ -16,7 +16,9 @@ use super::start::timing;
 use super::store::Restored;
 use super::story;
 use crate::api::{self, Outcome, exit};
-use crate::machine::message::{Inheritance, Inherited, Lingering, Message, PROTOCOL, Supersede};
+use crate::machine::message::{
+    Inheritance, Inherited, KeptConfig, Lingering, Message, PROTOCOL, Supersede,
+};
 use crate::machine::{Action, Event, Failure, Note, Phase, ToPredecessor, ToSuccessor, Who};
 
 impl Driver {
@@ -263,10 +265,10 @@ impl Driver {
     }
 
     /// The configuration the previous generation ran with, if it is that of this build.
-    fn previous_config(&self, build: Option<&str>) -> Option<Box<crate::config::Config>> {
+    fn previous_config(&self, build: Option<&str>) -> Option<KeptConfig> {
         match self.history.previous() {
             Ok(Some(previous)) if Some(previous.build_id.as_str()) == build => {
-                Some(Box::new(previous.config))
+                Some(previous.config)
             }
             Ok(_) => None,
             Err(e) => {
@@ -397,7 +399,7 @@ impl Driver {
         let previous = Previous {
             version: self.fixed.me.version.clone(),
             build_id: self.fixed.me.build_id.clone(),
-            config: (*self.config).clone(),
+            config: KeptConfig::of(&self.config),
         };
         let back = record.back;
         self.keeping = Some(tokio::task::spawn_blocking(move || {

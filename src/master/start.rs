@@ -83,6 +83,9 @@ pub enum StartError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The predecessor kept one for us that is not ours.
+    #[error("cannot use the configuration that this build ran with before: {0}")]
+    Previous(serde_json::Error),
     /// A listener cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -136,7 +139,7 @@ impl StartError {
     #[must_use]
     pub fn exit(&self) -> u8 {
         match self {
-            Self::Config(_) => exit::CONFIG,
+            Self::Config(_) | Self::Previous(_) => exit::CONFIG,
             Self::Heritage(HeritageError::Protocol(_)) => exit::PROTOCOL,
             Self::Runs { .. } => exit::REFUSED,
             _ => exit::FAILED,
@@ -269,7 +272,7 @@ fn succeed(
     setup.unit_rev.clone_from(&will.unit_rev);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
     let (config, config_path) = if let Some(config) = will.config {
-        (*config, None)
+        (config.read().map_err(StartError::Previous)?, None)
     } else {
         let loaded = setup.sources.load()?;
         (loaded.config, loaded.path)

@@ -247,7 +247,10 @@ async fn slow(Path(ms): Path<u64>) -> String {
 }
 
 /// Holds up the whole worker.
-#[expect(clippy::disallowed_methods, reason = "a slow application is what is tested")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a slow application is what is tested"
+)]
 async fn block(Path(ms): Path<u64>) -> &'static str {
     std::thread::sleep(Duration::from_millis(ms));
     "blocked"
