@@ -55,10 +55,13 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         .send(&Message::Hello(hello), &[])
         .await
         .map_err(HeritageError::Hello)?;
-    let will = match channel.recv().await?.ok_or(HeritageError::Gone)?.decode()? {
-        Message::Inheritance(will) => *will,
-        Message::Retire { .. } => return Err(HeritageError::Gone),
-        _ => return Err(HeritageError::Unexpected("another message")),
+    let will = loop {
+        match channel.recv().await?.ok_or(HeritageError::Gone)?.decode()? {
+            Message::Inheritance(will) => break *will,
+            Message::Retire { .. } => return Err(HeritageError::Gone),
+            message if may_come_early(&message) => {}
+            _ => return Err(HeritageError::Unexpected("another message")),
+        }
     };
     if will.protocol.major != PROTOCOL.major {
         return Err(HeritageError::Protocol(will.protocol.major));
@@ -69,6 +72,7 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         match received.decode()? {
             Message::Fds { .. } => fds.extend(received.fds),
             Message::Retire { .. } => return Err(HeritageError::Gone),
+            message if may_come_early(&message) => {}
             _ => {
                 return Err(HeritageError::Unexpected(
                     "another message than descriptors",
@@ -98,6 +102,11 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         }
     }
     Ok(heritage)
+}
+
+/// Nothing is lost when it is not answered: a question, or a word of a newer minor version.
+fn may_come_early(message: &Message) -> bool {
+    matches!(message, Message::Status { .. } | Message::Unknown)
 }
 
 /// Sends everything.

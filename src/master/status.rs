@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::driver::Driver;
 use super::input::Input;
+use super::peers::SuccessorLink;
 use super::record::api_time;
 use crate::api;
 use crate::machine::Phase;
@@ -25,11 +26,16 @@ impl Driver {
         }
         self.awaited = self.workers.ask();
         self.peer_status = None;
-        let other = self.successor.as_ref().is_some_and(|s| s.line.is_some())
+        // A successor that has not greeted us yet waits for its inheritance, not for questions.
+        let greeted = |s: &SuccessorLink| s.line.is_some() && s.hello.is_some();
+        let successor = self.successor.as_ref().is_some_and(greeted);
+        let other = successor
             || self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
         if other {
             self.awaited += 1;
-            self.tell_successor(Message::Status { master: None });
+            if successor {
+                self.tell_successor(Message::Status { master: None });
+            }
             self.tell_predecessor(Message::Status { master: None });
         }
         if self.awaited == 0 {
