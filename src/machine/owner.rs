@@ -126,12 +126,13 @@ impl Machine {
         let next = self.next.take();
         s.act(Action::Launch { back, next });
         self.enter(Phase::Launching, s);
-        self.arm(Timer::Start, self.timing.start, s);
+        // The pre-flight has a deadline of its own, which can say what it is about.
+        self.arm(Timer::Start, self.timing.start + self.timing.evict, s);
     }
 
     pub(super) fn launching(&mut self, event: Event, s: &mut Step) {
         match event {
-            Event::Launched => {}
+            Event::Launched => self.arm(Timer::Start, self.timing.start, s),
             Event::LaunchFailed(failure) => {
                 self.successor = None;
                 self.give_up(failure, s);

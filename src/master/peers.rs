@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::driver::Driver;
 use super::heritage;
 use super::input::Input;
-use super::launch::{Launched, Refused};
+use super::launch::Launched;
 use super::line::{Heard, Line};
 use super::workers::ended;
 use crate::machine::message::{Hello, Identity, Message};
@@ -66,7 +66,7 @@ impl Driver {
     pub(super) fn launched(
         &mut self,
         attempt: u64,
-        result: Result<Box<Launched>, Refused>,
+        result: Result<Box<Launched>, Failure>,
     ) -> Vec<Event> {
         if self
             .launch
@@ -87,12 +87,7 @@ impl Driver {
                 self.take_successor(attempt, *launched);
                 vec![Event::Launched]
             }
-            Err(refused) => {
-                if let Some(record) = &mut self.upgrade {
-                    record.found = refused.found;
-                }
-                vec![Event::LaunchFailed(refused.failure)]
-            }
+            Err(failure) => vec![Event::LaunchFailed(failure)],
         }
     }
 
@@ -104,7 +99,6 @@ impl Driver {
             "master {pid} started"
         );
         if let Some(record) = &mut self.upgrade {
-            record.found = launched.found;
             record.to_build = Some(launched.build_id);
         }
         let post = self.post.clone();
