@@ -366,6 +366,10 @@ impl Machine {
         match event {
             Event::SuccessorExited(_) => self.evicted(s),
             Event::SuccessorClosed(_) => {
+                // One that was never ready holds nothing that could need time.
+                if !self.successor.is_some_and(|x| x.ready) {
+                    return;
+                }
                 // It obeys: what it holds may finish, within the limit of any drain.
                 if let Some(drain) = self.timing.drain {
                     self.arm(Timer::Evict, drain + self.timing.evict, s);

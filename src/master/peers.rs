@@ -132,7 +132,9 @@ impl Driver {
     }
 
     pub(super) fn from_successor(&mut self, number: u64, heard: Heard) -> Vec<Event> {
-        let Some(link) = self.successor.as_mut().filter(|s| s.number == number) else {
+        // What was on its way when we stopped listening does not count.
+        let listening = |s: &&mut SuccessorLink| s.number == number && s.line.is_some();
+        let Some(link) = self.successor.as_mut().filter(listening) else {
             return Vec::new();
         };
         let received = match heard {
@@ -167,6 +169,7 @@ impl Driver {
         let said = match message {
             Message::Hello(hello) => {
                 if let Err(failure) = heritage::greet(&hello) {
+                    link.line = None;
                     return vec![Event::SuccessorClosed(failure)];
                 }
                 if link.hello.is_some() {
