@@ -256,10 +256,7 @@ impl Machine {
             Event::Successor(FromSuccessor::Leaving) => {
                 self.released("the new master was told to leave", s);
             }
-            Event::SuccessorClosed(_) => {
-                let failure = Failure::new("the new master left");
-                self.evict(Outcome::RolledBack, failure, s);
-            }
+            Event::SuccessorClosed(failure) => self.evict(Outcome::RolledBack, failure, s),
             Event::SuccessorExited(how) => {
                 let failure = Failure::new(format!("the new master {how}"));
                 self.evict(Outcome::RolledBack, failure, s);
