@@ -131,11 +131,13 @@ impl Machine {
         let next = self.next.take();
         s.act(Action::Launch { back, next });
         self.enter(Phase::Launching, s);
-        self.arm(Timer::Start, self.timing.start, s);
+        // The pre-flight has a deadline of its own, which can say what it is about.
+        self.arm(Timer::Start, self.timing.start + self.timing.evict, s);
     }
 
     pub(super) fn launching(&mut self, event: Event, s: &mut Step) {
         match event {
+            Event::Launched => self.arm(Timer::Start, self.timing.start, s),
             Event::LaunchFailed(failure) => {
                 self.successor = None;
                 self.give_up(Outcome::Failed, failure, s);
@@ -190,7 +192,6 @@ impl Machine {
             Event::Successor(
                 FromSuccessor::Heartbeat | FromSuccessor::Commit | FromSuccessor::Release,
             )
-            | Event::Launched
             | Event::WorkersReady
             | Event::WorkersGone
             | Event::Reloaded
@@ -267,10 +268,7 @@ impl Machine {
             }
             // It owned the service when it was ordered to stop it.
             Event::Successor(FromSuccessor::Release) => self.stop(Signal::Term, s),
-            Event::SuccessorClosed(_) => {
-                let failure = Failure::new("the new master left");
-                self.evict(Outcome::RolledBack, failure, s);
-            }
+            Event::SuccessorClosed(failure) => self.evict(Outcome::RolledBack, failure, s),
             Event::SuccessorExited(how) => {
                 let failure = Failure::new(format!("the new master {how}"));
                 self.evict(Outcome::RolledBack, failure, s);

@@ -26,12 +26,7 @@ impl Machine {
                     "the new master was told to leave before it knew that it owns the service";
                 self.reclaim(Failure::new(why), s);
             }
-            Event::SuccessorClosed(_) => {
-                self.reclaim(
-                    Failure::new("the new master died or let go of the channel"),
-                    s,
-                );
-            }
+            Event::SuccessorClosed(failure) => self.reclaim(failure, s),
             Event::SuccessorExited(how) => {
                 self.reclaim(Failure::new(format!("the new master {how}")), s);
             }

@@ -59,8 +59,7 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         match channel.recv().await?.ok_or(HeritageError::Gone)?.decode()? {
             Message::Inheritance(will) => break *will,
             Message::Retire { .. } => return Err(HeritageError::Gone),
-            // Somebody asks for the status; we are nobody yet.
-            Message::Status { .. } => {}
+            message if may_come_early(&message) => {}
             _ => return Err(HeritageError::Unexpected("another message")),
         }
     };
@@ -73,6 +72,7 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         match received.decode()? {
             Message::Fds { .. } => fds.extend(received.fds),
             Message::Retire { .. } => return Err(HeritageError::Gone),
+            message if may_come_early(&message) => {}
             _ => {
                 return Err(HeritageError::Unexpected(
                     "another message than descriptors",
@@ -102,6 +102,11 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         }
     }
     Ok(heritage)
+}
+
+/// Nothing is lost when it is not answered: a question, or a word of a newer minor version.
+fn may_come_early(message: &Message) -> bool {
+    matches!(message, Message::Status { .. } | Message::Unknown)
 }
 
 /// Sends everything.

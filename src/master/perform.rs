@@ -180,6 +180,7 @@ impl Driver {
             "upgrade {} starts",
             record.id
         );
+        let found = Arc::clone(&record.found);
         self.upgrade = Some(record);
         self.launches += 1;
         let attempt = self.launches;
@@ -196,6 +197,7 @@ impl Driver {
             ),
             notify: self.manager.is_systemd(),
             timeout: self.config.upgrade.start_timeout,
+            found,
         };
         let post = self.post.clone();
         let task = tokio::spawn(async move {
@@ -422,7 +424,7 @@ impl Driver {
         let found = self
             .upgrade
             .as_ref()
-            .map(|record| record.found.clone())
+            .and_then(|record| record.found.get().cloned())
             .unwrap_or_default();
         let keeping = self.keeping.take();
         let store = Arc::clone(&self.store);
