@@ -58,7 +58,10 @@ impl Service {
         masters.sort_by_key(|m| m.generation);
         let mut lines = Vec::new();
         for master in masters {
-            let mut line = format!("g{} {} {}: ", master.generation, master.version, master.phase);
+            let mut line = format!(
+                "g{} {} {}: ",
+                master.generation, master.version, master.phase
+            );
             line.push_str(&workers(master));
             if status.owner_pid == master.pid {
                 line.push_str(", owner");
