@@ -210,9 +210,9 @@ impl Driver {
                 Vec::new()
             }
             Input::Respawn { set, slot } => self.workers.respawn(set, slot),
-            Input::Successor(link, heard) => self.from_successor(link, heard),
+            Input::Successor(link, heard) => self.successor_said(link, heard),
             Input::SuccessorExited(link) => self.successor_exited(link),
-            Input::Predecessor(heard) => self.from_predecessor(heard),
+            Input::Predecessor(heard) => self.predecessor_said(heard),
             Input::PredecessorExited => self.predecessor_exited(),
             Input::LingeringExited(pid) => {
                 self.lingering.retain(|l| l.pid != pid);

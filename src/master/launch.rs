@@ -122,7 +122,7 @@ async fn start(plan: &Plan, image: &Image) -> Result<(Process, Channel), Failure
     let (ours, theirs) =
         Channel::pair().map_err(|e| Failure::new(format!("cannot make a channel: {e}")))?;
     let mut spec = Spawn::new(image.as_fd(), plan.arg0.clone());
-    spec.args = plan.args.clone();
+    spec.args.clone_from(&plan.args);
     spec.cwd = Some(plan.cwd.clone());
     spec.channel = Some((CHANNEL_ENV, theirs));
     spec.keep_notify = plan.notify;
@@ -134,7 +134,7 @@ async fn start(plan: &Plan, image: &Image) -> Result<(Process, Channel), Failure
 async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
     let path = image.path().display();
     let mut spec = Spawn::new(image.as_fd(), image.path().as_os_str());
-    spec.args = plan.check.clone();
+    spec.args.clone_from(&plan.check);
     spec.cwd = Some(plan.cwd.clone());
     spec.output = Output::Piped;
     let process = spawn::spawn(spec).map_err(|e| Failure::new(e.to_string()))?;

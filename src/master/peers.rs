@@ -8,6 +8,7 @@ use super::heritage;
 use super::input::Input;
 use super::launch::{Launched, Refused};
 use super::line::{Heard, Line};
+use super::story;
 use super::workers::ended;
 use crate::machine::message::{Hello, Identity, Message};
 use crate::machine::{Event, Failure, FromPredecessor, FromSuccessor, Phase};
@@ -99,7 +100,9 @@ impl Driver {
     fn take_successor(&mut self, number: u64, launched: Launched) {
         let pid = launched.process.pid();
         tracing::info!(
+            message_id = story::MASTER_STARTED,
             handover_upgrade_id = self.upgrade_id(),
+            handover_generation = self.fixed.me.generation,
             handover_new_pid = pid,
             "master {pid} started"
         );
@@ -137,7 +140,7 @@ impl Driver {
         });
     }
 
-    pub(super) fn from_successor(&mut self, number: u64, heard: Heard) -> Vec<Event> {
+    pub(super) fn successor_said(&mut self, number: u64, heard: Heard) -> Vec<Event> {
         let Some(link) = self.successor.as_mut().filter(|s| s.number == number) else {
             return Vec::new();
         };
@@ -240,7 +243,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn from_predecessor(&mut self, heard: Heard) -> Vec<Event> {
+    pub(super) fn predecessor_said(&mut self, heard: Heard) -> Vec<Event> {
         let received = match heard {
             Heard::Message(received) => received,
             Heard::Closed => return vec![Event::PredecessorClosed],
@@ -283,7 +286,6 @@ impl Driver {
     pub(super) fn predecessor_exited(&mut self) -> Vec<Event> {
         let pid = self.predecessor.take().map(|p| p.pid);
         self.lingering.retain(|l| Some(l.pid) != pid);
-        self.pidfiles.forget_old();
         vec![Event::PredecessorExited]
     }
 

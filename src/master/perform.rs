@@ -14,6 +14,7 @@ use super::launch::{self, Plan};
 use super::record::{Record, millis, new_id};
 use super::start::timing;
 use super::store::Restored;
+use super::story;
 use crate::api::{self, Outcome, exit};
 use crate::machine::message::{Inheritance, Inherited, Lingering, Message, PROTOCOL, Supersede};
 use crate::machine::{Action, Event, Failure, Note, Phase, ToPredecessor, ToSuccessor, Who};
@@ -43,7 +44,7 @@ impl Driver {
                 return self.workers.kill();
             }
             Action::Reload => return self.reload_configuration(),
-            Action::Launch { back, next } => self.start_launch(back, next),
+            Action::Launch { back, next } => self.start_launch(back, next.as_ref()),
             Action::CancelLaunch => self.cancel_launch(),
             Action::Inherit => self.bequeath(),
             Action::ToSuccessor(word) => self.say_to_successor(word),
@@ -126,6 +127,7 @@ impl Driver {
         let generation = self.fixed.me.generation;
         let id = self.upgrade_id();
         tracing::info!(
+            message_id = story::PHASE_CHANGED,
             handover_upgrade_id = id,
             handover_phase = to.as_str(),
             handover_generation = generation,
@@ -149,15 +151,15 @@ impl Driver {
         self.tell_step(to, &text);
     }
 
-    fn start_launch(&mut self, back: bool, next: Option<Supersede>) {
+    fn start_launch(&mut self, back: bool, next: Option<&Supersede>) {
         let upcoming = self.orders.upcoming.take();
         let hold = self.machine.hold();
-        let id = match (&next, &upcoming) {
+        let id = match (next, &upcoming) {
             (Some(next), _) => next.id.clone(),
             (None, Some(order)) => order.id.clone(),
             (None, None) => new_id(),
         };
-        let probation = match (&next, &upcoming) {
+        let probation = match (next, &upcoming) {
             (Some(next), _) => next.probation_ms.map(Duration::from_millis),
             (None, Some(order)) => order.probation,
             (None, None) => None,
@@ -168,7 +170,10 @@ impl Driver {
         self.machine
             .set_probation(probation.unwrap_or(wanted.probation));
         tracing::info!(
+            message_id = story::UPGRADE_STARTS,
             handover_upgrade_id = record.id,
+            handover_generation = self.fixed.me.generation,
+            handover_old_pid = self.fixed.pid,
             handover_old_version = record.from,
             "upgrade {} starts",
             record.id
@@ -305,7 +310,9 @@ impl Driver {
                 then,
             } => {
                 tracing::warn!(
+                    message_id = story::GIVEN_BACK,
                     handover_upgrade_id = self.upgrade_id(),
+                    handover_generation = self.fixed.me.generation,
                     handover_reason = reason,
                     "g{} gives the service back: {reason}",
                     self.fixed.me.generation
@@ -319,7 +326,7 @@ impl Driver {
             }
             ToPredecessor::Release => Message::Release,
             ToPredecessor::Leaving => Message::Yield {
-                reason: "told to leave by SIGTERM".into(),
+                reason: "told to leave by a signal".into(),
                 retire: true,
                 leaving: true,
                 then: None,
@@ -444,7 +451,16 @@ impl Driver {
         match result {
             Ok(None) => {}
             Ok(Some(what)) => tracing::info!("{what}"),
-            Err(e) => self.warn(format!("the running program is not back on disk: {e}")),
+            Err(e) => {
+                let text = format!("the running program is not back on disk: {e}");
+                tracing::error!(
+                    message_id = story::DISK_DIFFERS,
+                    handover_upgrade_id = self.upgrade_id(),
+                    handover_reason = e,
+                    "{text}"
+                );
+                self.remember_warning(text);
+            }
         }
         if let Some(reason) = self.orders.retire.take() {
             self.tell_successor(Message::Retire { reason });
@@ -567,7 +583,14 @@ impl Driver {
             return;
         }
         tracing::warn!(
+            message_id = match outcome {
+                Outcome::Committed => story::COMMITTED,
+                Outcome::RolledBack => story::ROLLED_BACK,
+                Outcome::Failed | Outcome::Refused => story::FAILED,
+            },
             handover_upgrade_id = record.id,
+            handover_old_version = record.from,
+            handover_new_version = record.to,
             handover_outcome = ended_as(outcome),
             handover_reason = reason,
             handover_generation = self.fixed.me.generation,
@@ -596,9 +619,15 @@ impl Driver {
                 tracing::info!("SIG{} is carried out now", signal.as_str());
             }
             Note::SignalDropped(signal) => {
-                tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str())
+                tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str());
             }
-            Note::WorkersFail(why) => tracing::error!("{why}"),
+            Note::WorkersFail(why) => tracing::error!(
+                message_id = story::WORKERS_FAIL,
+                handover_upgrade_id = self.upgrade_id(),
+                handover_generation = self.fixed.me.generation,
+                handover_reason = why,
+                "{why}"
+            ),
             Note::CommittedByAccident => tracing::warn!(
                 handover_upgrade_id = self.upgrade_id(),
                 "the predecessor is gone without a word: committed by accident, no way back in \
@@ -609,6 +638,10 @@ impl Driver {
 
     fn warn(&mut self, warning: String) {
         tracing::warn!("{warning}");
+        self.remember_warning(warning);
+    }
+
+    fn remember_warning(&mut self, warning: String) {
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }

@@ -91,10 +91,10 @@ pub enum StartError {
     Heritage(#[from] HeritageError),
     /// Our own program cannot be pinned.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(Box<ImageError>),
     /// Nor found.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     /// The kernel refused something basic.
     #[error("cannot {what}: {source}")]
     Io {
@@ -117,6 +117,18 @@ pub enum StartError {
         /// Where.
         socket: PathBuf,
     },
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+impl From<ImageError> for StartError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(Box::new(error))
+    }
 }
 
 impl StartError {
@@ -149,8 +161,8 @@ pub fn run(setup: Setup) -> Result<u8, StartError> {
         })?;
     let code = runtime.block_on(async {
         match setup.origin {
-            Origin::First(_) => first(setup, signals).await,
-            Origin::Predecessor(_) => successor(setup, signals).await,
+            Origin::First(_) => Box::pin(first(setup, signals)).await,
+            Origin::Predecessor(_) => Box::pin(successor(setup, signals)).await,
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -256,12 +268,11 @@ fn succeed(
     setup.cwd.clone_from(&will.cwd);
     setup.unit_rev.clone_from(&will.unit_rev);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
-    let (config, config_path) = match will.config {
-        Some(config) => (*config, None),
-        None => {
-            let loaded = setup.sources.load()?;
-            (loaded.config, loaded.path)
-        }
+    let (config, config_path) = if let Some(config) = will.config {
+        (*config, None)
+    } else {
+        let loaded = setup.sources.load()?;
+        (loaded.config, loaded.path)
     };
     let sockets = Sockets::arrange(&config, heritage.listeners, true)?;
     let control = match heritage.control {

@@ -41,7 +41,7 @@ pub struct Workers {
     held: Vec<Held>,
     next_worker: u64,
     next_set: u64,
-    workers: BTreeMap<u64, Worker>,
+    all: BTreeMap<u64, Worker>,
     current: Option<Set>,
     candidate: Option<Set>,
     /// What the workers that have gone did while they drained.
@@ -123,7 +123,7 @@ impl Workers {
             held: Vec::new(),
             next_worker: 1,
             next_set: 1,
-            workers: BTreeMap::new(),
+            all: BTreeMap::new(),
             current: None,
             candidate: None,
             gone: Report::default(),
@@ -194,7 +194,7 @@ impl Workers {
     /// Starts the worker of a slot again, if its set is still wanted.
     pub fn respawn(&mut self, set: u64, slot: u16) -> Vec<Event> {
         let taken = self
-            .workers
+            .all
             .values()
             .any(|w| w.set == set && w.slot == slot && w.state != State::Draining);
         if taken {
@@ -283,7 +283,7 @@ impl Workers {
             state: State::Starting,
             report: Report::default(),
         };
-        self.workers.insert(id, worker);
+        self.all.insert(id, worker);
         Ok(())
     }
 
@@ -311,7 +311,7 @@ impl Workers {
         let Some(set) = &mut self.current else { return };
         set.mode = mode;
         let id = set.id;
-        for worker in self.workers.values_mut().filter(|w| w.set == id) {
+        for worker in self.all.values_mut().filter(|w| w.set == id) {
             worker.go_to(mode);
         }
     }
@@ -323,7 +323,7 @@ impl Workers {
         self.current = None;
         self.candidate = None;
         self.held.clear();
-        let ids: Vec<u64> = self.workers.keys().copied().collect();
+        let ids: Vec<u64> = self.all.keys().copied().collect();
         for id in ids {
             self.drain_one(id, limit, pass);
         }
@@ -331,7 +331,7 @@ impl Workers {
     }
 
     fn drain_one(&mut self, id: u64, limit: Option<Duration>, pass: bool) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(worker) = self.all.get_mut(&id) else {
             return;
         };
         if worker.state == State::Starting {
@@ -356,7 +356,7 @@ impl Workers {
     pub fn kill(&mut self) -> Vec<Event> {
         self.current = None;
         self.candidate = None;
-        for worker in self.workers.values_mut() {
+        for worker in self.all.values_mut() {
             worker.state = State::Draining;
             let _ = worker.process.signal(Signal::SIGKILL);
         }
@@ -365,7 +365,7 @@ impl Workers {
 
     /// A draining worker outlived its limit.
     pub fn overdue(&mut self, id: u64) {
-        if let Some(worker) = self.workers.get(&id) {
+        if let Some(worker) = self.all.get(&id) {
             if worker.state == State::Draining {
                 tracing::warn!(
                     "worker {} does not leave: it is killed",
@@ -384,7 +384,7 @@ impl Workers {
             Heard::Closed => return Vec::new(),
             Heard::Broken(e) => Err(e),
         };
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(worker) = self.all.get_mut(&id) else {
             return Vec::new();
         };
         match message {
@@ -423,21 +423,21 @@ impl Workers {
         if let Some(current) = self.current.as_mut().filter(|s| s.id == set) {
             let mode = current.mode;
             let replaces = current.complete;
-            if let Some(worker) = self.workers.get_mut(&id) {
+            if let Some(worker) = self.all.get_mut(&id) {
                 worker.go_to(mode);
             }
-            if let Some(worker) = self.workers.get(&id).filter(|_| replaces) {
+            if let Some(worker) = self.all.get(&id).filter(|_| replaces) {
                 self.inherit_queue(worker);
             }
             let Some(current) = self.current.as_mut() else {
                 return Vec::new();
             };
-            if !current.complete && all(&self.workers, current.count) {
+            if !current.complete && all(&self.all, current.count) {
                 current.complete = true;
                 return vec![Event::WorkersReady];
             }
         } else if let Some(candidate) = self.candidate.as_mut().filter(|s| s.id == set) {
-            if all(&self.workers, candidate.count) {
+            if all(&self.all, candidate.count) {
                 candidate.complete = true;
                 return self.swap();
             }
@@ -457,7 +457,7 @@ impl Workers {
         self.tell_current(self.current.as_ref().map_or(State::Ready, |s| s.mode));
         let current = self.current.as_ref().map(|s| s.id);
         let leaving: Vec<u64> = self
-            .workers
+            .all
             .iter()
             .filter(|(_, w)| Some(w.set) != current && w.state != State::Draining)
             .map(|(id, _)| *id)
@@ -470,7 +470,7 @@ impl Workers {
 
     /// A worker's process has ended.
     pub fn exited(&mut self, id: u64) -> Vec<Event> {
-        let Some(mut worker) = self.workers.remove(&id) else {
+        let Some(mut worker) = self.all.remove(&id) else {
             return Vec::new();
         };
         let exit = worker.process.reap();
@@ -544,7 +544,7 @@ impl Workers {
     /// The candidate is given up; the set that serves was never touched.
     pub fn cancel_reload(&mut self) {
         if let Some(set) = self.candidate.take() {
-            for worker in self.workers.values_mut().filter(|w| w.set == set.id) {
+            for worker in self.all.values_mut().filter(|w| w.set == set.id) {
                 worker.state = State::Draining;
                 let _ = worker.process.signal(Signal::SIGKILL);
             }
@@ -553,7 +553,7 @@ impl Workers {
 
     fn discard_current(&mut self) {
         if let Some(set) = self.current.take() {
-            for worker in self.workers.values_mut().filter(|w| w.set == set.id) {
+            for worker in self.all.values_mut().filter(|w| w.set == set.id) {
                 worker.state = State::Draining;
                 let _ = worker.process.signal(Signal::SIGKILL);
             }
@@ -567,7 +567,7 @@ impl Workers {
         };
         let mut sending = Vec::new();
         let receivers = self
-            .workers
+            .all
             .values()
             .filter(|w| w.set == set && w.state == State::Accepting);
         for worker in receivers {
@@ -607,7 +607,7 @@ impl Workers {
     /// this listener; with the worker's pid.
     pub fn probe(&self, listener: &str) -> Vec<(u32, UnixStream)> {
         let set = self.current.as_ref().map(|set| set.id);
-        let asked = self.workers.values().filter(|w| Some(w.set) == set);
+        let asked = self.all.values().filter(|w| Some(w.set) == set);
         let mut streams = Vec::new();
         for worker in asked.filter(|w| w.state != State::Starting) {
             match UnixStream::pair() {
@@ -627,10 +627,10 @@ impl Workers {
     /// Asks everybody for figures. Returns how many were asked.
     pub fn ask(&mut self) -> usize {
         self.unanswered = self.unanswered.saturating_add(1);
-        for worker in self.workers.values() {
+        for worker in self.all.values() {
             worker.line.say(ToWorker::Report, Vec::new());
         }
-        self.workers.len()
+        self.all.len()
     }
 
     /// Whether some worker answered one of the last few questions: else the watchdog is not fed.
@@ -641,7 +641,7 @@ impl Workers {
 
     /// Log files are opened again.
     pub fn reopen_logs(&self) {
-        for worker in self.workers.values() {
+        for worker in self.all.values() {
             worker.line.say(ToWorker::ReopenLogs, Vec::new());
         }
     }
@@ -649,7 +649,7 @@ impl Workers {
     /// For `status`.
     #[must_use]
     pub fn report(&self) -> Vec<api::Worker> {
-        self.workers
+        self.all
             .values()
             .map(|w| api::Worker {
                 pid: w.process.pid(),
@@ -672,7 +672,7 @@ impl Workers {
     }
 
     fn gone_event(&self) -> Vec<Event> {
-        if self.workers.is_empty() && self.current.is_none() && self.candidate.is_none() {
+        if self.all.is_empty() && self.current.is_none() && self.candidate.is_none() {
             vec![Event::WorkersGone]
         } else {
             Vec::new()

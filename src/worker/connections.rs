@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::gate::{Gate, Order};
+use super::gate::Gate;
+use super::order::Order;
 use crate::machine::link::Report;
 use crate::sys::board::Board;
 
@@ -26,6 +27,8 @@ struct Open {
     /// What a new one is told.
     order: Order,
     accepts: bool,
+    /// What ends now has been counted.
+    counted: bool,
     gates: HashMap<u64, Arc<Gate>>,
 }
 
@@ -56,6 +59,7 @@ impl Connections {
                 next: 0,
                 order: Order::Serve,
                 accepts: false,
+                counted: false,
                 gates: HashMap::new(),
             }),
             board,
@@ -143,9 +147,11 @@ impl Connections {
 
     /// Everything that is open now is about to be cut.
     pub(super) fn cut(&self) {
+        let mut open = self.open();
+        open.counted = true;
         self.figures
             .cut
-            .fetch_add(self.count() as u64, Ordering::Relaxed);
+            .fetch_add(open.gates.len() as u64, Ordering::Relaxed);
     }
 
     /// The figures now.
@@ -181,7 +187,7 @@ impl Drop for Live {
         let figures = &self.of.figures;
         if self.passed {
             figures.passed.fetch_add(1, Ordering::Relaxed);
-        } else if open.order != Order::Serve {
+        } else if open.order != Order::Serve && !open.counted {
             figures.finished.fetch_add(1, Ordering::Relaxed);
         }
         drop(open);

@@ -98,5 +98,6 @@ async fn a_worker_that_hangs_holds_up_nobody_for_long() {
         clients.push(client);
     }
     println!("{:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    // Waiting for every one would take four.
+    assert!(begun.elapsed() < Duration::from_secs(3));
 }
