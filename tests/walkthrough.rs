@@ -9,7 +9,7 @@ use std::fs;
 use std::time::Duration;
 
 use kit::build;
-use kit::client::{Kind, Load, Report, Running, Spec};
+use kit::client::{Kind, Load, Running, Spec};
 use kit::service::{SOON, Service, install};
 
 /// A service of version 1.0.0 under load; version 2.0.0 lies in `new/`.
@@ -159,14 +159,21 @@ impl Walk {
         format!("{}/{version}", self.program)
     }
 
-    /// No request failed, nobody was refused, and no connection ended unannounced.
+    /// No request failed, nobody was refused, and every connection is still the one it was.
     #[track_caller]
-    fn ends_well(self) -> Report {
+    fn ends_well(self) {
         let report = self.load.stop();
         report.assert_clean();
         assert_eq!(report.count(Kind::Refused), 0);
+        assert_eq!(report.total.closed_politely, 0, "{report}");
         println!("{report}");
-        report
+    }
+
+    /// Runs a client, as an operator does.
+    #[track_caller]
+    fn orders(&self, args: &[&str], code: i32) {
+        self.load.mark(&args.join(" "));
+        self.service.cli(args).assert_code(code);
     }
 
     /// What was committed is what is on disk, and nothing is left behind.
@@ -179,14 +186,15 @@ impl Walk {
             });
         assert_eq!(status.version, version);
         assert_eq!(status.warnings, Vec::<String>::new());
-        let files: Vec<String> = files
+        let mut files: Vec<String> = files
             .iter()
             .map(|f| f.replace("handover", self.program))
             .collect();
+        files.sort();
         assert_eq!(self.service.bin_files(), files);
     }
 
-    /// How the last upgrade ended, and nobody is left but generation `g`.
+    /// How the last upgrade ended.
     #[track_caller]
     fn concluded(&self, outcome: handover::api::Outcome) {
         let status = self.service.status().expect("an owner");
@@ -274,5 +282,148 @@ fn forward_and_back_and_forward_with_every_kind_of_request_in_flight() {
     back(&walk);
     forward(&walk);
     commit(&walk);
+    walk.ends_well();
+}
+
+/// The file that was rejected is kept aside, the one that runs is back.
+fn went_back(walk: &Walk) {
+    walk.sees(&[ALONE]);
+    walk.only_answers_come_from(&["1.0.0"]);
+    let files = ["handover", "handover.old", "handover.rejected", "new"];
+    walk.on_disk("1.0.0", &files);
+    walk.concluded(RolledBack);
+}
+
+fn went_on(walk: &Walk) {
+    walk.sees(&[COMMITTED]);
+    walk.only_answers_come_from(&["2.0.0"]);
+    walk.on_disk("2.0.0", &["handover", "handover.old", "new"]);
+    walk.concluded(Committed);
+}
+
+/// The new program is on disk; both generations accept.
+fn beside(test: &str) -> Walk {
+    let walk = Walk::with_the_daemon(test);
+    walk.types("cp handover handover.old; cp -f new/handover handover");
+    walk.types("kill -USR2 $old");
+    walk.sees(&BESIDE);
+    walk
+}
+
+/// The new one serves, the old one is parked.
+fn parked(test: &str) -> Walk {
+    let walk = beside(test);
+    walk.types("kill -WINCH $old");
+    walk.sees(&PARKED);
+    walk
+}
+
+#[test]
+fn quit_without_winch_makes_it_final_too() {
+    let walk = beside("walk-quit");
+    walk.types("kill -QUIT $old");
+    went_on(&walk);
+    walk.ends_well();
+}
+
+#[test]
+fn quit_to_the_new_one_beside_the_old_one_goes_back() {
+    let walk = beside("walk-quit-new");
+    walk.types("kill -QUIT $new");
+    went_back(&walk);
+    walk.ends_well();
+}
+
+#[test]
+fn hup_to_the_old_one_and_quit_to_the_new_one_goes_back() {
+    let walk = parked("walk-hup-quit");
+    walk.types("kill -HUP $old");
+    walk.sees(&BESIDE);
+    walk.types("kill -QUIT $new");
+    went_back(&walk);
+    walk.ends_well();
+}
+
+#[test]
+fn term_to_the_new_one_alone_goes_back() {
+    // nginx: "when the new master process exits, the old master process will start new worker
+    // processes".
+    let walk = parked("walk-term-new");
+    walk.types("kill -TERM $new");
+    went_back(&walk);
+    walk.ends_well();
+}
+
+#[test]
+fn forward_and_commit_in_one_breath() {
+    let walk = Walk::with_the_daemon("walk-breath");
+    walk.types("cp handover handover.old; cp -f new/handover handover");
+    walk.types("kill -USR2 $old; kill -WINCH $old; kill -QUIT $old");
+    went_on(&walk);
+    walk.ends_well();
+}
+
+#[test]
+fn back_in_one_breath() {
+    let walk = parked("walk-breath-back");
+    walk.types("kill -HUP $old; kill -USR2 $new; kill -WINCH $new; kill -QUIT $new");
+    went_back(&walk);
+    walk.ends_well();
+}
+
+#[test]
+fn hup_and_quit_in_one_breath() {
+    let walk = parked("walk-breath-quit");
+    walk.types("kill -HUP $old; kill -QUIT $new");
+    went_back(&walk);
+    walk.ends_well();
+}
+
+#[test]
+fn hold_and_commit_by_orders() {
+    let walk = Walk::with_the_daemon("walk-hold-commit");
+    walk.types("cp -f new/handover handover");
+    walk.orders(&["upgrade", "--hold"], 0);
+    walk.sees(&BESIDE);
+    walk.only_answers_come_from(&["1.0.0", "2.0.0"]);
+    for refused in [&["upgrade"][..], &["reload"]] {
+        // The file on disk is not what the owner runs, and what it runs is not alone.
+        walk.orders(refused, 75);
+        walk.sees(&BESIDE);
+    }
+    walk.orders(&["commit"], 0);
+    went_on(&walk);
+    walk.orders(&["commit"], 0);
+    walk.ends_well();
+}
+
+#[test]
+fn hold_and_rollback_by_orders() {
+    let walk = Walk::with_the_daemon("walk-hold-rollback");
+    walk.types("cp -f new/handover handover");
+    walk.orders(&["upgrade", "--hold"], 0);
+    walk.sees(&BESIDE);
+    walk.orders(&["rollback"], 0);
+    went_back(&walk);
+    walk.ends_well();
+}
+
+#[test]
+fn hold_winch_and_rollback() {
+    let walk = Walk::with_the_daemon("walk-hold-winch");
+    walk.types("cp -f new/handover handover");
+    walk.orders(&["upgrade", "--hold"], 0);
+    walk.types("kill -WINCH $old");
+    walk.sees(&PARKED);
+    walk.orders(&["rollback"], 0);
+    went_back(&walk);
+    // Again, and on.
+    walk.types("cp -f new/handover handover");
+    walk.orders(&["upgrade", "--hold"], 0);
+    walk.types("kill -WINCH $old");
+    walk.sees(&PARKED);
+    walk.orders(&["commit"], 0);
+    walk.sees(&[COMMITTED]);
+    walk.concluded(Committed);
     walk.ends_well();
 }

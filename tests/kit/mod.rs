@@ -34,3 +34,4 @@ pub mod port;
 pub mod proc;
 pub mod relay;
 pub mod service;
+pub mod terminal;

@@ -15,6 +15,7 @@ use crate::kit::client::Target;
 use crate::kit::manager::{Manager, Unit};
 use crate::kit::port::Port;
 use crate::kit::proc;
+use crate::kit::terminal::Terminal;
 
 /// What to start, and how.
 #[derive(Debug, Clone)]
@@ -188,6 +189,26 @@ impl Service {
     pub fn start(&self) {
         let mut command = Command::new(&self.program);
         command
+            .stdin(Stdio::null())
+            .stdout(self.log_file())
+            .stderr(self.log_file());
+        self.spawn(command);
+    }
+
+    /// Starts it on a terminal: it leads the session, as the only job of a shell would.
+    pub fn start_on(&self, terminal: &Terminal) {
+        let mut command = Command::new("setsid");
+        command
+            .args(["--ctty", "--"])
+            .arg(&self.program)
+            .stdin(terminal.screen())
+            .stdout(terminal.screen())
+            .stderr(terminal.screen());
+        self.spawn(command);
+    }
+
+    fn spawn(&self, mut command: Command) {
+        let child = command
             .args(self.run_args())
             .arg("--runtime-dir")
             .arg(&self.runtime)
@@ -196,10 +217,6 @@ impl Service {
             .env_clear()
             .envs(self.env())
             .current_dir(self.dir())
-            .stdin(Stdio::null())
-            .stdout(self.log_file())
-            .stderr(self.log_file());
-        let child = command
             .spawn()
             .unwrap_or_else(|e| panic!("cannot run {}: {e}", self.program.display()));
         self.note(&format!(
