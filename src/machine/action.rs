@@ -81,7 +81,8 @@ pub enum Action {
     KeepDisk,
     /// Listening sockets that the configuration no longer has are let go.
     DropListeners,
-    /// Answer an order.
+    /// Answer an order: the one whose step this is, when it is of that kind, else all of that kind
+    /// that wait.
     Settle(OrderKind, Verdict),
     /// The upgrade ended.
     Conclude(Outcome, Option<Failure>),
@@ -137,7 +138,7 @@ pub enum ToPredecessor {
     },
     /// The service stops.
     Release,
-    /// I do not own the service, and SIGTERM told me to leave.
+    /// I do not own the service, a signal told me to leave, and I do.
     Leaving,
 }
 

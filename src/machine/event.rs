@@ -64,7 +64,7 @@ pub enum FromSuccessor {
     },
     /// The service stops (it owned it).
     Release,
-    /// It does not own the service, and SIGTERM told it to leave.
+    /// It does not own the service, a signal told it to leave, and it does.
     Leaving,
 }
 

@@ -1,1 +1,9 @@
+//! Examples: one sentence of DESIGN.md, section 3, a test. What nobody thought of is the
+//! explorer's.
 
+mod kit;
+mod late;
+mod leaving;
+mod orders;
+mod stop;
+mod workers;

@@ -25,6 +25,8 @@ pub enum ToWorker {
     Drain {
         /// Milliseconds until what is left is cut; `None`: no limit.
         timeout_ms: Option<u64>,
+        /// Somebody else serves on: ask on `handoff.sock` who takes the connections.
+        pass: bool,
     },
     /// Say [`FromWorker::Report`].
     Report,
@@ -40,6 +42,12 @@ pub enum ToWorker {
     },
     /// Take connections from here: one receiving end beside it (see [`crate::sys::handoff`]).
     ReceiveFrom,
+    /// Serve the one connection beside it, as if it had come to this listener: the master asks
+    /// something itself (the health check).
+    Serve {
+        /// Its name.
+        listener: String,
+    },
 }
 
 /// A draining worker, or its master, to the owner's master over `handoff.sock`.

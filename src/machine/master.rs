@@ -33,12 +33,18 @@ pub struct Machine {
     pub(super) leaving: Option<Signal>,
     /// Why we take the service back.
     pub(super) why: Option<Failure>,
+    /// The file on disk is what runs, or is being made so.
+    pub(super) restored: bool,
     /// The upgrade that follows an eviction.
     pub(super) next: Option<Supersede>,
     /// Orders that wait for their verdict.
     pub(super) unsettled: Vec<OrderKind>,
     /// The whole service stops.
     pub(super) stopping: bool,
+    /// And the service manager knows.
+    pub(super) said_stopping: bool,
+    /// The other master stops it, and told us to leave.
+    pub(super) released: bool,
 }
 
 /// What a master knows of its predecessor.
@@ -65,6 +71,10 @@ pub(super) struct Successor {
     pub(super) exited: bool,
     /// It shall leave even in hold mode.
     pub(super) retire: bool,
+    /// It gave up.
+    pub(super) yielded: bool,
+    /// It leaves, and said so.
+    pub(super) leaving: bool,
     /// It owns the service for good; nothing of it is our business but its death.
     pub(super) committed: bool,
     /// How far we went against it.
@@ -78,6 +88,8 @@ impl Successor {
         closed: false,
         exited: false,
         retire: false,
+        yielded: false,
+        leaving: false,
         committed: false,
         evictions: 0,
     };
@@ -161,9 +173,12 @@ impl Machine {
             remembered: Vec::new(),
             leaving: None,
             why: None,
+            restored: false,
             next: None,
             unsettled: Vec::new(),
             stopping: false,
+            said_stopping: false,
+            released: false,
         }
     }
 
@@ -179,8 +194,7 @@ impl Machine {
         self.hold
     }
 
-    /// Whether this master is responsible for the service now: it answers the control socket and
-    /// feeds the watchdog.
+    /// Whether this master is responsible for the service now: it answers the control socket.
     #[must_use]
     pub fn owns(&self) -> bool {
         match self.phase {
@@ -203,6 +217,13 @@ impl Machine {
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.stopping
+    }
+
+    /// Whether this master feeds the service manager's watchdog: from the moment it takes the
+    /// service back, so that a hung successor is met by us and not by the watchdog.
+    #[must_use]
+    pub fn feeds_watchdog(&self) -> bool {
+        self.owns() || self.phase == Phase::Reclaiming
     }
 
     /// The next instant at which something must be done without being asked.
@@ -272,10 +293,9 @@ impl Machine {
     /// Facts about others, true in every phase.
     fn note(&mut self, event: &Event) {
         match event {
-            Event::WorkersGone => {
-                self.workers_left = false;
-                self.accepting = Accepting::Off;
-            }
+            // While a set is wanted this is an old word about the set before, or the pool is
+            // about to start workers that have died: they are drained like any others.
+            Event::WorkersGone if self.accepting == Accepting::Off => self.workers_left = false,
             Event::WorkersReady => {
                 if matches!(self.accepting, Accepting::Starting) {
                     self.accepting = Accepting::Ready;
@@ -283,9 +303,19 @@ impl Machine {
             }
             Event::Launched => self.successor_mut(|s| s.spawned = true),
             Event::Successor(FromSuccessor::Ready) => self.successor_mut(|s| s.ready = true),
-            Event::Successor(FromSuccessor::Yield { retire: true, .. }) => {
-                self.successor_mut(|s| s.retire = true);
+            Event::Successor(FromSuccessor::Yield { retire, then, .. }) => {
+                self.successor_mut(|s| {
+                    s.yielded = true;
+                    s.retire |= retire;
+                });
+                if self.successor.is_some() && self.next.is_none() {
+                    self.next.clone_from(then);
+                }
             }
+            Event::Successor(FromSuccessor::Leaving) => self.successor_mut(|s| {
+                s.retire = true;
+                s.leaving = true;
+            }),
             Event::SuccessorClosed(_) => self.successor_mut(|s| s.closed = true),
             Event::SuccessorExited(_) => self.successor_mut(|s| {
                 s.closed = true;
@@ -306,7 +336,8 @@ impl Machine {
                     p.exited = true;
                 }
             }
-            Event::WorkersFailed(_)
+            Event::WorkersGone
+            | Event::WorkersFailed(_)
             | Event::Reloaded
             | Event::ReloadFailed(_)
             | Event::Unhealthy(_)
@@ -395,8 +426,9 @@ impl Machine {
     /// Our workers accept no more and leave when they have finished.
     pub(super) fn drain_workers(&mut self, limit: Option<Duration>, s: &mut Step) {
         self.accepting = Accepting::Off;
+        self.reload_ended(Verdict::Failed(Failure::new("the workers drain")), s);
         if self.workers_left {
-            let stop = self.stopping;
+            let stop = self.stopping || self.released;
             s.act(Action::DrainWorkers { stop, limit });
         }
     }
@@ -404,12 +436,15 @@ impl Machine {
     /// The whole service stops: everybody leaves.
     pub(super) fn stop(&mut self, how: Signal, s: &mut Step) {
         self.stopping = true;
+        // QUIT has no deadline but the drain's; so has a predecessor that drains since its commit.
+        let gently = how == Signal::Quit;
+        let lingers = self.predecessor.is_some_and(|p| p.closed && !p.exited);
         if self.successor_listens() {
             s.tell_successor(ToSuccessor::Release);
         }
         if self.predecessor_listens() {
             s.tell_predecessor(ToPredecessor::Release);
-        } else if self.predecessor.is_some_and(|p| !p.exited) {
+        } else if lingers && !gently {
             s.act(Action::TermPredecessor);
         }
         if self.successor.is_some_and(|x| !x.spawned) {
@@ -417,12 +452,18 @@ impl Machine {
             self.successor = None;
         }
         self.settle_rest("the service stops", s);
+        self.forget(s);
         self.drain_as(how, s);
         self.enter(Phase::Draining, s);
-        if self.successor.is_some_and(|x| !x.committed) {
-            self.arm(Timer::Evict, self.timing.stop, s);
+        match self.successor {
+            // It may not know yet how to read what we say.
+            Some(successor) if !successor.ready => self.press_on(s),
+            Some(successor) if !successor.committed => {
+                self.arm(Timer::Evict, self.timing.stop, s);
+            }
+            _ => {}
         }
-        if self.predecessor.is_some_and(|p| !p.exited) {
+        if self.predecessor_listens() || (lingers && !gently) {
             self.arm(Timer::Commit, self.timing.stop + self.timing.commit, s);
         }
         self.say_stopping(s);
@@ -431,18 +472,32 @@ impl Machine {
 
     /// STOPPING=1 is final for the whole unit: only when nobody else lives.
     fn say_stopping(&mut self, s: &mut Step) {
-        if self.stopping && !self.predecessor_listens() && self.successor.is_none() {
+        let lives = self.predecessor.is_some_and(|p| !p.closed && !p.exited);
+        if self.stopping && !self.said_stopping && !lives && self.successor.is_none() {
+            self.said_stopping = true;
             s.act(Action::NotifyStopping);
         }
+    }
+
+    /// The other master stops the service: this one leaves too.
+    pub(super) fn release(&mut self, s: &mut Step) {
+        self.released = true;
+        self.retire(Signal::Term, s);
     }
 
     /// This master leaves, another one serves.
     pub(super) fn retire(&mut self, how: Signal, s: &mut Step) {
         self.settle_pending(OrderKind::Upgrade, Verdict::Moved, s);
+        self.settle_rest("this master was sent away", s);
+        self.forget(s);
         self.drain_as(how, s);
         if self.predecessor_listens() {
             s.act(Action::ClosePredecessor);
         }
+        if let Some(p) = &mut self.predecessor {
+            p.closed = true;
+        }
+        self.timers.disarm(Timer::Heartbeat);
         self.enter(Phase::Draining, s);
         self.finish(s);
     }
@@ -481,10 +536,19 @@ impl Machine {
             }
             Event::SuccessorClosed(_) => {}
             Event::PredecessorClosed => self.say_stopping(s),
-            Event::PredecessorExited => self.finish(s),
+            Event::PredecessorExited => {
+                self.say_stopping(s);
+                self.finish(s);
+            }
             // It hangs: nobody may stay behind when the service stops.
             Event::Timer(Timer::Commit) => s.act(Action::KillPredecessor),
             Event::Timer(Timer::Evict) => self.press_on(s),
+            // Both stop the service: the predecessor is the last.
+            Event::Predecessor(FromPredecessor::Release) => {
+                self.released = true;
+                self.timers.disarm(Timer::Commit);
+                self.finish(s);
+            }
             Event::Signal(Signal::Int) => {
                 if self.workers_left {
                     s.act(Action::KillWorkers);
@@ -498,18 +562,19 @@ impl Machine {
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2)) => {
                 s.refuse_signal(signal, "this master is leaving");
             }
-            Event::Order(Order::Stop) => self.settle(
-                OrderKind::Stop,
-                Verdict::Already("the service is stopping"),
-                s,
-            ),
+            // Answered when it is so: a client that left now would let systemd go on to SIGKILL.
+            Event::Order(Order::Stop) if self.stopping => self.pend(OrderKind::Stop),
             Event::Order(order) => self.refuse(&order, "this master is leaving", s),
-            Event::Launched => {
-                // It was started while we decided to leave.
-                s.act(Action::KillSuccessor);
-            }
-            Event::Successor(_)
-            | Event::Predecessor(_)
+            // It was started while we decided to leave.
+            Event::Launched if self.successor.is_none() => self.stray(s),
+            Event::Launched
+            | Event::Successor(_)
+            | Event::Predecessor(
+                FromPredecessor::Takeover
+                | FromPredecessor::Ready
+                | FromPredecessor::Commit
+                | FromPredecessor::Retire(_),
+            )
             | Event::WorkersReady
             | Event::WorkersFailed(_)
             | Event::Reloaded
@@ -523,7 +588,8 @@ impl Machine {
     /// Leaves when nothing is left to wait for.
     pub(super) fn finish(&mut self, s: &mut Step) {
         let waits_for_successor = self.successor.is_some_and(|x| !x.committed);
-        let waits_for_predecessor = self.stopping && self.predecessor.is_some_and(|p| !p.exited);
+        let waits_for_predecessor =
+            self.stopping && !self.released && self.predecessor.is_some_and(|p| !p.exited);
         let waits = self.workers_left || waits_for_successor || waits_for_predecessor;
         if self.phase == Phase::Draining && !waits {
             self.settle_rest("the master left", s);
@@ -621,6 +687,10 @@ impl Machine {
         self.timers.disarm(Timer::Linger);
         if self.predecessor.take().is_some() {
             s.act(Action::Reclaim);
+            // A successor that is ready has its place in them already.
+            if !self.successor.is_some_and(|x| x.ready) {
+                s.act(Action::OwnPid);
+            }
         }
     }
 

@@ -54,7 +54,7 @@ pub enum Message {
         /// (in hold mode only orders do that; signals leave it beside).
         #[serde(default)]
         retire: bool,
-        /// It does not own the service, and SIGTERM told it to leave.
+        /// It does not own the service, a signal told it to leave, and it does.
         #[serde(default)]
         leaving: bool,
         /// An upgrade to start once the service is back (`--supersede`).

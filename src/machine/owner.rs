@@ -42,12 +42,11 @@ impl Machine {
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.orphaned(s),
-            Event::SuccessorExited(_) => {
-                // A straggler that was already given up.
-                s.act(Action::ReapSuccessor);
-                self.successor = None;
+            Event::Launched => {
+                // It was started when the launch was given up already.
+                self.enter(Phase::Evicting, s);
+                self.stray(s);
             }
-            Event::Launched => s.act(Action::KillSuccessor),
             Event::WorkersReady
             | Event::WorkersGone
             | Event::Reloaded
@@ -56,6 +55,7 @@ impl Machine {
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
+            | Event::SuccessorExited(_)
             | Event::Predecessor(_)
             | Event::PredecessorClosed
             | Event::Signal(Signal::Usr1)
@@ -99,7 +99,11 @@ impl Machine {
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.orphaned(s),
-            Event::Launched => s.act(Action::KillSuccessor),
+            Event::Launched => self.stray(s),
+            Event::SuccessorExited(_) if self.successor.is_some() => {
+                s.act(Action::ReapSuccessor);
+                self.successor = None;
+            }
             Event::WorkersReady
             | Event::WorkersGone
             | Event::Unhealthy(_)
@@ -122,6 +126,7 @@ impl Machine {
     pub(super) fn launch(&mut self, hold: bool, back: bool, s: &mut Step) {
         self.hold = hold;
         self.why = None;
+        self.restored = false;
         self.successor = Some(Successor::NEW);
         let next = self.next.take();
         s.act(Action::Launch { back, next });
@@ -134,7 +139,7 @@ impl Machine {
             Event::Launched => {}
             Event::LaunchFailed(failure) => {
                 self.successor = None;
-                self.give_up(failure, s);
+                self.give_up(Outcome::Failed, failure, s);
             }
             Event::Successor(FromSuccessor::Hello) => s.act(Action::Inherit),
             Event::Successor(FromSuccessor::Ready) => self.successor_ready(s),
@@ -142,7 +147,7 @@ impl Machine {
                 self.evict(Outcome::Failed, Failure::new(reason), s);
             }
             Event::Successor(FromSuccessor::Leaving) => {
-                self.released("the new master was told to leave before it was ready", s);
+                self.told_too("the new master was told to leave before it was ready", s);
             }
             Event::SuccessorClosed(failure) => self.evict(Outcome::Failed, failure, s),
             Event::SuccessorExited(how) => {
@@ -156,16 +161,22 @@ impl Machine {
                 ));
                 self.evict(Outcome::Failed, failure, s);
             }
+            // The launch is a rollback itself (after a commit): the same answer serves both.
+            Event::Order(Order::Rollback) if self.unsettled.contains(&OrderKind::Rollback) => {}
             Event::Order(Order::Rollback) => {
                 let failure = Failure::new("rolled back by an order before it was ready");
-                self.evict(Outcome::RolledBack, failure, s);
                 self.settle(OrderKind::Rollback, Verdict::Done, s);
+                self.evict(Outcome::RolledBack, failure, s);
             }
             Event::Order(Order::Stop) => {
                 self.pend(OrderKind::Stop);
                 self.stop(Signal::Term, s);
             }
             Event::Signal(Signal::Int) => self.stop(Signal::Int, s),
+            // Nobody is there yet who could serve instead: the service stops.
+            Event::Signal(Signal::Term) if self.successor.is_none_or(|x| !x.spawned) => {
+                self.stop(Signal::Term, s);
+            }
             Event::Signal(signal @ (Signal::Winch | Signal::Quit | Signal::Term)) => {
                 self.remember(signal, s);
             }
@@ -242,8 +253,8 @@ impl Machine {
             }
             Event::Order(Order::Rollback) => {
                 let failure = Failure::new("rolled back by an order");
-                self.evict(Outcome::RolledBack, failure, s);
                 self.settle(OrderKind::Rollback, Verdict::Done, s);
+                self.evict(Outcome::RolledBack, failure, s);
             }
             Event::Order(Order::Stop) => {
                 self.pend(OrderKind::Stop);
@@ -253,8 +264,10 @@ impl Machine {
                 self.evict(Outcome::RolledBack, Failure::new(reason), s);
             }
             Event::Successor(FromSuccessor::Leaving) => {
-                self.released("the new master was told to leave", s);
+                self.told_too("the new master was told to leave", s);
             }
+            // It owned the service when it was ordered to stop it.
+            Event::Successor(FromSuccessor::Release) => self.stop(Signal::Term, s),
             Event::SuccessorClosed(_) => {
                 let failure = Failure::new("the new master left");
                 self.evict(Outcome::RolledBack, failure, s);
@@ -285,9 +298,7 @@ impl Machine {
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.orphaned(s),
-            Event::Successor(
-                FromSuccessor::Hello | FromSuccessor::Commit | FromSuccessor::Release,
-            )
+            Event::Successor(FromSuccessor::Hello | FromSuccessor::Commit)
             | Event::Launched
             | Event::LaunchFailed(_)
             | Event::WorkersReady
@@ -304,7 +315,7 @@ impl Machine {
 
     /// A successor that does not own the service was told to leave. When we were told so too, the
     /// service stops: systemd and containers send TERM to everybody.
-    fn released(&mut self, why: &str, s: &mut Step) {
+    fn told_too(&mut self, why: &str, s: &mut Step) {
         if self.remembered.contains(&Signal::Term) {
             self.remembered.clear();
             self.stop(Signal::Term, s);
@@ -321,22 +332,24 @@ impl Machine {
     /// The successor is sent away; we own the service and accept.
     pub(super) fn evict(&mut self, outcome: Outcome, failure: Failure, s: &mut Step) {
         let Some(successor) = self.successor else {
-            return self.give_up(failure, s);
+            return self.give_up(outcome, failure, s);
         };
         if !successor.spawned {
             s.act(Action::CancelLaunch);
             self.successor = None;
-            return self.give_up(failure, s);
+            return self.give_up(outcome, failure, s);
         }
         if !successor.closed {
             s.tell_successor(ToSuccessor::Retire(failure.reason.clone()));
         }
         self.forget(s);
         self.enter(Phase::Evicting, s);
-        s.act(Action::RestoreDisk);
+        self.restore_disk(s);
         self.conclude(outcome, failure, s);
         if successor.exited {
             self.evicted(s);
+        } else if successor.closed && successor.leaving {
+            self.let_finish(s);
         } else if successor.closed || !successor.ready {
             // It holds no connection, or does not speak to us: no reason to wait.
             self.press_on(s);
@@ -345,12 +358,28 @@ impl Machine {
         }
     }
 
-    /// A start failed and nobody is there to be sent away.
-    fn give_up(&mut self, failure: Failure, s: &mut Step) {
+    /// The successor obeys: what it holds may finish, within the limit of any drain.
+    fn let_finish(&mut self, s: &mut Step) {
+        match self.timing.drain {
+            Some(drain) => self.arm(Timer::Evict, drain + self.timing.evict, s),
+            None => self.timers.disarm(Timer::Evict),
+        }
+    }
+
+    /// A start ended and nobody is there to be sent away.
+    fn give_up(&mut self, outcome: Outcome, failure: Failure, s: &mut Step) {
         self.forget(s);
+        self.hold = false;
         self.enter(Phase::Serving, s);
-        s.act(Action::RestoreDisk);
-        self.conclude(Outcome::Failed, failure, s);
+        self.restore_disk(s);
+        self.conclude(outcome, failure, s);
+    }
+
+    /// Once an upgrade, and never when another one follows: what is on disk now is its file.
+    pub(super) fn restore_disk(&mut self, s: &mut Step) {
+        if self.next.is_none() && !std::mem::replace(&mut self.restored, true) {
+            s.act(Action::RestoreDisk);
+        }
     }
 
     pub(super) fn conclude(&mut self, outcome: Outcome, failure: Failure, s: &mut Step) {
@@ -364,13 +393,9 @@ impl Machine {
     pub(super) fn evicting(&mut self, event: Event, s: &mut Step) {
         match event {
             Event::SuccessorExited(_) => self.evicted(s),
-            Event::SuccessorClosed(_) => {
-                // It obeys: what it holds may finish, within the limit of any drain.
-                if let Some(drain) = self.timing.drain {
-                    self.arm(Timer::Evict, drain + self.timing.evict, s);
-                } else {
-                    self.timers.disarm(Timer::Evict);
-                }
+            // One that never served has nothing to finish.
+            Event::SuccessorClosed(_) if self.successor.is_some_and(|x| x.ready) => {
+                self.let_finish(s);
             }
             Event::Timer(Timer::Evict) => self.press_on(s),
             Event::Order(Order::Rollback) => self.settle(
@@ -405,6 +430,7 @@ impl Machine {
                 | FromSuccessor::Yield { .. }
                 | FromSuccessor::Leaving,
             )
+            | Event::SuccessorClosed(_)
             | Event::Launched
             | Event::LaunchFailed(_)
             | Event::WorkersReady
@@ -417,6 +443,17 @@ impl Machine {
             | Event::Signal(Signal::Usr1)
             | Event::Timer(_) => {}
         }
+    }
+
+    /// A successor that nobody waits for any more. It has said nothing and got nothing.
+    pub(super) fn stray(&mut self, s: &mut Step) {
+        let stray = Successor {
+            spawned: true,
+            evictions: 2,
+            ..Successor::NEW
+        };
+        self.successor = Some(stray);
+        s.act(Action::KillSuccessor);
     }
 
     /// The rejected successor is gone: its zombie may go too.

@@ -14,11 +14,13 @@ impl Machine {
                 let how = self.leaving.take().unwrap_or(Signal::Quit);
                 self.leave(how, s);
             }
-            Event::Successor(FromSuccessor::Yield { reason, then, .. }) => {
-                self.next = then;
+            Event::Successor(FromSuccessor::Yield { reason, .. }) => {
                 self.reclaim(Failure::new(reason), s);
             }
-            Event::Successor(FromSuccessor::Release) => self.leave(Signal::Term, s),
+            Event::Successor(FromSuccessor::Release) => {
+                self.released = true;
+                self.leave(Signal::Term, s);
+            }
             Event::Successor(FromSuccessor::Leaving) => {
                 let why =
                     "the new master was told to leave before it knew that it owns the service";
@@ -52,6 +54,7 @@ impl Machine {
             Event::Successor(FromSuccessor::Heartbeat | FromSuccessor::Ready) => {
                 self.arm(Timer::Silence, self.timing.silence, s);
             }
+            Event::PredecessorExited => self.bereaved(),
             Event::Signal(Signal::Winch) => {
                 s.refuse_signal(Signal::Winch, "this master is parked already");
             }
@@ -74,10 +77,16 @@ impl Machine {
             | Event::Unhealthy(_)
             | Event::Predecessor(_)
             | Event::PredecessorClosed
-            | Event::PredecessorExited
             | Event::Signal(Signal::Usr1)
             | Event::Timer(_) => {}
         }
+    }
+
+    /// Our own predecessor, which drained, is gone. The successor is the main process: there is
+    /// nothing to claim.
+    fn bereaved(&mut self) {
+        self.timers.disarm(Timer::Linger);
+        self.predecessor = None;
     }
 
     fn overdue(&self, timer: Timer) -> String {
@@ -114,7 +123,10 @@ impl Machine {
         s.act(Action::CloseSuccessor);
         self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
         self.settle_pending(OrderKind::Commit, Verdict::Done, s);
-        s.act(Action::Conclude(Outcome::Committed, None));
+        if self.released {
+            // A commit is concluded by the successor, when it has our EOF.
+            s.act(Action::Conclude(Outcome::Committed, None));
+        }
         self.enter(Phase::Draining, s);
         self.finish(s);
     }
@@ -122,23 +134,21 @@ impl Machine {
     /// We take the service back. Our listeners were never let go.
     fn reclaim(&mut self, why: Failure, s: &mut Step) {
         let dead = self.successor.is_some_and(|x| x.closed);
-        self.settle_pending(OrderKind::Commit, Verdict::Failed(why.clone()), s);
-        match self.leaving.take() {
-            // TERM and INT went to everybody, or there is nobody else to serve: the service stops.
-            Some(signal @ (Signal::Term | Signal::Int)) => {
-                s.act(Action::NameMain(Who::Me));
-                return self.stop(signal, s);
-            }
-            Some(signal) => s.act(Action::Note(Note::SignalDropped(signal))),
-            None => {}
-        }
-        if dead {
+        // TERM and INT went to everybody, or there is nobody else to serve: the service stops.
+        let stops = matches!(self.leaving, Some(Signal::Term | Signal::Int));
+        if dead || stops {
             // Before anything else: systemd does not see an alien main process die.
             s.act(Action::NameMain(Who::Me));
         }
+        self.settle_pending(OrderKind::Commit, Verdict::Failed(why.clone()), s);
+        match self.leaving.take() {
+            Some(signal) if stops => return self.stop(signal, s),
+            Some(signal) => s.act(Action::Note(Note::SignalDropped(signal))),
+            None => {}
+        }
         self.start_workers(s, true);
-        if dead || !self.stays_beside() {
-            s.act(Action::RestoreDisk);
+        if !self.stays_beside() {
+            self.restore_disk(s);
         }
         self.why = Some(why);
         self.enter(Phase::Reclaiming, s);
@@ -154,12 +164,17 @@ impl Machine {
             Event::WorkersReady => self.reclaimed(s),
             // The pool starts them again, with growing pauses, for ever.
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
+            Event::PredecessorExited => self.bereaved(),
             Event::SuccessorClosed(_) | Event::SuccessorExited(_) => {
                 s.act(Action::NameMain(Who::Me));
+                self.restore_disk(s);
             }
-            Event::Successor(FromSuccessor::Release) => self.leave(Signal::Term, s),
+            Event::Successor(FromSuccessor::Release) => {
+                self.released = true;
+                self.leave(Signal::Term, s);
+            }
             Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int))
-                if self.stays_beside() =>
+                if self.stays_beside() && !self.successor.is_some_and(|x| x.yielded) =>
             {
                 // The successor is well and owns the service: we were parked, and leave from there.
                 self.drain_workers(self.timing.drain, s);
@@ -192,17 +207,13 @@ impl Machine {
             Event::Order(order @ (Order::Upgrade { .. } | Order::Commit | Order::Reload)) => {
                 self.refuse(&order, "a rollback is under way", s);
             }
-            Event::Successor(FromSuccessor::Yield { then, .. }) => {
-                if self.next.is_none() {
-                    self.next = then;
-                }
-            }
             // A commit that comes now is too late: the successor learns it by Retire.
             Event::Successor(
                 FromSuccessor::Commit
                 | FromSuccessor::Hello
                 | FromSuccessor::Ready
                 | FromSuccessor::Heartbeat
+                | FromSuccessor::Yield { .. }
                 | FromSuccessor::Leaving,
             )
             | Event::Launched
@@ -213,7 +224,6 @@ impl Machine {
             | Event::Unhealthy(_)
             | Event::Predecessor(_)
             | Event::PredecessorClosed
-            | Event::PredecessorExited
             | Event::Signal(Signal::Usr1)
             | Event::Timer(_) => {}
         }
@@ -224,6 +234,7 @@ impl Machine {
         s.act(Action::NameMain(Who::Me));
         if self.stays_beside() {
             s.tell_successor(ToSuccessor::Ready);
+            self.successor_mut(|x| x.yielded = false);
             self.why = None;
             self.enter(Phase::Beside, s);
             self.arm(Timer::Silence, self.timing.silence, s);

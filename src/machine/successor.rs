@@ -3,7 +3,7 @@
 
 use super::action::{Action, Note, ToPredecessor, Verdict, Who};
 use super::event::{Event, Failure, FromPredecessor, Order, OrderKind, Signal};
-use super::master::{Machine, Step};
+use super::master::{Accepting, Machine, Step};
 use super::message::Supersede;
 use super::phase::Phase;
 use super::timing::Timer;
@@ -47,22 +47,19 @@ impl Machine {
                 // Nobody evicts us now; the deadline is our own.
                 self.arm(Timer::Start, self.timing.start, s);
             }
-            Event::Predecessor(FromPredecessor::Retire(_) | FromPredecessor::Release) => {
-                self.retire(Signal::Term, s);
-            }
+            Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Term, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
                 self.told_to_leave(signal, s);
             }
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch)) => {
                 s.refuse_signal(signal, "this master is still starting");
             }
-            Event::Order(Order::Stop) => {
+            Event::Order(Order::Stop) if !self.predecessor_listens() => {
                 self.pend(OrderKind::Stop);
                 self.stop(Signal::Term, s);
             }
-            Event::Order(
-                order @ (Order::Upgrade { .. } | Order::Commit | Order::Rollback | Order::Reload),
-            ) => {
+            Event::Order(order) => {
                 self.refuse(&order, "this master is still starting", s);
             }
             Event::WorkersGone
@@ -94,10 +91,9 @@ impl Machine {
     /// QUIT, TERM or INT to a successor that does not own the service.
     fn told_to_leave(&mut self, signal: Signal, s: &mut Step) {
         if self.predecessor_listens() {
-            if signal == Signal::Term {
-                // The predecessor, if it was told so too, stops the service.
-                s.tell_predecessor(ToPredecessor::Leaving);
-            }
+            // Else its EOF would look like a death. And the predecessor, if it was told to leave
+            // too, stops the service.
+            s.tell_predecessor(ToPredecessor::Leaving);
             self.retire(signal, s);
         } else {
             self.stop(signal, s);
@@ -107,9 +103,8 @@ impl Machine {
     pub(super) fn standby(&mut self, event: Event, s: &mut Step) {
         match event {
             Event::Predecessor(FromPredecessor::Takeover) => self.own(s),
-            Event::Predecessor(FromPredecessor::Retire(_) | FromPredecessor::Release) => {
-                self.retire(Signal::Quit, s);
-            }
+            Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::PredecessorClosed => self.alone(false, s),
             Event::WorkersFailed(reason) | Event::Unhealthy(reason) => {
                 s.tell_predecessor(ToPredecessor::Yield {
@@ -119,17 +114,24 @@ impl Machine {
                 });
             }
             Event::Signal(Signal::Usr2) if self.hold => {
-                if self.accepting == super::master::Accepting::On {
-                    self.accepting = super::master::Accepting::Ready;
+                if self.accepting == Accepting::On {
+                    self.accepting = Accepting::Ready;
                     s.act(Action::Quiesce);
                 }
             }
             Event::Signal(Signal::Winch) if self.hold => self.drain_workers(self.timing.drain, s),
-            Event::Signal(Signal::Hup) if self.hold && !self.reloading && self.workers_left => {
+            // One that stepped back would accept again.
+            Event::Signal(Signal::Hup) if self.accepting != Accepting::On => {
+                s.refuse_signal(Signal::Hup, "this master's workers do not accept");
+            }
+            Event::Signal(Signal::Hup) if self.reloading => {
+                s.refuse_signal(Signal::Hup, "a configuration reload is under way");
+            }
+            Event::Signal(Signal::Hup) => {
                 self.reloading = true;
                 s.act(Action::Reload);
             }
-            Event::Signal(signal @ (Signal::Usr2 | Signal::Winch | Signal::Hup)) => {
+            Event::Signal(signal @ (Signal::Usr2 | Signal::Winch)) => {
                 s.refuse_signal(signal, "this master does not serve yet");
             }
             Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
@@ -209,10 +211,11 @@ impl Machine {
             Event::Signal(Signal::Int) => {
                 self.leaving = Some(Signal::Int);
                 self.give_back("told to leave by SIGINT".into(), None, s);
+                s.tell_predecessor(ToPredecessor::Leaving);
                 self.retire(Signal::Int, s);
             }
             Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
-            Event::Predecessor(FromPredecessor::Release) => self.retire(Signal::Term, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
             // It was told to leave, and does so when it has our word.
             Event::Predecessor(FromPredecessor::Commit) => self.commit(s),
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
@@ -258,6 +261,8 @@ impl Machine {
     fn stand_back(&mut self, s: &mut Step) {
         let left = self.leaving.take();
         self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
+        let failure = Failure::new("the predecessor took the service back first");
+        self.settle_pending(OrderKind::Commit, Verdict::Failed(failure), s);
         self.enter(Phase::Standby, s);
         for signal in self.recall(s) {
             if self.phase == Phase::Standby {
@@ -308,7 +313,7 @@ impl Machine {
                 self.settle_pending(OrderKind::Commit, Verdict::Failed(failure), s);
                 self.retire(Signal::Quit, s);
             }
-            Event::Predecessor(FromPredecessor::Release) => self.retire(Signal::Term, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
             Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
                 self.leaving = Some(signal);
@@ -388,7 +393,7 @@ impl Machine {
                 self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
                 self.retire(Signal::Quit, s);
             }
-            Event::Predecessor(FromPredecessor::Release) => self.retire(Signal::Term, s),
+            Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
             Event::PredecessorClosed => self.alone(true, s),
             Event::Timer(Timer::Commit) => {
@@ -396,7 +401,10 @@ impl Machine {
                 self.arm(Timer::Commit, self.timing.commit, s);
             }
             Event::Signal(signal @ (Signal::Quit | Signal::Term)) => self.leaving = Some(signal),
-            Event::Signal(Signal::Int) => self.retire(Signal::Int, s),
+            Event::Signal(Signal::Int) => {
+                s.tell_predecessor(ToPredecessor::Leaving);
+                self.retire(Signal::Int, s);
+            }
             Event::Signal(signal @ (Signal::Usr2 | Signal::Winch)) => self.remember(signal, s),
             Event::Signal(Signal::Hup) => {
                 s.refuse_signal(Signal::Hup, "this generation has given up");

@@ -11,6 +11,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::control::{self, Access, Desk, Limits, Request};
+use super::handoff::{self, HandoffDoor};
+use super::health;
 use super::history::History;
 use super::input::Input;
 use super::manager::Manager;
@@ -56,6 +58,8 @@ pub(super) struct Driver {
     pub(super) handle: control::Handle,
     pub(super) control: OwnedFd,
     pub(super) door: Option<Door>,
+    pub(super) handoff: Option<OwnedFd>,
+    pub(super) handoff_door: Option<HandoffDoor>,
     pub(super) manager: Manager,
     pub(super) main_pid: Option<u32>,
     pub(super) workers: Workers,
@@ -81,6 +85,7 @@ pub(super) struct Driver {
     pub(super) peer_status: Option<api::Master>,
     pub(super) warnings: Vec<String>,
     pub(super) tick: Instant,
+    pub(super) health: Option<health::Check>,
     pub(super) exit: Option<u8>,
 }
 
@@ -155,8 +160,7 @@ impl Driver {
     /// the service back; never by a parked one.
     fn feed(&mut self) {
         self.workers.ask();
-        let responsible = self.machine.owns() || self.machine.phase() == Phase::Reclaiming;
-        if responsible && self.workers.answer() {
+        if self.machine.feeds_watchdog() && self.workers.answer() {
             self.manager.feed();
         }
     }
@@ -198,7 +202,7 @@ impl Driver {
             Input::Worker(id, heard) => {
                 let events = self.workers.heard(id, heard);
                 self.status_answered();
-                events
+                self.ready_in_good_health(events)
             }
             Input::WorkerExited(id) => self.workers.exited(id),
             Input::WorkerOverdue(id) => {
@@ -207,7 +211,7 @@ impl Driver {
             }
             Input::Respawn { set, slot } => self.workers.respawn(set, slot),
             Input::Successor(link, heard) => self.from_successor(link, heard),
-            Input::SuccessorExited(link, _) => self.successor_exited(link),
+            Input::SuccessorExited(link) => self.successor_exited(link),
             Input::Predecessor(heard) => self.from_predecessor(heard),
             Input::PredecessorExited => self.predecessor_exited(),
             Input::LingeringExited(pid) => {
@@ -223,11 +227,40 @@ impl Driver {
                 self.answer_status();
                 Vec::new()
             }
+            Input::Probe(reply) => {
+                let listener = self.config.listeners.first().map(|l| l.name.as_str());
+                let _ = reply.send(self.workers.probe(listener.unwrap_or_default()));
+                Vec::new()
+            }
+            Input::Healthy(event) => vec![event],
+            Input::Drainer(accepted) => {
+                self.answer_drainer(accepted);
+                Vec::new()
+            }
+            Input::DrainerGone(pid) => {
+                self.workers.drainer_gone(pid);
+                Vec::new()
+            }
             Input::Event(event) => self.still_wanted(event).into_iter().collect(),
         };
         for event in events {
             self.happen(event).await;
         }
+    }
+
+    /// A successor's workers are ready when they are in good health too.
+    fn ready_in_good_health(&mut self, mut events: Vec<Event>) -> Vec<Event> {
+        let starting = self.machine.phase() == Phase::Starting && self.predecessor.is_some();
+        let Some(path) = self.config.upgrade.health.clone().filter(|_| starting) else {
+            return events;
+        };
+        let before = events.len();
+        events.retain(|event| *event != Event::WorkersReady);
+        if events.len() < before {
+            let (limit, post) = (self.config.upgrade.start_timeout, self.post.clone());
+            self.health = Some(health::before_takeover(path, limit, post));
+        }
+        events
     }
 
     /// Event, step, perform; what comes of it, until nothing more does.
@@ -251,6 +284,11 @@ impl Driver {
             (true, false) => self.open_door(),
             (false, true) => self.close_door(),
             _ => {}
+        }
+        if self.receives() {
+            self.open_handoff();
+        } else {
+            self.close_handoff();
         }
     }
 
@@ -331,6 +369,7 @@ impl Driver {
         self.pidfiles.forget(self.fixed.pid);
         if self.machine.stopping() {
             let _ = std::fs::remove_file(self.fixed.runtime.join(SOCKET));
+            let _ = std::fs::remove_file(self.fixed.runtime.join(handoff::SOCKET));
             if !self.manager.is_systemd() {
                 self.sockets.remove_paths();
             }

@@ -3,7 +3,6 @@
 use super::launch::{Launched, Refused};
 use super::line::Heard;
 use crate::machine::Event;
-use crate::sys::process::Exit;
 
 /// One thing for the driver.
 #[derive(Debug)]
@@ -24,7 +23,7 @@ pub enum Input {
     /// The successor of this number said something.
     Successor(u64, Heard),
     /// The successor of this number has ended.
-    SuccessorExited(u64, Option<Exit>),
+    SuccessorExited(u64),
     /// The predecessor said something.
     Predecessor(Heard),
     /// The predecessor's process has gone.
@@ -37,6 +36,14 @@ pub enum Input {
     Disk(Result<Option<String>, String>),
     /// A status that was asked for must be answered now.
     StatusDue,
+    /// A draining worker asks who takes its connections.
+    Drainer(tokio_seqpacket::UnixSeqpacket),
+    /// A draining worker that got an answer has gone.
+    DrainerGone(u32),
+    /// The health check wants a connection to every worker.
+    Probe(tokio::sync::oneshot::Sender<Vec<(u32, std::os::unix::net::UnixStream)>>),
+    /// The health check before the takeover has come to an end.
+    Healthy(Event),
     /// Something for the machine.
     Event(Event),
 }

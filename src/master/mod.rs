@@ -3,6 +3,8 @@
 
 pub mod control;
 mod driver;
+mod handoff;
+mod health;
 mod heritage;
 pub mod history;
 mod input;

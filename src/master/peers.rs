@@ -126,7 +126,7 @@ impl Driver {
             if let Ok(Some(process)) = Other::open(pid) {
                 let _ = process.gone().await;
             }
-            let _ = post.send(Input::SuccessorExited(number, None)).await;
+            let _ = post.send(Input::SuccessorExited(number)).await;
         });
         self.successor = Some(SuccessorLink {
             number,

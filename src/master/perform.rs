@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal as Os;
 
 use super::driver::{Driver, Reload};
+use super::health;
 use super::heritage;
 use super::history::Previous;
 use super::input::Input;
@@ -32,8 +33,15 @@ impl Driver {
                 self.workers.accept();
             }
             Action::Quiesce => self.workers.quiesce(),
-            Action::DrainWorkers { limit, .. } => return self.workers.drain(limit),
-            Action::KillWorkers => return self.workers.kill(),
+            Action::DrainWorkers { limit, stop } => {
+                // Before they ask: the answer must come from those who serve on.
+                self.close_handoff();
+                return self.workers.drain(limit, !stop);
+            }
+            Action::KillWorkers => {
+                self.close_handoff();
+                return self.workers.kill();
+            }
             Action::Reload => return self.reload_configuration(),
             Action::Launch { back, next } => self.start_launch(back, next),
             Action::CancelLaunch => self.cancel_launch(),
@@ -126,6 +134,10 @@ impl Driver {
         if to == Phase::Probation {
             // Ours are stored only when we are the main process.
             self.sockets.store(&self.manager);
+            let path = self.config.upgrade.health.clone();
+            self.health = path.map(|path| health::in_probation(path, self.post.clone()));
+        } else if from == Phase::Probation {
+            self.health = None;
         }
         if to == Phase::Launching {
             // Whoever waits in `systemctl reload` waits as long as we do.
@@ -236,6 +248,9 @@ impl Driver {
     fn goods(&self) -> std::io::Result<Vec<(Inherited, std::os::fd::OwnedFd)>> {
         let mut goods = self.sockets.for_successor()?;
         goods.push((Inherited::Control, self.control.try_clone()?));
+        if let Some(handoff) = &self.handoff {
+            goods.push((Inherited::Handoff, handoff.try_clone()?));
+        }
         if let Some(keeper) = self.manager.heirloom()? {
             goods.push((Inherited::Keeper, keeper));
         }

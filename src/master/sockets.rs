@@ -221,12 +221,6 @@ impl Sockets {
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
-
-    /// How many sockets there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.listeners.len()
-    }
 }
 
 fn take(found: &mut Vec<Listener>, wanted: impl Fn(&Listener) -> bool) -> Vec<Listener> {

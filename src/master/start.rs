@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::control;
 use super::driver::{Constants, Driver, open_control};
+use super::handoff;
 use super::heritage::{self, Heritage, HeritageError};
 use super::history::History;
 use super::input::Input;
@@ -178,6 +179,7 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
             None
         })
         .collect();
+    let handoff = open_handoff(&setup);
     let manager = manager(&setup, keeper);
     let mut sockets = Sockets::arrange(&loaded.config, found, false)?;
     sockets.drop_old(&manager);
@@ -189,6 +191,7 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
         image,
         store,
         control,
+        handoff,
         manager,
         sockets,
         generation: 1,
@@ -265,6 +268,7 @@ fn succeed(
         Some(control) => control,
         None => open_control(&setup.runtime, &config.control.group)?,
     };
+    let handoff = heritage.handoff.or_else(|| open_handoff(&setup));
     let manager = manager(&setup, heritage.keeper);
     let mut times = timing(&config, manager.watchdog());
     if let Some(ms) = will.probation_ms {
@@ -288,6 +292,7 @@ fn succeed(
             image,
             store,
             control,
+            handoff,
             manager,
             sockets,
             generation: will.generation,
@@ -318,6 +323,13 @@ fn succeed(
     record.probation = will.probation_ms.map(Duration::from_millis);
     driver.upgrade = Some(record);
     Ok((driver, actions, post))
+}
+
+/// Without it connections are ended politely instead of passed on.
+fn open_handoff(setup: &Setup) -> Option<OwnedFd> {
+    handoff::open(&setup.runtime)
+        .inspect_err(|e| tracing::warn!("connections cannot be passed on: {e}"))
+        .ok()
 }
 
 /// The control socket is taken: say by whom.
@@ -369,6 +381,7 @@ struct Parts {
     image: Arc<Image>,
     store: Store,
     control: OwnedFd,
+    handoff: Option<OwnedFd>,
     manager: Manager,
     sockets: Sockets,
     generation: u64,
@@ -392,12 +405,13 @@ fn assemble(
         version: setup.version,
         build_id: parts.image.build_id().to_owned(),
     };
+    let passes = parts.handoff.is_some();
     let workers = Workers::new(
         post.clone(),
         Arc::clone(&parts.image),
         &setup.name,
-        &me.version,
-        me.generation,
+        &me,
+        passes.then(|| setup.runtime.join(handoff::SOCKET)),
     );
     Driver {
         pidfiles: PidFiles::new(&setup.runtime, &setup.name),
@@ -422,6 +436,8 @@ fn assemble(
         handle,
         control: parts.control,
         door: None,
+        handoff: parts.handoff,
+        handoff_door: None,
         manager: parts.manager,
         main_pid: None,
         workers,
@@ -446,6 +462,7 @@ fn assemble(
         peer_status: None,
         warnings: Vec::new(),
         tick: Instant::now(),
+        health: None,
         exit: None,
     }
 }

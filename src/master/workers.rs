@@ -2,7 +2,9 @@
 //! started again when they die, sent away.
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,8 +18,10 @@ use crate::api;
 use crate::config::{Config, Workers as Count};
 use crate::machine::Event;
 use crate::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
+use crate::machine::message::Identity;
 use crate::machine::pool::Budget;
 use crate::sys::channel::{Channel, MAX_FDS};
+use crate::sys::handoff;
 use crate::sys::image::Image;
 use crate::sys::process::{Exit, Other, Process};
 use crate::sys::spawn::{self, Spawn, WORKER_ENV};
@@ -30,6 +34,10 @@ pub struct Workers {
     name: String,
     version: String,
     generation: u64,
+    /// `handoff.sock`.
+    handoff: Option<PathBuf>,
+    /// Receiving ends whose senders still live.
+    held: Vec<Held>,
     next_worker: u64,
     next_set: u64,
     workers: BTreeMap<u64, Worker>,
@@ -54,6 +62,14 @@ struct Worker {
     line: Line<ToWorker>,
     state: State,
     report: Report,
+}
+
+/// A copy of the receiving end that the worker of a slot has.
+#[derive(Debug)]
+struct Held {
+    slot: u16,
+    drainer: u32,
+    end: OwnedFd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,15 +107,17 @@ impl Workers {
         inbox: mpsc::Sender<Input>,
         image: Arc<Image>,
         name: &str,
-        version: &str,
-        generation: u64,
+        me: &Identity,
+        handoff: Option<PathBuf>,
     ) -> Self {
         Self {
             inbox,
             image,
             name: name.into(),
-            version: version.into(),
-            generation,
+            version: me.version.clone(),
+            generation: me.generation,
+            handoff,
+            held: Vec::new(),
             next_worker: 1,
             next_set: 1,
             workers: BTreeMap::new(),
@@ -219,7 +237,7 @@ impl Workers {
             version: self.version.clone(),
             config: config.clone(),
             listeners: listeners.len(),
-            handoff: None,
+            handoff: self.handoff.clone(),
             receives: false,
         };
         line.say(ToWorker::Start(Box::new(start)), Vec::new());
@@ -281,17 +299,20 @@ impl Workers {
     }
 
     /// Everybody drains. A second call with a shorter limit counts.
-    pub fn drain(&mut self, limit: Option<Duration>) -> Vec<Event> {
+    ///
+    /// With `pass` somebody else serves on and takes the connections.
+    pub fn drain(&mut self, limit: Option<Duration>, pass: bool) -> Vec<Event> {
         self.current = None;
         self.candidate = None;
+        self.held.clear();
         let ids: Vec<u64> = self.workers.keys().copied().collect();
         for id in ids {
-            self.drain_one(id, limit);
+            self.drain_one(id, limit, pass);
         }
         self.gone_event()
     }
 
-    fn drain_one(&mut self, id: u64, limit: Option<Duration>) {
+    fn drain_one(&mut self, id: u64, limit: Option<Duration>, pass: bool) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
@@ -301,7 +322,9 @@ impl Workers {
         }
         worker.state = State::Draining;
         let timeout_ms = limit.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        worker.line.say(ToWorker::Drain { timeout_ms }, Vec::new());
+        worker
+            .line
+            .say(ToWorker::Drain { timeout_ms, pass }, Vec::new());
         if let Some(limit) = limit {
             let inbox = self.inbox.clone();
             tokio::spawn(async move {
@@ -381,9 +404,16 @@ impl Workers {
         };
         if let Some(current) = self.current.as_mut().filter(|s| s.id == set) {
             let mode = current.mode;
+            let replaces = current.complete;
             if let Some(worker) = self.workers.get_mut(&id) {
                 worker.go_to(mode);
             }
+            if let Some(worker) = self.workers.get(&id).filter(|_| replaces) {
+                self.inherit_queue(worker);
+            }
+            let Some(current) = self.current.as_mut() else {
+                return Vec::new();
+            };
             if !current.complete && all(&self.workers, current.count) {
                 current.complete = true;
                 return vec![Event::WorkersReady];
@@ -415,7 +445,7 @@ impl Workers {
             .map(|(id, _)| *id)
             .collect();
         for id in leaving {
-            self.drain_one(id, limit);
+            self.drain_one(id, limit, true);
         }
         vec![Event::Reloaded]
     }
@@ -503,6 +533,70 @@ impl Workers {
         }
     }
 
+    /// Makes a pair for every worker that accepts, for one that drains: returns the sending ends.
+    pub fn receive_from(&mut self, drainer: u32) -> Vec<OwnedFd> {
+        let Some(set) = self.current.as_ref().map(|set| set.id) else {
+            return Vec::new();
+        };
+        let mut sending = Vec::new();
+        let receivers = self
+            .workers
+            .values()
+            .filter(|w| w.set == set && w.state == State::Accepting);
+        for worker in receivers {
+            let made = handoff::pair().and_then(|(tx, rx)| Ok((tx, rx.try_clone()?, rx)));
+            match made {
+                Ok((tx, copy, rx)) => {
+                    worker.line.say(ToWorker::ReceiveFrom, vec![rx]);
+                    self.held.push(Held {
+                        slot: worker.slot,
+                        drainer,
+                        end: copy,
+                    });
+                    sending.push(tx);
+                }
+                Err(e) => tracing::error!("cannot make a pair for connections: {e}"),
+            }
+        }
+        sending
+    }
+
+    /// A draining worker has gone: nothing more comes from it.
+    pub fn drainer_gone(&mut self, drainer: u32) {
+        self.held.retain(|held| held.drainer != drainer);
+    }
+
+    /// What was queued for a worker that died goes to its replacement.
+    fn inherit_queue(&self, worker: &Worker) {
+        for held in self.held.iter().filter(|held| held.slot == worker.slot) {
+            match held.end.try_clone() {
+                Ok(end) => worker.line.say(ToWorker::ReceiveFrom, vec![end]),
+                Err(e) => tracing::error!("cannot hand a queue of connections on: {e}"),
+            }
+        }
+    }
+
+    /// A connection to every worker of the set that serves or shall serve, as if it had come to
+    /// this listener; with the worker's pid.
+    pub fn probe(&self, listener: &str) -> Vec<(u32, UnixStream)> {
+        let set = self.current.as_ref().map(|set| set.id);
+        let asked = self.workers.values().filter(|w| Some(w.set) == set);
+        let mut streams = Vec::new();
+        for worker in asked.filter(|w| w.state != State::Starting) {
+            match UnixStream::pair() {
+                Ok((ours, theirs)) => {
+                    let listener = listener.to_owned();
+                    worker
+                        .line
+                        .say(ToWorker::Serve { listener }, vec![theirs.into()]);
+                    streams.push((worker.process.pid(), ours));
+                }
+                Err(e) => tracing::error!("cannot make a pair for the health check: {e}"),
+            }
+        }
+        streams
+    }
+
     /// Asks everybody for figures. Returns how many were asked.
     pub fn ask(&mut self) -> usize {
         self.unanswered = self.unanswered.saturating_add(1);
@@ -548,12 +642,6 @@ impl Workers {
             finished: self.gone.finished,
             cut: self.gone.cut,
         }
-    }
-
-    /// The configuration of the set that serves.
-    #[must_use]
-    pub fn config(&self) -> Option<Arc<Config>> {
-        self.current.as_ref().map(|set| Arc::clone(&set.config))
     }
 
     fn gone_event(&self) -> Vec<Event> {

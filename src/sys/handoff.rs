@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(got.unwrap().0, 1);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_owner_that_does_not_answer_is_given_up_after_a_second() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("handoff.sock");

@@ -455,11 +455,11 @@ mod tests {
         let entry = &said[0];
         for field in [
             "PRIORITY\\n\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x004\\n",
-            "HANDOVER_UPGRADE_ID\\n\\x04\\x00\\x00\\x00\\x00\\x00\\x00\\x005c0f\\n",
-            "MESSAGE_ID\\n\\x04\\x00\\x00\\x00\\x00\\x00\\x00\\x000123\\n",
-            "HANDOVER_GENERATION\\n\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x007\\n",
-            "MESSAGE\\n\\t\\x00\\x00\\x00\\x00\\x00\\x00\\x00took\\nover\\n",
-            "SYSLOG_IDENTIFIER\\n",
+            "\\nHANDOVER_UPGRADE_ID\\n\\x04\\x00\\x00\\x00\\x00\\x00\\x00\\x005c0f\\n",
+            "\\nMESSAGE_ID\\n\\x04\\x00\\x00\\x00\\x00\\x00\\x00\\x000123\\n",
+            "\\nHANDOVER_GENERATION\\n\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x007\\n",
+            "\\nMESSAGE\\n\\t\\x00\\x00\\x00\\x00\\x00\\x00\\x00took\\nover\\n",
+            "\\nSYSLOG_IDENTIFIER\\n",
         ] {
             assert!(entry.contains(field), "{field} is not in {entry}");
         }

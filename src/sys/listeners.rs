@@ -1,21 +1,20 @@
 //! Named listening sockets: bound by us, or taken from whoever had them. They are never closed for
 //! good here, only dropped: as long as somebody holds a copy, nothing queued is lost.
 
-use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use rustix::net::sockopt;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Type};
 
+pub use super::address::Address;
 use super::inherited::PassedListener;
+use super::unix_path;
 use crate::config::ListenerConfig;
 pub use crate::machine::message::ListenerSource;
 
@@ -35,21 +34,6 @@ pub struct Listener {
     /// The worker slot it belongs to (`SO_REUSEPORT`); `None`: shared.
     pub slot: Option<u16>,
     fd: OwnedFd,
-}
-
-/// Where a socket is bound. [`Display`](fmt::Display) writes it as the configuration has it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Address {
-    /// `127.0.0.1:80`, `[::]:80`.
-    Tcp(SocketAddr),
-    /// `udp:127.0.0.1:53`.
-    Udp(SocketAddr),
-    /// `unix:/run/x.sock`.
-    Unix(PathBuf),
-    /// `unix:@name`.
-    Abstract(Vec<u8>),
-    /// Nothing that we bind: `?`.
-    Unknown,
 }
 
 /// A listener as the standard library has it.
@@ -159,7 +143,7 @@ pub fn bind_only(config: &ListenerConfig) -> Result<Listener, ListenError> {
         source,
     };
     let socket = if let Address::Unix(path) = &address {
-        bind_path(config, &address, path)?
+        unix_path::bind(config, &address, path)?
     } else {
         let (socket, to) = address.socket().map_err(|e| refused("open", e))?;
         socket.bind(&to).map_err(|e| refused("bind", e))?;
@@ -350,199 +334,6 @@ impl StdListener {
     }
 }
 
-impl Address {
-    /// Where a socket is bound.
-    #[must_use]
-    pub fn of(socket: BorrowedFd<'_>) -> Self {
-        let socket = SockRef::from(&socket);
-        let Ok(address) = socket.local_addr() else {
-            return Self::Unknown;
-        };
-        if let Some(ip) = address.as_socket() {
-            return match socket.r#type() {
-                Ok(Type::STREAM) => Self::Tcp(ip),
-                Ok(Type::DGRAM) => Self::Udp(ip),
-                _ => Self::Unknown,
-            };
-        }
-        if let Some(path) = address.as_pathname() {
-            return Self::Unix(path.into());
-        }
-        address
-            .as_abstract_namespace()
-            .map_or(Self::Unknown, |name| Self::Abstract(name.into()))
-    }
-
-    /// What the text of a configuration may mean: none, or several when a host name has several
-    /// addresses.
-    #[must_use]
-    pub fn parse(text: &str) -> Vec<Self> {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return match path.strip_prefix('@') {
-                Some("") => Vec::new(),
-                Some(name) => vec![Self::Abstract(name.into())],
-                None if path.starts_with('/') => vec![Self::Unix(path.into())],
-                None => Vec::new(),
-            };
-        }
-        let (kind, host): (fn(SocketAddr) -> Self, _) = match text.strip_prefix("udp:") {
-            Some(rest) => (Self::Udp, rest),
-            None => (Self::Tcp, text),
-        };
-        // Also looks up names; numbers need no look-up.
-        match host.to_socket_addrs() {
-            Ok(addresses) => addresses.map(kind).collect(),
-            Err(_) => Vec::new(),
-        }
-    }
-
-    /// A socket to bind here, with what must be set before.
-    fn socket(&self) -> io::Result<(Socket, SockAddr)> {
-        let (ip, kind) = match self {
-            Self::Tcp(ip) => (ip, Type::STREAM),
-            Self::Udp(ip) => (ip, Type::DGRAM),
-            Self::Unix(path) => {
-                let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-                return Ok((socket, SockAddr::unix(path)?));
-            }
-            Self::Abstract(name) => {
-                let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-                let name = [b"\0", &name[..]].concat();
-                let path = PathBuf::from(std::ffi::OsString::from_vec(name));
-                return Ok((socket, SockAddr::unix(path)?));
-            }
-            Self::Unknown => return Err(Errno::EAFNOSUPPORT.into()),
-        };
-        let socket = Socket::new(Domain::for_address(*ip), kind.nonblocking(), None)?;
-        if kind == Type::STREAM {
-            socket.set_reuse_address(true)?;
-        }
-        if ip.is_ipv6() {
-            // "[::]" is both families, whatever the system's default.
-            socket.set_only_v6(false)?;
-        }
-        Ok((socket, (*ip).into()))
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(ip) => write!(f, "{ip}"),
-            Self::Udp(ip) => write!(f, "udp:{ip}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
-            Self::Unknown => f.write_str("?"),
-        }
-    }
-}
-
-/// Binds a Unix socket so that at no moment more people can connect than in the end.
-fn bind_path(
-    config: &ListenerConfig,
-    address: &Address,
-    path: &Path,
-) -> Result<Socket, ListenError> {
-    let refused = |what, source| ListenError::Refused {
-        name: config.name.clone(),
-        what,
-        address: address.clone(),
-        source,
-    };
-    let group = config.group.as_deref().map(|g| group_id(config, g));
-    let group = group.transpose()?;
-    let mode = config.mode.as_deref().map(|m| mode_bits(config, m));
-    let mode = mode.transpose()?.or(group.map(|_| 0o660));
-
-    remove_stale(config, address, path)?;
-    let (socket, to) = address.socket().map_err(|e| refused("open", e))?;
-    if mode.is_some() {
-        // bind(2) gives the path the socket's own mode.
-        rustix::fs::fchmod(&socket, 0o600.into()).map_err(|e| refused("open", e.into()))?;
-    }
-    socket.bind(&to).map_err(|e| refused("bind", e))?;
-    let set = || -> Result<(), ListenError> {
-        if let Some(group) = group {
-            nix::unistd::chown(path, None, Some(group))
-                .map_err(|e| refused("set the group of", e.into()))?;
-        }
-        if let Some(mode) = mode {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))
-                .map_err(|e| refused("set the mode of", e))?;
-        }
-        Ok(())
-    };
-    set().inspect_err(|_| {
-        let _ = fs::remove_file(path);
-    })?;
-    Ok(socket)
-}
-
-/// Removes the path of a socket that nobody listens on any more. One that somebody answers on is in
-/// use; what is no socket is not ours to remove.
-fn remove_stale(
-    config: &ListenerConfig,
-    address: &Address,
-    path: &Path,
-) -> Result<(), ListenError> {
-    let refused = |what, source| ListenError::Refused {
-        name: config.name.clone(),
-        what,
-        address: address.clone(),
-        source,
-    };
-    match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(refused("look at", e)),
-        Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(ListenError::NotASocket {
-                name: config.name.clone(),
-                path: path.into(),
-            });
-        }
-        Ok(_) => {}
-    }
-    // Non-blocking: a full queue is an answer, too.
-    let (probe, to) = address.socket().map_err(|e| refused("open", e))?;
-    match probe.connect(&to).map_err(|e| e.raw_os_error()) {
-        Err(Some(code)) if code == Errno::ECONNREFUSED as i32 => match fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(refused("remove the stale socket at", e))
-            }
-            _ => Ok(()),
-        },
-        Err(Some(code)) if code == Errno::ENOENT as i32 => Ok(()),
-        _ => Err(refused("bind", Errno::EADDRINUSE.into())),
-    }
-}
-
-fn mode_bits(config: &ListenerConfig, text: &str) -> Result<u32, ListenError> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| ListenError::Setting {
-            name: config.name.clone(),
-            key: "mode",
-            value: text.into(),
-            expected: "octal permissions like \"0660\"",
-        })
-}
-
-fn group_id(config: &ListenerConfig, text: &str) -> Result<nix::unistd::Gid, ListenError> {
-    if let Ok(number) = text.parse::<u32>() {
-        return Ok(number.into());
-    }
-    match nix::unistd::Group::from_name(text) {
-        Ok(Some(group)) => Ok(group.gid),
-        _ => Err(ListenError::Setting {
-            name: config.name.clone(),
-            key: "group",
-            value: text.into(),
-            expected: "the name or number of a group of this system",
-        }),
-    }
-}
-
 /// What to do about it, for the end of a message.
 fn advice(error: &io::Error, address: &Address) -> String {
     let errno = error.raw_os_error().map(Errno::from_raw);
@@ -576,8 +367,7 @@ fn advice(error: &io::Error, address: &Address) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::net::TcpStream;
+    use std::net::{SocketAddr, TcpStream};
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
 
@@ -853,14 +643,5 @@ mod tests {
         assert!(text.contains("create the directory"), "{text}");
         let text = bind(&config("192.0.2.1:80")).unwrap_err().to_string();
         assert!(text.contains("no interface"), "{text}");
-    }
-
-    #[test]
-    fn host_names_are_looked_up() {
-        let found: BTreeSet<String> = Address::parse("localhost:80")
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert!(found.contains("127.0.0.1:80"), "{found:?}");
     }
 }

@@ -1,5 +1,6 @@
 //! The operating system, wrapped: everything here owns its descriptors.
 
+pub mod address;
 pub mod channel;
 pub mod handoff;
 #[cfg(test)]
@@ -17,3 +18,4 @@ pub mod signals;
               nowhere else in the crate is unsafe allowed"
 )]
 pub mod spawn;
+mod unix_path;

@@ -18,8 +18,9 @@ use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::unix::pipe;
 
 /// A child of ours, running or dead but not yet reaped.
 #[derive(Debug)]
@@ -87,6 +88,36 @@ impl Process {
     /// [`Output::Piped`](super::spawn::Output::Piped); the first call takes it.
     pub fn take_output(&mut self) -> Option<OwnedFd> {
         self.output.take()
+    }
+
+    /// Reads its piped output into `text` until it has ended, without reaping it: at most `limit`
+    /// bytes, the rest is thrown away, lest it blocks. What a process of *its* still holds the pipe
+    /// for is not waited for. When this is dropped at a deadline, `text` has what came so far. Needs
+    /// a tokio runtime, and does nothing but wait when the output was taken or not piped.
+    pub async fn read_output(&mut self, limit: usize, text: &mut Vec<u8>) -> io::Result<()> {
+        if let Some(output) = self.output.take() {
+            let mut pipe = pipe::Receiver::from_owned_fd(output)?;
+            let mut chunk = [0; 4096];
+            loop {
+                let read = tokio::select! {
+                    biased;
+                    read = pipe.read(&mut chunk) => read?,
+                    ended = self.exited() => {
+                        ended?;
+                        match pipe.try_read(&mut chunk) {
+                            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                            read => read?,
+                        }
+                    }
+                };
+                if read == 0 {
+                    break;
+                }
+                let room = limit.saturating_sub(text.len());
+                text.extend_from_slice(&chunk[..read.min(room)]);
+            }
+        }
+        self.exited().await
     }
 
     /// Sends a signal; one that has already gone is no error.
@@ -398,6 +429,62 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(child.reap(), Exit::Signal(15, false));
+    }
+
+    fn piped(script: &str) -> Process {
+        spawn(Spawn {
+            args: vec!["-c".into(), script.into()],
+            output: Output::Piped,
+            ..Spawn::new(open("/bin/sh").as_fd(), "sh")
+        })
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn output_is_read_to_the_end_and_no_longer_than_wanted() {
+        // More than a pipe holds.
+        let mut child = piped("head -c 300000 /dev/zero; echo end; exit 4");
+        let mut text = Vec::new();
+        tokio::time::timeout(SOON, child.read_output(1000, &mut text))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(text.len(), 1000);
+        assert_eq!(child.reap(), Exit::Code(4));
+
+        let mut child = piped("echo out; echo err >&2");
+        let mut text = Vec::new();
+        child.read_output(1000, &mut text).await.unwrap();
+        assert_eq!(text, b"out\nerr\n");
+        child.read_output(1000, &mut text).await.unwrap();
+        assert!(child.reap().success());
+    }
+
+    #[tokio::test]
+    async fn who_else_holds_the_pipe_is_not_waited_for() {
+        let mut child = piped("sleep 60 & echo $!");
+        let mut text = Vec::new();
+        tokio::time::timeout(SOON, child.read_output(1000, &mut text))
+            .await
+            .unwrap()
+            .unwrap();
+        let sleeper = String::from_utf8(text).unwrap().trim().parse().unwrap();
+        let sleeper = Other::open(sleeper).unwrap().unwrap();
+        sleeper.signal(Signal::SIGKILL).unwrap();
+        assert!(child.reap().success());
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_deadline_is_there() {
+        let mut child = piped("echo hanging; kill -STOP $$");
+        let mut text = Vec::new();
+        let wait = tokio::time::timeout(Duration::from_secs(1), async {
+            child.read_output(1000, &mut text).await.unwrap();
+        });
+        assert!(wait.await.is_err());
+        assert_eq!(text, b"hanging\n");
+        child.signal(Signal::SIGKILL).unwrap();
+        child.reap();
     }
 
     #[test]

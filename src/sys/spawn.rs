@@ -497,7 +497,10 @@ pub(super) mod tests {
     use std::os::unix::net::UnixStream;
     use std::path::Path;
 
+    use command_fds::{CommandFdExt, FdMapping};
+
     use super::*;
+    use crate::sys::helper;
     use crate::sys::process::Exit;
 
     #[test]
@@ -526,6 +529,66 @@ pub(super) mod tests {
         assert_eq!(fds(child.pid()), [0, 1, 2]);
         child.signal(Signal::SIGKILL).unwrap();
         child.reap();
+    }
+
+    /// In a process of its own, whose descriptor 3 is known.
+    #[test]
+    #[ignore = "run by the next test"]
+    fn starts_with_a_known_third_descriptor() {
+        if !helper::is_helper() {
+            return;
+        }
+        let three = adopt_fd(CHANNEL_FD).unwrap();
+        let (ours, theirs) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let sh = open("/bin/sh");
+        let kind = rustix::fs::fstat(&three).unwrap().st_mode & libc::S_IFMT;
+        let (image, channel) = match kind {
+            libc::S_IFREG => (three, theirs),
+            libc::S_IFSOCK => (sh.into(), three),
+            _ => {
+                drop(three);
+                (sh.into(), theirs)
+            }
+        };
+        let mut child = stopped(Spawn {
+            channel: Some((WORKER_ENV, channel)),
+            output: Output::Piped,
+            ..Spawn::new(image.as_fd(), "sh")
+        });
+        assert_eq!(fds(child.pid()), [0, 1, 2, 3]);
+        let target = fs::read_link(format!("/proc/{}/fd/3", child.pid())).unwrap();
+        helper::say(target.to_string_lossy().split(':').next().unwrap());
+        child.signal(Signal::SIGKILL).unwrap();
+        child.reap();
+        drop(ours);
+    }
+
+    #[test]
+    fn whatever_our_own_third_descriptor_is_the_childs_is_the_channel() {
+        let (_ours, theirs) = UnixStream::pair().unwrap();
+        // The program, the channel, or (what is closed at once) nothing.
+        let three: [OwnedFd; 3] = [
+            open("/bin/sh").into(),
+            theirs.into(),
+            open("/dev/null").into(),
+        ];
+        for parent_fd in three {
+            let test = "sys::spawn::tests::starts_with_a_known_third_descriptor";
+            let mut command = helper::command("", test);
+            let child_fd = CHANNEL_FD;
+            let mapping = FdMapping {
+                parent_fd,
+                child_fd,
+            };
+            command.fd_mappings(vec![mapping]).unwrap();
+            assert_eq!(helper::run(&mut command), ["socket"]);
+        }
     }
 
     #[test]

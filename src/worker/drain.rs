@@ -20,6 +20,8 @@ pub(super) struct Terms {
     pub(super) limit: Option<Duration>,
     /// How long an idle connection that nobody takes may still bring a request.
     pub(super) grace: Duration,
+    /// Whether the owner of the service is asked who takes the connections.
+    pub(super) ask: bool,
 }
 
 /// A drain under way.
@@ -43,6 +45,7 @@ impl Terms {
         Self {
             limit,
             grace: limit.map_or(most, |limit| (limit / 8).clamp(least, most)),
+            ask: false,
         }
     }
 
@@ -51,6 +54,7 @@ impl Terms {
         Self {
             limit: Some(limit),
             grace: Duration::from_millis(750),
+            ask: false,
         }
     }
 }
@@ -90,7 +94,7 @@ async fn drain(
     tracing::info!(connections = connections.count(), "draining");
     tokio::select! {
         biased;
-        () = leave(&worker, receivers, terms.grace) => {}
+        () = leave(&worker, receivers, terms) => {}
         () = async {
             passed(&mut deadline).await;
             connections.cut();
@@ -107,11 +111,15 @@ async fn drain(
 }
 
 /// Until no connection is left.
-async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, grace: Duration) {
+async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) {
+    let grace = terms.grace;
     for receiver in receivers {
         receiver.finish().await;
     }
     let mut targets = worker.take_offers();
+    if targets.is_empty() && terms.ask {
+        targets = worker.ask().await;
+    }
     let mut asked = 0;
     loop {
         while !targets.is_empty() {

@@ -60,6 +60,19 @@ pub(super) struct About {
     pub(super) peer: Option<SocketAddr>,
 }
 
+impl About {
+    /// A connection that begins here.
+    pub(super) fn new(listener: String) -> Self {
+        Self {
+            listener,
+            requests: 0,
+            idle_ms: 0,
+            head_ms: None,
+            peer: None,
+        }
+    }
+}
+
 /// Why a frame could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FrameError {

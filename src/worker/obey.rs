@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::accept::Acceptor;
 use super::context::Worker;
 use super::drain::{Draining, Terms};
-use super::receive::{Applications, Receiver};
+use super::frame::About;
+use super::receive::{self, Applications, Receiver};
 use super::start::{self, Beginning};
 use super::{Loading, hooks};
 use crate::config;
@@ -138,9 +139,10 @@ impl Life {
         match message {
             ToWorker::Accept => self.accept().await,
             ToWorker::Quiesce => self.acceptor.stop().await,
-            ToWorker::Drain { timeout_ms } => {
-                self.leave(Terms::ordered(timeout_ms.map(Duration::from_millis)))
-                    .await;
+            ToWorker::Drain { timeout_ms, pass } => {
+                let mut terms = Terms::ordered(timeout_ms.map(Duration::from_millis));
+                terms.ask = pass;
+                self.leave(terms).await;
             }
             ToWorker::PassTo { .. } => {
                 if self.drain.pass_connections {
@@ -150,6 +152,13 @@ impl Life {
             ToWorker::ReceiveFrom => {
                 if let Some(end) = fds.pop() {
                     self.receive_from(end);
+                }
+            }
+            ToWorker::Serve { listener } => {
+                if let Some(fd) = fds.pop() {
+                    let about = About::new(listener);
+                    let (worker, all) = (&self.worker, &self.applications);
+                    receive::serve(&about, bytes::Bytes::new(), fd, worker, all);
                 }
             }
             ToWorker::Report => {

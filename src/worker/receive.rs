@@ -113,24 +113,33 @@ fn take(
     worker: &Arc<Worker>,
     applications: &Applications,
 ) {
+    if serve(about, leftover, fd, worker, applications) {
+        let received = &worker.connections.figures.received;
+        received.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves a connection that somebody else has opened. Returns whether it does.
+pub(super) fn serve(
+    about: &About,
+    leftover: Bytes,
+    fd: OwnedFd,
+    worker: &Arc<Worker>,
+    applications: &Applications,
+) -> bool {
     // An error means that the client has gone already.
     let Ok((stream, peer)) = Stream::from_fd(fd) else {
-        return;
+        return false;
     };
     let Some(served) = applications.get(&about.listener) else {
         tracing::info!(
             listener = about.listener,
             "closing a connection nobody here serves"
         );
-        return;
+        return false;
     };
     let now = Instant::now();
     let since = |age: u64| now.checked_sub(Duration::from_millis(age)).unwrap_or(now);
-    worker
-        .connections
-        .figures
-        .received
-        .fetch_add(1, Ordering::Relaxed);
     let (gate, live) = worker.connections.enter();
     let connection = Connection {
         stream,
@@ -144,4 +153,5 @@ fn take(
         head_since: about.head_ms.map(since),
     };
     tokio::spawn(connection::run(connection, Arc::clone(worker)));
+    true
 }

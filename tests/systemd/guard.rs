@@ -22,7 +22,7 @@ pub fn trials() -> Vec<Trial> {
         .map(|&(name, test)| {
             Trial::ignorable_test(format!("guard::{name}"), move || {
                 if !rustix::process::geteuid().is_root() {
-                    return skipped("needs root: the guard believes only root's files");
+                    return skipped("needs root: the guard believes only root's files", true);
                 }
                 told(|| test(&Place::new()))
                     .map(|()| Completion::Completed)
@@ -39,7 +39,7 @@ macro_rules! trials {
 trials! {
     a_trial_keeps_what_runs_and_marks_what_is_on_disk,
     a_trial_of_what_runs_changes_nothing,
-    a_trial_of_the_rejected_build_changes_nothing,
+    a_rejected_build_is_on_trial_like_any_other,
     a_second_trial_keeps_what_was_committed_last,
     a_trial_believes_only_a_running_image_of_roots,
     restore_goes_back_and_keeps_the_bad_one_aside,
@@ -85,13 +85,17 @@ fn a_trial_of_what_runs_changes_nothing(at: &Place) {
     at.holds("b", None, None, false);
 }
 
-fn a_trial_of_the_rejected_build_changes_nothing(at: &Place) {
+fn a_rejected_build_is_on_trial_like_any_other(at: &Place) {
     let running = at.running("a");
     at.put("b", ".rejected");
     at.install("b");
     at.guard(&["trial", &at.program(), &at.triggers(), &running.id()])
         .ok();
-    at.holds("b", None, Some("b"), false);
+    at.holds("b", Some("a"), Some("b"), true);
+    // It proved itself this time.
+    at.ask("keep");
+    at.restore().ok();
+    at.holds("b", Some("a"), None, false);
 }
 
 fn a_second_trial_keeps_what_was_committed_last(at: &Place) {
@@ -126,6 +130,21 @@ fn a_trial_believes_only_a_running_image_of_roots(at: &Place) {
         assert!(out.status() != 0, "{what}");
         at.holds("b", None, None, false);
     }
+    // Root's and one of ours, but from anywhere.
+    let elsewhere = at.dir.path().join("elsewhere");
+    sh(&format!(
+        "cat /bin/sleep {} >{1}; chmod 755 {1}",
+        image.display(),
+        elsewhere.display()
+    ));
+    let other = Running(Command::new(elsewhere).arg("60").spawn().unwrap());
+    let out = at.guard(&["trial", &at.program(), &at.triggers(), &other.id()]);
+    assert!(
+        out.status() != 0 && out.stderr().contains("not from"),
+        "{}",
+        out.stderr()
+    );
+    at.holds("b", None, None, false);
     // Root's, but no build of ours.
     fs::copy("/bin/sleep", &image).unwrap();
     let other = Running(Command::new(&image).arg("60").spawn().unwrap());
@@ -283,7 +302,7 @@ fn a_status_that_systemd_does_not_restart_goes_back_at_once(at: &Place) {
 }
 
 fn killed_at_any_moment_it_leaves_a_whole_file_and_finishes_later(at: &Place) {
-    for after in (0..40).map(|n| Duration::from_millis(n)) {
+    for after in (0..40).map(Duration::from_millis) {
         at.trial("a", "b");
         at.ask("restore");
         let mut child = at

@@ -55,6 +55,9 @@ impl Host {
                 include_str!("../../systemd/handover.service.d/50-preserve.conf"),
             );
         }
+        let site =
+            format!("mkdir -p {SITE}; echo hello >{SITE}/index.html; truncate -s 64M {SITE}/{BIG}");
+        host.container.sh(&site).ok();
         host.configure("");
         Ok(host)
     }
@@ -75,7 +78,7 @@ impl Host {
         if self.listener == Listener::Own {
             text.push_str("address = \"[::]:80\"\n");
         }
-        let _ = writeln!(text, "{more}");
+        let _ = writeln!(text, "[site]\nroot = \"{SITE}\"\n{more}");
         self.container.write("/etc/handover/handover.toml", &text);
     }
 
@@ -140,6 +143,48 @@ impl Host {
         pid
     }
 
+    /// The state that the unit is in: `active`, `inactive`, `failed`, ...
+    pub fn state(&self) -> String {
+        self.property("ActiveState")
+    }
+
+    /// How often systemd restarted it by itself.
+    pub fn restarts(&self) -> String {
+        self.property("NRestarts")
+    }
+
+    /// Processes whose title begins so, in the container's numbers.
+    pub fn titled(&self, title: &str) -> Vec<u32> {
+        let pattern = format!("^{title}");
+        let ran = self.container.run(["pgrep", "--full", &pattern]);
+        ran.stdout
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .collect()
+    }
+
+    /// Waits until the program on disk is `build` and no trial is on.
+    #[track_caller]
+    pub fn until_disk_is(&self, build: Build) {
+        until(&format!("{build:?} on disk, no trial"), SOON, || {
+            let disk = self.disk();
+            (disk.program == Some(build.id()) && disk.trial.is_none()).then_some(())
+        });
+    }
+
+    /// Waits until the unit is active with another main process than `before`.
+    #[track_caller]
+    pub fn until_another_main(&self, before: u32, limit: Duration) -> u32 {
+        until(
+            &format!("a main process that is not {before}"),
+            limit,
+            || {
+                let main = self.main_pid();
+                (main != before && main != 0 && self.state() == "active").then_some(main)
+            },
+        )
+    }
+
     /// `status --json`.
     pub fn status(&self) -> Value {
         let ran = self.handover(&["status", "--json"]);
@@ -170,18 +215,22 @@ impl Host {
             .ok();
     }
 
-    /// The messages of the service in the journal of this boot, systemd's about it included.
-    pub fn journal(&self) -> String {
-        let args = [
-            "--boot",
-            "--output=cat",
-            "--no-pager",
-            "--unit=handover.service",
-        ];
-        self.container
-            .run(["journalctl"].iter().chain(&args))
-            .ok()
-            .to_owned()
+    /// What the service and systemd said about it, since `mark` was logged by `mark_journal`.
+    pub fn journal_since(&self, mark: &str) -> String {
+        let ran = self
+            .container
+            .run(["journalctl", "--output=cat", "--no-pager"]);
+        let text = ran.ok();
+        let at = text
+            .rfind(mark)
+            .unwrap_or_else(|| panic!("no {mark} in the journal"));
+        text[at + mark.len()..].to_owned()
+    }
+
+    /// Puts a line of its own into the journal.
+    pub fn mark_journal(&self, mark: &str) {
+        let script = format!("echo '{mark}' | systemd-cat; journalctl --sync");
+        self.container.sh(&script).ok();
     }
 
     fn build_at(&self, path: &str) -> Option<String> {
@@ -195,6 +244,14 @@ impl Host {
         (ran.code != 9).then(|| ran.ok().to_owned())
     }
 }
+
+/// A file of the site that fits into no socket's buffer.
+pub const BIG: &str = "big";
+
+const SITE: &str = "/srv/www";
+
+/// For what systemd or the service does on its own and soon.
+pub const SOON: Duration = Duration::from_secs(10);
 
 /// Asks again and again until there is an answer. Panics when there is none in time.
 #[track_caller]

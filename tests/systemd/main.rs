@@ -28,6 +28,7 @@ use stories::Story;
 use tree::Suite;
 
 fn main() -> ExitCode {
+    release::Bad::play();
     std::panic::set_hook(Box::new(|panic| {
         LAST_PANIC.with_borrow_mut(|last| *last = panic.to_string());
     }));
@@ -62,7 +63,8 @@ fn trial(
     };
     Trial::ignorable_test(name, move || {
         if let Err(missing) = suite.tree() {
-            return skipped(&missing.0);
+            // Debian's newest may not bootstrap on any one day; the others always do.
+            return skipped(&missing.0, suite != Suite::Forky);
         }
         let layer = Result::as_ref(&layer).map_err(|e| Failed::from(format!("the layer: {e}")))?;
         let mut host = Host::boot(suite, listener, layer)?;
@@ -75,8 +77,8 @@ fn trial(
 }
 
 /// Not passed; and where stories are required, failed.
-fn skipped(why: &str) -> Result<Completion, Failed> {
-    if std::env::var("HANDOVER_TEST_SYSTEMD").is_ok_and(|v| v == "require") {
+fn skipped(why: &str, needed: bool) -> Result<Completion, Failed> {
+    if needed && std::env::var("HANDOVER_TEST_SYSTEMD").is_ok_and(|v| v == "require") {
         return Err(Failed::from(why));
     }
     Ok(Completion::ignored_with(why))

@@ -2,7 +2,7 @@
 //! to upgrade to. One directory, made once a run, laid over each container's Debian.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,6 +38,65 @@ impl Build {
     }
 }
 
+/// A build that passes its pre-flight and then does one thing when it is to serve. It is this test
+/// program itself, with its plan behind its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bad {
+    /// Ends with 3 at once.
+    Exits3,
+    /// Ends with 78 at once: systemd does not start it again.
+    Exits78,
+    /// Dies of a signal at once.
+    Aborts,
+    /// Does nothing for ever.
+    Hangs,
+}
+
+impl Bad {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Exits3, Self::Exits78, Self::Aborts, Self::Hangs];
+
+    /// Its file in the container.
+    pub fn path(self) -> String {
+        format!("/opt/releases/{self:?}")
+    }
+
+    /// Its GNU build id.
+    pub fn id(self) -> String {
+        format!("{:02x}", 0xd0 + self as u8).repeat(20)
+    }
+
+    /// Does what was planned, when this program is a bad release; the first line of `main`.
+    pub fn play() {
+        let Some(plan) = Self::planned() else { return };
+        if std::env::args().nth(1).as_deref() != Some("run") {
+            std::process::exit(0);
+        }
+        match plan {
+            Self::Exits3 => std::process::exit(3),
+            Self::Exits78 => std::process::exit(78),
+            Self::Aborts => std::process::abort(),
+            Self::Hangs => loop {
+                std::thread::park();
+            },
+        }
+    }
+
+    fn planned() -> Option<Self> {
+        let mut file = fs::File::open("/proc/self/exe").ok()?;
+        let mut end = [0; 64];
+        file.seek(SeekFrom::End(-64)).ok()?;
+        file.read_exact(&mut end).ok()?;
+        let end = std::str::from_utf8(&end).ok()?;
+        Self::ALL.into_iter().find(|bad| bad.plan() == end)
+    }
+
+    /// 64 bytes that no program ends with.
+    fn plan(self) -> String {
+        format!("{:>64}", format!("the plan of a bad release: {self:?}"))
+    }
+}
+
 impl Layer {
     /// Of the program that cargo built, or of `$HANDOVER_TEST_PROGRAM`.
     pub fn make() -> io::Result<Self> {
@@ -47,23 +106,19 @@ impl Layer {
             || PathBuf::from(env!("CARGO_BIN_EXE_handover")),
             PathBuf::from,
         );
-        let plain = layer.0.path().join("plain");
-        // Debug information is most of the file, and each story copies it.
-        let stripped = Command::new("strip")
-            .arg("-o")
-            .args([&plain, &program])
-            .status();
-        if !stripped.is_ok_and(|status| status.success()) {
-            fs::copy(&program, &plain)?;
-        }
-        let bytes = fs::read(&plain)?;
-        fs::remove_file(&plain)?;
+        let bytes = layer.stripped(&program)?;
         for build in Build::ALL {
             let release = with_build_id(&bytes, &build.id())?;
             layer.install(&build.path(), &release, 0o755)?;
         }
         layer.install(PROGRAM, &with_build_id(&bytes, &Build::A.id())?, 0o755)?;
         layer.link(PROGRAM, "/usr/bin/handover")?;
+        let bytes = layer.stripped(&std::env::current_exe()?)?;
+        for bad in Bad::ALL {
+            let mut release = with_build_id(&bytes, &bad.id())?;
+            release.extend(bad.plan().as_bytes());
+            layer.install(&bad.path(), &release, 0o755)?;
+        }
         layer.units()?;
         Ok(layer)
     }
@@ -92,6 +147,21 @@ impl Layer {
             self.install(&at, &fs::read(source.join(file))?, 0o644)?;
         }
         Ok(())
+    }
+
+    /// A program without its debug information, which is most of it; each story copies it.
+    fn stripped(&self, program: &Path) -> io::Result<Vec<u8>> {
+        let plain = self.0.path().join("plain");
+        let strip = Command::new("strip")
+            .arg("-o")
+            .args([&*plain, program])
+            .status();
+        if !strip.is_ok_and(|status| status.success()) {
+            fs::copy(program, &plain)?;
+        }
+        let bytes = fs::read(&plain)?;
+        fs::remove_file(&plain)?;
+        Ok(bytes)
     }
 
     fn install(&self, at: &str, bytes: &[u8], mode: u32) -> io::Result<()> {

@@ -141,8 +141,27 @@ pub fn able() -> Result<(), Missing> {
             )));
         }
     }
-    Ok(())
+    let tried = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-euc", MOUNTS])
+        .stdin(Stdio::null())
+        .output();
+    match tried {
+        Ok(out) if out.status.success() => Ok(()),
+        Ok(out) => Err(Missing(format!(
+            "cannot mount what a container needs: {}",
+            String::from_utf8_lossy(&out.stderr).trim_end()
+        ))),
+        Err(e) => Err(Missing(format!("cannot run unshare: {e}"))),
+    }
 }
+
+/// In a mount namespace of its own: what a container's disk and cgroup are made of.
+const MOUNTS: &str = "
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/lower /mnt/upper /mnt/work /mnt/root
+mount -t overlay overlay -o lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+";
 
 /// Where trees are kept between runs.
 pub fn cache() -> PathBuf {

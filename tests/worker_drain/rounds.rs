@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use handover::config::Config;
 use handover::machine::link::{Report, ToWorker};
 use handover::sys::handoff;
 use tokio::net::TcpStream;
@@ -190,7 +191,12 @@ async fn generation(
     for _ in 0..2 {
         let (sending, receiving) = handoff::pair().unwrap();
         let listener = listener.try_clone().unwrap();
-        let mut worker = TestWorker::begin(config(), listener, number, None, Some(receiving)).await;
+        let config = Config {
+            // Every other generation has a runtime of several threads.
+            threads: if number % 2 == 0 { 2 } else { 1 },
+            ..config()
+        };
+        let mut worker = TestWorker::begin(config, listener, number, None, Some(receiving)).await;
         worker.accept().await;
         workers.push(worker);
         ends.push(sending);

@@ -142,13 +142,27 @@ impl TestWorker {
         let count = targets.len();
         self.tell(&ToWorker::PassTo { count }, targets).await;
         let timeout_ms = Some(30_000);
-        self.tell(&ToWorker::Drain { timeout_ms }, &[]).await;
+        self.tell(
+            &ToWorker::Drain {
+                timeout_ms,
+                pass: false,
+            },
+            &[],
+        )
+        .await;
     }
 
     /// Orders the drain and waits until it has begun.
     pub async fn drain(&self, limit: Option<Duration>) {
         let timeout_ms = limit.map(|l| u64::try_from(l.as_millis()).unwrap());
-        self.tell(&ToWorker::Drain { timeout_ms }, &[]).await;
+        self.tell(
+            &ToWorker::Drain {
+                timeout_ms,
+                pass: false,
+            },
+            &[],
+        )
+        .await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 

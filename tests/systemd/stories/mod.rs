@@ -1,8 +1,12 @@
 //! The stories. Each one begins with a machine that has just booted, the service installed and not
 //! started, and is told with both kinds of listener where that makes a difference.
 
+mod boot;
+mod kill;
+mod load;
 mod reload;
 mod rollback;
+mod stop;
 mod units;
 
 use crate::host::{Host, Listener};
@@ -38,5 +42,30 @@ stories! {
     reload::the_same_build_reloads_the_configuration ANY,
     reload::a_bad_release_fails_and_the_old_one_serves ANY,
     reload::a_release_that_answers_for_itself_is_not_believed ANY,
+    reload::a_third_release_may_come_during_a_probation ANY,
+    reload::two_at_once_are_one_upgrade ANY,
+    reload::a_client_killed_in_the_middle_changes_nothing ANY,
+    reload::systemd_may_read_its_units_again_in_the_middle ANY,
+    reload::systemd_may_start_anew_in_the_middle ANY,
     rollback::one_command_goes_back BOTH,
+    rollback::nginx_s_signals_go_back ANY,
+    rollback::nginx_s_signals_make_it_final ANY,
+    kill::the_successor_in_probation BOTH,
+    kill::the_parked_master ANY,
+    kill::the_owner_alone BOTH,
+    kill::the_owner_after_a_commit BOTH,
+    kill::both_masters_at_once BOTH,
+    kill::every_worker ANY,
+    kill::a_hung_owner_is_shot_by_the_watchdog BOTH,
+    kill::a_hung_successor_is_met_by_its_predecessor ANY,
+    stop::while_serving BOTH,
+    stop::while_parked BOTH,
+    stop::after_a_commit BOTH,
+    stop::during_an_upgrade ANY,
+    stop::a_restart_refuses_nobody BOTH,
+    stop::a_preserved_store_refuses_nobody BOTH,
+    boot::a_release_that_cannot_start_is_replaced BOTH,
+    boot::a_release_that_systemd_would_not_restart_is_replaced BOTH,
+    boot::a_refused_release_is_not_started_at_the_next_boot ANY,
+    boot::a_release_on_trial_survives_a_power_cut ANY,
 }

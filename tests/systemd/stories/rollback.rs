@@ -1,36 +1,116 @@
 //! Going back, by a command and by nginx's signals.
 
-use std::time::Duration;
-
-use crate::host::{Host, until};
-use crate::kit::client::{Load, Spec};
-use crate::release::Build;
+use super::load;
+use crate::host::{Host, SOON, until};
+use crate::release::{Build, PROGRAM};
 
 /// The parked master serves again, systemd follows, the previous binary is back on disk.
 pub fn one_command_goes_back(host: &mut Host) {
     host.start();
     let before = host.assert_runs(Build::A);
-    let load = Load::start(
-        Spec::new("127.0.0.1:80")
-            .connections(8)
-            .pause(Duration::from_millis(2)),
-    );
-    load.wait_answers(100, Duration::from_secs(10));
+    let load = load::steady();
     host.install(Build::B);
     host.reload().ok();
     host.assert_runs(Build::B);
     assert_eq!(host.disk().trial, Some(Build::B.id()));
     host.handover(&["rollback"]).ok();
     assert_eq!(host.assert_runs(Build::A), before);
-    until("the disk is back", Duration::from_secs(5), || {
-        let disk = host.disk();
-        (disk.program == Some(Build::A.id()) && disk.trial.is_none()).then_some(())
-    });
+    host.until_disk_is(Build::A);
     assert_eq!(host.disk().rejected, Some(Build::B.id()));
-    load.wait_answers(200, Duration::from_secs(10));
-    load.stop().assert_clean();
+    load::goes_on(&load);
     // The rejected build is not tried again by a mere reload.
     host.install(Build::B);
     host.reload().ok();
     assert_eq!(host.assert_runs(Build::A), before);
+    load::goes_on(&load);
+    load.stop().assert_clean();
+}
+
+/// The sequence of nginx's manual, by `systemctl kill`: nothing happens but what a signal says.
+pub fn nginx_s_signals_go_back(host: &mut Host) {
+    host.start();
+    let old = host.assert_runs(Build::A);
+    let load = load::steady();
+    host.container
+        .sh(&format!("cp -p {PROGRAM} {PROGRAM}.old"))
+        .ok();
+    host.install(Build::B);
+    let new = beside(host, old);
+    host.systemctl([
+        "kill",
+        "--kill-whom=main",
+        "--signal=WINCH",
+        "handover.service",
+    ])
+    .ok();
+    assert_eq!(host.until_another_main(old, SOON), new);
+    load::goes_on(&load);
+    host.container
+        .sh(&format!(
+            "cp -fp {PROGRAM}.old {PROGRAM}.tmp; mv {PROGRAM}.tmp {PROGRAM}"
+        ))
+        .ok();
+    host.kill("HUP", old);
+    host.kill("USR2", new);
+    host.kill("WINCH", new);
+    host.kill("QUIT", new);
+    until("one master is left", SOON, || {
+        (masters(host) == [old]).then_some(())
+    });
+    assert_eq!(host.assert_runs(Build::A), old);
+    assert_eq!(host.disk().program, Some(Build::A.id()));
+    load::goes_on(&load);
+    load.stop().assert_clean();
+}
+
+/// `QUIT` to the old one is a commit.
+pub fn nginx_s_signals_make_it_final(host: &mut Host) {
+    host.start();
+    let old = host.assert_runs(Build::A);
+    let load = load::steady();
+    host.install(Build::B);
+    let new = beside(host, old);
+    host.systemctl([
+        "kill",
+        "--kill-whom=main",
+        "--signal=WINCH",
+        "handover.service",
+    ])
+    .ok();
+    host.until_another_main(old, SOON);
+    host.kill("QUIT", old);
+    until("one master is left", SOON, || {
+        (masters(host) == [new]).then_some(())
+    });
+    assert_eq!(host.assert_runs(Build::B), new);
+    load::goes_on(&load);
+    load.stop().assert_clean();
+}
+
+/// `USR2`: the new master stands beside the old one, which stays the main process.
+fn beside(host: &Host, old: u32) -> u32 {
+    host.systemctl([
+        "kill",
+        "--kill-whom=main",
+        "--signal=USR2",
+        "handover.service",
+    ])
+    .ok();
+    let new = until("a second master", SOON, || {
+        masters(host).into_iter().find(|pid| *pid != old)
+    });
+    assert_eq!(host.main_pid(), old);
+    new
+}
+
+fn masters(host: &Host) -> Vec<u32> {
+    let mut pids = vec![];
+    for master in host.status()["masters"].as_array().expect("masters") {
+        pids.extend(
+            master["pid"]
+                .as_u64()
+                .and_then(|pid| u32::try_from(pid).ok()),
+        );
+    }
+    pids
 }

@@ -1,0 +1,82 @@
+//! A successor that leaves, or has to.
+
+use std::time::Duration;
+
+use super::kit::*;
+use crate::machine::event::{Event, FromSuccessor, Signal};
+use crate::machine::{Action, Phase, Timer, ToPredecessor};
+
+#[test]
+fn a_new_one_told_to_leave_finishes_what_it_holds() {
+    for signal in [Signal::Quit, Signal::Term] {
+        let mut pair = Pair::new();
+        pair.signal(OLD, Signal::Usr2);
+        pair.new_one().busy = true;
+        pair.signal(NEW, signal);
+        assert_eq!(pair.phases(), [Phase::Evicting, Phase::Draining]);
+        pair.advance(Duration::from_secs(599));
+        assert_eq!(pair.phases(), [Phase::Evicting, Phase::Draining]);
+        assert!(!pair.log.contains(&(OLD, Action::TermSuccessor)));
+        pair.event(NEW, Event::WorkersGone);
+        assert_eq!(pair.phases(), [Phase::Serving]);
+    }
+}
+
+#[test]
+fn a_new_one_that_does_not_own_the_service_says_that_it_leaves() {
+    // An owner leaves without waiting only on INT.
+    for phase in [Phase::Probation, Phase::Yielded] {
+        let actions = One::at(phase, Hold).signal(Signal::Int);
+        place(&actions, &Action::ToPredecessor(ToPredecessor::Leaving));
+    }
+    for phase in [Phase::Starting, Phase::Standby] {
+        for signal in [Signal::Quit, Signal::Term, Signal::Int] {
+            let actions = One::at(phase, Hold).signal(signal);
+            assert_order(
+                &actions,
+                &[
+                    Action::ToPredecessor(ToPredecessor::Leaving),
+                    Action::ClosePredecessor,
+                ],
+            );
+        }
+    }
+}
+
+#[test]
+fn one_that_leaves_while_the_old_one_takes_back_finishes_too() {
+    // The takeover and its good-bye crossed.
+    let mut one = One::at(Phase::Parked, Hold);
+    let _ = one.told(FromSuccessor::Leaving);
+    assert_eq!(one.phase(), Phase::Reclaiming);
+    let _ = one.on(closed());
+    let actions = one.on(Event::WorkersReady);
+    assert_eq!(one.phase(), Phase::Evicting);
+    assert!(!actions.contains(&Action::TermSuccessor));
+    assert_eq!(one.armed(Timer::Evict), Some(Duration::from_secs(603)));
+}
+
+#[test]
+fn one_that_lets_go_of_the_channel_without_a_word_gets_term_then_kill() {
+    // It sees our end close, and would believe that it is alone.
+    let mut one = One::at(Phase::Beside, Hold);
+    let actions = one.on(closed());
+    assert!(actions.contains(&Action::TermSuccessor));
+    assert_eq!(
+        one.waits_for(Timer::Evict),
+        [Action::KillSuccessor],
+        "after {:?}",
+        one.armed(Timer::Evict)
+    );
+}
+
+#[test]
+fn one_that_was_never_ready_gets_no_time_to_finish() {
+    let mut one = One::at(Phase::Launching, Automatic);
+    let _ = one.on(Event::Launched);
+    let actions = one.waits_for(Timer::Start);
+    assert!(actions.contains(&Action::TermSuccessor));
+    let _ = one.on(closed());
+    assert_eq!(one.armed(Timer::Evict), Some(Duration::from_secs(3)));
+    assert_eq!(one.waits_for(Timer::Evict), [Action::KillSuccessor]);
+}

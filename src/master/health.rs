@@ -1,0 +1,112 @@
+//! `[upgrade] health`: a path that must answer before the takeover and during the probation.
+//!
+//! Every worker is asked, over a socket pair of its own: nothing is accepted for it, so a worker
+//! that waits for the takeover can be asked too. An answer of 2xx or 3xx is good health.
+
+use std::io;
+use std::os::unix::net::UnixStream as StdStream;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::input::Input;
+use crate::machine::Event;
+
+/// For one answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two questions before the takeover, and in the probation.
+const WARMING: Duration = Duration::from_millis(100);
+const WATCHING: Duration = Duration::from_secs(1);
+/// In the probation so many bad answers in a row are bad health.
+const FORGIVEN: u32 = 2;
+
+/// A check under way; dropped, it ends.
+#[derive(Debug)]
+pub(super) struct Check(JoinHandle<()>);
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Before the takeover: says that the workers are ready when all are in good health, or, shortly
+/// before `limit`, that they are not.
+pub(super) fn before_takeover(path: String, limit: Duration, post: mpsc::Sender<Input>) -> Check {
+    Check(tokio::spawn(async move {
+        let last = Instant::now() + limit.mul_f32(0.9);
+        let event = loop {
+            match ask_all(&path, &post).await {
+                Ok(()) => break Event::WorkersReady,
+                Err(why) if Instant::now() >= last => {
+                    break Event::WorkersFailed(format!("health check {path}: {why}"));
+                }
+                Err(_) => sleep(WARMING).await,
+            }
+        };
+        let _ = post.send(Input::Healthy(event)).await;
+    }))
+}
+
+/// During the probation.
+pub(super) fn in_probation(path: String, post: mpsc::Sender<Input>) -> Check {
+    Check(tokio::spawn(async move {
+        let mut bad = 0;
+        loop {
+            sleep(WATCHING).await;
+            match ask_all(&path, &post).await {
+                Ok(()) => bad = 0,
+                Err(_) if bad < FORGIVEN => bad += 1,
+                Err(why) => {
+                    let why = format!("health check {path}: {why}");
+                    let _ = post.send(Input::Event(Event::Unhealthy(why))).await;
+                    return;
+                }
+            }
+        }
+    }))
+}
+
+async fn ask_all(path: &str, post: &mpsc::Sender<Input>) -> Result<(), String> {
+    let (reply, streams) = oneshot::channel();
+    let gone = |_| "the master is leaving".to_owned();
+    post.send(Input::Probe(reply))
+        .await
+        .map_err(|_| "the master is leaving".to_owned())?;
+    let streams: Vec<(u32, StdStream)> = streams.await.map_err(gone)?;
+    if streams.is_empty() {
+        return Err("no worker can be asked".into());
+    }
+    for (pid, stream) in streams {
+        match timeout(PATIENCE, ask(path, stream)).await {
+            Ok(Ok(200..=399)) => {}
+            Ok(Ok(status)) => return Err(format!("worker {pid} answered {status}")),
+            Ok(Err(e)) => return Err(format!("worker {pid}: {e}")),
+            Err(_) => return Err(format!("worker {pid} did not answer within {PATIENCE:?}")),
+        }
+    }
+    Ok(())
+}
+
+/// The status of the answer.
+async fn ask(path: &str, stream: StdStream) -> io::Result<u16> {
+    stream.set_nonblocking(true)?;
+    let mut stream = UnixStream::from_std(stream)?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: handover-health\r\n\
+         Connection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    // The status line is enough, but a client that leaves in the middle is rude.
+    stream.take(1024 * 1024).read_to_end(&mut answer).await?;
+    let line = answer.split(|b| *b == b'\r').next().unwrap_or_default();
+    std::str::from_utf8(line)
+        .ok()
+        .and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok())
+        .ok_or_else(|| io::Error::other("it answered something that is not HTTP"))
+}
