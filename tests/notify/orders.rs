@@ -1,13 +1,13 @@
 //! The unit's commands: `ExecReload=` is the image of the main process with `apply`, its exit code
 //! is the verdict.
 
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use crate::kit::client::Load;
 use crate::kit::manager::{Active, Unit};
-use crate::kit::service::{Service, SOON};
-use crate::scene::{APPLY, NEXT, commit, messages, next, serving, serving_as, upgrade};
+use crate::kit::service::{SOON, Service};
+use crate::scene::{APPLY, NEXT, commit, messages, next, serving, upgrade};
 
 /// `systemctl reload`: its exit code.
 #[track_caller]
@@ -105,7 +105,12 @@ fn as_nobody(mut unit: Unit) -> Unit {
     unit
 }
 
-const NOBODY: [&str; 4] = ["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
+const NOBODY: [&str; 4] = [
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--no-new-privs",
+];
 
 fn give_away(path: &Path) {
     for entry in std::fs::read_dir(path).expect("a directory").flatten() {
@@ -143,13 +148,24 @@ fn the_unit_s_commands_run_as_its_user_and_may_order() {
     service.wait_owner(2, "probation");
     // Somebody else may not.
     let socket = service.runtime.join("control.sock");
-    std::os::unix::fs::PermissionsExt::set_mode(
-        &mut std::fs::metadata(&socket).unwrap().permissions(),
-        0o666,
-    );
+    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o666)).expect("its mode");
+    for dir in [service.dir(), &service.runtime] {
+        std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755)).expect("its mode");
+    }
     command[1..3].copy_from_slice(&["--reuid=12345", "--regid=12345"]);
     let reloaded = manager.reload(&command);
     assert_ne!(reloaded.status.and_then(|s| s.code()), Some(0));
+    let strange = std::process::Command::new("setpriv")
+        .args(["--reuid=12345", "--regid=12345", "--clear-groups", "--"])
+        .arg(crate::kit::build::own())
+        .arg("--runtime-dir")
+        .arg(&service.runtime)
+        .arg("commit")
+        .output()
+        .expect("setpriv runs");
+    let said = String::from_utf8_lossy(&strange.stderr);
+    assert_eq!(strange.status.code(), Some(77), "{said}");
+    assert!(said.contains("uid 12345 may not give orders"), "{said}");
     service.wait_owner(2, "probation");
     assert!(messages(&service, |m| m.uid != 65534).is_empty());
 }

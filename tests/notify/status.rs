@@ -88,7 +88,11 @@ fn an_upgrade_gives_itself_the_time_that_its_configuration_allows() {
     let reloaded = service.manager().reload(&APPLY);
     assert!(reloaded.status.is_some_and(|s| s.success()), "{reloaded:?}");
     let extended = messages(&service, |m| m.get("EXTEND_TIMEOUT_USEC").is_some());
-    let micros: u64 = extended[0].get("EXTEND_TIMEOUT_USEC").unwrap().parse().unwrap();
+    let micros: u64 = extended[0]
+        .get("EXTEND_TIMEOUT_USEC")
+        .unwrap()
+        .parse()
+        .unwrap();
     // Pre-flight and start, each with its own deadline.
     assert!(micros >= 80_000_000, "{micros}");
     assert_eq!(extended[0].pid, g1);

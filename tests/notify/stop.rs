@@ -30,10 +30,16 @@ fn stop_in_flight(service: &Service, download: Download) {
         let stopped = scope.spawn(|| manager.stop());
         wait_until("the service to stop", || {
             manager.look(|s| s.active == Active::Deactivating)
-                || service.masters().iter().any(|p| p.comm.ends_with("draining"))
+                || service
+                    .masters()
+                    .iter()
+                    .any(|p| p.comm.ends_with("draining"))
         });
         let finished = download.finish();
-        assert!(stopped.join().expect("stopped"), "something had to be killed");
+        assert!(
+            stopped.join().expect("stopped"),
+            "something had to be killed"
+        );
         finished
     });
     assert!(finished, "the answer was cut");
@@ -77,7 +83,10 @@ fn stop_while_serving_finishes_what_is_in_flight() {
     let download = Download::begin(&service);
     stop_in_flight(&service, download);
     assert_eq!(messages(&service, |m| m.has("STOPPING", "1")).len(), 1);
-    assert_eq!(service.manager().look(|s| s.result.and_then(|r| r.code())), Some(0));
+    assert_eq!(
+        service.manager().look(|s| s.result.and_then(|r| r.code())),
+        Some(0)
+    );
 }
 
 #[test]
@@ -90,11 +99,16 @@ fn stop_while_a_predecessor_is_parked_finishes_what_both_have_in_flight() {
     std::thread::scope(|scope| {
         let finished = scope.spawn(|| {
             // The old one's answer goes on only when the service stops already.
-            wait_until("the end", || service.masters().iter().any(|p| p.comm == "g2 draining"));
+            wait_until("the end", || {
+                service.masters().iter().any(|p| p.comm == "g2 draining")
+            });
             old.finish()
         });
         stop_in_flight(&service, new);
-        assert!(finished.join().expect("read"), "the old generation's answer was cut");
+        assert!(
+            finished.join().expect("read"),
+            "the old generation's answer was cut"
+        );
     });
     assert_said_alone(&service, &[g1]);
 }
@@ -154,7 +168,9 @@ fn term_at(test: &str, moment: &str) {
     let g1 = service.master(1).pid;
     service.replace(&next());
     let pending = service.cli_start(&["upgrade"]);
-    wait_until(moment, || service.masters().iter().any(|p| p.comm == moment));
+    wait_until(moment, || {
+        service.masters().iter().any(|p| p.comm == moment)
+    });
     assert!(service.manager().stop(), "something had to be killed");
     drop(pending);
     assert_end(&service);
@@ -217,7 +233,9 @@ fn after_the_crash_of_a_lone_master_the_clients_that_waited_are_served() {
     let address = tcp(&service, "http");
     service.signal(g1, Signal::KILL);
     wait_until("the workers to leave", || {
-        workers.iter().all(|w| crate::kit::proc::Process::look(w.pid).is_none())
+        workers
+            .iter()
+            .all(|w| crate::kit::proc::Process::look(w.pid).is_none())
     });
     let queued = Queued::ask(address, 16);
     manager.wait_for("the next start", |s| (s.starts == 2).then_some(()));

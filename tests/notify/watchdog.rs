@@ -27,12 +27,16 @@ fn missed(service: &Service) -> bool {
 fn wait_fed(service: &Service, by: u32, meals: usize) {
     let fed = |s: &crate::kit::manager::State| {
         let meals = s.messages.iter();
-        meals.filter(|m| m.pid == by && m.has("WATCHDOG", "1")).count()
+        meals
+            .filter(|m| m.pid == by && m.has("WATCHDOG", "1"))
+            .count()
     };
     let before = service.manager().look(fed);
-    service.manager().wait_for(&format!("{meals} meals from {by}"), |s| {
-        (fed(s) >= before + meals || s.happened(|e| *e == Event::WatchdogMissed)).then_some(())
-    });
+    service
+        .manager()
+        .wait_for(&format!("{meals} meals from {by}"), |s| {
+            (fed(s) >= before + meals || s.happened(|e| *e == Event::WatchdogMissed)).then_some(())
+        });
     assert!(!missed(service), "the watchdog was not fed in time");
 }
 
@@ -60,15 +64,22 @@ fn who_takes_over_feeds_it_at_once() {
     let g1 = service.master(1).pid;
     upgrade(&service);
     let g2 = service.master(2).pid;
-    service.manager().wait_within("a meal", Duration::from_secs(3), |s| {
-        position(s, |m| m.pid == g2 && m.has("WATCHDOG", "1"))
-    });
+    service
+        .manager()
+        .wait_within("a meal", Duration::from_secs(3), |s| {
+            position(s, |m| m.pid == g2 && m.has("WATCHDOG", "1"))
+        });
     let before = messages(&service, |m| m.pid == g1 && m.has("WATCHDOG", "1")).len();
     service.cli(&["rollback"]).assert_code(0);
-    service.manager().wait_within("a meal", Duration::from_secs(3), |s| {
-        let meals = s.messages.iter().filter(|m| m.pid == g1 && m.has("WATCHDOG", "1"));
-        (meals.count() > before).then_some(())
-    });
+    service
+        .manager()
+        .wait_within("a meal", Duration::from_secs(3), |s| {
+            let meals = s
+                .messages
+                .iter()
+                .filter(|m| m.pid == g1 && m.has("WATCHDOG", "1"));
+            (meals.count() > before).then_some(())
+        });
 }
 
 #[test]
@@ -133,7 +144,10 @@ fn a_busy_operator_does_not_starve_it() {
 /// A worker that hangs while the service is taken back is no reason to shoot the predecessor.
 #[test]
 fn a_predecessor_feeds_it_while_it_takes_the_service_back() {
-    let service = serving_as(Service::setup("taking_back").config("workers = 1"), watched(3));
+    let service = serving_as(
+        Service::setup("taking_back").config("workers = 1"),
+        watched(3),
+    );
     let g1 = service.master(1).pid;
     upgrade(&service);
     let g2 = service.master(2).pid;
