@@ -55,10 +55,14 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         .send(&Message::Hello(hello), &[])
         .await
         .map_err(HeritageError::Hello)?;
-    let will = match channel.recv().await?.ok_or(HeritageError::Gone)?.decode()? {
-        Message::Inheritance(will) => *will,
-        Message::Retire { .. } => return Err(HeritageError::Gone),
-        _ => return Err(HeritageError::Unexpected("another message")),
+    let will = loop {
+        match channel.recv().await?.ok_or(HeritageError::Gone)?.decode()? {
+            Message::Inheritance(will) => break *will,
+            Message::Retire { .. } => return Err(HeritageError::Gone),
+            // Somebody looks at the status; there is nothing to say yet.
+            Message::Status { .. } => {}
+            _ => return Err(HeritageError::Unexpected("another message")),
+        }
     };
     if will.protocol.major != PROTOCOL.major {
         return Err(HeritageError::Protocol(will.protocol.major));
@@ -69,6 +73,7 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         match received.decode()? {
             Message::Fds { .. } => fds.extend(received.fds),
             Message::Retire { .. } => return Err(HeritageError::Gone),
+            Message::Status { .. } => {}
             _ => {
                 return Err(HeritageError::Unexpected(
                     "another message than descriptors",

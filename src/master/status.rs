@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::driver::Driver;
 use super::input::Input;
+use super::peers::SuccessorLink;
 use super::record::api_time;
 use crate::api;
 use crate::machine::Phase;
@@ -25,11 +26,13 @@ impl Driver {
         }
         self.awaited = self.workers.ask();
         self.peer_status = None;
-        let other = self.successor.as_ref().is_some_and(|s| s.line.is_some())
-            || self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
-        if other {
+        // Before its hello it waits for the inheritance and for nothing else.
+        let greeted = |s: &SuccessorLink| s.line.is_some() && s.hello.is_some();
+        if self.successor.as_ref().is_some_and(greeted) {
             self.awaited += 1;
             self.tell_successor(Message::Status { master: None });
+        } else if self.predecessor.as_ref().is_some_and(|p| p.line.is_some()) {
+            self.awaited += 1;
             self.tell_predecessor(Message::Status { master: None });
         }
         if self.awaited == 0 {

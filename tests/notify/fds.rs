@@ -2,7 +2,7 @@
 
 use crate::kit::proc;
 use crate::kit::service::Service;
-use crate::scene::{commit, messages, serving_as, upgrade};
+use crate::scene::{commit, messages, serving_as, upgrade, wait_until};
 
 fn environment(pid: u32) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/environ")).expect("a living process");

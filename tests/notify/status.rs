@@ -103,3 +103,16 @@ fn an_upgrade_gives_itself_the_time_that_its_configuration_allows() {
     });
     assert!(messages(&service, |m| m.get("RELOADING").is_some()).is_empty());
 }
+
+/// A master that was only just executed understands nothing but its inheritance.
+#[test]
+fn looking_at_the_status_all_the_time_does_not_disturb_an_upgrade() {
+    let service = serving(Service::setup("curious_upgrade"));
+    service.replace(&next());
+    let mut pending = service.cli_start(&["upgrade"]);
+    while pending.is_running() {
+        service.status();
+    }
+    pending.finish(crate::scene::SOON).assert_code(0);
+    service.wait_owner(2, "probation");
+}
