@@ -81,10 +81,11 @@ pub enum Action {
     KeepDisk,
     /// Listening sockets that the configuration no longer has are let go.
     DropListeners,
-    /// Answer an order: the one whose step this is, when it is of that kind, else all of that kind
-    /// that wait.
+    /// Answer an order. A refusal is for the one whose step this is, everything else for all of
+    /// that kind.
     Settle(OrderKind, Verdict),
-    /// The upgrade ended.
+    /// The upgrade ended. Both masters say so of a commit; the one that owns the service then
+    /// writes it down.
     Conclude(Outcome, Option<Failure>),
     /// Open the log files again.
     ReopenLogs,

@@ -5,5 +5,7 @@ mod kit;
 mod late;
 mod leaving;
 mod orders;
+mod remembered;
+mod signals;
 mod stop;
 mod workers;

@@ -89,8 +89,12 @@ pub struct Start {
     pub listeners: usize,
     /// `handoff.sock`, where a worker without a master asks for the owner.
     pub handoff: Option<std::path::PathBuf>,
-    /// Whether a descriptor beside this message is the receiving end for passed-on connections.
+    /// Whether the first descriptor beside this message is a receiving end for passed-on
+    /// connections.
     pub receives: bool,
+    /// Whether the next descriptor is the generation's [`crate::sys::board`].
+    #[serde(default)]
+    pub board: bool,
 }
 
 /// What one descriptor beside [`ToWorker::Listeners`] is.
@@ -100,6 +104,9 @@ pub struct WorkerListener {
     pub name: String,
     /// The address it is bound to, for people.
     pub address: String,
+    /// Whether other workers accept on it, too.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 /// Worker to master.

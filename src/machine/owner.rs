@@ -92,7 +92,7 @@ impl Machine {
                 s,
             ),
             Event::Order(order @ (Order::Upgrade { .. } | Order::Rollback | Order::Reload)) => {
-                self.refuse(&order, "a configuration reload is under way; try again", s);
+                s.refuse(&order, "a configuration reload is under way; try again");
             }
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch)) => {
                 s.refuse_signal(signal, "a configuration reload is under way");
@@ -136,7 +136,6 @@ impl Machine {
 
     pub(super) fn launching(&mut self, event: Event, s: &mut Step) {
         match event {
-            Event::Launched => {}
             Event::LaunchFailed(failure) => {
                 self.successor = None;
                 self.give_up(Outcome::Failed, failure, s);
@@ -184,13 +183,14 @@ impl Machine {
                 s.refuse_signal(signal, "an upgrade is under way");
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Reload | Order::Commit)) => {
-                self.refuse(&order, "an upgrade is under way; see `status`", s);
+                s.refuse(&order, "an upgrade is under way; see `status`");
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.orphaned(s),
             Event::Successor(
                 FromSuccessor::Heartbeat | FromSuccessor::Commit | FromSuccessor::Release,
             )
+            | Event::Launched
             | Event::WorkersReady
             | Event::WorkersGone
             | Event::Reloaded
@@ -205,15 +205,14 @@ impl Machine {
 
     fn successor_ready(&mut self, s: &mut Step) {
         s.act(Action::WritePids);
-        if !self.hold {
-            self.take_over(s);
-            self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
-            self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
-        } else {
+        if self.hold {
             self.enter(Phase::Beside, s);
             self.arm(Timer::Silence, self.timing.silence, s);
-            self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
+        } else {
+            self.take_over(s);
         }
+        self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
+        self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
         for signal in self.recall(s) {
             match self.phase {
                 Phase::Beside => self.beside(Event::Signal(signal), s),
@@ -290,10 +289,9 @@ impl Machine {
                 );
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Reload)) => {
-                self.refuse(
+                s.refuse(
                     &order,
                     "both generations accept; `commit` or `rollback` first",
-                    s,
                 );
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
@@ -414,11 +412,9 @@ impl Machine {
                 s.refuse_signal(signal, "the rejected generation is still leaving");
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Reload | Order::Commit)) => {
-                self.refuse(
+                s.refuse(
                     &order,
-                    "the rejected generation is still leaving; try again when `status` shows it gone",
-                    s,
-                );
+                    "the rejected generation is still leaving; try again when `status` shows it gone");
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.orphaned(s),

@@ -64,7 +64,7 @@ impl Machine {
             Event::Order(
                 order @ (Order::Upgrade { .. } | Order::Commit | Order::Reload | Order::Stop),
             ) => {
-                self.refuse(&order, "this master is parked; ask its successor", s);
+                s.refuse(&order, "this master is parked; ask its successor");
             }
             Event::Successor(FromSuccessor::Hello)
             | Event::Launched
@@ -123,10 +123,8 @@ impl Machine {
         s.act(Action::CloseSuccessor);
         self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
         self.settle_pending(OrderKind::Commit, Verdict::Done, s);
-        if self.released {
-            // A commit is concluded by the successor, when it has our EOF.
-            s.act(Action::Conclude(Outcome::Committed, None));
-        }
+        // The successor writes it down when it has our EOF; at our door somebody may wait for it.
+        s.act(Action::Conclude(Outcome::Committed, None));
         self.enter(Phase::Draining, s);
         self.finish(s);
     }
@@ -205,7 +203,7 @@ impl Machine {
                 self.stop(Signal::Term, s);
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Commit | Order::Reload)) => {
-                self.refuse(&order, "a rollback is under way", s);
+                s.refuse(&order, "a rollback is under way");
             }
             // A commit that comes now is too late: the successor learns it by Retire.
             Event::Successor(

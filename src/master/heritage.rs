@@ -59,7 +59,7 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         match channel.recv().await?.ok_or(HeritageError::Gone)?.decode()? {
             Message::Inheritance(will) => break *will,
             Message::Retire { .. } => return Err(HeritageError::Gone),
-            // Somebody looks at the status; there is nothing to say yet.
+            // Somebody asks for the status; we are nobody yet.
             Message::Status { .. } => {}
             _ => return Err(HeritageError::Unexpected("another message")),
         }
@@ -73,7 +73,6 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         match received.decode()? {
             Message::Fds { .. } => fds.extend(received.fds),
             Message::Retire { .. } => return Err(HeritageError::Gone),
-            Message::Status { .. } => {}
             _ => {
                 return Err(HeritageError::Unexpected(
                     "another message than descriptors",
@@ -130,4 +129,54 @@ pub fn greet(hello: &Hello) -> Result<(), Failure> {
             hello.version, hello.protocol.major, PROTOCOL.major
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::machine::message::Identity;
+
+    fn will() -> Inheritance {
+        Inheritance {
+            protocol: PROTOCOL,
+            pid: 1,
+            from: Identity {
+                generation: 1,
+                version: "1.0.0".into(),
+                build_id: "a".into(),
+            },
+            generation: 2,
+            upgrade_id: "u".into(),
+            hold: false,
+            started_at_ms: 0,
+            probation_ms: None,
+            path: "/bin/x".into(),
+            cwd: "/".into(),
+            config: None,
+            fds: Vec::new(),
+            lingering: Vec::new(),
+            unit_rev: None,
+            state: BTreeMap::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_question_before_the_inheritance_does_not_end_a_start() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel::from_fd(theirs).unwrap();
+        let question = Message::Status { master: None };
+        ours.send(&question, &[]).await.unwrap();
+        let will = Message::Inheritance(Box::new(will()));
+        ours.send(&will, &[]).await.unwrap();
+        let hello = Hello {
+            protocol: PROTOCOL,
+            version: "2.0.0".into(),
+            build_id: "b".into(),
+            pid: 2,
+        };
+        let heritage = receive(&theirs, hello).await.unwrap();
+        assert_eq!(heritage.will.generation, 2);
+    }
 }

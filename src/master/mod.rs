@@ -21,6 +21,7 @@ mod sockets;
 mod start;
 mod status;
 pub mod store;
+mod story;
 mod workers;
 
 pub use start::{Origin, Setup, StartError, run};

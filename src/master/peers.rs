@@ -8,6 +8,7 @@ use super::heritage;
 use super::input::Input;
 use super::launch::{Launched, Refused};
 use super::line::{Heard, Line};
+use super::story;
 use super::workers::ended;
 use crate::machine::message::{Hello, Identity, Message};
 use crate::machine::{Event, Failure, FromPredecessor, FromSuccessor, Phase};
@@ -99,7 +100,9 @@ impl Driver {
     fn take_successor(&mut self, number: u64, launched: Launched) {
         let pid = launched.process.pid();
         tracing::info!(
+            message_id = story::MASTER_STARTED,
             handover_upgrade_id = self.upgrade_id(),
+            handover_generation = self.fixed.me.generation,
             handover_new_pid = pid,
             "master {pid} started"
         );
@@ -286,7 +289,6 @@ impl Driver {
         if let Some(pid) = pid {
             self.workers.forget_kin(pid);
         }
-        self.pidfiles.forget_old();
         vec![Event::PredecessorExited]
     }
 

@@ -14,6 +14,7 @@ use super::launch::{self, Plan};
 use super::record::{Record, millis, new_id};
 use super::start::timing;
 use super::store::Restored;
+use super::story;
 use crate::api::{self, Outcome, exit};
 use crate::machine::message::{Inheritance, Inherited, Lingering, Message, PROTOCOL, Supersede};
 use crate::machine::{Action, Event, Failure, Note, Phase, ToPredecessor, ToSuccessor, Who};
@@ -126,6 +127,7 @@ impl Driver {
         let generation = self.fixed.me.generation;
         let id = self.upgrade_id();
         tracing::info!(
+            message_id = story::PHASE_CHANGED,
             handover_upgrade_id = id,
             handover_phase = to.as_str(),
             handover_generation = generation,
@@ -178,7 +180,10 @@ impl Driver {
         self.machine
             .set_probation(probation.unwrap_or(wanted.probation));
         tracing::info!(
+            message_id = story::UPGRADE_STARTS,
             handover_upgrade_id = record.id,
+            handover_generation = self.fixed.me.generation,
+            handover_old_pid = self.fixed.pid,
             handover_old_version = record.from,
             "upgrade {} starts",
             record.id
@@ -315,7 +320,9 @@ impl Driver {
                 then,
             } => {
                 tracing::warn!(
+                    message_id = story::GIVEN_BACK,
                     handover_upgrade_id = self.upgrade_id(),
+                    handover_generation = self.fixed.me.generation,
                     handover_reason = reason,
                     "g{} gives the service back: {reason}",
                     self.fixed.me.generation
@@ -329,7 +336,7 @@ impl Driver {
             }
             ToPredecessor::Release => Message::Release,
             ToPredecessor::Leaving => Message::Yield {
-                reason: "told to leave by SIGTERM".into(),
+                reason: "told to leave by a signal".into(),
                 retire: true,
                 leaving: true,
                 then: None,
@@ -455,7 +462,16 @@ impl Driver {
         match result {
             Ok(None) => {}
             Ok(Some(what)) => tracing::info!("{what}"),
-            Err(e) => self.warn(format!("the running program is not back on disk: {e}")),
+            Err(e) => {
+                let text = format!("the running program is not back on disk: {e}");
+                tracing::error!(
+                    message_id = story::DISK_DIFFERS,
+                    handover_upgrade_id = self.upgrade_id(),
+                    handover_reason = e,
+                    "{text}"
+                );
+                self.remember_warning(text);
+            }
         }
         if let Some(reason) = self.orders.retire.take() {
             self.tell_successor(Message::Retire { reason });
@@ -583,7 +599,14 @@ impl Driver {
             return;
         }
         tracing::warn!(
+            message_id = match outcome {
+                Outcome::Committed => story::COMMITTED,
+                Outcome::RolledBack => story::ROLLED_BACK,
+                Outcome::Failed | Outcome::Refused => story::FAILED,
+            },
             handover_upgrade_id = record.id,
+            handover_old_version = record.from,
+            handover_new_version = record.to,
             handover_outcome = ended_as(outcome),
             handover_reason = reason,
             handover_generation = self.fixed.me.generation,
@@ -614,7 +637,13 @@ impl Driver {
             Note::SignalDropped(signal) => {
                 tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str())
             }
-            Note::WorkersFail(why) => tracing::error!("{why}"),
+            Note::WorkersFail(why) => tracing::error!(
+                message_id = story::WORKERS_FAIL,
+                handover_upgrade_id = self.upgrade_id(),
+                handover_generation = self.fixed.me.generation,
+                handover_reason = why,
+                "{why}"
+            ),
             Note::CommittedByAccident => tracing::warn!(
                 handover_upgrade_id = self.upgrade_id(),
                 "the predecessor is gone without a word: committed by accident, no way back in \
@@ -625,6 +654,10 @@ impl Driver {
 
     fn warn(&mut self, warning: String) {
         tracing::warn!("{warning}");
+        self.remember_warning(warning);
+    }
+
+    fn remember_warning(&mut self, warning: String) {
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }

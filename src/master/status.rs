@@ -26,14 +26,18 @@ impl Driver {
         }
         self.awaited = self.workers.ask();
         self.peer_status = None;
-        // Before its hello it waits for the inheritance and for nothing else.
+        // A successor that has not said hello expects its inheritance, and nothing else.
         let greeted = |s: &SuccessorLink| s.line.is_some() && s.hello.is_some();
-        if self.successor.as_ref().is_some_and(greeted) {
-            self.awaited += 1;
+        let successor = self.successor.as_ref().is_some_and(greeted);
+        let predecessor = self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
+        if successor {
             self.tell_successor(Message::Status { master: None });
-        } else if self.predecessor.as_ref().is_some_and(|p| p.line.is_some()) {
-            self.awaited += 1;
+        }
+        if predecessor {
             self.tell_predecessor(Message::Status { master: None });
+        }
+        if successor || predecessor {
+            self.awaited += 1;
         }
         if self.awaited == 0 {
             self.answer_status();

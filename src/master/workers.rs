@@ -20,6 +20,7 @@ use crate::machine::Event;
 use crate::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
 use crate::machine::message::Identity;
 use crate::machine::pool::Budget;
+use crate::sys::board::Board;
 use crate::sys::channel::{Channel, MAX_FDS};
 use crate::sys::handoff;
 use crate::sys::image::Image;
@@ -93,6 +94,8 @@ struct Set {
     /// Everybody was ready once.
     complete: bool,
     budget: Budget,
+    /// How many connections each of them holds, for all of them to see: they share the sockets.
+    board: Option<OwnedFd>,
 }
 
 /// A worker may fail so often within the window before it is said.
@@ -181,6 +184,13 @@ impl Workers {
             mode: State::Ready,
             complete: false,
             budget: Budget::new(FORGIVEN.max(usize::from(count)), WINDOW),
+            board: (count > 1)
+                .then(|| Board::create(count))
+                .transpose()
+                .unwrap_or_else(|e| {
+                    tracing::warn!("the workers cannot share connections evenly: {e}");
+                    None
+                }),
         }
     }
 
@@ -213,7 +223,8 @@ impl Workers {
             return Vec::new();
         };
         let (config, sockets) = (Arc::clone(&wanted.config), Arc::clone(&wanted.sockets));
-        match self.start_one(set, slot, &config, &sockets) {
+        let board = wanted.board.as_ref().and_then(|fd| fd.try_clone().ok());
+        match self.start_one(set, slot, &config, &sockets, board) {
             Ok(()) => Vec::new(),
             Err(e) => self.failed(set, slot, &format!("cannot start a worker: {e}")),
         }
@@ -225,6 +236,7 @@ impl Workers {
         slot: u16,
         config: &Config,
         sockets: &Sockets,
+        board: Option<OwnedFd>,
     ) -> Result<(), StartError> {
         let (ours, theirs) = Channel::pair()?;
         let listeners = sockets.for_worker()?;
@@ -253,8 +265,13 @@ impl Workers {
             listeners: listeners.len(),
             handoff: self.handoff.clone(),
             receives: false,
+            board: board.is_some(),
         };
-        line.say(ToWorker::Start(Box::new(start)), Vec::new());
+        let shared = board.is_some();
+        line.say(
+            ToWorker::Start(Box::new(start)),
+            board.into_iter().collect(),
+        );
         let mut listeners = listeners.into_iter().peekable();
         while listeners.peek().is_some() {
             let batch: Vec<_> = listeners.by_ref().take(MAX_FDS).collect();
@@ -263,6 +280,7 @@ impl Workers {
                 .map(|l| WorkerListener {
                     name: l.name.clone(),
                     address: l.address().to_string(),
+                    shared,
                 })
                 .collect();
             let fds = batch
@@ -477,6 +495,15 @@ impl Workers {
         self.gone.finished += worker.report.finished;
         self.gone.cut += worker.report.cut;
         self.gone.disagreements += worker.report.disagreements;
+        if let Some(board) = self.set(worker.set).and_then(|set| set.board.as_ref()) {
+            // The others must not wait for its turn.
+            let cleared = board
+                .try_clone()
+                .and_then(|fd| Board::join(fd, worker.slot).say(None));
+            if let Err(e) = cleared {
+                tracing::warn!("cannot clear the slot of a worker: {e}");
+            }
+        }
         if worker.state == State::Draining {
             tracing::debug!("worker {} {exit}", worker.process.pid());
             return self.gone_event();

@@ -175,8 +175,7 @@ pub fn inherit() -> Result<Inherited, InheritError> {
     if !matches!(role, Role::First) {
         signals::block(signals::OPERATOR).map_err(InheritError::Signals)?;
         // Executed by descriptor, this process is called like its number.
-        let arg0 = std::env::args_os().next().unwrap_or_default();
-        process::set_name(&program_name(&arg0));
+        process::set_name(&own_name());
     }
     let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
     let notify = env.get("NOTIFY_SOCKET").map(Notifier::new).transpose()?;
@@ -205,10 +204,15 @@ pub fn inherit() -> Result<Inherited, InheritError> {
     })
 }
 
+/// What this program is called, by its own `argv[0]`.
+#[must_use]
+pub fn own_name() -> String {
+    program_name(&std::env::args_os().next().unwrap_or_default())
+}
+
 /// What a program calls itself in `argv[0]`: `handover` for `/usr/bin/handover` and for
 /// `handover: worker process g7`.
-#[must_use]
-pub fn program_name(arg0: &OsStr) -> String {
+fn program_name(arg0: &OsStr) -> String {
     let arg0 = arg0.to_string_lossy();
     let command = arg0.split_once(": ").map_or(&*arg0, |(name, _)| name);
     Path::new(command)
@@ -645,14 +649,18 @@ mod tests {
     #[test]
     fn whoever_has_a_channel_is_a_successor_or_a_worker() {
         let operator = "SigBlk: SIGHUP SIGINT SIGQUIT SIGUSR1 SIGUSR2 SIGTERM SIGWINCH";
-        for (name, kind, role) in [
-            (CHANNEL_ENV, SocketType::SEQPACKET, "role: Successor("),
-            (WORKER_ENV, SocketType::SEQPACKET, "role: Worker("),
-            (KEEPER_ENV, SocketType::STREAM, "role: FirstUnderKeeper("),
+        for (name, role) in [
+            (CHANNEL_ENV, "role: Successor("),
+            (WORKER_ENV, "role: Worker("),
+            (KEEPER_ENV, "role: FirstUnderKeeper("),
         ] {
-            let flags = rustix::net::SocketFlags::CLOEXEC;
-            let (_ours, theirs) =
-                rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
+            let (_ours, theirs) = rustix::net::socketpair(
+                AddressFamily::UNIX,
+                SocketType::SEQPACKET,
+                rustix::net::SocketFlags::CLOEXEC,
+                None,
+            )
+            .unwrap();
             let said = run("", &[(name, "3")], vec![theirs]);
             assert!(said.last().unwrap().contains(role), "{said:#?}");
             assert!(said.iter().any(|l| l == operator), "{said:#?}");
@@ -664,6 +672,12 @@ mod tests {
             let again = said.iter().find(|l| l.starts_with("again")).unwrap();
             assert!(again.contains("not open"), "{again}");
         }
+        let (read, _write) = rustix::pipe::pipe().unwrap();
+        let said = run("", &[(KEEPER_ENV, "3")], vec![read]);
+        assert!(
+            said.last().unwrap().contains("FirstUnderKeeper"),
+            "{said:#?}"
+        );
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
-use super::inherited::program_name;
+use super::inherited::own_name;
 
 /// Libraries that tell every frame at `debug`: they say as much as at `info` until `trace`.
 const TALKATIVE: &[&str] = &[
@@ -115,10 +115,9 @@ pub fn set_generation(generation: u64) {
 
 /// Fails when nothing listens on journald's socket.
 fn journald(generation: u64) -> io::Result<tracing_journald::Layer> {
-    let arg0 = std::env::args_os().next().unwrap_or_default();
     let layer = tracing_journald::layer()?
         .with_field_prefix(None)
-        .with_syslog_identifier(program_name(&arg0));
+        .with_syslog_identifier(own_name());
     if generation == 0 {
         return Ok(layer);
     }

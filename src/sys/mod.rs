@@ -1,6 +1,7 @@
 //! The operating system, wrapped: everything here owns its descriptors.
 
 pub mod address;
+pub mod board;
 pub mod channel;
 pub mod handoff;
 #[cfg(test)]

@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Worker;
 use super::connections::Live;
-use super::gate::{Gate, Order, Word};
+use super::gate::Gate;
+use super::order::{Order, Word};
 use super::stream::{Peer, Stream};
 use super::{http2, serve};
 
@@ -62,8 +63,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
     let _manned = Manned::new(&connection.gate);
     loop {
-        let heard = connection.gate.word();
-        let permit = connection.gate.permit();
+        let heard = connection.gate.orders.word();
+        let permit = connection.gate.orders.permit();
         if heard.order() == Order::Leave {
             match worker.give(connection, permit) {
                 Ok(()) => return,
@@ -93,14 +94,14 @@ struct Manned(Arc<Gate>);
 
 impl Manned {
     fn new(gate: &Arc<Gate>) -> Self {
-        gate.man(true);
+        gate.orders.man(true);
         Self(Arc::clone(gate))
     }
 }
 
 impl Drop for Manned {
     fn drop(&mut self) {
-        self.0.man(false);
+        self.0.orders.man(false);
     }
 }
 
@@ -114,7 +115,7 @@ async fn wait(connection: &mut Connection, worker: &Worker, heard: Word) -> Woke
     let mut timer = pin!(sleep_until(connection.deadline(worker, heard.order())));
     poll_fn(|cx| {
         connection.gate.register(cx.waker());
-        if connection.gate.word() != heard {
+        if connection.gate.orders.word() != heard {
             return Poll::Ready(Woken::Told);
         }
         while let Poll::Ready(readable) = connection.stream.poll_readable(cx) {
@@ -160,3 +161,29 @@ impl Connection {
 
 /// Bytes are there that the runtime has not told of yet.
 const RECHECK: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without calling it.
+    fn size_of_future<F>(_: impl FnOnce(Connection, Arc<Worker>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_waits_is_small() {
+        let size = size_of_future(run);
+        assert!(size <= 640, "{size} bytes");
+    }
+
+    #[test]
+    fn http2_is_told_by_its_first_24_bytes_and_not_before() {
+        for len in 0..PREFACE.len() {
+            assert!(undecided(&PREFACE[..len]));
+        }
+        assert!(!undecided(PREFACE));
+        assert!(!undecided(b"PRI / HTTP/1.1"));
+        assert!(!undecided(b"G"));
+    }
+}

@@ -6,13 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::gate::{Gate, Order};
+use super::gate::Gate;
+use super::order::Order;
 use crate::machine::link::Report;
+use crate::sys::board::Board;
 
 /// The open connections.
 #[derive(Debug)]
 pub(super) struct Connections {
     open: Mutex<Open>,
+    /// What the other workers hold.
+    board: Option<Board>,
     ended: Notify,
     pub(super) figures: Figures,
 }
@@ -22,6 +26,9 @@ struct Open {
     next: u64,
     /// What a new one is told.
     order: Order,
+    accepts: bool,
+    /// What ends now has been counted.
+    counted: bool,
     gates: HashMap<u64, Arc<Gate>>,
 }
 
@@ -46,13 +53,16 @@ pub(super) struct Live {
 }
 
 impl Connections {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(board: Option<Board>) -> Arc<Self> {
         Arc::new(Self {
             open: Mutex::new(Open {
                 next: 0,
                 order: Order::Serve,
+                accepts: false,
+                counted: false,
                 gates: HashMap::new(),
             }),
+            board,
             ended: Notify::new(),
             figures: Figures::default(),
         })
@@ -70,6 +80,7 @@ impl Connections {
         open.next += 1;
         gate.tell(open.order, None);
         open.gates.insert(id, Arc::clone(&gate));
+        self.tell_others(&open);
         drop(open);
         let live = Live {
             of: Arc::clone(self),
@@ -77,6 +88,31 @@ impl Connections {
             passed: false,
         };
         (gate, live)
+    }
+
+    /// This worker accepts, or does so no longer.
+    pub(super) fn accepting(&self, accepts: bool) {
+        let mut open = self.open();
+        open.accepts = accepts;
+        self.tell_others(&open);
+    }
+
+    fn tell_others(&self, open: &Open) {
+        if let Some(board) = &self.board {
+            let count = open.accepts.then_some(open.gates.len() as u64);
+            if let Err(e) = board.say(count) {
+                tracing::debug!("cannot write to the board: {e}");
+            }
+        }
+    }
+
+    /// Whether this worker holds no more than its share of what all together hold, near enough.
+    pub(super) fn has_a_fair_share(&self) -> bool {
+        let Some(Ok(shares)) = self.board.as_ref().map(Board::shares) else {
+            return true;
+        };
+        let mean = shares.connections / shares.workers.max(1);
+        self.count() as u64 <= mean + mean / 8 + 2
     }
 
     /// How many are open.
@@ -111,9 +147,11 @@ impl Connections {
 
     /// Everything that is open now is about to be cut.
     pub(super) fn cut(&self) {
+        let mut open = self.open();
+        open.counted = true;
         self.figures
             .cut
-            .fetch_add(self.count() as u64, Ordering::Relaxed);
+            .fetch_add(open.gates.len() as u64, Ordering::Relaxed);
     }
 
     /// The figures now.
@@ -144,14 +182,15 @@ impl Drop for Live {
     fn drop(&mut self) {
         let mut open = self.of.open();
         open.gates.remove(&self.id);
-        let draining = open.order != Order::Serve;
-        drop(open);
+        self.of.tell_others(&open);
+        // Before anybody can see that it has gone.
         let figures = &self.of.figures;
         if self.passed {
             figures.passed.fetch_add(1, Ordering::Relaxed);
-        } else if draining {
+        } else if open.order != Order::Serve && !open.counted {
             figures.finished.fetch_add(1, Ordering::Relaxed);
         }
+        drop(open);
         self.of.ended.notify_waiters();
     }
 }

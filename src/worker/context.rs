@@ -17,6 +17,7 @@ use super::handoff::Outbox;
 use super::{lock, serve};
 use crate::config::Http;
 use crate::machine::link::Start;
+use crate::sys::board::Board;
 use crate::sys::handoff;
 
 /// A worker, as its connections see it.
@@ -24,7 +25,10 @@ use crate::sys::handoff;
 pub(super) struct Worker {
     pub(super) generation: u64,
     pub(super) connections: Arc<Connections>,
+    /// So many are accepted.
     pub(super) max_connections: usize,
+    /// So many can be held: those taken over were there already, and are not refused.
+    pub(super) room: usize,
     pub(super) http: Http,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<TokioExecutor>,
@@ -40,12 +44,18 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(start: &Start) -> Self {
+    pub(super) fn new(start: &Start, board: Option<OwnedFd>) -> Self {
         let config = &start.config;
+        let room = room();
+        let max_connections = match usize::try_from(config.http.max_connections) {
+            Ok(0) | Err(_) => room,
+            Ok(n) => n.min(room),
+        };
         Self {
             generation: start.generation,
-            connections: Connections::new(),
-            max_connections: room(config.http.max_connections),
+            connections: Connections::new(board.map(|fd| Board::join(fd, start.slot))),
+            max_connections,
+            room,
             http: config.http.clone(),
             http1: serve::builder(),
             http2: super::http2::builder(),
@@ -130,14 +140,9 @@ impl Worker {
     }
 }
 
-/// How many connections there may be: as configured, and never more than the limit of open files
-/// allows, less an eighth for the application.
-fn room(configured: u64) -> usize {
+/// How many connections the limit of open files allows, less an eighth for the application.
+fn room() -> usize {
     let (files, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    let allowed = files.saturating_sub((files / 8).max(64)).max(1);
-    let room = match configured {
-        0 => allowed,
-        n => n.min(allowed),
-    };
+    let room = files.saturating_sub((files / 8).max(64)).max(1);
     usize::try_from(room).unwrap_or(usize::MAX)
 }

@@ -8,8 +8,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::Worker;
-use super::gate::Order;
 use super::handoff::pass_on;
+use super::order::Order;
 use super::receive::Receiver;
 use crate::machine::link::Report;
 

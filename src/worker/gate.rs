@@ -7,9 +7,8 @@
 //! written is unflushed and it is not bound to end. The reasons are in hyper's source: its own idle
 //! state is private, so it serves as the oracle that checks ours.
 
-use std::pin::Pin;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::task::AtomicWaker;
@@ -17,30 +16,9 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// What is asked of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Serve.
-    Serve,
-    /// Leave for another worker at the next boundary.
-    Leave,
-    /// Nobody takes it: end politely (one more answer, or a grace time without a request).
-    Last,
-}
-
-/// An [`Order`] and when it came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Word(u32);
-
-impl Word {
-    pub(super) fn order(self) -> Order {
-        match self.0 & 3 {
-            0 => Order::Serve,
-            1 => Order::Leave,
-            _ => Order::Last,
-        }
-    }
-}
+use super::lock;
+use super::order::{Order, Orders};
+use super::unread::Unread;
 
 /// The marks of one connection.
 #[derive(Debug, Default)]
@@ -54,27 +32,11 @@ pub(super) struct Gate {
     writes: AtomicU32,
     /// HTTP/2 streams that are being answered.
     streams: AtomicU32,
-    /// How many orders there were, and in the last two bits the newest one.
-    order: AtomicU32,
-    slot: Mutex<Slot>,
-    driver: AtomicWaker,
-}
-
-#[derive(Debug, Default)]
-struct Slot {
+    /// What is asked of it.
+    pub(super) orders: Orders,
     /// A request body that the application dropped before its end.
-    unread: Option<Unread>,
-    /// Held while a connection is on its way from its driver into a message (pacing).
-    permit: Option<OwnedSemaphorePermit>,
-    /// Whether a task of ours has the connection (the application has upgraded ones).
-    manned: bool,
-}
-
-#[derive(Debug)]
-struct Unread {
-    body: Incoming,
-    number: u32,
-    left: u64,
+    unread: Mutex<Option<Unread>>,
+    driver: AtomicWaker,
 }
 
 /// No further request is read (one that is under way is).
@@ -100,9 +62,6 @@ const UNREAD: u32 = 1 << 9;
 /// The next answer says `Connection: close`.
 const CLOSE: u32 = 1 << 10;
 
-/// An ignored request body is read to its end up to this length; a longer one ends the connection.
-pub(super) const IGNORED_BODY_MAX: u64 = 256 * 1024;
-
 impl Gate {
     fn marks(&self) -> u32 {
         self.marks.load(Ordering::Acquire)
@@ -120,17 +79,13 @@ impl Gate {
         self.marks.fetch_and(!mark, Ordering::AcqRel);
     }
 
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     // --- the driver ---
 
     /// A new hyper connection over the same socket starts: nothing of the old one counts.
     pub(super) fn restart(&self) {
         self.marks.store(0, Ordering::Release);
         self.body.store(0, Ordering::Release);
-        self.slot().unread = None;
+        *lock(&self.unread) = None;
     }
 
     /// Whose task to wake.
@@ -146,6 +101,16 @@ impl Gate {
     /// Quiet but for a flush that hyper has not asked for yet.
     pub(super) fn wants_flush(&self) -> bool {
         self.marks() & (IN_FLIGHT | DIRTY | STICKY) == DIRTY && !self.body_pending()
+    }
+
+    /// Something is written that the socket has not taken yet.
+    pub(super) fn blocked(&self) -> bool {
+        self.has(DIRTY)
+    }
+
+    /// A request body that the application dropped is being read over.
+    pub(super) fn unread(&self) -> bool {
+        self.has(UNREAD)
     }
 
     /// An answer is under way.
@@ -222,30 +187,15 @@ impl Gate {
         if !self.has(UNREAD) {
             return;
         }
-        let mut slot = self.slot();
-        let Some(unread) = slot.unread.as_mut() else {
-            self.clear(UNREAD);
+        let mut slot = lock(&self.unread);
+        let Some(unread) = slot.as_mut() else {
             return;
         };
         let number = unread.number;
-        let read_whole = loop {
-            if unread.body.is_end_stream() {
-                break true;
-            }
-            match Pin::new(&mut unread.body).poll_frame(cx) {
-                Poll::Pending => return,
-                Poll::Ready(None) => break true,
-                Poll::Ready(Some(Err(_))) => break false,
-                Poll::Ready(Some(Ok(frame))) => {
-                    let len = frame.data_ref().map_or(0, |d| d.len() as u64);
-                    if len > unread.left {
-                        break false;
-                    }
-                    unread.left -= len;
-                }
-            }
+        let Poll::Ready(read_whole) = unread.poll(cx) else {
+            return;
         };
-        slot.unread = None;
+        *slot = None;
         drop(slot);
         self.clear(UNREAD);
         if !read_whole {
@@ -256,7 +206,7 @@ impl Gate {
 
     /// Nobody waits for the rest of an ignored body any longer: hyper closes.
     pub(super) fn give_up_body(&self) {
-        let dropped = self.slot().unread.take();
+        let dropped = lock(&self.unread).take();
         self.clear(UNREAD);
         if let Some(unread) = dropped {
             self.set(STICKY | CLOSE);
@@ -362,20 +312,15 @@ impl Gate {
             self.body_read(number);
             return;
         }
-        if !asked || body.size_hint().lower() > IGNORED_BODY_MAX {
+        if let Some(unread) = asked.then(|| Unread::new(body, number)).flatten() {
+            *lock(&self.unread) = Some(unread);
+            self.set(UNREAD);
+            self.driver.wake();
+        } else {
             // As hyper wants it: it stops reading and closes after the answer.
             self.set(STICKY | CLOSE);
-            drop(body);
             self.body_read(number);
-            return;
         }
-        self.slot().unread = Some(Unread {
-            body,
-            number,
-            left: IGNORED_BODY_MAX,
-        });
-        self.set(UNREAD);
-        self.driver.wake();
     }
 
     /// Whether the answer that is about to be sent must say `Connection: close`: hyper is going to
@@ -412,39 +357,13 @@ impl Gate {
 
     /// What is asked of it.
     pub(super) fn order(&self) -> Order {
-        self.word().order()
+        self.orders.word().order()
     }
 
-    /// [`Self::order`], told apart from the same order given again.
-    pub(super) fn word(&self) -> Word {
-        Word(self.order.load(Ordering::Acquire))
-    }
-
-    /// Asks it, and wakes its task. `permit` comes back when it has been dealt with.
+    /// Asks it, and wakes its task.
     pub(super) fn tell(&self, order: Order, permit: Option<OwnedSemaphorePermit>) {
-        let mut slot = self.slot();
-        slot.permit = permit.filter(|_| slot.manned);
-        let before = self.order.load(Ordering::Acquire);
-        self.order.store(
-            (before | 3).wrapping_add(1) | order as u32,
-            Ordering::Release,
-        );
-        drop(slot);
+        self.orders.tell(order, permit);
         self.driver.wake();
-    }
-
-    /// A task of ours has the connection, or has it no longer.
-    pub(super) fn man(&self, manned: bool) {
-        let mut slot = self.slot();
-        slot.manned = manned;
-        if !manned {
-            slot.permit = None;
-        }
-    }
-
-    /// The permit of the last order: dropped by a connection that cannot leave yet.
-    pub(super) fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        self.slot().permit.take()
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_seqpacket::ancillary::AncillaryMessageWriter;
 use super::Worker;
 use super::connection::{self, Connection};
 use super::frame::{self, About, BATCH, LEFTOVER_MAX, OVERHEAD};
-use super::gate::Order;
+use super::order::Order;
 use super::stream::Peer;
 
 /// A receiver that takes nothing for so long is dead to us.

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep_until};
 use super::Worker;
 use super::connection::Connection;
 use super::exchange::Exchange;
-use super::gate::Order;
 use super::gated::Gated;
+use super::order::Order;
 
 /// How long a client gets to end a connection without streams after our GOAWAY.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ pub(super) async fn serve(connection: Connection, worker: &Worker) {
     poll_fn(|cx| {
         gate.register(cx.waker());
         if gate.order() != Order::Serve {
-            drop(gate.permit());
+            drop(gate.orders.permit());
             if !said_goodbye {
                 said_goodbye = true;
                 http.as_mut().graceful_shutdown();

@@ -36,11 +36,16 @@ mod gate;
 mod gated;
 mod handoff;
 mod http2;
+mod linger;
 mod obey;
+mod order;
 mod receive;
 mod serve;
 mod start;
 mod stream;
+mod times;
+mod turns;
+mod unread;
 
 use context::Worker;
 pub use stream::UnixPeer;

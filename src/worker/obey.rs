@@ -24,7 +24,7 @@ where
     F: FnOnce(Start) -> Loading,
 {
     let channel = Channel::from_fd(channel)?;
-    let worker = Arc::new(Worker::new(&beginning.start));
+    let worker = Arc::new(Worker::new(&beginning.start, beginning.board));
     let drain = beginning.start.config.drain.clone();
 
     let mut waiting = VecDeque::new();
@@ -138,7 +138,7 @@ impl Life {
     async fn act(&mut self, message: ToWorker, mut fds: Vec<OwnedFd>) -> Next {
         match message {
             ToWorker::Accept => self.accept().await,
-            ToWorker::Quiesce => self.acceptor.stop().await,
+            ToWorker::Quiesce => self.acceptor.stop(&self.worker).await,
             ToWorker::Drain { timeout_ms, pass } => {
                 let mut terms = Terms::ordered(timeout_ms.map(Duration::from_millis));
                 terms.ask = pass;
@@ -202,7 +202,7 @@ impl Life {
             draining.hurry(terms.limit);
             return;
         }
-        self.acceptor.close().await;
+        self.acceptor.close(&self.worker).await;
         let receivers = std::mem::take(&mut self.receivers);
         self.draining = Some(Draining::start(Arc::clone(&self.worker), receivers, terms));
     }
@@ -214,7 +214,7 @@ impl Life {
             return;
         }
         tracing::info!("the master has gone");
-        self.acceptor.close().await;
+        self.acceptor.close(&self.worker).await;
         let targets = self.worker.ask().await;
         if targets.is_empty() {
             self.leave(Terms::orphaned(self.drain.stop_timeout)).await;

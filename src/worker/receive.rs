@@ -65,8 +65,10 @@ async fn receive(socket: UnixSeqpacket, worker: Arc<Worker>, applications: Appli
     let mut space = vec![0; 64 + 253 * size_of::<i32>()];
     loop {
         // A descriptor that finds no room in our table is closed by the kernel: leave it queued.
-        let room = worker.max_connections.saturating_sub(BATCH);
-        worker.connections.at_most(room).await;
+        worker
+            .connections
+            .at_most(worker.room.saturating_sub(BATCH))
+            .await;
         let mut slices = [IoSliceMut::new(&mut bytes)];
         let (info, ancillary) = match socket
             .recv_vectored_with_ancillary(&mut slices, &mut space)

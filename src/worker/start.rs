@@ -9,16 +9,18 @@ use super::Routers;
 use super::accept::Listener;
 use super::connection::Served;
 use super::receive::Applications;
-use crate::machine::link::{Start, ToWorker};
+use crate::machine::link::{Start, ToWorker, WorkerListener};
 use crate::sys::channel::{Channel, ChannelError};
 
 /// What a worker begins with.
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub(super) start: Start,
-    pub(super) listeners: Vec<(String, OwnedFd)>,
+    pub(super) listeners: Vec<(WorkerListener, OwnedFd)>,
     /// A receiving end for connections.
     pub(super) receives: Option<OwnedFd>,
+    /// What the other workers hold.
+    pub(super) board: Option<OwnedFd>,
 }
 
 /// Why there was no beginning.
@@ -37,12 +39,14 @@ pub(super) enum StartError {
 /// Reads the first messages.
 pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
     let channel = Channel::from_fd(channel)?;
-    let mut first = channel.recv().await?.ok_or(StartError::Orphaned)?;
+    let first = channel.recv().await?.ok_or(StartError::Orphaned)?;
     let ToWorker::Start(start) = first.decode()? else {
         let expected = "`start`";
         return Err(StartError::Unexpected { expected });
     };
-    let receives = first.fds.pop().filter(|_| start.receives);
+    let mut beside = first.fds.into_iter();
+    let receives = start.receives.then(|| beside.next()).flatten();
+    let board = start.board.then(|| beside.next()).flatten();
     let mut listeners = Vec::with_capacity(start.listeners);
     while listeners.len() < start.listeners {
         let batch = channel.recv().await?.ok_or(StartError::Orphaned)?;
@@ -50,7 +54,7 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
             ToWorker::Listeners { listeners: names }
                 if !names.is_empty() && names.len() == batch.fds.len() =>
             {
-                listeners.extend(names.into_iter().map(|n| n.name).zip(batch.fds));
+                listeners.extend(names.into_iter().zip(batch.fds));
             }
             _ => {
                 let expected = "`listeners` with a descriptor each";
@@ -62,12 +66,13 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
         start: *start,
         listeners,
         receives,
+        board,
     })
 }
 
 /// Finds the application of every listener. An error names the listener that has none.
 pub(super) fn pair_up(
-    listeners: Vec<(String, OwnedFd)>,
+    listeners: Vec<(WorkerListener, OwnedFd)>,
     routers: Routers,
 ) -> Result<(Vec<Listener>, Applications), String> {
     let applications: HashMap<_, _> = routers
@@ -76,12 +81,16 @@ pub(super) fn pair_up(
         .collect();
     let listeners: Result<_, String> = listeners
         .into_iter()
-        .map(|(name, fd)| match applications.get(&name) {
+        .map(|(listener, fd)| match applications.get(&listener.name) {
             Some(served) => Ok(Listener {
                 fd,
                 served: Arc::clone(served),
+                shared: listener.shared,
             }),
-            None => Err(format!("there is no application for the listener {name:?}")),
+            None => Err(format!(
+                "there is no application for the listener {:?}",
+                listener.name
+            )),
         })
         .collect();
     Ok((listeners?, Arc::new(applications)))

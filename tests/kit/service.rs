@@ -8,6 +8,7 @@
 //! ```
 
 mod control;
+mod picture;
 mod run;
 mod setup;
 

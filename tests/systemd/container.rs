@@ -24,6 +24,9 @@ const BOOT: Duration = Duration::from_secs(60);
 /// For a command in it that nobody expects to block.
 const COMMAND: Duration = Duration::from_secs(60);
 
+/// nspawn's socket to us, in the container's directory.
+const NOTIFY: &str = "notify";
+
 /// A running container.
 ///
 /// The thread that booted it is inside its network (so that a client needs no program of its own in
@@ -33,7 +36,6 @@ pub struct Container {
     pub suite: Suite,
     dir: tempfile::TempDir,
     name: String,
-    notify: UnixDatagram,
     nspawn: Child,
     leader: Pid,
     outside: File,
@@ -63,7 +65,7 @@ impl Container {
             std::process::id(),
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
-        let notify = UnixDatagram::bind(dir.path().join("notify"))?;
+        let notify = UnixDatagram::bind(dir.path().join(NOTIFY))?;
         let disk = dir.path().join("disk");
         fs::create_dir(&disk)?;
         let console = File::create(dir.path().join("console"))?;
@@ -72,7 +74,7 @@ impl Container {
             .args(["--propagation", "private", "sh", "-euc", SCRIPT])
             .args([OsStr::new(&name), tree.as_os_str(), layer.as_os_str()])
             .arg(&disk)
-            .env("NOTIFY_SOCKET", dir.path().join("notify"))
+            .env("NOTIFY_SOCKET", dir.path().join(NOTIFY))
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .stdin(Stdio::null())
             .stdout(console.try_clone()?)
@@ -82,20 +84,20 @@ impl Container {
             suite,
             dir,
             name,
-            notify,
             nspawn,
             leader: Pid::INIT,
             outside: File::open("/proc/thread-self/ns/net")?,
         };
-        container.booted()?;
+        container.booted(notify)?;
         Ok(container)
     }
 
     /// Pulls the plug: no process of it gets a word, then the same disk boots again.
     pub fn power_cycle(&mut self) -> io::Result<()> {
+        let notify = UnixDatagram::bind(self.dir.path().join(NOTIFY))?;
         // Its PID 1 reboots the machine without asking anybody.
         let _ = self.run(["systemctl", "reboot", "--force", "--force"]);
-        self.booted()
+        self.booted(notify)
     }
 
     /// Runs a command in it as root, with a clean environment.
@@ -182,7 +184,10 @@ impl Container {
     }
 
     /// Waits until PID 1 says that it has booted, and moves this thread into its network.
-    fn booted(&mut self) -> io::Result<()> {
+    ///
+    /// The socket goes then: nspawn passes everything on that PID 1 says, and would wait for ever
+    /// when nobody reads it.
+    fn booted(&mut self, notify: UnixDatagram) -> io::Result<()> {
         let deadline = Instant::now() + BOOT;
         let mut leader = None;
         loop {
@@ -196,10 +201,9 @@ impl Container {
                 )));
             }
             // Short, to see nspawn's death too.
-            self.notify
-                .set_read_timeout(Some(left.min(Duration::from_millis(500))))?;
+            notify.set_read_timeout(Some(left.min(Duration::from_millis(500))))?;
             let mut buffer = [0; 4096];
-            let Ok(len) = self.notify.recv(&mut buffer) else {
+            let Ok(len) = notify.recv(&mut buffer) else {
                 continue;
             };
             let message = String::from_utf8_lossy(&buffer[..len]);
@@ -213,6 +217,8 @@ impl Container {
                 break;
             }
         }
+        drop(notify);
+        fs::remove_file(self.dir.path().join(NOTIFY))?;
         let net = File::open(format!("/proc/{}/ns/net", self.leader))?;
         move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))?;
         Ok(())

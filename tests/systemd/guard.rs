@@ -42,6 +42,7 @@ trials! {
     a_rejected_build_is_on_trial_like_any_other,
     a_second_trial_keeps_what_was_committed_last,
     a_trial_believes_only_a_running_image_of_roots,
+    a_client_is_the_running_image_and_nothing_else,
     restore_goes_back_and_keeps_the_bad_one_aside,
     restore_goes_back_from_anything_that_is_no_program,
     restore_leaves_a_file_alone_that_was_replaced_again,
@@ -156,6 +157,33 @@ fn a_trial_believes_only_a_running_image_of_roots(at: &Place) {
         out.stderr()
     );
     at.holds("b", None, None, false);
+}
+
+fn a_client_is_the_running_image_and_nothing_else(at: &Place) {
+    // What runs is a sleep that sees "0" as its order and ends at once with 0; what is on disk fails.
+    let running = at.running("a");
+    sh(&format!(
+        "cp /bin/false {0}.incoming; mv {0}.incoming {0}",
+        at.program()
+    ));
+    at.guard(&["client", &at.program(), "0", &running.id()])
+        .ok();
+    let bad = at.guard(&["client", &at.program(), "no-time", &running.id()]);
+    assert_eq!(
+        bad.status(),
+        1,
+        "the client's own verdict: {}",
+        bad.stderr()
+    );
+    // Nobody runs: nobody to ask.
+    at.guard(&["client", &at.program(), "0"]).ok();
+    // Not an image that the service could have made.
+    sh(&format!("chown games /proc/{}/exe", running.id()));
+    assert_ne!(
+        at.guard(&["client", &at.program(), "0", &running.id()])
+            .status(),
+        0
+    );
 }
 
 fn restore_goes_back_and_keeps_the_bad_one_aside(at: &Place) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -13,8 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection.
 #[derive(Debug)]
-pub struct Client {
-    pub stream: TcpStream,
+pub struct Client<S = TcpStream> {
+    pub stream: S,
     buffer: Vec<u8>,
 }
 
@@ -45,7 +45,9 @@ impl Answer {
 
 impl Client {
     pub async fn connect(worker: &TestWorker) -> Self {
-        Self::new(TcpStream::connect(worker.address).await.unwrap())
+        let stream = TcpStream::connect(worker.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::new(stream)
     }
 
     /// Connects, and waits until the worker has accepted.
@@ -55,9 +57,10 @@ impl Client {
         while worker.report().await.accepted == before {}
         client
     }
+}
 
-    pub fn new(stream: TcpStream) -> Self {
-        stream.set_nodelay(true).unwrap();
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub fn new(stream: S) -> Self {
         Self {
             stream,
             buffer: Vec::new(),

@@ -187,6 +187,64 @@ async fn an_oversized_ignored_body_ends_the_connection_after_a_whole_answer() {
 }
 
 #[tokio::test]
+async fn a_slow_reader_is_served_and_one_that_takes_nothing_is_not() {
+    let mut config = config();
+    config.http.keepalive_timeout = Duration::from_millis(600);
+    let worker = TestWorker::with(config).await;
+    let mut slow = Client::accepted(&worker).await;
+    let mut mute = Client::accepted(&worker).await;
+    for client in [&mut slow, &mut mute] {
+        client
+            .send("GET /download/60000000 HTTP/1.1\r\nHost: t\r\n\r\n")
+            .await;
+    }
+    slow.head().await;
+    for step in 0..10 {
+        pause(200).await;
+        slow.exactly(6_000_000).await;
+        if step == 6 {
+            assert_eq!(worker.report().await.connections, 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_request_of_a_client_that_has_vanished_is_not_worked_on_for_ever() {
+    let worker = TestWorker::start().await;
+    let mut client = Client::connect(&worker).await;
+    client
+        .send("GET /slow/60000 HTTP/1.1\r\nHost: t\r\n\r\n")
+        .await;
+    while worker.report().await.requests == 0 {}
+    drop(client);
+    let begun = Instant::now();
+    while worker.report().await.connections > 0 {
+        pause(100).await;
+        assert!(begun.elapsed() < Duration::from_secs(14));
+    }
+    assert!(begun.elapsed() > Duration::from_secs(9));
+}
+
+#[tokio::test]
+async fn an_ignored_body_that_trickles_is_not_read_for_ever() {
+    let mut config = config();
+    config.http.header_timeout = Duration::from_millis(500);
+    let worker = TestWorker::with(config).await;
+    let mut client = Client::connect(&worker).await;
+    client
+        .send("POST /ignore HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n")
+        .await;
+    assert_eq!(client.answer().await.text(), "ignored");
+    let begun = Instant::now();
+    while worker.report().await.connections > 0 && begun.elapsed() < Duration::from_secs(5) {
+        let _ = client.stream.write_all(b"x").await;
+        pause(100).await;
+    }
+    let took = begun.elapsed().as_millis();
+    assert!((400..2500).contains(&took), "{took}");
+}
+
+#[tokio::test]
 async fn an_application_that_cannot_load_says_why() {
     use handover::machine::link::{FromWorker, Start};
     use handover::sys::channel::Channel;
@@ -217,6 +275,7 @@ async fn an_application_that_cannot_load_says_why() {
             listeners: 1,
             handoff: None,
             receives: false,
+            board: false,
         };
         channel
             .send(&ToWorker::Start(Box::new(start)), &[])
@@ -225,6 +284,7 @@ async fn an_application_that_cannot_load_says_why() {
         let one = handover::machine::link::WorkerListener {
             name: "http".into(),
             address: String::new(),
+            shared: false,
         };
         channel
             .send(

@@ -6,4 +6,5 @@ mod fallback;
 mod life;
 mod passing;
 mod rounds;
+mod turns;
 mod worker;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use handover::machine::link::{Report, ToWorker};
 use handover::sys::handoff;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 use tokio_seqpacket::UnixSeqpacketListener;
 
@@ -315,27 +316,36 @@ async fn targets_that_come_late_are_used() {
 }
 
 #[tokio::test]
-async fn a_worker_that_drains_itself_passes_on_what_it_was_just_given() {
+async fn a_worker_that_drains_itself_passes_on_what_is_still_in_its_queue() {
     let mut first = TestWorker::start().await;
     let mut clients = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..80 {
         clients.push(Client::accepted(&first).await);
     }
-    let (mut second, to_second) = successor(&first, 2).await;
+    let (to_second, receiving) = handoff::pair().unwrap();
+    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut second = TestWorker::begin(config(), elsewhere, 2, None, Some(receiving)).await;
+    second.accept().await;
     let (third, to_third) = successor(&first, 3).await;
+
+    // The second one cannot look at its queue before it is told to drain.
+    let mut blocker = Client::accepted(&second).await;
+    blocker
+        .send("GET /block/600 HTTP/1.1\r\nHost: t\r\n\r\n")
+        .await;
+    pause(100).await;
     first.pass_to(&[&to_second]).await;
+    assert_eq!(passed(&first.drained().await), (80, 0, 0, 0));
     second.pass_to(&[&to_third]).await;
-    // What the first one could not get rid of any more, it is told where to; it may be gone, too.
-    let count = 1;
-    let again = ToWorker::PassTo { count };
-    let channel = first.channel.as_ref().unwrap();
-    let _ = channel.send(&again, &[to_third.as_fd()]).await;
-    first.drained().await;
-    second.drained().await;
+    assert_eq!(blocker.answer().await.text(), "blocked");
+    assert_eq!(passed(&second.drained().await), (81, 0, 0, 0));
     for client in &mut clients {
         assert_eq!(client.get("/hello").await.text(), "hello from g3");
     }
-    assert_eq!(third.report().await.received, 100);
+    received(&third, 81).await;
+    // And who still has a sending end to it, learns that it takes nothing any more.
+    let sent = rustix::net::send(&to_second, b"x", rustix::net::SendFlags::NOSIGNAL);
+    assert_eq!(sent.unwrap_err(), rustix::io::Errno::PIPE);
 }
 
 #[tokio::test]
@@ -378,6 +388,67 @@ async fn an_orphan_that_gets_no_answer_leaves_quickly() {
     assert!(idle.at_eof().await);
     orphan.gone().await;
     assert!(begun.elapsed() < Duration::from_millis(2500));
+}
+
+#[tokio::test]
+async fn connections_of_a_unix_socket_are_passed_on_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("http.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut old = TestWorker::beside(config(), listener, 1).await;
+    old.accept().await;
+    let mut client = Client::new(UnixStream::connect(&path).await.unwrap());
+    let us = format!("uid {}", rustix::process::geteuid().as_raw());
+    assert_eq!(client.get("/peer").await.text(), us);
+    let (_new, sending) = successor(&old, 2).await;
+    old.pass_to(&[&sending]).await;
+    assert_eq!(passed(&old.drained().await), (1, 0, 0, 0));
+    assert_eq!(client.get("/hello").await.text(), "hello from g2");
+    assert_eq!(client.get("/peer").await.text(), us);
+}
+
+#[tokio::test]
+async fn a_receiver_takes_more_than_it_would_accept() {
+    let mut old = TestWorker::start().await;
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        clients.push(Client::accepted(&old).await);
+    }
+    let (sending, receiving) = handoff::pair().unwrap();
+    let mut small = config();
+    small.http.max_connections = 32;
+    let listener = old.listener.try_clone().unwrap();
+    let new = TestWorker::begin(small, listener, 2, None, Some(receiving)).await;
+    old.pass_to(&[&sending]).await;
+    assert_eq!(passed(&old.drained().await), (60, 0, 0, 0));
+    received(&new, 60).await;
+    for mut client in clients {
+        assert_eq!(client.get("/hello").await.text(), "hello from g2");
+    }
+}
+
+#[tokio::test]
+async fn the_time_a_head_may_take_goes_on_in_the_next_generation() {
+    let mut config = config();
+    config.http.header_timeout = Duration::from_millis(1200);
+    let mut worker = TestWorker::with(config.clone()).await;
+    let mut client = Client::accepted(&worker).await;
+    client.send("GET /hello HTTP/1.1\r\nX: ").await;
+    let begun = Instant::now();
+    for generation in 2..6 {
+        pause(200).await;
+        client.send("x").await;
+        let (sending, receiving) = handoff::pair().unwrap();
+        let listener = worker.listener.try_clone().unwrap();
+        let config = config.clone();
+        let new = TestWorker::begin(config, listener, generation, None, Some(receiving)).await;
+        worker.pass_to(&[&sending]).await;
+        assert_eq!(passed(&worker.drained().await), (1, 0, 0, 0));
+        worker = new;
+    }
+    assert_eq!(client.answer().await.status, 408);
+    let took = begun.elapsed().as_millis();
+    assert!((1190..1900).contains(&took), "{took}");
 }
 
 #[tokio::test]

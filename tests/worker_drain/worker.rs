@@ -30,7 +30,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 pub struct TestWorker {
     pub channel: Option<Channel>,
     pub address: SocketAddr,
-    pub listener: std::net::TcpListener,
+    pub listener: OwnedFd,
     thread: Option<JoinHandle<ExitCode>>,
 }
 
@@ -53,27 +53,18 @@ impl TestWorker {
     }
 
     /// Starts one over an existing listener; it does not accept yet.
-    pub async fn beside(config: Config, listener: std::net::TcpListener, generation: u64) -> Self {
+    pub async fn beside(config: Config, listener: impl Into<OwnedFd>, generation: u64) -> Self {
         Self::begin(config, listener, generation, None, None).await
     }
 
     /// The whole beginning: `handoff` is where it asks as an orphan, `receives` its receiving end.
     pub async fn begin(
         config: Config,
-        listener: std::net::TcpListener,
+        listener: impl Into<OwnedFd>,
         generation: u64,
         handoff: Option<PathBuf>,
         receives: Option<OwnedFd>,
     ) -> Self {
-        let (channel, theirs) = Channel::pair().unwrap();
-        let thread = std::thread::spawn(move || {
-            worker::run(theirs, move |start| {
-                Box::pin(async move {
-                    let router = application(start.generation);
-                    Ok(HashMap::from([("http".to_owned(), router)]))
-                })
-            })
-        });
         let start = Start {
             name: "test".into(),
             generation,
@@ -83,28 +74,57 @@ impl TestWorker {
             listeners: 1,
             handoff,
             receives: receives.is_some(),
+            board: false,
         };
-        let ends: Vec<_> = receives.iter().map(|end| end.as_fd()).collect();
+        Self::from_start(start, listener.into(), receives).await
+    }
+
+    /// One of several on a listener, told apart by the slot.
+    pub async fn sharing(listener: OwnedFd, slot: u16, board: OwnedFd) -> Self {
+        let start = Start {
+            name: "test".into(),
+            generation: 1,
+            slot,
+            version: "1".into(),
+            config: config(),
+            listeners: 1,
+            handoff: None,
+            receives: false,
+            board: true,
+        };
+        Self::from_start(start, listener, Some(board)).await
+    }
+
+    async fn from_start(start: Start, listener: OwnedFd, beside: Option<OwnedFd>) -> Self {
+        let (channel, theirs) = Channel::pair().unwrap();
+        let thread = std::thread::spawn(move || {
+            worker::run(theirs, move |start| {
+                Box::pin(async move {
+                    let router = application(start.generation);
+                    Ok(HashMap::from([("http".to_owned(), router)]))
+                })
+            })
+        });
+        let shared = start.board;
+        let beside: Vec<_> = beside.iter().map(|fd| fd.as_fd()).collect();
         channel
-            .send(&ToWorker::Start(Box::new(start)), &ends)
+            .send(&ToWorker::Start(Box::new(start)), &beside)
             .await
             .unwrap();
         let name = WorkerListener {
             name: "http".into(),
             address: "x".into(),
+            shared,
         };
-        channel
-            .send(
-                &ToWorker::Listeners {
-                    listeners: vec![name],
-                },
-                &[listener.as_fd()],
-            )
-            .await
-            .unwrap();
+        let listeners = ToWorker::Listeners {
+            listeners: vec![name],
+        };
+        channel.send(&listeners, &[listener.as_fd()]).await.unwrap();
         let worker = Self {
             channel: Some(channel),
-            address: listener.local_addr().unwrap(),
+            address: std::net::TcpListener::from(listener.try_clone().unwrap())
+                .local_addr()
+                .unwrap_or(SocketAddr::from(([0; 4], 0))),
             listener,
             thread: Some(thread),
         };
@@ -124,8 +144,10 @@ impl TestWorker {
         received.decode().unwrap()
     }
 
+    /// Returns when it accepts.
     pub async fn accept(&mut self) {
         self.tell(&ToWorker::Accept, &[]).await;
+        self.report().await;
     }
 
     /// Its figures; also proves that it has heard everything before.
@@ -193,6 +215,7 @@ pub fn application(generation: u64) -> Router {
     let hello = move || async move { format!("hello from g{generation}") };
     Router::new()
         .route("/hello", get(hello))
+        .route("/block/{ms}", get(block))
         .route(
             "/echo/{id}",
             get(|Path(id): Path<String>| async move { id }),
@@ -221,6 +244,12 @@ pub fn application(generation: u64) -> Router {
 async fn slow(Path(ms): Path<u64>) -> String {
     sleep(Duration::from_millis(ms)).await;
     format!("after {ms}")
+}
+
+/// Holds up the whole worker.
+async fn block(Path(ms): Path<u64>) -> &'static str {
+    std::thread::sleep(Duration::from_millis(ms));
+    "blocked"
 }
 
 /// Bytes whose every position can be told, near enough.
@@ -303,7 +332,7 @@ async fn background(body: Body) -> &'static str {
     tokio::spawn(async move {
         let mut body = body.into_data_stream();
         let _ = body.next().await;
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(20)).await;
     });
     "later"
 }

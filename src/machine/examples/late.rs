@@ -106,7 +106,7 @@ fn a_predecessor_that_lingers_does_not_disturb_the_next_upgrade() {
     );
     assert_eq!(one.phase(), Phase::Launching);
 
-    // Gone beside a successor: the pid files name that one already.
+    // Gone beside a successor: the pid files name that one and us already.
     let mut one = lingering();
     let _ = one.signal(Signal::Usr2);
     let _ = one.on(Event::Launched);

@@ -116,17 +116,26 @@ fn a_drain_ends_a_reload_that_is_under_way() {
 }
 
 #[test]
-fn an_upgrade_is_concluded_once() {
+fn an_upgrade_is_written_down_once_and_told_to_all_who_wait() {
+    let concluded = |pair: &Pair| -> Vec<(usize, Outcome)> {
+        let of = |(who, a): &(usize, Action)| match a {
+            Action::Conclude(outcome, _) => Some((*who, *outcome)),
+            _ => None,
+        };
+        pair.log.iter().filter_map(of).collect()
+    };
     let mut pair = Pair::new();
     pair.order(&upgrade(Automatic));
     pair.order(&Order::Commit);
     assert_eq!(pair.phases(), [Phase::Serving]);
-    let concluded: Vec<&Action> = pair
-        .log
-        .iter()
-        .filter_map(|(_, a)| matches!(a, Action::Conclude(..)).then_some(a))
-        .collect();
-    assert_eq!(concluded, [&Action::Conclude(Outcome::Committed, None)]);
+    // The old one for those who wait at its door, while its workers still drain.
+    let both = [(OLD, Outcome::Committed), (NEW, Outcome::Committed)];
+    assert_eq!(concluded(&pair), both);
+
+    let mut pair = Pair::new();
+    pair.order(&upgrade(Automatic));
+    pair.order(&Order::Rollback);
+    assert_eq!(concluded(&pair), [(OLD, Outcome::RolledBack)]);
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! What is refused of a program file, and what is read from a good one.
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 

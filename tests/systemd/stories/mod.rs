@@ -2,6 +2,7 @@
 //! started, and is told with both kinds of listener where that makes a difference.
 
 mod boot;
+mod intruder;
 mod kill;
 mod load;
 mod reload;
@@ -64,6 +65,9 @@ stories! {
     stop::during_an_upgrade ANY,
     stop::a_restart_refuses_nobody BOTH,
     stop::a_preserved_store_refuses_nobody BOTH,
+    intruder::gains_nothing_but_what_is_known ANY,
+    intruder::leads_root_nowhere ANY,
+    intruder::cannot_have_its_image_kept_or_executed ANY,
     boot::a_release_that_cannot_start_is_replaced BOTH,
     boot::a_release_that_systemd_would_not_restart_is_replaced BOTH,
     boot::a_refused_release_is_not_started_at_the_next_boot ANY,

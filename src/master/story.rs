@@ -1,0 +1,46 @@
+//! The journal's milestones: a `MESSAGE_ID` for each kind of event. `packaging/catalog` explains
+//! them to `journalctl -x`; the ids never change.
+
+/// The order or signal was taken.
+pub(super) const UPGRADE_STARTS: &str = "37629fa04f5c4e11b4d77b54a715e0db";
+/// A successor's process exists.
+pub(super) const MASTER_STARTED: &str = "70d17a20603f47af9888137aaa8d1677";
+/// A step.
+pub(super) const PHASE_CHANGED: &str = "e8692a04340247b5878a78ab21741f4f";
+/// A successor gives up.
+pub(super) const GIVEN_BACK: &str = "957dcecf97694e18813c45c638e8fffc";
+/// It is final.
+pub(super) const COMMITTED: &str = "14dfe59398754ee4af18baf934732b91";
+/// The old generation serves again.
+pub(super) const ROLLED_BACK: &str = "286ee0acd2c94ec3816134ebc00ae768";
+/// The new program never took over.
+pub(super) const FAILED: &str = "d402379ff47042da853adf060a38a86e";
+/// Workers keep dying.
+pub(super) const WORKERS_FAIL: &str = "e05a6f784ed645c382c17bef38709559";
+/// The running program is not back on disk.
+pub(super) const DISK_DIFFERS: &str = "e281672f795c4c129cfaf7a2ab9111a5";
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_id_is_explained_in_the_catalog_and_nothing_else_is() {
+        let catalog = include_str!("../../packaging/catalog/handover.catalog");
+        let explained: Vec<&str> = catalog
+            .lines()
+            .filter_map(|line| line.strip_prefix("-- "))
+            .collect();
+        let ids: Vec<&str> = include_str!("story.rs")
+            .lines()
+            .filter(|line| line.starts_with("pub(super) const"))
+            .filter_map(|line| line.split('"').nth(1))
+            .collect();
+        assert_eq!(explained, ids);
+        for id in ids {
+            assert_eq!(id.len(), 32);
+            assert!(
+                id.bytes()
+                    .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+            );
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! A worker that somebody else controls. It has the service's user, its sandbox, its cgroup and what
+//! lies in its directories; what it could gain by them is tried, and must be denied or be known.
+
+use std::fmt::Write as _;
+
+use crate::host::{Host, SOON, until};
+use crate::release::{Bad, Build, PROGRAM};
+
+/// Every attempt, from inside the sandbox as systemd makes it. What the README lists as not denied
+/// succeeds; everything else fails; and the service serves on.
+pub fn gains_nothing_but_what_is_known(host: &mut Host) {
+    let mut script = String::from("exec 2>/dev/null\n");
+    for (name, attempt) in DENIED.iter().chain(KNOWN) {
+        let _ = writeln!(script, "( {attempt} ) && echo 'gained: {name}'");
+    }
+    script.push_str("echo 'tried everything'\nexit 0\n");
+    host.container.write("/etc/handover/intruder.sh", &script);
+    // A reload runs it: the user, the sandbox and the cgroup are the unit's own.
+    host.drop_in(
+        "intruder",
+        "[Service]\nExecReload=\nExecReload=/bin/sh /etc/handover/intruder.sh\n",
+    );
+    host.start();
+    let before = host.assert_runs(Build::A);
+    let disk = host.disk();
+    let mark = "here the intruder comes";
+    host.mark_journal(mark);
+    host.reload().ok();
+    let said = until("the journal has it all", SOON, || {
+        let said = host.journal_since(mark);
+        said.contains("tried everything").then_some(said)
+    });
+    let gained: Vec<_> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("gained: "))
+        .collect();
+    let known: Vec<_> = KNOWN.iter().map(|(name, _)| *name).collect();
+    assert_eq!(gained, known, "what the README says is not denied");
+    assert_eq!(host.assert_runs(Build::A), before);
+    assert_eq!(host.disk(), disk);
+}
+
+/// Whatever it puts where root's oneshot looks: root acts only while a trial is on, and then only
+/// between the two files that root put there.
+pub fn leads_root_nowhere(host: &mut Host) {
+    host.start();
+    let disk = host.disk();
+    for trick in [
+        "touch restore keep",
+        "mkdir -p restore/a/b keep",
+        "ln -sfn /etc restore; ln -sfn /etc/passwd keep",
+        "echo /etc/passwd >restore; cp /bin/true handover.old; touch handover.trial",
+        "mkfifo restore keep",
+        "touch restore; chmod 0 restore",
+        "ln -sfn loop restore; ln -sfn restore loop",
+    ] {
+        let script = format!(
+            "cd /run/handover; exec setpriv --reuid=handover --regid=handover --clear-groups sh -euc '{trick}'"
+        );
+        host.container.sh(&script).ok();
+        until(
+            &format!("root has removed the triggers of: {trick}"),
+            SOON,
+            || {
+                let gone = "cd /run/handover; for t in restore keep; do ! [ -e $t ] && ! [ -L $t ] || exit 1; done";
+                (host.container.sh(gone).code == 0).then_some(())
+            },
+        );
+        assert_eq!(host.disk(), disk, "{trick}");
+        host.container
+            .sh("test -s /etc/passwd && test -d /etc/systemd")
+            .ok();
+    }
+    let path = host.systemctl(["is-active", "handover-restore.path"]);
+    assert_eq!(path.ok(), "active");
+}
+
+/// It names itself the main process, with an image of its own: root does not believe it.
+pub fn cannot_have_its_image_kept_or_executed(host: &mut Host) {
+    host.start();
+    host.assert_runs(Build::A);
+    let guard = |what: &str, pid: &str| {
+        let order = if what == "trial" {
+            "/run/handover"
+        } else {
+            "apply"
+        };
+        host.container
+            .run(["sh", "/usr/lib/handover/guard", what, PROGRAM, order, pid])
+    };
+    for (image, as_user) in [
+        // Its own file, even a true copy.
+        (
+            format!("cp {} /run/handover/evil", Build::B.path()),
+            "handover",
+        ),
+        // Root's, but from elsewhere.
+        (format!("cp {} /opt/evil", Build::B.path()), "handover"),
+    ] {
+        let path = image.rsplit(' ').next().expect("a path").to_owned();
+        host.container.sh(&image).ok();
+        if path.starts_with("/run") {
+            host.container.run(["chown", "handover", &path]).ok();
+        }
+        let child = host
+            .container
+            .spawn([
+                "setpriv",
+                &format!("--reuid={as_user}"),
+                "--clear-groups",
+                &path,
+                "run",
+                "--listen",
+                "127.0.0.1:9999",
+            ])
+            .expect("spawned");
+        let pid = until("it runs", SOON, || {
+            let ran = host
+                .container
+                .run(["pgrep", "--full", &format!("^{path} run")]);
+            ran.stdout.lines().next().map(str::to_owned)
+        });
+        host.install_file(&Bad::Exits3.path());
+        for verb in ["trial", "client"] {
+            let ran = guard(verb, &pid);
+            assert!(
+                ran.code == 1 && ran.stderr.contains("handover guard: the running image"),
+                "{path}: {ran}"
+            );
+        }
+        let disk = host.disk();
+        assert_eq!((disk.old, disk.trial), (None, None), "{path}");
+        host.container.run(["kill", "-KILL", &pid]);
+        let _ = child.wait_with_output();
+    }
+}
+
+/// What the sandbox denies; each must fail.
+const DENIED: &[(&str, &str)] = &[
+    ("order an upgrade", "/usr/bin/handover upgrade"),
+    ("order a rollback", "/usr/bin/handover rollback"),
+    ("order a stop", "/usr/bin/handover stop"),
+    (
+        "stop the unit",
+        "systemctl --no-ask-password stop handover.service",
+    ),
+    ("power off", "systemctl --no-ask-password poweroff"),
+    (
+        "overwrite the program",
+        "echo x >/usr/lib/handover/bin/handover",
+    ),
+    (
+        "replace the program",
+        "cp /bin/true /usr/lib/handover/bin/x",
+    ),
+    (
+        "plant handover.old",
+        "ln -s /bin/sh /usr/lib/handover/bin/handover.old",
+    ),
+    (
+        "begin a trial",
+        "touch /usr/lib/handover/bin/handover.trial",
+    ),
+    ("write the guard", "echo x >>/usr/lib/handover/guard"),
+    (
+        "write the configuration",
+        "echo x >>/etc/handover/handover.toml",
+    ),
+    ("add configuration", "mkdir -p /etc/handover/conf.d"),
+    ("write a unit", "mkdir -p /etc/systemd/system/x.service.d"),
+    (
+        "write a run-time unit",
+        "echo x >/run/systemd/system/x.service",
+    ),
+    ("write a cron job", "echo x >/etc/crontab"),
+    ("read passwords", "cat /etc/shadow"),
+    ("read root's home", "ls /root"),
+    ("see other users' processes", "test -e /proc/1/comm"),
+    ("see the kernel's log", "dmesg"),
+    ("see kernel variables", "cat /proc/sys/kernel/hostname"),
+    (
+        "ptrace a master",
+        r#"perl -e 'exit(syscall(101,16,$ENV{MAINPID},0,0)==0?0:1)'"#,
+    ),
+    (
+        "take a master's descriptor",
+        r#"perl -e '$p=syscall(434,$ENV{MAINPID}+0,0); exit(1) if $p<0; exit(syscall(438,$p,3,0)>=0?0:1)'"#,
+    ),
+    ("make a user namespace", "unshare --user true"),
+    ("make a mount namespace", "unshare --mount true"),
+    ("mount", "mount -t tmpfs tmpfs /run/handover"),
+    ("become root", r#"perl -e 'exit(syscall(105,0)==0?0:1)'"#),
+    (
+        "become another user",
+        r#"perl -e 'exit(syscall(105,2)==0?0:1)'"#,
+    ),
+    (
+        "change a file's owner",
+        "touch /run/handover/f && chown games /run/handover/f",
+    ),
+    (
+        "make a set-uid file",
+        "touch /run/handover/f && chmod u+s /run/handover/f",
+    ),
+    ("make a device", "mknod /run/handover/d c 1 1"),
+    (
+        "open a raw socket",
+        r#"perl -e 'exit(syscall(41,2,3,1)>=0?0:1)'"#,
+    ),
+    (
+        "open a packet socket",
+        r#"perl -e 'exit(syscall(41,17,3,0)>=0?0:1)'"#,
+    ),
+    (
+        "open a netlink socket",
+        r#"perl -e 'exit(syscall(41,16,3,0)>=0?0:1)'"#,
+    ),
+    (
+        "have memory to write and execute",
+        r#"perl -e 'exit(syscall(9,0,4096,7,0x22,-1,0)>0?0:1)'"#,
+    ),
+    (
+        "load a kernel module",
+        r#"perl -e 'exit(syscall(313,0,"",0)==0?0:1)'"#,
+    ),
+    (
+        "load a BPF program",
+        r#"perl -e 'exit(syscall(321,0,0,0)>=0?0:1)'"#,
+    ),
+    ("set the clock", "date -s @0"),
+    ("set the host's name", "hostname x"),
+    (
+        "raise a process' priority",
+        "nice -n -5 true 2>&1 | grep -q . && exit 1; [ $(nice -n -5 nice) -lt 0 ]",
+    ),
+    ("have real-time priority", "chrt -f 10 true"),
+    ("leave the cgroup", "echo 0 >/sys/fs/cgroup/cgroup.procs"),
+];
+
+/// What one user cannot deny itself. The README lists these.
+const KNOWN: &[(&str, &str)] = &[
+    ("signal a master", "kill -0 $MAINPID"),
+    (
+        "look into a master's memory",
+        "test -r /proc/$MAINPID/mem && exec 3</proc/$MAINPID/mem",
+    ),
+    (
+        "speak to systemd in the service's name",
+        r#"perl -MSocket -e 'socket(S,AF_UNIX,SOCK_DGRAM,0); $a=$ENV{NOTIFY_SOCKET}||"/run/systemd/notify"; $a=~s/^@/\0/; exit(send(S,"STATUS=intruder",0,pack_sockaddr_un($a))?0:1)'"#,
+    ),
+    ("end a trial", "touch /run/handover/restore"),
+    ("write to the journal", "echo intruder"),
+];
