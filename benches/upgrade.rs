@@ -5,7 +5,7 @@
 //! each: what it saw counts, beside what the operator's command and the service say themselves.
 //! `ROUNDS=100` for more rounds than twenty.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use handover::api::{Outcome, Status};
 
@@ -86,11 +86,7 @@ fn order(service: &Service, order: &[&str], other: &str) -> (Duration, Duration,
     load.mark("order");
     let output = service.cli(order);
     output.assert_code(0);
-    let until = Instant::now() + SOON;
-    while load.answers_of(other) == 0 {
-        assert!(Instant::now() < until, "no answer of {other}");
-        std::thread::sleep(Duration::from_micros(200));
-    }
+    load.wait_server(other, 1, SOON);
     let report = load.stop();
     report.assert_clean();
     let (_, began, _) = report

@@ -485,7 +485,7 @@ impl Machine {
 
     /// STOPPING=1 is final for the whole unit: only when nobody else lives.
     fn say_stopping(&mut self, s: &mut Step) {
-        let lives = self.predecessor.is_some_and(|p| !p.closed && !p.exited);
+        let lives = self.predecessor.is_some_and(|p| !p.exited);
         if self.stopping && !self.said_stopping && !lives && self.successor.is_none() {
             self.said_stopping = true;
             s.act(Action::NotifyStopping);

@@ -283,6 +283,9 @@ impl Driver {
     pub(super) fn predecessor_exited(&mut self) -> Vec<Event> {
         let pid = self.predecessor.take().map(|p| p.pid);
         self.lingering.retain(|l| Some(l.pid) != pid);
+        if let Some(pid) = pid {
+            self.workers.forget_kin(pid);
+        }
         vec![Event::PredecessorExited]
     }
 

@@ -136,8 +136,6 @@ impl Driver {
             "g{generation} {from} -> {to}"
         );
         if to == Phase::Probation {
-            // Ours are stored only when we are the main process.
-            self.sockets.store(&self.manager);
             let path = self.config.upgrade.health.clone();
             self.health = path.map(|path| health::in_probation(path, self.post.clone()));
         } else if from == Phase::Probation {
@@ -148,8 +146,20 @@ impl Driver {
             let limit = self.config.upgrade.start_timeout * 2 + Duration::from_secs(10);
             self.manager.extend_timeout(limit);
         }
+        if to == Phase::Draining && self.machine.stopping() {
+            // And whoever waits in `systemctl stop` as long as the drain.
+            let limit = self.config.drain.stop_timeout + Duration::from_secs(10);
+            self.manager.extend_timeout(limit);
+        }
+        if matches!(to, Phase::Probation | Phase::Reclaiming | Phase::Serving) {
+            // Whoever begins to answer for the service is not met by the other one's deadline.
+            self.feed();
+        }
         let text = self.status_line();
-        self.manager.status(&text);
+        if self.machine.feeds_watchdog() {
+            // What is said last is shown: nobody speaks but who answers for the service.
+            self.manager.status(&text);
+        }
         self.tell_step(to, &text);
     }
 
@@ -386,7 +396,8 @@ impl Driver {
         if !self.manager.is_systemd() {
             return;
         }
-        let Some(worker) = self.workers.report().first().map(|w| w.pid) else {
+        let Some(worker) = self.workers.serving() else {
+            tracing::warn!("no worker serves that could be named: systemd may not see us die");
             return;
         };
         self.manager.name_main(worker, None).await;
@@ -477,18 +488,21 @@ impl Driver {
         }
     }
 
+    /// It is final: what the configuration dropped is let go, what it added is stored. Not before:
+    /// what is in the store listens, whether somebody goes back or not.
     fn drop_listeners(&mut self) {
-        // Workers may hold clones of the set for respawns; the set itself is ours to change.
-        match Arc::get_mut(&mut self.sockets) {
-            Some(sockets) => sockets.drop_old(&self.manager),
-            None => match self.sockets.try_clone() {
-                Ok(mut sockets) => {
-                    sockets.drop_old(&self.manager);
-                    self.sockets = Arc::new(sockets);
-                }
-                Err(e) => tracing::error!("cannot let old listeners go: {e}"),
-            },
-        }
+        // Those who hold the set, for respawns, are given the new one.
+        let mut sockets = match self.sockets.try_clone() {
+            Ok(sockets) => sockets,
+            Err(e) => {
+                tracing::error!("cannot let old listeners go: {e}");
+                return;
+            }
+        };
+        sockets.store(&self.manager);
+        sockets.drop_old(&self.manager);
+        self.sockets = Arc::new(sockets);
+        self.workers.replace_sockets(&self.sockets);
     }
 
     fn reload_configuration(&mut self) -> Vec<Event> {
@@ -547,8 +561,10 @@ impl Driver {
         self.sockets = reload.sockets;
         self.machine
             .set_timing(timing(&self.config, self.manager.watchdog()));
-        self.sockets.store(&self.manager);
-        self.drop_listeners();
+        if self.machine.phase() == Phase::Reloading {
+            self.drop_listeners();
+        }
+        // Else there is a predecessor that may need them: at the commit.
     }
 
     /// Our last worker has gone while we are parked: the successor writes it down.
@@ -580,7 +596,7 @@ impl Driver {
             (_, Some(why)) => format!("upgrade {} {}: {why}", record.id, ended_as(outcome)),
             (_, None) => format!("upgrade {} {}", record.id, ended_as(outcome)),
         };
-        let predecessor = self.machine.phase() == Phase::Draining;
+        let predecessor = matches!(self.machine.phase(), Phase::Draining | Phase::Done);
         if outcome == Outcome::Committed && predecessor {
             // The successor writes it down; here only those who waited for it learn it.
             self.orders.committed(&last);

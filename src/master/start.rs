@@ -139,7 +139,10 @@ impl StartError {
     #[must_use]
     pub fn exit(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Previous(_) => exit::CONFIG,
+            // Started again it would end the same way: the operator must do something.
+            Self::Config(_) | Self::Previous(_) | Self::Listen(ListenError::NoAddress { .. }) => {
+                exit::CONFIG
+            }
             Self::Heritage(HeritageError::Protocol(_)) => exit::PROTOCOL,
             Self::Runs { .. } => exit::REFUSED,
             _ => exit::FAILED,
@@ -183,21 +186,18 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
     let _ = store.tidy();
     let control = open_control(&setup.runtime, &loaded.config.control.group)
         .map_err(|e| already_runs(&setup, e))?;
-    let found = setup
-        .passed
-        .drain(..)
-        .filter_map(|passed| {
-            if passed.listening {
-                return Some(Listener::from_passed(passed));
-            }
-            tracing::warn!("descriptor {:?} from systemd is no listener", passed.name);
-            None
-        })
-        .collect();
-    let handoff = open_handoff(&setup);
     let manager = manager(&setup, keeper);
-    let mut sockets = Sockets::arrange(&loaded.config, found, false)?;
-    sockets.drop_old(&manager);
+    let (found, others): (Vec<_>, Vec<_>) = setup.passed.drain(..).partition(|p| p.listening);
+    for other in others {
+        tracing::warn!(
+            "descriptor {:?} from systemd is no listener: it is closed",
+            other.name
+        );
+        manager.unstore(&other.name);
+    }
+    let found = found.into_iter().map(Listener::from_passed).collect();
+    let handoff = open_handoff(&setup);
+    let sockets = Sockets::arrange_cold(&loaded.config, found, &manager)?;
     let config = Arc::new(loaded.config);
     let (machine, actions) = Machine::first(timing(&config, manager.watchdog()), Instant::now());
     let parts = Parts {
@@ -318,6 +318,9 @@ fn succeed(
     driver.lingering = will.lingering;
     driver.lingering.retain(|l| l.pid != pid);
     watch_lingering(&driver);
+    for master in driver.lingering.iter().map(|l| l.pid).chain([pid]) {
+        driver.workers.know_kin(master);
+    }
     driver.predecessor = Some(PredecessorLink {
         pid,
         identity: will.from.clone(),
@@ -427,6 +430,7 @@ fn assemble(
         &me,
         passes.then(|| setup.runtime.join(handoff::SOCKET)),
     );
+    workers.know_kin(std::process::id());
     Driver {
         pidfiles: PidFiles::new(&setup.runtime, &setup.name),
         fixed: Constants {

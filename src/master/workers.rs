@@ -46,13 +46,14 @@ pub struct Workers {
     candidate: Option<Set>,
     /// What the workers that have gone did while they drained.
     gone: Report,
-    /// The pids, for whoever must tell a worker from an operator.
+    /// For whoever must tell the service's own processes from an operator's.
     pids: Pids,
     /// The unanswered questions of the watchdog.
     unanswered: u32,
 }
 
-/// Processes that are workers.
+/// Processes of the service: our workers, this master and those before it, whose children are
+/// ours too.
 pub type Pids = Arc<Mutex<HashSet<u32>>>;
 
 #[derive(Debug)]
@@ -100,6 +101,8 @@ struct Set {
 /// A worker may fail so often within the window before it is said.
 const FORGIVEN: usize = 3;
 const WINDOW: Duration = Duration::from_secs(10);
+/// So many questions of the watchdog may be open.
+const UNANSWERED: u32 = 2;
 /// A draining worker cuts what is left by itself; one that does not is killed after this.
 const OVERDUE: Duration = Duration::from_secs(1);
 
@@ -132,7 +135,17 @@ impl Workers {
         }
     }
 
-    /// The pids, always up to date.
+    /// Another master is one of us.
+    pub fn know_kin(&self, pid: u32) {
+        self.lock_pids().insert(pid);
+    }
+
+    /// It has gone, and its number may be anybody's.
+    pub fn forget_kin(&self, pid: u32) {
+        self.lock_pids().remove(&pid);
+    }
+
+    /// The service's own processes, always up to date.
     #[must_use]
     pub fn pids(&self) -> Pids {
         Arc::clone(&self.pids)
@@ -142,6 +155,7 @@ impl Workers {
     pub fn start(&mut self, config: Arc<Config>, sockets: Arc<Sockets>) -> Vec<Event> {
         self.discard_current();
         self.gone = Report::default();
+        self.unanswered = 0;
         let set = self.new_set(config, sockets);
         self.current = Some(set);
         self.fill(|workers| workers.current.as_ref())
@@ -402,7 +416,9 @@ impl Workers {
             }
             Ok(FromWorker::Report(report) | FromWorker::Drained(report)) => {
                 worker.report = report;
-                self.unanswered = 0;
+                if worker.state != State::Draining {
+                    self.unanswered = 0;
+                }
                 Vec::new()
             }
             Err(e) => {
@@ -624,19 +640,19 @@ impl Workers {
         streams
     }
 
-    /// Asks everybody for figures. Returns how many were asked.
-    pub fn ask(&mut self) -> usize {
+    /// Asks for the watchdog: whether one of those who serve answered one of the last questions.
+    pub fn answer_watchdog(&mut self) -> bool {
         self.unanswered = self.unanswered.saturating_add(1);
+        self.ask();
+        self.unanswered <= UNANSWERED
+    }
+
+    /// Asks everybody for figures. Returns how many were asked.
+    pub fn ask(&self) -> usize {
         for worker in self.all.values() {
             worker.line.say(ToWorker::Report, Vec::new());
         }
         self.all.len()
-    }
-
-    /// Whether some worker answered one of the last few questions: else the watchdog is not fed.
-    #[must_use]
-    pub fn answer(&self) -> bool {
-        self.unanswered <= 2
     }
 
     /// Log files are opened again.
@@ -659,6 +675,24 @@ impl Workers {
                 requests: w.report.requests,
             })
             .collect()
+    }
+
+    /// A worker that serves: it has not ended, and nobody has told it to leave.
+    #[must_use]
+    pub fn serving(&self) -> Option<u32> {
+        let mut serving = self
+            .all
+            .values()
+            .filter(|w| w.state == State::Accepting && w.process.peek().is_none());
+        serving.next().map(|w| w.process.pid())
+    }
+
+    /// The sockets of the set that serves, for workers that are started again: without those that
+    /// were let go meanwhile.
+    pub fn replace_sockets(&mut self, sockets: &Arc<Sockets>) {
+        if let Some(set) = &mut self.current {
+            set.sockets = Arc::clone(sockets);
+        }
     }
 
     /// What became of the connections of workers that have gone.

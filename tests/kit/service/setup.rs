@@ -112,13 +112,7 @@ impl Setup {
 
     /// Starts it under the fake service manager. `shape` may change the unit. Does not wait.
     pub fn start_under_manager(self, shape: impl FnOnce(Unit) -> Unit) -> Service {
-        let mut service = self.prepare();
-        let mut unit = service.unit();
-        for name in &service.setup.passed {
-            unit.sockets.push(service.socket(name));
-        }
-        service.manager = Some(Manager::start(shape(unit)));
-        service
+        self.prepare().start_under_manager(shape)
     }
 
     /// Makes the directories and files, starts nothing.
@@ -185,6 +179,17 @@ impl Setup {
 }
 
 impl Service {
+    /// Starts what was prepared under the fake service manager. `shape` may change the unit. Does
+    /// not wait.
+    pub fn start_under_manager(mut self, shape: impl FnOnce(Unit) -> Unit) -> Self {
+        let mut unit = self.unit();
+        for name in &self.setup.passed {
+            unit.sockets.push(self.socket(name));
+        }
+        self.manager = Some(Manager::start(shape(unit)));
+        self
+    }
+
     /// Starts the program without a service manager (again, after its end).
     pub fn start(&self) {
         let mut command = Command::new(&self.program);
