@@ -174,7 +174,7 @@ const DENIED: &[(&str, &str)] = &[
     ),
     (
         "take a master's descriptor",
-        r#"perl -e '$p=syscall(434,$ENV{MAINPID}+0,0); exit(1) if $p<0; exit(syscall(438,$p,3,0)>=0?0:1)'"#,
+        r#"perl -e '$p=syscall(434,$ENV{MAINPID}+0,0); exit(1) if $p<0; exit(syscall(438,$p,0,0)>=0?0:1)'"#,
     ),
     ("make a user namespace", "unshare --user true"),
     ("make a mount namespace", "unshare --mount true"),
@@ -211,11 +211,11 @@ const DENIED: &[(&str, &str)] = &[
     ),
     (
         "load a kernel module",
-        r#"perl -e 'exit(syscall(313,0,"",0)==0?0:1)'"#,
+        r#"perl -e 'syscall(313,0,"",0); exit($!==1?1:0)'"#,
     ),
     (
         "load a BPF program",
-        r#"perl -e 'exit(syscall(321,0,0,0)>=0?0:1)'"#,
+        r#"perl -e 'syscall(321,0,0,0); exit($!==1?1:0)'"#,
     ),
     ("set the clock", "date -s @0"),
     ("set the host's name", "hostname x"),
