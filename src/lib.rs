@@ -5,8 +5,7 @@
 #![warn(clippy::pedantic)]
 #![expect(
     clippy::module_name_repetitions,
-    clippy::missing_errors_doc,
-    reason = "placeholder while the crate is being laid out"
+    reason = "the name of a file and of what it owns are often the same"
 )]
 
 #[doc(hidden)]

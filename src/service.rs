@@ -220,9 +220,6 @@ impl Service {
             Command::Check => self.check(&invocation),
             Command::Ask(ask) => {
                 let env = environment(&inherited);
-                let install = |program: &std::path::Path, file: &std::path::Path| {
-                    install(program, file).map_err(Into::into)
-                };
                 let typed = inherited
                     .program
                     .file_name()
@@ -432,20 +429,12 @@ fn environment(inherited: &Inherited) -> Env {
 }
 
 /// `upgrade --binary`: what runs becomes `.old`, the file takes its place.
-fn install(program: &std::path::Path, file: &std::path::Path) -> Result<(), InstallError> {
+fn install(program: &std::path::Path, file: &std::path::Path) -> Result<(), Box<dyn Error>> {
     // The program on disk may be anything by now; what runs is what a master of it runs.
     let running = Image::open(program).or_else(|_| Image::running())?;
     let store = Store::new(program.to_owned(), Arc::new(running))?;
     store.install(file)?;
     Ok(())
-}
-
-#[derive(Debug, thiserror::Error)]
-enum InstallError {
-    #[error(transparent)]
-    Image(#[from] crate::sys::image::ImageError),
-    #[error(transparent)]
-    Store(#[from] crate::master::store::StoreError),
 }
 
 /// This build's version: the package's, or what the builder said.

@@ -35,6 +35,7 @@ enum Health {
     Stuck,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "a state of a model")]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Master {
     /// `None`: exec'd, no inheritance yet.
@@ -88,6 +89,7 @@ impl Master {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "a state of a model")]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct World {
     masters: [Option<Master>; 2],
@@ -316,7 +318,6 @@ impl Explorer {
             }
             return;
         }
-        let machine = me.machine.as_ref().unwrap();
         if me.workers == Workers::Starting {
             let mut next = world.clone();
             let m = next.masters[who].as_mut().unwrap();
@@ -352,13 +353,13 @@ impl Explorer {
         }
         if who == A && me.open && !world.to_a.is_empty() {
             let mut next = world.clone();
-            let word = next.to_a.pop_front().unwrap();
-            self.deliver(next, A, Event::Successor(word), out);
+            let said = next.to_a.pop_front().unwrap();
+            self.deliver(next, A, Event::Successor(said), out);
         }
         if who == B && me.open && !world.to_b.is_empty() {
             let mut next = world.clone();
-            let word = next.to_b.pop_front().unwrap();
-            self.deliver(next, B, Event::Predecessor(word), out);
+            let said = next.to_b.pop_front().unwrap();
+            self.deliver(next, B, Event::Predecessor(said), out);
         }
         let queue_empty = if who == A {
             world.to_a.is_empty()
@@ -387,6 +388,13 @@ impl Explorer {
                 self.deliver(next, who, event, out);
             }
         }
+        self.deadlines(world, who, out);
+    }
+
+    fn deadlines(&self, world: &World, who: usize, out: &mut Next) {
+        let me = world.masters[who].as_ref().unwrap();
+        let other = world.masters[1 - who].as_ref();
+        let machine = me.machine.as_ref().unwrap();
         for timer in Timer::ALL {
             if machine.armed(timer).is_none() || timer == Timer::Heartbeat {
                 continue;
@@ -452,12 +460,12 @@ impl Explorer {
     }
 
     fn operator(&self, world: &World, out: &mut Next) {
-        let Some(word) = self.script.get(world.script) else {
+        let Some(next_word) = self.script.get(world.script) else {
             return;
         };
         let mut base = world.clone();
         base.script += 1;
-        match word {
+        match next_word {
             Word::Order(order) => {
                 // The owner answers the control socket; in the middle of a hand-over both may.
                 for who in [A, B] {
@@ -555,6 +563,7 @@ impl Explorer {
         ));
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm an action")]
     fn perform(&self, world: &mut World, who: usize, action: Action) {
         match action {
             Action::Enter { to, .. } => self.entered(world, who, to),
@@ -590,10 +599,10 @@ impl Explorer {
                 world.stray = world.launching;
                 world.launching = false;
             }
-            // It tells those who wait at its door; the successor writes it down.
-            Action::Conclude(Outcome::Committed, _) if who == A => {}
-            Action::Conclude(..) => {
-                if !std::mem::take(&mut world.upgrading) {
+            // A parked master only tells of a commit; the successor writes it down.
+            Action::Conclude(outcome, _) => {
+                let tells = who == A && outcome == Outcome::Committed;
+                if !tells && !std::mem::take(&mut world.upgrading) {
                     world.bad = Some("an upgrade that has ended was concluded again");
                 }
             }
@@ -618,13 +627,13 @@ impl Explorer {
             Action::ToSuccessor(ToSuccessor::Release) if self.plant == Plant::ReleasesNobody => {}
             Action::ToPredecessor(ToPredecessor::Leaving)
                 if self.plant == Plant::LeavesWithoutAWord => {}
-            Action::ToSuccessor(word) => {
+            Action::ToSuccessor(said) => {
                 if world.masters[B].as_ref().is_some_and(|b| b.alive && b.open) && me(world, A).open
                 {
-                    if matches!(word, ToSuccessor::Release) {
+                    if matches!(said, ToSuccessor::Release) {
                         me(world, B).dismissed = true;
                     }
-                    world.to_b.push_back(match word {
+                    world.to_b.push_back(match said {
                         ToSuccessor::Takeover => FromPredecessor::Takeover,
                         ToSuccessor::Ready => FromPredecessor::Ready,
                         ToSuccessor::Commit => FromPredecessor::Commit,
@@ -633,11 +642,11 @@ impl Explorer {
                     });
                 }
             }
-            Action::ToPredecessor(word) => {
+            Action::ToPredecessor(said) => {
                 if world.masters[A].as_ref().is_some_and(|a| a.alive && a.open) && me(world, B).open
                 {
-                    let commit = word == ToPredecessor::Commit;
-                    world.to_a.push_back(match word {
+                    let commit = said == ToPredecessor::Commit;
+                    world.to_a.push_back(match said {
                         ToPredecessor::Ready => FromSuccessor::Ready,
                         ToPredecessor::Heartbeat => FromSuccessor::Heartbeat,
                         ToPredecessor::Commit => FromSuccessor::Commit,
@@ -818,95 +827,95 @@ impl Explorer {
                 what.unlikely || matches!(what.what, What::Event(Event::Timer(_)))
             });
             if only_deadlines && self.script.len() == world.script {
-                return self.waits(world).map(Into::into);
+                return waits(world).map(Into::into);
             }
         }
         let internal = nexts.iter().any(|(what, _)| !what.unlikely);
         if !internal && self.script.len() == world.script {
-            return self.settled(world, &living);
+            return settled(world, &living);
         }
         None
     }
+}
 
-    /// All are well, and nothing but time will change anything: deadlines are for accidents.
-    fn waits(&self, world: &World) -> Option<&'static str> {
-        for m in world.masters.iter().flatten().filter(|m| m.alive) {
-            let Some(machine) = &m.machine else {
-                return Some("nobody accepts the new master");
-            };
-            let armed = |t| machine.armed(t).is_some();
-            if [Timer::Start, Timer::Commit, Timer::Evict, Timer::Linger]
-                .into_iter()
-                .any(armed)
-            {
-                return Some("all are well, and somebody waits for a deadline");
-            }
-            if m.asked != 0 {
-                return Some("an order is never answered");
-            }
+/// All are well, and nothing but time will change anything: deadlines are for accidents.
+fn waits(world: &World) -> Option<&'static str> {
+    for m in world.masters.iter().flatten().filter(|m| m.alive) {
+        let Some(machine) = &m.machine else {
+            return Some("nobody accepts the new master");
+        };
+        let armed = |t| machine.armed(t).is_some();
+        if [Timer::Start, Timer::Commit, Timer::Evict, Timer::Linger]
+            .into_iter()
+            .any(armed)
+        {
+            return Some("all are well, and somebody waits for a deadline");
         }
-        let alone = world.masters.iter().flatten().filter(|m| m.alive).count() == 1;
-        (alone && world.upgrading).then_some("an upgrade ended without being concluded")
+        if m.asked != 0 {
+            return Some("an order is never answered");
+        }
     }
+    let alone = world.masters.iter().flatten().filter(|m| m.alive).count() == 1;
+    (alone && world.upgrading).then_some("an upgrade ended without being concluded")
+}
 
-    /// Nothing will happen any more by itself: is that a good end?
-    fn settled(&self, world: &World, living: &[usize]) -> Option<String> {
-        let hung = |w: usize| world.masters[w].as_ref().unwrap().health != Health::Well;
-        if living.is_empty() {
-            return None;
+/// Nothing will happen any more by itself: is that a good end?
+fn settled(world: &World, living: &[usize]) -> Option<String> {
+    let hung = |w: usize| world.masters[w].as_ref().unwrap().health != Health::Well;
+    if living.is_empty() {
+        return None;
+    }
+    // Nobody who could feeds the watchdog: systemd kills what is left and starts again.
+    if living.iter().all(|w| hung(*w)) {
+        return None;
+    }
+    if !living.contains(&world.main) {
+        return Some("MAINPID names a dead process and nobody will change that".into());
+    }
+    if living.len() == 1 {
+        let m = world.masters[living[0]].as_ref().unwrap();
+        // A lone hung master is for the watchdog; a leaving one was asked.
+        let fine = m.phase() == Some(Phase::Serving) && m.workers == Workers::Accepting;
+        return (!fine && !hung(living[0])).then(|| "the last master does not serve".into());
+    }
+    let phases = (
+        world.masters[A].as_ref().unwrap().phase(),
+        world.masters[B].as_ref().unwrap().phase(),
+    );
+    match phases {
+        (Some(Phase::Parked), Some(Phase::Probation))
+        | (Some(Phase::Beside), Some(Phase::Standby))
+            if world.masters[A]
+                .as_ref()
+                .unwrap()
+                .machine
+                .as_ref()
+                .unwrap()
+                .hold() =>
+        {
+            None
         }
-        // Nobody who could feeds the watchdog: systemd kills what is left and starts again.
-        if living.iter().all(|w| hung(*w)) {
-            return None;
-        }
-        if !living.contains(&world.main) {
-            return Some("MAINPID names a dead process and nobody will change that".into());
-        }
-        if living.len() == 1 {
-            let m = world.masters[living[0]].as_ref().unwrap();
-            // A lone hung master is for the watchdog; a leaving one was asked.
-            let fine = m.phase() == Some(Phase::Serving) && m.workers == Workers::Accepting;
-            return (!fine && !hung(living[0])).then(|| "the last master does not serve".into());
-        }
-        let phases = (
-            world.masters[A].as_ref().unwrap().phase(),
-            world.masters[B].as_ref().unwrap().phase(),
-        );
-        match phases {
-            (Some(Phase::Parked), Some(Phase::Probation))
-            | (Some(Phase::Beside), Some(Phase::Standby))
-                if world.masters[A]
+        // A stuck new one that says it is alive: in hold mode the operator decides.
+        (Some(Phase::Beside | Phase::Parked), _)
+            if world.masters[B].as_ref().unwrap().health == Health::Stuck
+                && world.masters[A]
                     .as_ref()
                     .unwrap()
                     .machine
                     .as_ref()
                     .unwrap()
                     .hold() =>
-            {
-                None
-            }
-            // A stuck new one that says it is alive: in hold mode the operator decides.
-            (Some(Phase::Beside | Phase::Parked), _)
-                if world.masters[B].as_ref().unwrap().health == Health::Stuck
-                    && world.masters[A]
-                        .as_ref()
-                        .unwrap()
-                        .machine
-                        .as_ref()
-                        .unwrap()
-                        .hold() =>
-            {
-                None
-            }
-            // Hold mode: a hung old one is in nobody's way until somebody says more (`commit`
-            // removes it).
-            (_, Some(Phase::Probation)) if hung(A) && world.main == B => None,
-            // The owner hangs and nobody can take over: the watchdog's case.
-            _ if hung(world.main) && !hung(1 - world.main) && world.main == A => None,
-            // Both told to leave, one of them hangs: systemd's SIGKILL.
-            _ if world.stopping => None,
-            _ => Some(format!("both masters stay for ever: {phases:?}")),
+        {
+            None
         }
+        // Hold mode: a hung old one is in nobody's way until somebody says more (`commit`
+        // removes it).
+        (_, Some(Phase::Probation)) if hung(A) && world.main == B => None,
+        // The owner hangs and nobody can take over: the watchdog's case.
+        _ if hung(world.main) && !hung(1 - world.main) && world.main == A => None,
+        // Both told to leave, one of them hangs: systemd's SIGKILL.
+        _ if world.stopping => None,
+        _ => Some(format!("both masters stay for ever: {phases:?}")),
     }
 }
 
@@ -972,6 +981,10 @@ impl Hasher for Fold {
     }
 
     fn write_u64(&mut self, word: u64) {
+        #[expect(
+            clippy::manual_rotate,
+            reason = "a call at this opt-level, and the hottest one"
+        )]
         let turned = (self.0 << 23) | (self.0 >> 41);
         self.0 = (turned ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
@@ -1015,6 +1028,7 @@ fn sketch(world: &World) -> String {
     format!("A {} | B {} | main {}", one(A), one(B), name(world.main))
 }
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn scripts() -> Vec<(&'static str, Vec<Word>)> {
     use Signal::{Hup, Int, Quit, Term, Usr2, Winch};
     let upgrade = || {

@@ -13,6 +13,10 @@ use super::phase::Phase;
 use super::timing::{Timer, Timers, Timing};
 
 /// One master's state machine.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts beside the phase, each true or not by itself"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Machine {
     pub(super) phase: Phase,
@@ -59,6 +63,10 @@ pub(super) struct Predecessor {
 }
 
 /// What a master knows of its successor.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what is known of it, each fact by itself"
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Successor {
     /// There is a process.
@@ -127,6 +135,11 @@ impl Step {
 
     pub(super) fn tell_predecessor(&mut self, word: ToPredecessor) {
         self.act(Action::ToPredecessor(word));
+    }
+
+    /// It makes no sense now; those of its kind that wait already wait on.
+    pub(super) fn refuse(&mut self, order: &Order, why: &str) {
+        self.act(Action::Settle(order.kind(), Verdict::Refused(why.into())));
     }
 
     pub(super) fn refuse_signal(&mut self, signal: Signal, why: &'static str) {
@@ -472,7 +485,7 @@ impl Machine {
 
     /// STOPPING=1 is final for the whole unit: only when nobody else lives.
     fn say_stopping(&mut self, s: &mut Step) {
-        let lives = self.predecessor.is_some_and(|p| !p.closed && !p.exited);
+        let lives = self.predecessor.is_some_and(|p| !p.exited);
         if self.stopping && !self.said_stopping && !lives && self.successor.is_none() {
             self.said_stopping = true;
             s.act(Action::NotifyStopping);
@@ -534,7 +547,6 @@ impl Machine {
                     self.finish(s);
                 }
             }
-            Event::SuccessorClosed(_) => {}
             Event::PredecessorClosed => self.say_stopping(s),
             Event::PredecessorExited => {
                 self.say_stopping(s);
@@ -558,17 +570,19 @@ impl Machine {
                 // Idempotent: systemd sends several. It only brings the deadline nearer.
                 self.drain_workers(Some(self.timing.stop), s);
             }
-            Event::Signal(Signal::Quit | Signal::Winch | Signal::Usr1) => {}
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2)) => {
                 s.refuse_signal(signal, "this master is leaving");
             }
             // Answered when it is so: a client that left now would let systemd go on to SIGKILL.
             Event::Order(Order::Stop) if self.stopping => self.pend(OrderKind::Stop),
-            Event::Order(order) => self.refuse(&order, "this master is leaving", s),
+            Event::Order(order) => s.refuse(&order, "this master is leaving"),
             // It was started while we decided to leave.
             Event::Launched if self.successor.is_none() => self.stray(s),
-            Event::Launched
+            // What it says it does already.
+            Event::Signal(Signal::Quit | Signal::Winch | Signal::Usr1)
+            | Event::Launched
             | Event::Successor(_)
+            | Event::SuccessorClosed(_)
             | Event::Predecessor(
                 FromPredecessor::Takeover
                 | FromPredecessor::Ready
@@ -647,10 +661,6 @@ impl Machine {
                 }
             }
         }
-    }
-
-    pub(super) fn refuse(&mut self, order: &Order, why: &str, s: &mut Step) {
-        s.act(Action::Settle(order.kind(), Verdict::Refused(why.into())));
     }
 
     /// A signal that comes before the other side accepts waits for that moment.

@@ -136,7 +136,7 @@ pub struct Inheritance {
     pub cwd: PathBuf,
     /// The configuration to run with instead of what is on disk (a rollback after the commit).
     #[serde(default)]
-    pub config: Option<Box<Config>>,
+    pub config: Option<KeptConfig>,
     /// One entry a descriptor, in order.
     pub fds: Vec<Inherited>,
     /// Draining generations that are still there, for `status`.
@@ -148,6 +148,26 @@ pub struct Inheritance {
     /// State of the application, by name.
     #[serde(default)]
     pub state: BTreeMap<String, serde_json::Value>,
+}
+
+/// A configuration in the words of the generation that it is for. Configurations are strict: one
+/// that a newer version had read and written again would have keys that the older one refuses. So
+/// whoever keeps or carries it does not read it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeptConfig(serde_json::Value);
+
+impl KeptConfig {
+    /// What this generation runs with, for this same build later.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self(serde_json::to_value(config).expect("plain data with names for keys"))
+    }
+
+    /// Of a build that wrote it; anybody else may fail.
+    pub fn read(&self) -> Result<Config, serde_json::Error> {
+        Config::deserialize(&self.0)
+    }
 }
 
 /// Who somebody is.

@@ -92,7 +92,7 @@ impl Machine {
                 s,
             ),
             Event::Order(order @ (Order::Upgrade { .. } | Order::Rollback | Order::Reload)) => {
-                self.refuse(&order, "a configuration reload is under way; try again", s);
+                s.refuse(&order, "a configuration reload is under way; try again");
             }
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch)) => {
                 s.refuse_signal(signal, "a configuration reload is under way");
@@ -131,12 +131,13 @@ impl Machine {
         let next = self.next.take();
         s.act(Action::Launch { back, next });
         self.enter(Phase::Launching, s);
-        self.arm(Timer::Start, self.timing.start, s);
+        // The pre-flight has a deadline of its own, which can say what it is about.
+        self.arm(Timer::Start, self.timing.start + self.timing.evict, s);
     }
 
     pub(super) fn launching(&mut self, event: Event, s: &mut Step) {
         match event {
-            Event::Launched => {}
+            Event::Launched => self.arm(Timer::Start, self.timing.start, s),
             Event::LaunchFailed(failure) => {
                 self.successor = None;
                 self.give_up(Outcome::Failed, failure, s);
@@ -184,7 +185,7 @@ impl Machine {
                 s.refuse_signal(signal, "an upgrade is under way");
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Reload | Order::Commit)) => {
-                self.refuse(&order, "an upgrade is under way; see `status`", s);
+                s.refuse(&order, "an upgrade is under way; see `status`");
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.orphaned(s),
@@ -205,15 +206,14 @@ impl Machine {
 
     fn successor_ready(&mut self, s: &mut Step) {
         s.act(Action::WritePids);
-        if !self.hold {
-            self.take_over(s);
-            self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
-            self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
-        } else {
+        if self.hold {
             self.enter(Phase::Beside, s);
             self.arm(Timer::Silence, self.timing.silence, s);
-            self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
+        } else {
+            self.take_over(s);
         }
+        self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
+        self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
         for signal in self.recall(s) {
             match self.phase {
                 Phase::Beside => self.beside(Event::Signal(signal), s),
@@ -268,10 +268,7 @@ impl Machine {
             }
             // It owned the service when it was ordered to stop it.
             Event::Successor(FromSuccessor::Release) => self.stop(Signal::Term, s),
-            Event::SuccessorClosed(_) => {
-                let failure = Failure::new("the new master left");
-                self.evict(Outcome::RolledBack, failure, s);
-            }
+            Event::SuccessorClosed(failure) => self.evict(Outcome::RolledBack, failure, s),
             Event::SuccessorExited(how) => {
                 let failure = Failure::new(format!("the new master {how}"));
                 self.evict(Outcome::RolledBack, failure, s);
@@ -290,10 +287,9 @@ impl Machine {
                 );
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Reload)) => {
-                self.refuse(
+                s.refuse(
                     &order,
                     "both generations accept; `commit` or `rollback` first",
-                    s,
                 );
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
@@ -414,11 +410,9 @@ impl Machine {
                 s.refuse_signal(signal, "the rejected generation is still leaving");
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Reload | Order::Commit)) => {
-                self.refuse(
+                s.refuse(
                     &order,
-                    "the rejected generation is still leaving; try again when `status` shows it gone",
-                    s,
-                );
+                    "the rejected generation is still leaving; try again when `status` shows it gone");
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.orphaned(s),

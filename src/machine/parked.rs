@@ -26,12 +26,7 @@ impl Machine {
                     "the new master was told to leave before it knew that it owns the service";
                 self.reclaim(Failure::new(why), s);
             }
-            Event::SuccessorClosed(_) => {
-                self.reclaim(
-                    Failure::new("the new master died or let go of the channel"),
-                    s,
-                );
-            }
+            Event::SuccessorClosed(failure) => self.reclaim(failure, s),
             Event::SuccessorExited(how) => {
                 self.reclaim(Failure::new(format!("the new master {how}")), s);
             }
@@ -64,7 +59,7 @@ impl Machine {
             Event::Order(
                 order @ (Order::Upgrade { .. } | Order::Commit | Order::Reload | Order::Stop),
             ) => {
-                self.refuse(&order, "this master is parked; ask its successor", s);
+                s.refuse(&order, "this master is parked; ask its successor");
             }
             Event::Successor(FromSuccessor::Hello)
             | Event::Launched
@@ -203,7 +198,7 @@ impl Machine {
                 self.stop(Signal::Term, s);
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Commit | Order::Reload)) => {
-                self.refuse(&order, "a rollback is under way", s);
+                s.refuse(&order, "a rollback is under way");
             }
             // A commit that comes now is too late: the successor learns it by Retire.
             Event::Successor(

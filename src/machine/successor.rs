@@ -60,7 +60,7 @@ impl Machine {
                 self.stop(Signal::Term, s);
             }
             Event::Order(order) => {
-                self.refuse(&order, "this master is still starting", s);
+                s.refuse(&order, "this master is still starting");
             }
             Event::WorkersGone
             | Event::Reloaded
@@ -140,10 +140,9 @@ impl Machine {
             Event::Reloaded => self.reload_ended(Verdict::Done, s),
             Event::ReloadFailed(failure) => self.reload_ended(Verdict::Failed(failure), s),
             Event::Order(order) => {
-                self.refuse(
+                s.refuse(
                     &order,
                     "this master does not own the service; ask its predecessor",
-                    s,
                 );
             }
             Event::Predecessor(FromPredecessor::Ready | FromPredecessor::Commit)
@@ -175,7 +174,6 @@ impl Machine {
 
     pub(super) fn probation(&mut self, event: Event, s: &mut Step) {
         match event {
-            Event::Timer(Timer::Probation) => self.commit(s),
             Event::Order(Order::Commit) => {
                 self.pend(OrderKind::Commit);
                 self.commit(s);
@@ -195,10 +193,9 @@ impl Machine {
                 order @ Order::Upgrade {
                     supersede: None, ..
                 },
-            ) => self.refuse(
+            ) => s.refuse(
                 &order,
                 "the last upgrade is in probation; `commit`, `rollback` or `--supersede`",
-                s,
             ),
             Event::WorkersFailed(reason) | Event::Unhealthy(reason) => {
                 let retire = !self.hold;
@@ -216,8 +213,10 @@ impl Machine {
             }
             Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
             Event::Predecessor(FromPredecessor::Release) => self.release(s),
-            // It was told to leave, and does so when it has our word.
-            Event::Predecessor(FromPredecessor::Commit) => self.commit(s),
+            // Time passed in health; or it was told to leave, and does so when it has our word.
+            Event::Timer(Timer::Probation) | Event::Predecessor(FromPredecessor::Commit) => {
+                self.commit(s);
+            }
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
             Event::PredecessorClosed => self.alone(true, s),
             Event::Signal(signal @ (Signal::Usr2 | Signal::Winch)) => self.remember(signal, s),
@@ -234,7 +233,7 @@ impl Machine {
                 s.act(Action::Reload);
             }
             Event::Order(order @ Order::Reload) => {
-                self.refuse(&order, "a configuration reload is under way; try again", s);
+                s.refuse(&order, "a configuration reload is under way; try again");
             }
             Event::Order(Order::Stop) => {
                 self.pend(OrderKind::Stop);
@@ -324,7 +323,7 @@ impl Machine {
                 self.stop(Signal::Term, s);
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Rollback | Order::Reload)) => {
-                self.refuse(&order, "the commit is under way; try again", s);
+                s.refuse(&order, "the commit is under way; try again");
             }
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch)) => {
                 s.refuse_signal(signal, "the commit is under way");
@@ -415,10 +414,9 @@ impl Machine {
                 self.stop(Signal::Term, s);
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Commit | Order::Reload)) => {
-                self.refuse(
+                s.refuse(
                     &order,
                     "this generation has given up; its predecessor takes back",
-                    s,
                 );
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -158,9 +158,11 @@ impl Driver {
 
     /// The watchdog is fed by the owner while its workers answer, and by a predecessor that takes
     /// the service back; never by a parked one.
-    fn feed(&mut self) {
-        self.workers.ask();
-        if self.machine.feeds_watchdog() && self.workers.answer() {
+    pub(super) fn feed(&mut self) {
+        let workers_answer = self.workers.answer_watchdog();
+        // While it takes back, its workers have nothing to answer yet.
+        let takes_back = self.machine.phase() == Phase::Reclaiming;
+        if self.machine.feeds_watchdog() && (workers_answer || takes_back) {
             self.manager.feed();
         }
     }
@@ -210,12 +212,13 @@ impl Driver {
                 Vec::new()
             }
             Input::Respawn { set, slot } => self.workers.respawn(set, slot),
-            Input::Successor(link, heard) => self.from_successor(link, heard),
+            Input::Successor(link, heard) => self.successor_said(link, heard),
             Input::SuccessorExited(link) => self.successor_exited(link),
-            Input::Predecessor(heard) => self.from_predecessor(heard),
+            Input::Predecessor(heard) => self.predecessor_said(heard),
             Input::PredecessorExited => self.predecessor_exited(),
             Input::LingeringExited(pid) => {
                 self.lingering.retain(|l| l.pid != pid);
+                self.workers.forget_kin(pid);
                 Vec::new()
             }
             Input::Launch(attempt, result) => self.launched(attempt, result),
@@ -304,24 +307,7 @@ impl Driver {
                 return;
             }
         };
-        let pids = self.workers.pids();
-        let systemd = self.manager.is_systemd();
-        let refuse = move |pid: u32| {
-            let pids = pids
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            systemd && pids.contains(&pid)
-        };
-        let access = match Access::new(&self.config.control.group, systemd, refuse) {
-            Ok(access) => access,
-            Err(e) => {
-                tracing::error!("{e}; only root may give orders");
-                match Access::new("", systemd, |_| false) {
-                    Ok(access) => access,
-                    Err(_) => return,
-                }
-            }
-        };
+        let Some(access) = self.access() else { return };
         let (closing, closed) = watch::channel(false);
         let router = control::router(self.handle.clone());
         let task = tokio::spawn(control::serve(
@@ -332,6 +318,24 @@ impl Driver {
             closed,
         ));
         self.door = Some(Door { closing, task });
+    }
+
+    /// Who may order. Where there is no systemd, the service's own processes may too.
+    fn access(&self) -> Option<Access> {
+        let access = Access::new(&self.config.control.group).or_else(|e| {
+            tracing::error!("{e}: no group may give orders");
+            Access::new("")
+        });
+        let access = access.ok()?;
+        if !self.manager.is_systemd() {
+            return Some(access);
+        }
+        let pids = self.workers.pids();
+        Some(access.but_not(move |pid| {
+            pids.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(&pid)
+        }))
     }
 
     /// Another master answers from now on; orders that were taken are answered to their end.
@@ -373,6 +377,8 @@ impl Driver {
             if !self.manager.is_systemd() {
                 self.sockets.remove_paths();
             }
+        } else {
+            self.sockets.remove_added_paths();
         }
         tracing::info!("g{} leaves", self.fixed.me.generation);
         self.exit.unwrap_or_default()

@@ -55,10 +55,13 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         .send(&Message::Hello(hello), &[])
         .await
         .map_err(HeritageError::Hello)?;
-    let will = match channel.recv().await?.ok_or(HeritageError::Gone)?.decode()? {
-        Message::Inheritance(will) => *will,
-        Message::Retire { .. } => return Err(HeritageError::Gone),
-        _ => return Err(HeritageError::Unexpected("another message")),
+    let will = loop {
+        match channel.recv().await?.ok_or(HeritageError::Gone)?.decode()? {
+            Message::Inheritance(will) => break *will,
+            Message::Retire { .. } => return Err(HeritageError::Gone),
+            message if may_come_early(&message) => {}
+            _ => return Err(HeritageError::Unexpected("another message")),
+        }
     };
     if will.protocol.major != PROTOCOL.major {
         return Err(HeritageError::Protocol(will.protocol.major));
@@ -69,6 +72,7 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         match received.decode()? {
             Message::Fds { .. } => fds.extend(received.fds),
             Message::Retire { .. } => return Err(HeritageError::Gone),
+            message if may_come_early(&message) => {}
             _ => {
                 return Err(HeritageError::Unexpected(
                     "another message than descriptors",
@@ -100,6 +104,11 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
     Ok(heritage)
 }
 
+/// Nothing is lost when it is not answered: a question, or a word of a newer minor version.
+fn may_come_early(message: &Message) -> bool {
+    matches!(message, Message::Status { .. } | Message::Unknown)
+}
+
 /// Sends everything.
 pub fn send(line: &Line<Message>, mut will: Inheritance, goods: Vec<(Inherited, OwnedFd)>) {
     let (what, fds): (Vec<_>, Vec<_>) = goods.into_iter().unzip();
@@ -125,4 +134,54 @@ pub fn greet(hello: &Hello) -> Result<(), Failure> {
             hello.version, hello.protocol.major, PROTOCOL.major
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::machine::message::Identity;
+
+    fn will() -> Inheritance {
+        Inheritance {
+            protocol: PROTOCOL,
+            pid: 1,
+            from: Identity {
+                generation: 1,
+                version: "1.0.0".into(),
+                build_id: "a".into(),
+            },
+            generation: 2,
+            upgrade_id: "u".into(),
+            hold: false,
+            started_at_ms: 0,
+            probation_ms: None,
+            path: "/bin/x".into(),
+            cwd: "/".into(),
+            config: None,
+            fds: Vec::new(),
+            lingering: Vec::new(),
+            unit_rev: None,
+            state: BTreeMap::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_question_before_the_inheritance_does_not_end_a_start() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel::from_fd(theirs).unwrap();
+        let question = Message::Status { master: None };
+        ours.send(&question, &[]).await.unwrap();
+        let will = Message::Inheritance(Box::new(will()));
+        ours.send(&will, &[]).await.unwrap();
+        let hello = Hello {
+            protocol: PROTOCOL,
+            version: "2.0.0".into(),
+            build_id: "b".into(),
+            pid: 2,
+        };
+        let heritage = receive(&theirs, hello).await.unwrap();
+        assert_eq!(heritage.will.generation, 2);
+    }
 }

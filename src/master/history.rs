@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::replace::{ReplaceError, Temp, failed, sweep};
 use crate::api::Last;
-use crate::config::Config;
+use crate::machine::message::KeptConfig;
 
 /// When there are more lines than this...
 const MOST_LINES: usize = 1000;
@@ -34,7 +34,7 @@ pub struct Previous {
     /// Its build: when `.old` is another one, this configuration is not for it.
     pub build_id: String,
     /// What it ran with.
-    pub config: Config,
+    pub config: KeptConfig,
 }
 
 /// The state directory could not be read or written.
@@ -213,7 +213,7 @@ mod tests {
 
     use super::*;
     use crate::api::{Connections, Outcome};
-    use crate::config::{ListenerConfig, Workers};
+    use crate::config::{Config, ListenerConfig, Workers};
     use crate::sys::image::fixture::Mount;
 
     fn ended(n: usize) -> Last {
@@ -382,12 +382,30 @@ mod tests {
             let previous = Previous {
                 version: "1.2.3-4".into(),
                 build_id: "ab".repeat(20),
-                config,
+                config: KeptConfig::of(&config),
             };
             history.save_previous(&previous).unwrap();
-            assert_eq!(history.previous().unwrap(), Some(previous));
+            let kept = history.previous().unwrap().unwrap();
+            assert_eq!(kept, previous);
+            assert_eq!(kept.config.read().unwrap(), config);
         }
         assert_eq!(history.tidy(), 0);
+    }
+
+    #[test]
+    fn a_configuration_of_another_version_is_kept_word_for_word() {
+        let (_dir, history) = lab();
+        history.make_directory().unwrap();
+        let text = "version = \"3.0\"\nbuild_id = \"ab\"\n[config.later]\nbanner = \"x\"\n";
+        fs::write(history.previous_file(), text).unwrap();
+        let previous = history.previous().unwrap().unwrap();
+        assert!(previous.config.read().is_err(), "it is not for us");
+        history.save_previous(&previous).unwrap();
+        let kept = fs::read_to_string(history.previous_file()).unwrap();
+        assert!(
+            kept.contains("banner = \"x\"") && !kept.contains("drain"),
+            "{kept}"
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What reaches the driver: one queue for everything that its tasks see.
 
-use super::launch::{Launched, Refused};
+use super::launch::Launched;
 use super::line::Heard;
-use crate::machine::Event;
+use crate::machine::{Event, Failure};
 
 /// One thing for the driver.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub enum Input {
     /// An earlier generation that only drained has gone.
     LingeringExited(u32),
     /// The start of a successor came to an end.
-    Launch(u64, Result<Box<Launched>, Refused>),
+    Launch(u64, Result<Box<Launched>, Failure>),
     /// The binary on disk is as it should be, or what went wrong.
     Disk(Result<Option<String>, String>),
     /// A status that was asked for must be answered now.

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -14,7 +14,7 @@ use super::store::{Found, Store, StoreError};
 use crate::api::exit;
 use crate::machine::Failure;
 use crate::sys::channel::Channel;
-use crate::sys::image::{Image, ImageError};
+use crate::sys::image::Image;
 use crate::sys::process::{Exit, Process};
 use crate::sys::spawn::{self, CHANNEL_ENV, Output, Spawn};
 
@@ -37,6 +37,9 @@ pub struct Plan {
     pub notify: bool,
     /// For the pre-flight.
     pub timeout: Duration,
+    /// Where to say what was at the path, as soon as it is known: the start may be given up while
+    /// the pre-flight still runs.
+    pub found: Arc<OnceLock<Found>>,
 }
 
 /// A successor's process exists.
@@ -46,69 +49,44 @@ pub struct Launched {
     pub process: Process,
     /// Our end of the channel.
     pub channel: Channel,
-    /// What was at the path.
-    pub found: Found,
     /// Its build.
     pub build_id: String,
 }
 
-/// There is none.
-#[derive(Debug)]
-pub struct Refused {
-    /// Why.
-    pub failure: Failure,
-    /// What was at the path.
-    pub found: Found,
-}
-
 /// Does it. Dropped in the middle, it leaves no process behind.
-pub async fn launch(plan: Plan) -> Result<Box<Launched>, Refused> {
+pub async fn launch(plan: Plan) -> Result<Box<Launched>, Failure> {
     let store = Arc::clone(&plan.store);
+    let found = Arc::clone(&plan.found);
     let back = plan.back;
     // Reads and hashes a file: not on the thread that must answer everybody.
-    let opened = tokio::task::spawn_blocking(move || open(&store, back)).await;
-    let image = match opened {
-        Ok(Ok(image)) => image,
-        Ok(Err(refused)) => return Err(refused),
-        Err(e) => {
-            return Err(Refused {
-                failure: Failure::new(format!("cannot look at the new program: {e}")),
-                found: Found::default(),
-            });
-        }
-    };
-    let found = Found::from(&image);
-    match start(&plan, &image).await {
-        Ok((process, channel)) => Ok(Box::new(Launched {
-            process,
-            channel,
-            found,
-            build_id: image.build_id().to_owned(),
-        })),
-        Err(failure) => Err(Refused { failure, found }),
-    }
+    let image = tokio::task::spawn_blocking(move || open(&store, back, &found))
+        .await
+        .map_err(|e| Failure::new(format!("cannot look at the new program: {e}")))??;
+    let (process, channel) = start(&plan, &image).await?;
+    Ok(Box::new(Launched {
+        process,
+        channel,
+        build_id: image.build_id().to_owned(),
+    }))
 }
 
-fn open(store: &Store, back: bool) -> Result<Image, Refused> {
+fn open(store: &Store, back: bool, found: &OnceLock<Found>) -> Result<Image, Failure> {
     let image = if back {
-        store.go_back().map_err(|e| Refused {
-            failure: Failure {
-                exit: match &e {
-                    StoreError::NoOld(_)
-                    | StoreError::OldIsRejected { .. }
-                    | StoreError::OldIsRunning { .. } => exit::REFUSED,
-                    _ => exit::FAILED,
-                },
-                reason: e.to_string(),
+        store.go_back().map_err(|e| Failure {
+            exit: match &e {
+                StoreError::NoOld(_)
+                | StoreError::OldIsRejected { .. }
+                | StoreError::OldIsRunning { .. } => exit::REFUSED,
+                _ => exit::FAILED,
             },
-            found: Found::default(),
+            reason: e.to_string(),
         })?
     } else {
-        store.open().map_err(|e: ImageError| Refused {
-            failure: Failure::new(e.to_string()),
-            found: Found::from(&e),
-        })?
+        let opened = store.open();
+        let _ = found.set(Found::of(&opened));
+        opened.map_err(|e| Failure::new(e.to_string()))?
     };
+    let _ = found.set(Found::from(&image));
     if let Err(e) = store.mark_trial(image.build_id()) {
         // Without the mark a reboot could start what was not proved; with a warning it is the
         // operator's choice.
@@ -122,7 +100,7 @@ async fn start(plan: &Plan, image: &Image) -> Result<(Process, Channel), Failure
     let (ours, theirs) =
         Channel::pair().map_err(|e| Failure::new(format!("cannot make a channel: {e}")))?;
     let mut spec = Spawn::new(image.as_fd(), plan.arg0.clone());
-    spec.args = plan.args.clone();
+    spec.args.clone_from(&plan.args);
     spec.cwd = Some(plan.cwd.clone());
     spec.channel = Some((CHANNEL_ENV, theirs));
     spec.keep_notify = plan.notify;
@@ -134,7 +112,7 @@ async fn start(plan: &Plan, image: &Image) -> Result<(Process, Channel), Failure
 async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
     let path = image.path().display();
     let mut spec = Spawn::new(image.as_fd(), image.path().as_os_str());
-    spec.args = plan.check.clone();
+    spec.args.clone_from(&plan.check);
     spec.cwd = Some(plan.cwd.clone());
     spec.output = Output::Piped;
     let process = spawn::spawn(spec).map_err(|e| Failure::new(e.to_string()))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::driver::Driver;
 use super::heritage;
 use super::input::Input;
-use super::launch::{Launched, Refused};
+use super::launch::Launched;
 use super::line::{Heard, Line};
 use super::story;
 use super::workers::ended;
@@ -67,7 +67,7 @@ impl Driver {
     pub(super) fn launched(
         &mut self,
         attempt: u64,
-        result: Result<Box<Launched>, Refused>,
+        result: Result<Box<Launched>, Failure>,
     ) -> Vec<Event> {
         if self
             .launch
@@ -88,12 +88,7 @@ impl Driver {
                 self.take_successor(attempt, *launched);
                 vec![Event::Launched]
             }
-            Err(refused) => {
-                if let Some(record) = &mut self.upgrade {
-                    record.found = refused.found;
-                }
-                vec![Event::LaunchFailed(refused.failure)]
-            }
+            Err(failure) => vec![Event::LaunchFailed(failure)],
         }
     }
 
@@ -107,7 +102,6 @@ impl Driver {
             "master {pid} started"
         );
         if let Some(record) = &mut self.upgrade {
-            record.found = launched.found;
             record.to_build = Some(launched.build_id);
         }
         let post = self.post.clone();
@@ -140,8 +134,10 @@ impl Driver {
         });
     }
 
-    pub(super) fn from_successor(&mut self, number: u64, heard: Heard) -> Vec<Event> {
-        let Some(link) = self.successor.as_mut().filter(|s| s.number == number) else {
+    pub(super) fn successor_said(&mut self, number: u64, heard: Heard) -> Vec<Event> {
+        // What was on its way when we stopped listening does not count.
+        let listening = |s: &&mut SuccessorLink| s.number == number && s.line.is_some();
+        let Some(link) = self.successor.as_mut().filter(listening) else {
             return Vec::new();
         };
         let received = match heard {
@@ -176,6 +172,7 @@ impl Driver {
         let said = match message {
             Message::Hello(hello) => {
                 if let Err(failure) = heritage::greet(&hello) {
+                    link.line = None;
                     return vec![Event::SuccessorClosed(failure)];
                 }
                 if link.hello.is_some() {
@@ -243,7 +240,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn from_predecessor(&mut self, heard: Heard) -> Vec<Event> {
+    pub(super) fn predecessor_said(&mut self, heard: Heard) -> Vec<Event> {
         let received = match heard {
             Heard::Message(received) => received,
             Heard::Closed => return vec![Event::PredecessorClosed],
@@ -286,6 +283,9 @@ impl Driver {
     pub(super) fn predecessor_exited(&mut self) -> Vec<Event> {
         let pid = self.predecessor.take().map(|p| p.pid);
         self.lingering.retain(|l| Some(l.pid) != pid);
+        if let Some(pid) = pid {
+            self.workers.forget_kin(pid);
+        }
         vec![Event::PredecessorExited]
     }
 

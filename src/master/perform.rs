@@ -16,7 +16,9 @@ use super::start::timing;
 use super::store::Restored;
 use super::story;
 use crate::api::{self, Outcome, exit};
-use crate::machine::message::{Inheritance, Inherited, Lingering, Message, PROTOCOL, Supersede};
+use crate::machine::message::{
+    Inheritance, Inherited, KeptConfig, Lingering, Message, PROTOCOL, Supersede,
+};
 use crate::machine::{Action, Event, Failure, Note, Phase, ToPredecessor, ToSuccessor, Who};
 
 impl Driver {
@@ -44,7 +46,7 @@ impl Driver {
                 return self.workers.kill();
             }
             Action::Reload => return self.reload_configuration(),
-            Action::Launch { back, next } => self.start_launch(back, next),
+            Action::Launch { back, next } => self.start_launch(back, next.as_ref()),
             Action::CancelLaunch => self.cancel_launch(),
             Action::Inherit => self.bequeath(),
             Action::ToSuccessor(word) => self.say_to_successor(word),
@@ -134,8 +136,6 @@ impl Driver {
             "g{generation} {from} -> {to}"
         );
         if to == Phase::Probation {
-            // Ours are stored only when we are the main process.
-            self.sockets.store(&self.manager);
             let path = self.config.upgrade.health.clone();
             self.health = path.map(|path| health::in_probation(path, self.post.clone()));
         } else if from == Phase::Probation {
@@ -146,20 +146,32 @@ impl Driver {
             let limit = self.config.upgrade.start_timeout * 2 + Duration::from_secs(10);
             self.manager.extend_timeout(limit);
         }
+        if to == Phase::Draining && self.machine.stopping() {
+            // And whoever waits in `systemctl stop` as long as the drain.
+            let limit = self.config.drain.stop_timeout + Duration::from_secs(10);
+            self.manager.extend_timeout(limit);
+        }
+        if matches!(to, Phase::Probation | Phase::Reclaiming | Phase::Serving) {
+            // Whoever begins to answer for the service is not met by the other one's deadline.
+            self.feed();
+        }
         let text = self.status_line();
-        self.manager.status(&text);
+        if self.machine.feeds_watchdog() {
+            // What is said last is shown: nobody speaks but who answers for the service.
+            self.manager.status(&text);
+        }
         self.tell_step(to, &text);
     }
 
-    fn start_launch(&mut self, back: bool, next: Option<Supersede>) {
+    fn start_launch(&mut self, back: bool, next: Option<&Supersede>) {
         let upcoming = self.orders.upcoming.take();
         let hold = self.machine.hold();
-        let id = match (&next, &upcoming) {
+        let id = match (next, &upcoming) {
             (Some(next), _) => next.id.clone(),
             (None, Some(order)) => order.id.clone(),
             (None, None) => new_id(),
         };
-        let probation = match (&next, &upcoming) {
+        let probation = match (next, &upcoming) {
             (Some(next), _) => next.probation_ms.map(Duration::from_millis),
             (None, Some(order)) => order.probation,
             (None, None) => None,
@@ -178,6 +190,7 @@ impl Driver {
             "upgrade {} starts",
             record.id
         );
+        let found = Arc::clone(&record.found);
         self.upgrade = Some(record);
         self.launches += 1;
         let attempt = self.launches;
@@ -194,6 +207,7 @@ impl Driver {
             ),
             notify: self.manager.is_systemd(),
             timeout: self.config.upgrade.start_timeout,
+            found,
         };
         let post = self.post.clone();
         let task = tokio::spawn(async move {
@@ -263,10 +277,10 @@ impl Driver {
     }
 
     /// The configuration the previous generation ran with, if it is that of this build.
-    fn previous_config(&self, build: Option<&str>) -> Option<Box<crate::config::Config>> {
+    fn previous_config(&self, build: Option<&str>) -> Option<KeptConfig> {
         match self.history.previous() {
             Ok(Some(previous)) if Some(previous.build_id.as_str()) == build => {
-                Some(Box::new(previous.config))
+                Some(previous.config)
             }
             Ok(_) => None,
             Err(e) => {
@@ -382,7 +396,8 @@ impl Driver {
         if !self.manager.is_systemd() {
             return;
         }
-        let Some(worker) = self.workers.report().first().map(|w| w.pid) else {
+        let Some(worker) = self.workers.serving() else {
+            tracing::warn!("no worker serves that could be named: systemd may not see us die");
             return;
         };
         self.manager.name_main(worker, None).await;
@@ -397,7 +412,7 @@ impl Driver {
         let previous = Previous {
             version: self.fixed.me.version.clone(),
             build_id: self.fixed.me.build_id.clone(),
-            config: (*self.config).clone(),
+            config: KeptConfig::of(&self.config),
         };
         let back = record.back;
         self.keeping = Some(tokio::task::spawn_blocking(move || {
@@ -420,7 +435,7 @@ impl Driver {
         let found = self
             .upgrade
             .as_ref()
-            .map(|record| record.found.clone())
+            .and_then(|record| record.found.get().cloned())
             .unwrap_or_default();
         let keeping = self.keeping.take();
         let store = Arc::clone(&self.store);
@@ -473,18 +488,21 @@ impl Driver {
         }
     }
 
+    /// It is final: what the configuration dropped is let go, what it added is stored. Not before:
+    /// what is in the store listens, whether somebody goes back or not.
     fn drop_listeners(&mut self) {
-        // Workers may hold clones of the set for respawns; the set itself is ours to change.
-        match Arc::get_mut(&mut self.sockets) {
-            Some(sockets) => sockets.drop_old(&self.manager),
-            None => match self.sockets.try_clone() {
-                Ok(mut sockets) => {
-                    sockets.drop_old(&self.manager);
-                    self.sockets = Arc::new(sockets);
-                }
-                Err(e) => tracing::error!("cannot let old listeners go: {e}"),
-            },
-        }
+        // Those who hold the set, for respawns, are given the new one.
+        let mut sockets = match self.sockets.try_clone() {
+            Ok(sockets) => sockets,
+            Err(e) => {
+                tracing::error!("cannot let old listeners go: {e}");
+                return;
+            }
+        };
+        sockets.store(&self.manager);
+        sockets.drop_old(&self.manager);
+        self.sockets = Arc::new(sockets);
+        self.workers.replace_sockets(&self.sockets);
     }
 
     fn reload_configuration(&mut self) -> Vec<Event> {
@@ -543,8 +561,10 @@ impl Driver {
         self.sockets = reload.sockets;
         self.machine
             .set_timing(timing(&self.config, self.manager.watchdog()));
-        self.sockets.store(&self.manager);
-        self.drop_listeners();
+        if self.machine.phase() == Phase::Reloading {
+            self.drop_listeners();
+        }
+        // Else there is a predecessor that may need them: at the commit.
     }
 
     /// Our last worker has gone while we are parked: the successor writes it down.
@@ -576,7 +596,7 @@ impl Driver {
             (_, Some(why)) => format!("upgrade {} {}: {why}", record.id, ended_as(outcome)),
             (_, None) => format!("upgrade {} {}", record.id, ended_as(outcome)),
         };
-        let predecessor = self.machine.phase() == Phase::Draining;
+        let predecessor = matches!(self.machine.phase(), Phase::Draining | Phase::Done);
         if outcome == Outcome::Committed && predecessor {
             // The successor writes it down; here only those who waited for it learn it.
             self.orders.committed(&last);
@@ -619,7 +639,7 @@ impl Driver {
                 tracing::info!("SIG{} is carried out now", signal.as_str());
             }
             Note::SignalDropped(signal) => {
-                tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str())
+                tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str());
             }
             Note::WorkersFail(why) => tracing::error!(
                 message_id = story::WORKERS_FAIL,

@@ -25,13 +25,13 @@ impl PidFiles {
     /// A successor is ready.
     pub fn pair(&self, newest: u32, old: u32) {
         // First the predecessor's: a script that sees the new one must find the old one too.
-        self.write(&self.old, old);
-        self.write(&self.newest, newest);
+        write(&self.old, old);
+        write(&self.newest, newest);
     }
 
     /// Only one master is left.
     pub fn alone(&self, pid: u32) {
-        self.write(&self.newest, pid);
+        write(&self.newest, pid);
         self.forget_old();
     }
 
@@ -48,11 +48,11 @@ impl PidFiles {
             }
         }
     }
+}
 
-    fn write(&self, path: &Path, pid: u32) {
-        if let Err(e) = replace(path, pid) {
-            tracing::warn!("cannot write {}: {e}", path.display());
-        }
+fn write(path: &Path, pid: u32) {
+    if let Err(e) = replace(path, pid) {
+        tracing::warn!("cannot write {}: {e}", path.display());
     }
 }
 

@@ -1,5 +1,6 @@
 //! One upgrade, as the master that drives it remembers it.
 
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::store::Found;
@@ -27,7 +28,7 @@ pub(super) struct Record {
     /// What the predecessor's drain came to.
     pub(super) drained: Option<(u64, Connections)>,
     /// What was at the path.
-    pub(super) found: Found,
+    pub(super) found: Arc<OnceLock<Found>>,
     /// A rollback after the commit: what runs now is what the operator turned down.
     pub(super) back: bool,
     /// Instead of the configured probation.
@@ -47,7 +48,7 @@ impl Record {
             takeover: None,
             taken_over: None,
             drained: None,
-            found: Found::default(),
+            found: Arc::default(),
             back,
             probation: None,
         }

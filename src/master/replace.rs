@@ -395,6 +395,10 @@ mod tests {
     fn what_the_dead_left_is_swept_and_nothing_else() {
         let dir = TempDir::new().unwrap();
         let place = dir.path().join("handover");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "any process that lives and is not ours"
+        )]
         let parent = std::os::unix::process::parent_id();
         let dead = {
             let mut child = std::process::Command::new("true").spawn().unwrap();

@@ -15,21 +15,89 @@ pub struct Sockets {
     listeners: Vec<Listener>,
     /// Held for the predecessor's sake until the commit.
     dropped: Vec<Listener>,
+    /// Names in the store of sockets that are called otherwise now.
+    renamed: Vec<String>,
+    /// Addresses that nobody had before us, until the commit.
+    added: Vec<listeners::Address>,
     /// What an operator should know.
     warnings: Vec<String>,
 }
 
 impl Sockets {
     /// Finds for every configured listener its sockets among `found`, and binds what nobody has.
-    /// What is bound here does not listen yet when `quiet`.
+    /// What is bound here does not listen yet when `quiet`. What the configuration does not have
+    /// is kept until [`drop_old`](Self::drop_old).
     pub fn arrange(
         config: &Config,
-        mut found: Vec<Listener>,
+        found: Vec<Listener>,
         quiet: bool,
     ) -> Result<Self, ListenError> {
+        let (mut sockets, missing) = Self::find(config, found)?;
+        sockets.bind(config, &missing, quiet)?;
+        Ok(sockets)
+    }
+
+    /// The same at a cold start: nobody goes back to what the configuration does not have, and it
+    /// may be in the way of what it has (`127.0.0.1:80` of `0.0.0.0:80`).
+    pub fn arrange_cold(
+        config: &Config,
+        found: Vec<Listener>,
+        manager: &Manager,
+    ) -> Result<Self, ListenError> {
+        let (mut sockets, missing) = Self::find(config, found)?;
+        sockets.drop_old(manager);
+        sockets.bind(config, &missing, false)?;
+        sockets.added.clear();
+        Ok(sockets)
+    }
+
+    /// What there is, and what of the configuration nobody has.
+    fn find(
+        config: &Config,
+        mut found: Vec<Listener>,
+    ) -> Result<(Self, Vec<&ListenerConfig>), ListenError> {
         let mut sockets = Self::default();
+        let mut missing = Vec::new();
         for wanted in &config.listeners {
-            sockets.one(wanted, &mut found, quiet)?;
+            sockets.take_passed(config, wanted, &mut found);
+            if sockets.is_passed(&wanted.name) {
+                continue;
+            }
+            let Some(address) = &wanted.address else {
+                return Err(ListenError::NoAddress {
+                    name: wanted.name.clone(),
+                });
+            };
+            let there = |l: &Listener| {
+                l.source == ListenerSource::Own && listeners::address_matches(l, address)
+            };
+            let ours = take(&mut found, |l| l.name == wanted.name && there(l));
+            if ours.is_empty() {
+                missing.push((wanted, address));
+            }
+            sockets.listeners.extend(ours);
+        }
+        // Only now: what moved to another name must not take the socket from one that kept it.
+        let mut absent = Vec::new();
+        for (wanted, address) in missing {
+            let there = |l: &Listener| {
+                l.source == ListenerSource::Own && listeners::address_matches(l, address)
+            };
+            let moved = take(&mut found, there);
+            if moved.is_empty() {
+                absent.push(wanted);
+            }
+            for mut listener in moved {
+                tracing::info!(
+                    "listener {:?} at {} is called {:?} now",
+                    listener.name,
+                    listener.address(),
+                    wanted.name
+                );
+                sockets.renamed.push(listener.stored_name());
+                listener.name.clone_from(&wanted.name);
+                sockets.listeners.push(listener);
+            }
         }
         for listener in &found {
             tracing::info!(
@@ -39,56 +107,55 @@ impl Sockets {
             );
         }
         sockets.dropped = found;
-        Ok(sockets)
+        Ok((sockets, absent))
     }
 
-    fn one(
+    fn is_passed(&self, name: &str) -> bool {
+        let of_unit = |l: &Listener| l.name == name && l.source == ListenerSource::Systemd;
+        self.listeners.iter().any(of_unit)
+    }
+
+    /// A unit's sockets count for every entry of their name, wherever they are.
+    fn take_passed(&mut self, config: &Config, wanted: &ListenerConfig, found: &mut Vec<Listener>) {
+        let name = &wanted.name;
+        let of_unit = |l: &Listener| l.name == *name && l.source == ListenerSource::Systemd;
+        let passed = take(found, of_unit);
+        let entries = config.listeners.iter().filter(|c| c.name == *name);
+        let addresses: Vec<&String> = entries.filter_map(|c| c.address.as_ref()).collect();
+        for listener in &passed {
+            let matches = |a: &&String| listeners::address_matches(listener, a);
+            if !addresses.is_empty() && !addresses.iter().any(matches) {
+                let addresses: Vec<&str> = addresses.iter().map(|a| a.as_str()).collect();
+                let warning = format!(
+                    "listener {name:?}: the socket unit's address {} counts, not {} of the \
+                     configuration",
+                    listener.address(),
+                    addresses.join(", ")
+                );
+                tracing::warn!("{warning}");
+                self.warnings.push(warning);
+            }
+        }
+        self.listeners.extend(passed);
+    }
+
+    fn bind(
         &mut self,
-        wanted: &ListenerConfig,
-        found: &mut Vec<Listener>,
+        config: &Config,
+        missing: &[&ListenerConfig],
         quiet: bool,
     ) -> Result<(), ListenError> {
-        let of_unit = |l: &Listener| l.name == wanted.name && l.source == ListenerSource::Systemd;
-        let passed: Vec<Listener> = take(found, of_unit);
-        if !passed.is_empty() {
-            for listener in &passed {
-                let elsewhere = wanted
-                    .address
-                    .as_ref()
-                    .filter(|address| !listeners::address_matches(listener, address));
-                if let Some(address) = elsewhere {
-                    let warning = format!(
-                        "listener {:?}: the socket unit's address {} counts, not {address} of the \
-                         configuration",
-                        wanted.name,
-                        listener.address()
-                    );
-                    tracing::warn!("{warning}");
-                    self.warnings.push(warning);
-                }
-            }
-            self.listeners.extend(passed);
-            return Ok(());
-        }
-        let Some(address) = &wanted.address else {
-            return Err(ListenError::NoAddress {
-                name: wanted.name.clone(),
-            });
-        };
-        let ours = take(found, |l| {
-            l.name == wanted.name
-                && l.source == ListenerSource::Own
-                && listeners::address_matches(l, address)
-        });
-        if ours.is_empty() {
-            self.listeners.push(if quiet {
+        for wanted in missing {
+            let listener = if quiet {
                 listeners::bind_only(wanted)?
             } else {
                 listeners::bind(wanted)?
-            });
-        } else {
-            self.listeners.extend(ours);
+            };
+            self.added.push(listener.address());
+            self.listeners.push(listener);
         }
+        let place = |l: &Listener| config.listeners.iter().position(|c| c.name == l.name);
+        self.listeners.sort_by_key(place);
         Ok(())
     }
 
@@ -107,7 +174,10 @@ impl Sockets {
                 address: listeners::Address::Unknown,
                 source,
             })?;
-        Self::arrange(config, found, false)
+        let mut sockets = Self::arrange(config, found, false)?;
+        sockets.renamed.extend(self.renamed.iter().cloned());
+        sockets.added.extend(self.added.iter().cloned());
+        Ok(sockets)
     }
 
     /// Those that were bound quietly listen from now on.
@@ -135,16 +205,21 @@ impl Sockets {
 
     /// Lets go what the configuration no longer has: nobody goes back to it.
     pub fn drop_old(&mut self, manager: &Manager) {
-        for listener in std::mem::take(&mut self.dropped) {
-            let name = listener.stored_name();
-            let shared = |l: &Listener| l.stored_name() == name;
-            manager.unstore(&name);
-            if self.listeners.iter().any(shared) {
-                // The store knows only names: those that stay are stored again.
-                for kept in self.listeners.iter().filter(|l| shared(l)) {
-                    manager.store(&name, kept.as_fd());
-                }
-            }
+        self.added.clear();
+        let dropped = std::mem::take(&mut self.dropped);
+        let mut names = std::mem::take(&mut self.renamed);
+        names.extend(dropped.iter().map(Listener::stored_name));
+        names.sort();
+        names.dedup();
+        if names.is_empty() {
+            return;
+        }
+        for name in &names {
+            manager.unstore(name);
+        }
+        // The store knows only names: what stays under one of them is stored again.
+        self.store(manager);
+        for listener in dropped {
             let elsewhere = self
                 .listeners
                 .iter()
@@ -165,8 +240,23 @@ impl Sockets {
         Ok(Self {
             listeners: clone(&self.listeners)?,
             dropped: clone(&self.dropped)?,
+            renamed: self.renamed.clone(),
+            added: self.added.clone(),
             warnings: self.warnings.clone(),
         })
+    }
+
+    /// This generation leaves and another one serves, which has nothing of what was added.
+    pub fn remove_added_paths(&self) {
+        for listener in self
+            .listeners
+            .iter()
+            .filter(|l| self.added.contains(&l.address()))
+        {
+            if let Err(e) = listener.remove_path() {
+                tracing::warn!("cannot remove the path of {}: {e}", listener.address());
+            }
+        }
     }
 
     /// The service stops and nobody keeps the sockets: paths of Unix sockets go too.

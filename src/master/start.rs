@@ -83,6 +83,9 @@ pub enum StartError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The predecessor kept one for us that is not ours.
+    #[error("cannot use the configuration that this build ran with before: {0}")]
+    Previous(serde_json::Error),
     /// A listener cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -91,10 +94,10 @@ pub enum StartError {
     Heritage(#[from] HeritageError),
     /// Our own program cannot be pinned.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(Box<ImageError>),
     /// Nor found.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     /// The kernel refused something basic.
     #[error("cannot {what}: {source}")]
     Io {
@@ -119,12 +122,27 @@ pub enum StartError {
     },
 }
 
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+impl From<ImageError> for StartError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(Box::new(error))
+    }
+}
+
 impl StartError {
     /// The exit code.
     #[must_use]
     pub fn exit(&self) -> u8 {
         match self {
-            Self::Config(_) => exit::CONFIG,
+            // Started again it would end the same way: the operator must do something.
+            Self::Config(_) | Self::Previous(_) | Self::Listen(ListenError::NoAddress { .. }) => {
+                exit::CONFIG
+            }
             Self::Heritage(HeritageError::Protocol(_)) => exit::PROTOCOL,
             Self::Runs { .. } => exit::REFUSED,
             _ => exit::FAILED,
@@ -149,8 +167,8 @@ pub fn run(setup: Setup) -> Result<u8, StartError> {
         })?;
     let code = runtime.block_on(async {
         match setup.origin {
-            Origin::First(_) => first(setup, signals).await,
-            Origin::Predecessor(_) => successor(setup, signals).await,
+            Origin::First(_) => Box::pin(first(setup, signals)).await,
+            Origin::Predecessor(_) => Box::pin(successor(setup, signals)).await,
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -168,21 +186,18 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
     let _ = store.tidy();
     let control = open_control(&setup.runtime, &loaded.config.control.group)
         .map_err(|e| already_runs(&setup, e))?;
-    let found = setup
-        .passed
-        .drain(..)
-        .filter_map(|passed| {
-            if passed.listening {
-                return Some(Listener::from_passed(passed));
-            }
-            tracing::warn!("descriptor {:?} from systemd is no listener", passed.name);
-            None
-        })
-        .collect();
-    let handoff = open_handoff(&setup);
     let manager = manager(&setup, keeper);
-    let mut sockets = Sockets::arrange(&loaded.config, found, false)?;
-    sockets.drop_old(&manager);
+    let (found, others): (Vec<_>, Vec<_>) = setup.passed.drain(..).partition(|p| p.listening);
+    for other in others {
+        tracing::warn!(
+            "descriptor {:?} from systemd is no listener: it is closed",
+            other.name
+        );
+        manager.unstore(&other.name);
+    }
+    let found = found.into_iter().map(Listener::from_passed).collect();
+    let handoff = open_handoff(&setup);
+    let sockets = Sockets::arrange_cold(&loaded.config, found, &manager)?;
     let config = Arc::new(loaded.config);
     let (machine, actions) = Machine::first(timing(&config, manager.watchdog()), Instant::now());
     let parts = Parts {
@@ -256,12 +271,11 @@ fn succeed(
     setup.cwd.clone_from(&will.cwd);
     setup.unit_rev.clone_from(&will.unit_rev);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
-    let (config, config_path) = match will.config {
-        Some(config) => (*config, None),
-        None => {
-            let loaded = setup.sources.load()?;
-            (loaded.config, loaded.path)
-        }
+    let (config, config_path) = if let Some(config) = will.config {
+        (config.read().map_err(StartError::Previous)?, None)
+    } else {
+        let loaded = setup.sources.load()?;
+        (loaded.config, loaded.path)
     };
     let sockets = Sockets::arrange(&config, heritage.listeners, true)?;
     let control = match heritage.control {
@@ -304,6 +318,9 @@ fn succeed(
     driver.lingering = will.lingering;
     driver.lingering.retain(|l| l.pid != pid);
     watch_lingering(&driver);
+    for master in driver.lingering.iter().map(|l| l.pid).chain([pid]) {
+        driver.workers.know_kin(master);
+    }
     driver.predecessor = Some(PredecessorLink {
         pid,
         identity: will.from.clone(),
@@ -413,6 +430,7 @@ fn assemble(
         &me,
         passes.then(|| setup.runtime.join(handoff::SOCKET)),
     );
+    workers.know_kin(std::process::id());
     Driver {
         pidfiles: PidFiles::new(&setup.runtime, &setup.name),
         fixed: Constants {

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::driver::Driver;
 use super::input::Input;
+use super::peers::SuccessorLink;
 use super::record::api_time;
 use crate::api;
 use crate::machine::Phase;
@@ -25,12 +26,18 @@ impl Driver {
         }
         self.awaited = self.workers.ask();
         self.peer_status = None;
-        let other = self.successor.as_ref().is_some_and(|s| s.line.is_some())
-            || self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
-        if other {
-            self.awaited += 1;
+        // A successor that has not said hello expects its inheritance, and nothing else.
+        let greeted = |s: &SuccessorLink| s.line.is_some() && s.hello.is_some();
+        let successor = self.successor.as_ref().is_some_and(greeted);
+        let predecessor = self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
+        if successor {
             self.tell_successor(Message::Status { master: None });
+        }
+        if predecessor {
             self.tell_predecessor(Message::Status { master: None });
+        }
+        if successor || predecessor {
+            self.awaited += 1;
         }
         if self.awaited == 0 {
             self.answer_status();

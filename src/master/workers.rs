@@ -41,18 +41,19 @@ pub struct Workers {
     held: Vec<Held>,
     next_worker: u64,
     next_set: u64,
-    workers: BTreeMap<u64, Worker>,
+    all: BTreeMap<u64, Worker>,
     current: Option<Set>,
     candidate: Option<Set>,
     /// What the workers that have gone did while they drained.
     gone: Report,
-    /// The pids, for whoever must tell a worker from an operator.
+    /// For whoever must tell the service's own processes from an operator's.
     pids: Pids,
     /// The unanswered questions of the watchdog.
     unanswered: u32,
 }
 
-/// Processes that are workers.
+/// Processes of the service: our workers, this master and those before it, whose children are
+/// ours too.
 pub type Pids = Arc<Mutex<HashSet<u32>>>;
 
 #[derive(Debug)]
@@ -100,6 +101,8 @@ struct Set {
 /// A worker may fail so often within the window before it is said.
 const FORGIVEN: usize = 3;
 const WINDOW: Duration = Duration::from_secs(10);
+/// So many questions of the watchdog may be open.
+const UNANSWERED: u32 = 2;
 /// A draining worker cuts what is left by itself; one that does not is killed after this.
 const OVERDUE: Duration = Duration::from_secs(1);
 
@@ -123,7 +126,7 @@ impl Workers {
             held: Vec::new(),
             next_worker: 1,
             next_set: 1,
-            workers: BTreeMap::new(),
+            all: BTreeMap::new(),
             current: None,
             candidate: None,
             gone: Report::default(),
@@ -132,7 +135,17 @@ impl Workers {
         }
     }
 
-    /// The pids, always up to date.
+    /// Another master is one of us.
+    pub fn know_kin(&self, pid: u32) {
+        self.lock_pids().insert(pid);
+    }
+
+    /// It has gone, and its number may be anybody's.
+    pub fn forget_kin(&self, pid: u32) {
+        self.lock_pids().remove(&pid);
+    }
+
+    /// The service's own processes, always up to date.
     #[must_use]
     pub fn pids(&self) -> Pids {
         Arc::clone(&self.pids)
@@ -142,6 +155,7 @@ impl Workers {
     pub fn start(&mut self, config: Arc<Config>, sockets: Arc<Sockets>) -> Vec<Event> {
         self.discard_current();
         self.gone = Report::default();
+        self.unanswered = 0;
         let set = self.new_set(config, sockets);
         self.current = Some(set);
         self.fill(|workers| workers.current.as_ref())
@@ -194,7 +208,7 @@ impl Workers {
     /// Starts the worker of a slot again, if its set is still wanted.
     pub fn respawn(&mut self, set: u64, slot: u16) -> Vec<Event> {
         let taken = self
-            .workers
+            .all
             .values()
             .any(|w| w.set == set && w.slot == slot && w.state != State::Draining);
         if taken {
@@ -283,7 +297,7 @@ impl Workers {
             state: State::Starting,
             report: Report::default(),
         };
-        self.workers.insert(id, worker);
+        self.all.insert(id, worker);
         Ok(())
     }
 
@@ -311,7 +325,7 @@ impl Workers {
         let Some(set) = &mut self.current else { return };
         set.mode = mode;
         let id = set.id;
-        for worker in self.workers.values_mut().filter(|w| w.set == id) {
+        for worker in self.all.values_mut().filter(|w| w.set == id) {
             worker.go_to(mode);
         }
     }
@@ -323,7 +337,7 @@ impl Workers {
         self.current = None;
         self.candidate = None;
         self.held.clear();
-        let ids: Vec<u64> = self.workers.keys().copied().collect();
+        let ids: Vec<u64> = self.all.keys().copied().collect();
         for id in ids {
             self.drain_one(id, limit, pass);
         }
@@ -331,7 +345,7 @@ impl Workers {
     }
 
     fn drain_one(&mut self, id: u64, limit: Option<Duration>, pass: bool) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(worker) = self.all.get_mut(&id) else {
             return;
         };
         if worker.state == State::Starting {
@@ -356,7 +370,7 @@ impl Workers {
     pub fn kill(&mut self) -> Vec<Event> {
         self.current = None;
         self.candidate = None;
-        for worker in self.workers.values_mut() {
+        for worker in self.all.values_mut() {
             worker.state = State::Draining;
             let _ = worker.process.signal(Signal::SIGKILL);
         }
@@ -365,7 +379,7 @@ impl Workers {
 
     /// A draining worker outlived its limit.
     pub fn overdue(&mut self, id: u64) {
-        if let Some(worker) = self.workers.get(&id) {
+        if let Some(worker) = self.all.get(&id) {
             if worker.state == State::Draining {
                 tracing::warn!(
                     "worker {} does not leave: it is killed",
@@ -384,7 +398,7 @@ impl Workers {
             Heard::Closed => return Vec::new(),
             Heard::Broken(e) => Err(e),
         };
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(worker) = self.all.get_mut(&id) else {
             return Vec::new();
         };
         match message {
@@ -402,7 +416,9 @@ impl Workers {
             }
             Ok(FromWorker::Report(report) | FromWorker::Drained(report)) => {
                 worker.report = report;
-                self.unanswered = 0;
+                if worker.state != State::Draining {
+                    self.unanswered = 0;
+                }
                 Vec::new()
             }
             Err(e) => {
@@ -423,21 +439,21 @@ impl Workers {
         if let Some(current) = self.current.as_mut().filter(|s| s.id == set) {
             let mode = current.mode;
             let replaces = current.complete;
-            if let Some(worker) = self.workers.get_mut(&id) {
+            if let Some(worker) = self.all.get_mut(&id) {
                 worker.go_to(mode);
             }
-            if let Some(worker) = self.workers.get(&id).filter(|_| replaces) {
+            if let Some(worker) = self.all.get(&id).filter(|_| replaces) {
                 self.inherit_queue(worker);
             }
             let Some(current) = self.current.as_mut() else {
                 return Vec::new();
             };
-            if !current.complete && all(&self.workers, current.count) {
+            if !current.complete && all(&self.all, current.count) {
                 current.complete = true;
                 return vec![Event::WorkersReady];
             }
         } else if let Some(candidate) = self.candidate.as_mut().filter(|s| s.id == set) {
-            if all(&self.workers, candidate.count) {
+            if all(&self.all, candidate.count) {
                 candidate.complete = true;
                 return self.swap();
             }
@@ -457,7 +473,7 @@ impl Workers {
         self.tell_current(self.current.as_ref().map_or(State::Ready, |s| s.mode));
         let current = self.current.as_ref().map(|s| s.id);
         let leaving: Vec<u64> = self
-            .workers
+            .all
             .iter()
             .filter(|(_, w)| Some(w.set) != current && w.state != State::Draining)
             .map(|(id, _)| *id)
@@ -470,7 +486,7 @@ impl Workers {
 
     /// A worker's process has ended.
     pub fn exited(&mut self, id: u64) -> Vec<Event> {
-        let Some(mut worker) = self.workers.remove(&id) else {
+        let Some(mut worker) = self.all.remove(&id) else {
             return Vec::new();
         };
         let exit = worker.process.reap();
@@ -544,7 +560,7 @@ impl Workers {
     /// The candidate is given up; the set that serves was never touched.
     pub fn cancel_reload(&mut self) {
         if let Some(set) = self.candidate.take() {
-            for worker in self.workers.values_mut().filter(|w| w.set == set.id) {
+            for worker in self.all.values_mut().filter(|w| w.set == set.id) {
                 worker.state = State::Draining;
                 let _ = worker.process.signal(Signal::SIGKILL);
             }
@@ -553,7 +569,7 @@ impl Workers {
 
     fn discard_current(&mut self) {
         if let Some(set) = self.current.take() {
-            for worker in self.workers.values_mut().filter(|w| w.set == set.id) {
+            for worker in self.all.values_mut().filter(|w| w.set == set.id) {
                 worker.state = State::Draining;
                 let _ = worker.process.signal(Signal::SIGKILL);
             }
@@ -567,7 +583,7 @@ impl Workers {
         };
         let mut sending = Vec::new();
         let receivers = self
-            .workers
+            .all
             .values()
             .filter(|w| w.set == set && w.state == State::Accepting);
         for worker in receivers {
@@ -607,7 +623,7 @@ impl Workers {
     /// this listener; with the worker's pid.
     pub fn probe(&self, listener: &str) -> Vec<(u32, UnixStream)> {
         let set = self.current.as_ref().map(|set| set.id);
-        let asked = self.workers.values().filter(|w| Some(w.set) == set);
+        let asked = self.all.values().filter(|w| Some(w.set) == set);
         let mut streams = Vec::new();
         for worker in asked.filter(|w| w.state != State::Starting) {
             match UnixStream::pair() {
@@ -624,24 +640,24 @@ impl Workers {
         streams
     }
 
-    /// Asks everybody for figures. Returns how many were asked.
-    pub fn ask(&mut self) -> usize {
+    /// Asks for the watchdog: whether one of those who serve answered one of the last questions.
+    pub fn answer_watchdog(&mut self) -> bool {
         self.unanswered = self.unanswered.saturating_add(1);
-        for worker in self.workers.values() {
-            worker.line.say(ToWorker::Report, Vec::new());
-        }
-        self.workers.len()
+        self.ask();
+        self.unanswered <= UNANSWERED
     }
 
-    /// Whether some worker answered one of the last few questions: else the watchdog is not fed.
-    #[must_use]
-    pub fn answer(&self) -> bool {
-        self.unanswered <= 2
+    /// Asks everybody for figures. Returns how many were asked.
+    pub fn ask(&self) -> usize {
+        for worker in self.all.values() {
+            worker.line.say(ToWorker::Report, Vec::new());
+        }
+        self.all.len()
     }
 
     /// Log files are opened again.
     pub fn reopen_logs(&self) {
-        for worker in self.workers.values() {
+        for worker in self.all.values() {
             worker.line.say(ToWorker::ReopenLogs, Vec::new());
         }
     }
@@ -649,7 +665,7 @@ impl Workers {
     /// For `status`.
     #[must_use]
     pub fn report(&self) -> Vec<api::Worker> {
-        self.workers
+        self.all
             .values()
             .map(|w| api::Worker {
                 pid: w.process.pid(),
@@ -659,6 +675,24 @@ impl Workers {
                 requests: w.report.requests,
             })
             .collect()
+    }
+
+    /// A worker that serves: it has not ended, and nobody has told it to leave.
+    #[must_use]
+    pub fn serving(&self) -> Option<u32> {
+        let mut serving = self
+            .all
+            .values()
+            .filter(|w| w.state == State::Accepting && w.process.peek().is_none());
+        serving.next().map(|w| w.process.pid())
+    }
+
+    /// The sockets of the set that serves, for workers that are started again: without those that
+    /// were let go meanwhile.
+    pub fn replace_sockets(&mut self, sockets: &Arc<Sockets>) {
+        if let Some(set) = &mut self.current {
+            set.sockets = Arc::clone(sockets);
+        }
     }
 
     /// What became of the connections of workers that have gone.
@@ -672,7 +706,7 @@ impl Workers {
     }
 
     fn gone_event(&self) -> Vec<Event> {
-        if self.workers.is_empty() && self.current.is_none() && self.candidate.is_none() {
+        if self.all.is_empty() && self.current.is_none() && self.candidate.is_none() {
             vec![Event::WorkersGone]
         } else {
             Vec::new()

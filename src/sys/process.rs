@@ -352,6 +352,15 @@ pub fn cgroup_of(pid: u32) -> Option<PathBuf> {
     systemd_cgroup(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)
 }
 
+/// A process's parent; 0 for the first of its namespace, `None` when it cannot be seen.
+#[must_use]
+pub fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// On a host with both hierarchies systemd's own is `name=systemd`, else it is the unified one.
 fn systemd_cgroup(text: &str) -> Option<PathBuf> {
     let find = |controllers: &str| {

@@ -215,6 +215,10 @@ pub fn spawn(spec: Spawn<'_>) -> Result<Process, SpawnError> {
     for _ in 0..BUSY_TRIES {
         match &spawned {
             Err(e) if e.raw_os_error() == Some(libc::ETXTBSY) => {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "there is no event to wait for, and it is a few milliseconds at most"
+                )]
                 std::thread::sleep(BUSY_PAUSE);
                 spawned = posix_spawn(&path, &actions, &attributes, &argv, &envp);
             }
@@ -230,6 +234,10 @@ pub fn spawn(spec: Spawn<'_>) -> Result<Process, SpawnError> {
     Process::of_child(pid.unsigned_abs(), output).map_err(|source| {
         // Without a pidfd nobody could ever supervise it. The number is safe: not yet reaped.
         let pid = nix::unistd::Pid::from_raw(pid);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "there is no pidfd, and nobody has reaped it"
+        )]
         let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
         let _ = nix::sys::wait::waitpid(pid, None);
         prepare(source)

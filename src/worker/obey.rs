@@ -16,7 +16,7 @@ use super::start::{self, Beginning};
 use super::{Loading, hooks};
 use crate::config;
 use crate::machine::link::{FromWorker, Report, Start, ToWorker};
-use crate::sys::channel::{Channel, Received};
+use crate::sys::channel::{Channel, ChannelError, Received};
 
 /// Lives, from the loading of the application to the end.
 pub(super) async fn obey<F>(channel: OwnedFd, beginning: Beginning, load: F) -> io::Result<ExitCode>
@@ -73,13 +73,17 @@ async fn sent_away(channel: &Channel, worker: &Worker, waiting: &mut VecDeque<Re
     }
 }
 
-/// The next message. `None`: the master has gone, or cannot be understood any longer.
+/// The next message. `None`: the master has gone, or cannot be heard any longer.
 async fn hear(channel: &Channel) -> Option<Received> {
-    match channel.recv().await {
-        Ok(received) => received,
-        Err(e) => {
-            tracing::error!("cannot hear the master: {e}");
-            None
+    loop {
+        match channel.recv().await {
+            Ok(received) => return received,
+            Err(ChannelError::Io(e)) => {
+                tracing::error!("cannot hear the master: {e}");
+                return None;
+            }
+            // That message alone is lost.
+            Err(e) => tracing::error!("cannot hear what the master says: {e}"),
         }
     }
 }
@@ -190,6 +194,7 @@ impl Life {
         if self.draining.is_some() {
             return;
         }
+        self.receivers.retain(|receiver| !receiver.is_done());
         match Receiver::start(end, &self.worker, &self.applications) {
             Ok(receiver) => self.receivers.push(receiver),
             Err(e) => tracing::error!("cannot take over connections: {e}"),

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::Worker;
 use super::connection::{self, Connection, Served};
 use super::frame::{self, About, BATCH, MESSAGE_MAX};
 use super::stream::{Peer, Stream};
+use crate::sys::channel::MAX_FDS;
 
 /// The applications of this worker by the names of their listeners.
 pub(super) type Applications = Arc<HashMap<String, Arc<Served>>>;
@@ -25,8 +26,8 @@ pub(super) type Applications = Arc<HashMap<String, Arc<Served>>>;
 /// A receiving end being read.
 #[derive(Debug)]
 pub(super) struct Receiver {
-    /// A copy of the end, to stop it.
-    end: OwnedFd,
+    /// The task's; gone with it, so that an end nobody sends to any longer is closed.
+    end: Weak<UnixSeqpacket>,
     task: JoinHandle<()>,
 }
 
@@ -41,7 +42,8 @@ impl Receiver {
         applications: &Applications,
     ) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&end, true)?;
-        let socket = UnixSeqpacket::try_from(end.try_clone()?)?;
+        let socket = Arc::new(UnixSeqpacket::try_from(end)?);
+        let end = Arc::downgrade(&socket);
         let task = tokio::spawn(receive(
             socket,
             Arc::clone(worker),
@@ -50,62 +52,77 @@ impl Receiver {
         Ok(Self { end, task })
     }
 
+    /// Whether all its senders have gone.
+    pub(super) fn is_done(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Takes what is queued and no more: from now on senders get an error and keep what they have.
     pub(super) async fn finish(mut self) {
-        let _ = rustix::net::shutdown(&self.end, Shutdown::Read);
+        if let Some(end) = self.end.upgrade() {
+            let _ = rustix::net::shutdown(&end, Shutdown::Read);
+        }
         if timeout(REST, &mut self.task).await.is_err() {
             self.task.abort();
         }
     }
 }
 
-async fn receive(socket: UnixSeqpacket, worker: Arc<Worker>, applications: Applications) {
-    let mut bytes = vec![0; MESSAGE_MAX];
-    // A newer sender may put more into a message than we would.
-    let mut space = vec![0; 64 + 253 * size_of::<i32>()];
+async fn receive(socket: Arc<UnixSeqpacket>, worker: Arc<Worker>, applications: Applications) {
     loop {
         // A descriptor that finds no room in our table is closed by the kernel: leave it queued.
         worker
             .connections
             .at_most(worker.room.saturating_sub(BATCH))
             .await;
-        let mut slices = [IoSliceMut::new(&mut bytes)];
-        let (info, ancillary) = match socket
-            .recv_vectored_with_ancillary(&mut slices, &mut space)
-            .await
-        {
-            Ok(got) => got,
+        match next(&socket).await {
+            Ok(Some((frame, fds))) => match frame::read(&frame) {
+                Ok((generation, connections)) => {
+                    tracing::debug!(generation, count = fds.len(), "taking over connections");
+                    for ((about, leftover), fd) in connections.into_iter().zip(fds) {
+                        take(&about, leftover, fd, &worker, &applications);
+                    }
+                }
+                Err(e) => tracing::error!("connections were lost: {e}"),
+            },
+            Ok(None) => return,
             Err(e) => {
                 tracing::warn!("cannot take over connections: {e}");
                 return;
             }
-        };
-        let fds: Vec<OwnedFd> = ancillary
-            .into_messages()
-            .filter_map(|message| match message {
-                OwnedAncillaryMessage::FileDescriptors(fds) => Some(fds),
-                OwnedAncillaryMessage::Other(_) => None,
-            })
-            .flatten()
-            .collect();
-        if info.bytes_read() == 0 && fds.is_empty() {
-            return;
-        }
-        if info.ancillary_truncated() {
-            tracing::error!("connections were lost: too many files are open");
-        }
-        match frame::read(&bytes[..info.bytes_read()]) {
-            Ok((generation, connections)) => {
-                tracing::debug!(generation, count = fds.len(), "taking over connections");
-                for ((about, leftover), fd) in connections.into_iter().zip(fds) {
-                    take(&about, leftover, fd, &worker, &applications);
-                }
-            }
-            Err(e) => tracing::error!("connections were lost: {e}"),
         }
         // One message a turn: those that are here are served in between.
         tokio::task::yield_now().await;
     }
+}
+
+/// The next message. `None`: all senders have gone.
+async fn next(socket: &UnixSeqpacket) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    // One that waits, and may do so for as long as a generation drains, holds no buffers.
+    socket.as_async_fd().readable().await?.retain_ready();
+    let mut bytes = vec![0; MESSAGE_MAX];
+    // A newer sender may put more into a message than we would.
+    let mut space = vec![0; 64 + MAX_FDS * size_of::<i32>()];
+    let mut slices = [IoSliceMut::new(&mut bytes)];
+    let (info, ancillary) = socket
+        .recv_vectored_with_ancillary(&mut slices, &mut space)
+        .await?;
+    let fds: Vec<OwnedFd> = ancillary
+        .into_messages()
+        .filter_map(|message| match message {
+            OwnedAncillaryMessage::FileDescriptors(fds) => Some(fds),
+            OwnedAncillaryMessage::Other(_) => None,
+        })
+        .flatten()
+        .collect();
+    if info.bytes_read() == 0 && fds.is_empty() {
+        return Ok(None);
+    }
+    if info.ancillary_truncated() {
+        tracing::error!("connections were lost: too many files are open");
+    }
+    bytes.truncate(info.bytes_read());
+    Ok(Some((bytes, fds)))
 }
 
 fn take(

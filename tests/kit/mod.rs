@@ -19,6 +19,11 @@
     clippy::struct_excessive_bools,
     reason = "a test kit panics on purpose and counts small numbers"
 )]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a client waits between requests and a poll for its next look; the peer that the \
+              strict client is tried against is axum's own server"
+)]
 
 pub mod app;
 pub mod build;
@@ -29,3 +34,4 @@ pub mod port;
 pub mod proc;
 pub mod relay;
 pub mod service;
+pub mod terminal;

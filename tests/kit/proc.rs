@@ -37,7 +37,7 @@ pub struct Process {
 /// What `arg0` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// `<name>: master process g7`
+    /// `<name>: master process g7`, or the thread name `g7 <phase>`
     Master(u64),
     /// `<name>: worker process g7`
     Worker(u64),
@@ -88,9 +88,17 @@ impl Process {
             Role::Master(generation)
         } else if let Some(generation) = generation(": worker process g") {
             Role::Worker(generation)
+        } else if let Some(generation) = self.generation_by_thread_name() {
+            Role::Master(generation)
         } else {
             Role::Other
         }
+    }
+
+    /// `g7 serving`: a master that systemd executed has the name that the unit file gives it.
+    fn generation_by_thread_name(&self) -> Option<u64> {
+        let (generation, _phase) = self.comm.strip_prefix('g')?.split_once(' ')?;
+        generation.parse().ok()
     }
 
     /// The file it runs; of a replaced one the old name with ` (deleted)`.

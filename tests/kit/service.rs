@@ -8,6 +8,7 @@
 //! ```
 
 mod control;
+mod picture;
 mod run;
 mod setup;
 
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use handover::api::Status;
 use rustix::process::Signal;
 
-pub use run::{Output, Pending};
+pub use run::{Output, Pending, code_of};
 pub use setup::Setup;
 
 use super::client::{Spec, Target};

@@ -316,27 +316,36 @@ async fn targets_that_come_late_are_used() {
 }
 
 #[tokio::test]
-async fn a_worker_that_drains_itself_passes_on_what_it_was_just_given() {
+async fn a_worker_that_drains_itself_passes_on_what_is_still_in_its_queue() {
     let mut first = TestWorker::start().await;
     let mut clients = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..80 {
         clients.push(Client::accepted(&first).await);
     }
-    let (mut second, to_second) = successor(&first, 2).await;
+    let (to_second, receiving) = handoff::pair().unwrap();
+    let elsewhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut second = TestWorker::begin(config(), elsewhere, 2, None, Some(receiving)).await;
+    second.accept().await;
     let (third, to_third) = successor(&first, 3).await;
+
+    // The second one cannot look at its queue before it is told to drain.
+    let mut blocker = Client::accepted(&second).await;
+    blocker
+        .send("GET /block/600 HTTP/1.1\r\nHost: t\r\n\r\n")
+        .await;
+    pause(100).await;
     first.pass_to(&[&to_second]).await;
+    assert_eq!(passed(&first.drained().await), (80, 0, 0, 0));
     second.pass_to(&[&to_third]).await;
-    // What the first one could not get rid of any more, it is told where to; it may be gone, too.
-    let count = 1;
-    let again = ToWorker::PassTo { count };
-    let channel = first.channel.as_ref().unwrap();
-    let _ = channel.send(&again, &[to_third.as_fd()]).await;
-    first.drained().await;
-    second.drained().await;
+    assert_eq!(blocker.answer().await.text(), "blocked");
+    assert_eq!(passed(&second.drained().await), (81, 0, 0, 0));
     for client in &mut clients {
         assert_eq!(client.get("/hello").await.text(), "hello from g3");
     }
-    assert_eq!(third.report().await.received, 100);
+    received(&third, 81).await;
+    // And who still has a sending end to it, learns that it takes nothing any more.
+    let sent = rustix::net::send(&to_second, b"x", rustix::net::SendFlags::NOSIGNAL);
+    assert_eq!(sent.unwrap_err(), rustix::io::Errno::PIPE);
 }
 
 #[tokio::test]

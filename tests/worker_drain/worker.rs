@@ -215,6 +215,7 @@ pub fn application(generation: u64) -> Router {
     let hello = move || async move { format!("hello from g{generation}") };
     Router::new()
         .route("/hello", get(hello))
+        .route("/block/{ms}", get(block))
         .route(
             "/echo/{id}",
             get(|Path(id): Path<String>| async move { id }),
@@ -243,6 +244,16 @@ pub fn application(generation: u64) -> Router {
 async fn slow(Path(ms): Path<u64>) -> String {
     sleep(Duration::from_millis(ms)).await;
     format!("after {ms}")
+}
+
+/// Holds up the whole worker.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a slow application is what is tested"
+)]
+async fn block(Path(ms): Path<u64>) -> &'static str {
+    std::thread::sleep(Duration::from_millis(ms));
+    "blocked"
 }
 
 /// Bytes whose every position can be told, near enough.

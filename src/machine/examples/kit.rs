@@ -143,8 +143,16 @@ impl One {
     }
 }
 
+/// Every phase in every mode that has it.
+pub fn phases() -> Vec<(Phase, Mode)> {
+    let all = Phase::ALL
+        .into_iter()
+        .flat_map(|phase| [(phase, Automatic), (phase, Hold)]);
+    all.filter(|x| *x != (Phase::Beside, Automatic)).collect()
+}
+
 /// The successor starts and says that it is ready.
-fn ready(mut one: One) -> One {
+pub fn ready(mut one: One) -> One {
     for event in [
         Event::Launched,
         Event::Successor(FromSuccessor::Hello),
@@ -242,6 +250,7 @@ pub fn drain(actions: &[Action]) -> Option<(bool, Option<Duration>)> {
 }
 
 /// One master of a [`Pair`].
+#[expect(clippy::struct_excessive_bools, reason = "a state of a model")]
 pub struct Side {
     pub one: One,
     inbox: VecDeque<Event>,
@@ -346,6 +355,23 @@ impl Pair {
         self.drive();
         let actions: Vec<Action> = self.log[from..].iter().map(|(_, a)| a.clone()).collect();
         verdict(&actions, order.kind()).cloned()
+    }
+
+    /// To both at once: none has answered when the second one hears it.
+    pub fn both(&mut self, signal: Signal, first: usize) {
+        for who in [first, 1 - first] {
+            self.sides[who].inbox.push_back(Event::Signal(signal));
+        }
+        let actions = self.take_one(first);
+        let later = self.take_one(1 - first);
+        self.perform(first, actions);
+        self.perform(1 - first, later);
+        self.drive();
+    }
+
+    fn take_one(&mut self, who: usize) -> Vec<Action> {
+        let event = self.sides[who].inbox.pop_front().expect("has work");
+        self.sides[who].one.on(event)
     }
 
     pub fn event(&mut self, who: usize, event: Event) {

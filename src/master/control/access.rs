@@ -1,9 +1,18 @@
 //! Who may give orders: decided by `SO_PEERCRED`, which a client cannot forge (unix(7)).
+//!
+//! Under systemd the unit's commands (`ExecReload=`, `ExecStop=`) run as the service's user and must
+//! be able to order; workers, which have the same user and talk to strangers, must not. What tells
+//! them apart is descent: systemd starts the commands, the service starts workers and whatever they
+//! start. This keeps an application's child from ordering by accident or by a request it was fooled
+//! with. It is no wall around somebody who runs code of his own as this user: that one can signal
+//! the masters too.
 
 use std::fmt;
 
 use nix::unistd::{Gid, Group, Uid};
 use tokio::net::UnixStream;
+
+use crate::sys::process;
 
 /// The process that connected, as the kernel saw it at that moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +78,10 @@ impl fmt::Display for Peer {
 pub struct Access {
     /// `[control] group`.
     group: Option<Group>,
-    /// Ourselves, where there is no systemd.
-    same_user: Option<u32>,
-    refuse: Box<dyn Fn(u32) -> bool + Send + Sync>,
+    /// Ourselves.
+    same_user: u32,
+    /// Which processes are the service's own; `None`: its processes may order as anybody else.
+    ours: Option<Box<dyn Fn(u32) -> bool + Send + Sync>>,
 }
 
 impl fmt::Debug for Access {
@@ -84,16 +94,11 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// `group` is `[control] group` ("": none). `refuse` names the processes that may not order
-    /// whoever they are: under systemd, the workers. It is asked once a connection.
+    /// `group` is `[control] group` ("": none).
     ///
     /// Looks the group up, which may ask a directory server: call it when the configuration is
     /// read, not on the way of a request.
-    pub fn new(
-        group: &str,
-        under_systemd: bool,
-        refuse: impl Fn(u32) -> bool + Send + Sync + 'static,
-    ) -> Result<Self, AccessError> {
+    pub fn new(group: &str) -> Result<Self, AccessError> {
         let group = match group {
             "" => None,
             name => Some(
@@ -107,9 +112,17 @@ impl Access {
         };
         Ok(Self {
             group,
-            same_user: (!under_systemd).then(|| Uid::effective().as_raw()),
-            refuse: Box::new(refuse),
+            same_user: Uid::effective().as_raw(),
+            ours: None,
         })
+    }
+
+    /// The service's own processes (masters, workers: `ours` knows them by pid) and what they
+    /// started may not order, whoever they are. Asked once a connection.
+    #[must_use]
+    pub fn but_not(mut self, ours: impl Fn(u32) -> bool + Send + Sync + 'static) -> Self {
+        self.ours = Some(Box::new(ours));
+        self
     }
 
     /// The group that may, for the socket's own group and mode.
@@ -120,14 +133,14 @@ impl Access {
 
     /// Whether this process may give orders.
     pub fn decide(&self, peer: Peer) -> Result<(), Denied> {
-        if (self.refuse)(peer.pid) {
+        let descent = self.ours.as_ref().map(|ours| descent(peer.pid, ours));
+        if descent == Some(Descent::Ours) {
             return Err(Denied::Worker { peer });
         }
+        // One that cannot be looked at may have been started by anybody.
+        let trusted = peer.uid == self.same_user && descent != Some(Descent::Unknown);
         let member = |group: &Group| peer.in_group(group.gid.as_raw());
-        if peer.uid == 0
-            || self.same_user == Some(peer.uid)
-            || self.group.as_ref().is_some_and(member)
-        {
+        if peer.uid == 0 || trusted || self.group.as_ref().is_some_and(member) {
             return Ok(());
         }
         Err(Denied::Stranger {
@@ -137,10 +150,7 @@ impl Access {
     }
 
     fn who_may(&self) -> String {
-        let mut who = vec!["root".to_owned()];
-        if let Some(uid) = self.same_user {
-            who.push(format!("uid {uid}"));
-        }
+        let mut who = vec!["root".to_owned(), format!("uid {}", self.same_user)];
         match &self.group {
             Some(group) => who.push(format!("members of group {}", group.name)),
             None => who.push("members of the group named by [control] group (none is)".into()),
@@ -149,11 +159,43 @@ impl Access {
     }
 }
 
+/// Where a process comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Descent {
+    Ours,
+    Others,
+    Unknown,
+}
+
+/// Follows the parents. One whose parent has ended belongs to PID 1: with that it is nobody's.
+fn descent(pid: u32, ours: impl Fn(u32) -> bool) -> Descent {
+    let mut at = pid;
+    for _ in 0..DEEPEST {
+        if ours(at) {
+            return Descent::Ours;
+        }
+        match process::parent_of(at) {
+            Some(parent) if parent > 1 => at = parent,
+            Some(_) => return Descent::Others,
+            None if at == pid => return Descent::Unknown,
+            // Not to be seen, so another user's: no process of ours has such children.
+            None => return Descent::Others,
+        }
+    }
+    Descent::Unknown
+}
+
+/// No chain of parents is that long, unless somebody wants it to be.
+const DEEPEST: usize = 256;
+
 /// Why somebody may not give orders.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// A worker of this service.
-    #[error("{peer} is a worker of this service: workers serve, they give no orders")]
+    /// A worker of this service, or something it started.
+    #[error(
+        "{peer} is a worker of this service or was started by one: workers serve, they give no \
+         orders"
+    )]
     Worker {
         /// Who asked.
         peer: Peer,
@@ -205,7 +247,7 @@ mod tests {
         gid: 1000,
     };
 
-    fn access(group: Option<u32>, same_user: Option<u32>) -> Access {
+    fn access(group: Option<u32>, same_user: u32) -> Access {
         Access {
             group: group.map(|gid| Group {
                 name: "ops".into(),
@@ -214,36 +256,98 @@ mod tests {
                 mem: Vec::new(),
             }),
             same_user,
-            refuse: Box::new(|pid| pid == 77),
+            ours: None,
         }
     }
 
     #[test]
-    fn root_the_group_and_without_systemd_the_same_user_may_order() {
+    fn root_the_group_and_the_same_user_may_order() {
         let root = Peer { uid: 0, ..ALICE };
-        assert_eq!(access(None, None).decide(root), Ok(()));
-        assert_eq!(access(Some(1000), None).decide(ALICE), Ok(()));
-        assert_eq!(access(None, Some(1000)).decide(ALICE), Ok(()));
-        assert!(access(None, None).decide(ALICE).is_err());
-        assert!(access(Some(5), Some(7)).decide(ALICE).is_err());
+        assert_eq!(access(None, 7).decide(root), Ok(()));
+        assert_eq!(access(Some(1000), 7).decide(ALICE), Ok(()));
+        assert_eq!(access(None, 1000).decide(ALICE), Ok(()));
+        assert!(access(None, 7).decide(ALICE).is_err());
+        assert!(access(Some(5), 7).decide(ALICE).is_err());
+    }
+
+    /// A shell with a child of its own; killed by its group.
+    struct Family {
+        shell: std::process::Child,
+        child: u32,
+    }
+
+    impl Family {
+        fn new() -> Self {
+            use std::io::BufRead;
+            use std::os::unix::process::CommandExt;
+            let mut shell = std::process::Command::new("sh")
+                .args(["-c", "sleep 1000 & echo $!; wait"])
+                .process_group(0)
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            let said = shell.stdout.take().unwrap();
+            std::io::BufReader::new(said).read_line(&mut line).unwrap();
+            let child = line.trim().parse().unwrap();
+            Self { shell, child }
+        }
+    }
+
+    impl Drop for Family {
+        fn drop(&mut self) {
+            let group = nix::unistd::Pid::from_raw(self.shell.id().try_into().unwrap());
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+            let _ = self.shell.wait();
+        }
     }
 
     #[test]
-    fn a_worker_may_not_order_even_as_root() {
-        let worker = Peer {
-            pid: 77,
+    fn neither_a_worker_nor_what_it_started_may_order_even_as_root() {
+        let family = Family::new();
+        let worker = family.shell.id();
+        let access = access(Some(0), 0).but_not(move |pid| pid == worker);
+        for pid in [worker, family.child] {
+            let peer = Peer {
+                pid,
+                uid: 0,
+                gid: 0,
+            };
+            assert_eq!(access.decide(peer), Err(Denied::Worker { peer }));
+        }
+        // What started the worker is somebody else.
+        let parent = Peer {
+            pid: std::process::id(),
             uid: 0,
             gid: 0,
         };
-        assert_eq!(
-            access(Some(0), Some(0)).decide(worker),
-            Err(Denied::Worker { peer: worker })
-        );
+        assert_eq!(access.decide(parent), Ok(()));
+    }
+
+    #[test]
+    fn the_same_user_may_order_when_it_is_seen_not_to_be_a_worker() {
+        let family = Family::new();
+        let sibling = Peer {
+            pid: family.child,
+            uid: 1000,
+            gid: 1000,
+        };
+        let worker = std::process::id() + 1_000_000;
+        let access = || access(None, 1000).but_not(move |pid| pid == worker);
+        assert_eq!(access().decide(sibling), Ok(()));
+        // Gone, or in another pid namespace.
+        for pid in [0, 4_100_000] {
+            let unseen = Peer { pid, ..sibling };
+            let denied = access().decide(unseen);
+            assert!(matches!(denied, Err(Denied::Stranger { .. })), "{denied:?}");
+            let root = Peer { uid: 0, ..unseen };
+            assert_eq!(access().decide(root), Ok(()));
+        }
     }
 
     #[test]
     fn a_denial_says_who_was_refused_and_who_may() {
-        let why = access(Some(5), Some(7)).decide(ALICE).unwrap_err();
+        let why = access(Some(5), 7).decide(ALICE).unwrap_err();
         assert_eq!(
             why.to_string(),
             "pid 4000000 of uid 1000 may not give orders; these may: root, uid 7, members of group ops"
@@ -273,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_group_nobody_knows_is_an_error_that_says_what_to_do() {
-        let error = Access::new("no-such-group", false, |_| false).unwrap_err();
+        let error = Access::new("no-such-group").unwrap_err();
         assert!(
             error.to_string().contains("groupadd no-such-group"),
             "{error}"

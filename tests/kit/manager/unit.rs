@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -122,6 +123,10 @@ impl Unit {
         .expect("a datagram socket");
         sockopt::set_socket_passcred(&socket, true).expect("credentials");
         bind(&socket, &address.expect("a short name")).expect("a new notify socket");
+        if !self.abstract_socket {
+            // The service may run as another user.
+            std::fs::set_permissions(&name, PermissionsExt::from_mode(0o777)).expect("its mode");
+        }
         (socket, name)
     }
 }

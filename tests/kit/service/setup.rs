@@ -15,6 +15,7 @@ use crate::kit::client::Target;
 use crate::kit::manager::{Manager, Unit};
 use crate::kit::port::Port;
 use crate::kit::proc;
+use crate::kit::terminal::Terminal;
 
 /// What to start, and how.
 #[derive(Debug, Clone)]
@@ -111,13 +112,7 @@ impl Setup {
 
     /// Starts it under the fake service manager. `shape` may change the unit. Does not wait.
     pub fn start_under_manager(self, shape: impl FnOnce(Unit) -> Unit) -> Service {
-        let mut service = self.prepare();
-        let mut unit = service.unit();
-        for name in &service.setup.passed {
-            unit.sockets.push(service.socket(name));
-        }
-        service.manager = Some(Manager::start(shape(unit)));
-        service
+        self.prepare().start_under_manager(shape)
     }
 
     /// Makes the directories and files, starts nothing.
@@ -184,10 +179,41 @@ impl Setup {
 }
 
 impl Service {
+    /// Starts what was prepared under the fake service manager. `shape` may change the unit. Does
+    /// not wait.
+    pub fn start_under_manager(mut self, shape: impl FnOnce(Unit) -> Unit) -> Self {
+        let mut unit = self.unit();
+        for name in &self.setup.passed {
+            unit.sockets.push(self.socket(name));
+        }
+        self.manager = Some(Manager::start(shape(unit)));
+        self
+    }
+
     /// Starts the program without a service manager (again, after its end).
     pub fn start(&self) {
         let mut command = Command::new(&self.program);
         command
+            .stdin(Stdio::null())
+            .stdout(self.log_file())
+            .stderr(self.log_file());
+        self.spawn(command);
+    }
+
+    /// Starts it on a terminal: it leads the session, as the only job of a shell would.
+    pub fn start_on(&self, terminal: &Terminal) {
+        let mut command = Command::new("setsid");
+        command
+            .args(["--ctty", "--"])
+            .arg(&self.program)
+            .stdin(terminal.screen())
+            .stdout(terminal.screen())
+            .stderr(terminal.screen());
+        self.spawn(command);
+    }
+
+    fn spawn(&self, mut command: Command) {
+        let child = command
             .args(self.run_args())
             .arg("--runtime-dir")
             .arg(&self.runtime)
@@ -196,10 +222,6 @@ impl Service {
             .env_clear()
             .envs(self.env())
             .current_dir(self.dir())
-            .stdin(Stdio::null())
-            .stdout(self.log_file())
-            .stderr(self.log_file());
-        let child = command
             .spawn()
             .unwrap_or_else(|e| panic!("cannot run {}: {e}", self.program.display()));
         self.note(&format!(

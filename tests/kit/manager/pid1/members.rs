@@ -99,7 +99,7 @@ impl Pid1 {
             if is_main {
                 state.result = Some(status);
                 state.main = None;
-                let deactivating = state.active == Active::Deactivating;
+                let deactivating = state.active == Active::Deactivating && self.control.is_none();
                 drop(state);
                 self.main = None;
                 self.main_ended = true;

@@ -138,6 +138,8 @@ impl Pid1 {
         if self.unit.exec_stop.is_empty() {
             self.terminate(true);
         } else {
+            // STOPPING=1 changes nothing any more, and nothing is killed while the command runs.
+            self.state().become_active(Active::Deactivating);
             let command = self.unit.exec_stop.clone();
             self.run_control(&command, true);
             self.deadline = Some(Instant::now() + self.unit.timeout_stop);

@@ -1,0 +1,40 @@
+//! A service to measure and to torment: every answer is known beforehand (see the table in
+//! `tests/kit/app.rs`), slow ones, large ones and uploads included. The tests and the benches ask
+//! it; try `cargo run --example workbench`, then `curl -i 127.0.0.1:8080/who`.
+//!
+//! `WORKBENCH_GATE=FILE`: no worker is ready while that file exists.
+
+#[path = "../tests/kit/app.rs"]
+mod app;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use handover::{Context, Service};
+
+const VERSION: &str = match option_env!("HANDOVER_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+fn main() -> ExitCode {
+    Service::new("workbench")
+        .version(VERSION)
+        .worker_per_core()
+        .every_listener("http", "127.0.0.1:8080", async |cx: Context| {
+            wait_for_the_gate().await;
+            Ok(app::router(app::Identity {
+                server: format!("workbench/{}", cx.version),
+                generation: format!("g{}", cx.generation),
+            }))
+        })
+        .run()
+}
+
+async fn wait_for_the_gate() {
+    if let Some(gate) = std::env::var_os("WORKBENCH_GATE") {
+        while tokio::fs::try_exists(&gate).await.unwrap_or(false) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! Processes that are killed or stopped at the worst moment, without a service manager to help:
+//! who owns the service afterwards, and that nobody was turned away while a generation lived.
+
+mod kit;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use handover::api::Outcome;
+use kit::build;
+use kit::client::{Kind, Load, Running, Target};
+use kit::proc::Process;
+use kit::service::{SOON, Service, Setup};
+use rustix::process::Signal;
+
+const ALONE: &str = "g1 1.0.0 serving: 2 accepting, owner, pid";
+const BESIDE: [&str; 2] = [
+    "g1 1.0.0 beside: 2 accepting, owner, pid.oldbin",
+    "g2 2.0.0 standby: 2 accepting, pid",
+];
+const PROBATION: [&str; 2] = [
+    "g1 1.0.0 parked: no workers, pid.oldbin",
+    "g2 2.0.0 probation: 2 accepting, owner, pid",
+];
+const COMMITTED: &str = "g2 2.0.0 serving: 2 accepting, owner, pid";
+
+/// A service under load whose successors can be kept from getting ready.
+struct Story {
+    service: Service,
+    load: Running,
+    gate: Gate,
+}
+
+/// While the file is there, no worker that starts is ready.
+struct Gate {
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Gate {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        Self {
+            path: dir.path().join("gate"),
+            _dir: dir,
+        }
+    }
+
+    fn shut(&self) {
+        fs::write(&self.path, "").expect("a gate");
+    }
+
+    fn open(&self) {
+        fs::remove_file(&self.path).expect("a gate");
+    }
+}
+
+impl Story {
+    fn begin(test: &str) -> Self {
+        Self::with(test, |setup| setup)
+    }
+
+    fn with(test: &str, shape: impl FnOnce(Setup) -> Setup) -> Self {
+        let gate = Gate::new();
+        let image = build::other_version_of_example("workbench", "1.0.0");
+        let setup = Service::setup(test)
+            .name("workbench")
+            .image(image)
+            .env("WORKBENCH_GATE", &gate.path);
+        Self::of(shape(setup).start(), gate)
+    }
+
+    fn of(service: Service, gate: Gate) -> Self {
+        service.wait_picture(&[ALONE]);
+        let http = || service.load("http").app().pause(Duration::from_millis(5));
+        let load = Load::start_all(vec![
+            http().fresh().connections(3),
+            http().keep_alive().connections(3),
+            http()
+                .path("/stream?chunks=5&size=1000&ms=20")
+                .connections(2),
+        ]);
+        load.wait_answers(20, SOON);
+        Self {
+            service,
+            load,
+            gate,
+        }
+    }
+
+    fn put_new_version(&self) {
+        let new = build::other_version_of_example("workbench", "2.0.0");
+        self.service.replace(&new);
+    }
+
+    /// An upgrade that took over and is in probation.
+    fn in_probation(test: &str) -> Self {
+        let story = Self::begin(test);
+        story.upgrade();
+        story
+    }
+
+    fn upgrade(&self) {
+        self.put_new_version();
+        self.service.cli(&["upgrade"]).assert_code(0);
+        self.sees(&PROBATION);
+    }
+
+    #[track_caller]
+    fn sees(&self, picture: &[&str]) {
+        self.service.wait_picture(picture);
+        self.load.wait_answers(20, SOON);
+        assert_eq!(self.service.picture(), picture);
+    }
+
+    /// The first generation serves alone, and the file on disk is what runs.
+    #[track_caller]
+    fn went_back(&self, outcome: Outcome, why: &str) {
+        self.sees(&[ALONE]);
+        let status = self
+            .service
+            .wait_status("the file on disk to be what runs", |s| {
+                s.disk.matches_running && s.upgrade.is_none()
+            });
+        let last = status.last.expect("an upgrade");
+        assert_eq!(last.outcome, outcome);
+        let reason = last.reason.expect("a reason");
+        assert!(reason.contains(why), "{reason}");
+        assert!(
+            self.service
+                .bin_files()
+                .contains(&"workbench.rejected".into())
+        );
+    }
+
+    /// Nobody noticed anything.
+    #[track_caller]
+    fn nobody_noticed(self) {
+        self.load.stop().assert_clean();
+    }
+
+    /// Requests in flight in a process that was killed are lost; nobody was turned away.
+    #[track_caller]
+    fn nobody_was_turned_away(self, most: u64) {
+        let report = self.load.stop();
+        for kind in [Kind::Refused, Kind::Timeout] {
+            assert_eq!(report.count(kind), 0, "{report}");
+        }
+        assert!(report.failed() <= most, "{report}");
+        assert!(report.total.ok > 0);
+    }
+}
+
+// --- the successor ---
+
+#[test]
+fn a_successor_killed_before_it_is_ready_changes_nothing() {
+    let story = Story::begin("kill-starting");
+    story.put_new_version();
+    story.gate.shut();
+    let upgrade = story.service.cli_start(&["upgrade"]);
+    story
+        .service
+        .wait_processes("its workers", |_| story.service.workers(2).len() == 2);
+    story.service.kill(story.service.master(2).pid);
+    let output = upgrade.finish(SOON);
+    output.assert_code(1);
+    assert!(output.stderr.contains("SIGKILL"), "{output}");
+    story.gate.open();
+    story.went_back(Outcome::Failed, "SIGKILL");
+    story.nobody_noticed();
+}
+
+#[test]
+fn a_successor_killed_between_ready_and_takeover_changes_nothing() {
+    let story = Story::begin("kill-ready");
+    story.put_new_version();
+    story.service.cli(&["upgrade", "--hold"]).assert_code(0);
+    story.sees(&BESIDE);
+    story.service.kill(story.service.master(2).pid);
+    story.went_back(Outcome::RolledBack, "SIGKILL");
+    story.nobody_noticed();
+}
+
+#[test]
+fn a_successor_killed_in_probation_is_replaced_by_its_predecessor() {
+    let story = Story::in_probation("kill-probation");
+    story.service.kill(story.service.master(2).pid);
+    story.went_back(Outcome::RolledBack, "SIGKILL");
+    story.nobody_noticed();
+}
+
+#[test]
+fn a_successor_killed_in_a_hold_is_replaced_by_its_predecessor() {
+    let story = Story::begin("kill-hold");
+    story.put_new_version();
+    let old = story.service.master(1).pid;
+    story.service.signal(old, Signal::USR2);
+    story.sees(&BESIDE);
+    story.service.signal(old, Signal::WINCH);
+    story.sees(&PROBATION);
+    story.service.kill(story.service.master(2).pid);
+    story.went_back(Outcome::RolledBack, "SIGKILL");
+    story.nobody_noticed();
+}
+
+#[test]
+fn a_whole_generation_killed_in_probation_is_replaced_by_its_predecessor() {
+    let story = Story::in_probation("kill-all");
+    let mut all = story.service.workers(2);
+    all.push(story.service.master(2));
+    for process in all {
+        story.service.signal(process.pid, Signal::KILL);
+    }
+    story.went_back(Outcome::RolledBack, "SIGKILL");
+    story.nobody_was_turned_away(8);
+}
+
+#[test]
+fn a_successor_that_hangs_in_probation_is_replaced_before_the_watchdog_bites() {
+    let gate = Gate::new();
+    let image = build::other_version_of_example("workbench", "1.0.0");
+    let service = Service::setup("hang-watchdog")
+        .name("workbench")
+        .image(image)
+        .env("WORKBENCH_GATE", &gate.path)
+        .start_under_manager(|mut unit| {
+            unit.watchdog = Some(Duration::from_secs(3));
+            unit
+        });
+    let story = Story::of(service, gate);
+    story.upgrade();
+    let (old, new) = (story.service.master(1).pid, story.service.master(2).pid);
+    story.service.manager().wait_main(new);
+    let began = Instant::now();
+    story.service.signal(new, Signal::STOP);
+    story.service.manager().wait_main(old);
+    assert!(began.elapsed() < Duration::from_millis(2500));
+    story.went_back(Outcome::RolledBack, "hangs");
+    assert_eq!(story.service.manager().refused(), []);
+    assert_eq!(story.service.manager().look(|s| s.starts), 1);
+    story.nobody_noticed();
+}
+
+#[test]
+fn a_successor_that_hangs_in_probation_is_replaced_without_a_watchdog_too() {
+    let story = Story::in_probation("hang");
+    story
+        .service
+        .signal(story.service.master(2).pid, Signal::STOP);
+    story
+        .service
+        .wait_processes("the old one to take back", |_| {
+            story.service.workers(1).len() == 2
+        });
+    story.went_back(Outcome::RolledBack, "silent for 10s");
+    story.nobody_noticed();
+}
+
+#[test]
+fn a_whole_generation_that_hangs_is_replaced() {
+    let story = Story::in_probation("hang-all");
+    let mut all = story.service.workers(2);
+    all.push(story.service.master(2));
+    for process in all {
+        story.service.signal(process.pid, Signal::STOP);
+    }
+    story
+        .service
+        .wait_status("the old one to take back", |s| s.generation == 1);
+    let asked = Load::start(story.service.load("http").fresh().app());
+    asked.wait_answers(20, SOON);
+    asked.stop().assert_clean();
+}
+
+// --- the predecessor ---
+
+#[test]
+fn a_parked_master_killed_commits_by_accident() {
+    let story = Story::in_probation("kill-parked");
+    story.service.kill(story.service.master(1).pid);
+    story.sees(&[COMMITTED]);
+    let status = story.service.status().expect("an owner");
+    assert_eq!(status.last.expect("an upgrade").outcome, Outcome::Committed);
+    assert!(status.disk.matches_running);
+    assert!(story.service.log_text().contains("committed by accident"));
+    // There is no way back in memory, but one on disk.
+    story.service.cli(&["rollback"]).assert_code(0);
+    let back = story
+        .service
+        .wait_status("the first version", |s| s.version == "1.0.0");
+    assert_eq!(back.generation, 3);
+    story.nobody_noticed();
+}
+
+#[test]
+fn an_owner_killed_while_its_successor_starts_is_succeeded() {
+    let story = Story::begin("kill-launching");
+    story.put_new_version();
+    story.gate.shut();
+    let upgrade = story.service.cli_start(&["upgrade"]);
+    story
+        .service
+        .wait_processes("its workers", |_| story.service.workers(2).len() == 2);
+    story.service.kill(story.service.master(1).pid);
+    story.gate.open();
+    story.sees(&[COMMITTED]);
+    let _ = upgrade.finish(SOON);
+    story.nobody_noticed();
+}
+
+#[test]
+fn an_owner_killed_beside_its_successor_is_succeeded() {
+    let story = Story::begin("kill-beside");
+    story.put_new_version();
+    story.service.cli(&["upgrade", "--hold"]).assert_code(0);
+    story.sees(&BESIDE);
+    story.service.kill(story.service.master(1).pid);
+    story.sees(&[COMMITTED]);
+    story.nobody_noticed();
+}
+
+#[test]
+fn a_predecessor_killed_while_it_takes_back_leaves_the_service_to_its_successor() {
+    let story = Story::in_probation("kill-reclaiming");
+    story.gate.shut();
+    let rollback = story.service.cli_start(&["rollback"]);
+    story
+        .service
+        .wait_processes("its workers", |_| story.service.workers(1).len() == 2);
+    story.service.kill(story.service.master(1).pid);
+    story.sees(&[COMMITTED]);
+    assert_ne!(rollback.finish(SOON).code, 0);
+    story.nobody_noticed();
+}
+
+#[test]
+fn a_lone_master_killed_takes_its_workers_along_when_they_have_answered() {
+    let story = Story::begin("kill-lone");
+    story.load.stop().assert_clean();
+    let service = story.service;
+    let Target::Tcp(address) = service.target("http") else {
+        panic!("a TCP listener");
+    };
+    let mut stream = TcpStream::connect(address).expect("a listener");
+    stream.set_read_timeout(Some(SOON)).expect("a deadline");
+    let ask = b"GET /stream?chunks=12&size=100&ms=100 HTTP/1.1\r\nHost: kit.test\r\n\r\n";
+    stream.write_all(ask).expect("a connection");
+    let mut answer = vec![0; 17];
+    stream.read_exact(&mut answer).expect("an answer's begin");
+    let idle = TcpStream::connect(address).expect("a listener");
+    let began = Instant::now();
+    service.signal(service.master(1).pid, Signal::KILL);
+    // What waits idle is let go within a second, what is in flight is answered.
+    idle.set_read_timeout(Some(SOON)).expect("a deadline");
+    assert_eq!((&idle).read(&mut [0]).expect("an end"), 0);
+    assert!(began.elapsed() < Duration::from_secs(2));
+    stream.read_to_end(&mut answer).expect("an answer's end");
+    assert!(answer.ends_with(b"\r\n0\r\n\r\n"));
+    service.wait_processes("nobody", <[Process]>::is_empty);
+    assert_eq!(kit::service::code_of(service.wait_exit()), 128 + 9);
+    // And everything can begin anew where it was.
+    service.start();
+    service.wait_picture(&[ALONE]);
+}
+
+// --- workers ---
+
+#[test]
+fn a_killed_worker_is_replaced_by_one_of_the_same_program_whatever_is_on_disk() {
+    let story = Story::begin("kill-worker");
+    for garbage in ["nothing to run", "#!/bin/sh\nexit 0\n"] {
+        story.service.replace_with_text(garbage, 0o755);
+        let before = story.service.workers(1);
+        story.service.kill(before[0].pid);
+        story.service.wait_processes("another worker", |_| {
+            let workers = story.service.workers(1);
+            workers.len() == 2 && !workers.contains(&before[0])
+        });
+        story.sees(&[ALONE]);
+    }
+    fs::remove_file(&story.service.program).expect("a program");
+    let before = story.service.workers(1);
+    story.service.kill(before[1].pid);
+    story.sees(&[ALONE]);
+    // A worker holds some of the eight clients' requests.
+    story.nobody_was_turned_away(8 * 3);
+}
+
+#[test]
+fn workers_that_keep_dying_in_probation_bring_the_predecessor_back() {
+    let story = Story::in_probation("crash-loop");
+    let end = Instant::now() + SOON;
+    // As a release does that crashes with each request.
+    while story.service.status().is_none_or(|s| s.generation == 2) {
+        for worker in story.service.workers(2) {
+            if let Some(pinned) = kit::proc::Pinned::open(worker.pid) {
+                pinned.signal(Signal::KILL);
+            }
+        }
+        assert!(Instant::now() < end, "{:?}", story.service.picture());
+    }
+    story.went_back(Outcome::RolledBack, "keep dying");
+    let report = story.load.stop();
+    assert_eq!(report.count(Kind::Refused), 0, "{report}");
+}
+
+#[test]
+fn workers_that_die_now_and_then_in_service_are_replaced_for_ever() {
+    let story = Story::begin("kill-often");
+    for _ in 0..6 {
+        let worker = story.service.workers(1)[0].clone();
+        story.service.kill(worker.pid);
+        story.service.wait_processes("another worker", |_| {
+            let workers = story.service.workers(1);
+            workers.len() == 2 && !workers.contains(&worker)
+        });
+    }
+    story.sees(&[ALONE]);
+    story.nobody_was_turned_away(8 * 6);
+}

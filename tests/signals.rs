@@ -1,0 +1,574 @@
+//! Every signal to every kind of master, from processes and from a terminal, and the keeper that
+//! stands between a terminal and the masters.
+
+mod kit;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use kit::build;
+use kit::client::{Kind, Load, Running, Target};
+use kit::proc::{Process, Role};
+use kit::service::{SOON, Service, Setup};
+use kit::terminal::{CTRL_BACKSLASH, CTRL_C, Terminal};
+use rustix::process::Signal;
+
+const ALONE: &str = "g1 1.0.0 serving: 2 accepting, owner, pid";
+const BESIDE: [&str; 2] = [
+    "g1 1.0.0 beside: 2 accepting, owner, pid.oldbin",
+    "g2 2.0.0 standby: 2 accepting, pid",
+];
+const PARKED: [&str; 2] = [
+    "g1 1.0.0 parked: no workers, pid.oldbin",
+    "g2 2.0.0 probation: 2 accepting, owner, pid",
+];
+const COMMITTED: &str = "g2 2.0.0 serving: 2 accepting, owner, pid";
+
+fn setup(test: &str) -> Setup {
+    let image = build::other_version_of_example("workbench", "1.0.0");
+    Service::setup(test).name("workbench").image(image)
+}
+
+fn serving(test: &str) -> Service {
+    let service = setup(test).start();
+    service.wait_picture(&[ALONE]);
+    service
+}
+
+/// Both generations accept.
+fn beside(test: &str) -> Service {
+    let service = serving(test);
+    begin(&service);
+    service.wait_picture(&BESIDE);
+    service
+}
+
+fn begin(service: &Service) {
+    service.replace(&build::other_version_of_example("workbench", "2.0.0"));
+    service.signal(service.master(1).pid, Signal::USR2);
+}
+
+/// The new one serves, the old one waits.
+fn parked(test: &str) -> Service {
+    let service = beside(test);
+    service.signal(service.master(1).pid, Signal::WINCH);
+    service.wait_picture(&PARKED);
+    service
+}
+
+fn light(service: &Service) -> Running {
+    let http = || service.load("http").app().pause(Duration::from_millis(5));
+    let load = Load::start_all(vec![
+        http().fresh().connections(2),
+        http().keep_alive().connections(2),
+    ]);
+    load.wait_answers(10, SOON);
+    load
+}
+
+/// Waits until the log says so, this many times in all.
+#[track_caller]
+fn wait_log(service: &Service, words: &str, times: usize) {
+    let end = Instant::now() + SOON;
+    while service.log_text().matches(words).count() < times {
+        assert!(Instant::now() < end, "the log does not say {words:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A signal that changes nothing, but is logged.
+#[track_caller]
+fn refused(service: &Service, generation: u64, signal: Signal, name: &str, picture: &[&str]) {
+    let words = format!("{name} is refused");
+    let before = service.log_text().matches(&words).count();
+    service.signal(service.master(generation).pid, signal);
+    wait_log(service, &words, before + 1);
+    assert_eq!(service.picture(), picture);
+}
+
+/// A request whose answer has begun.
+struct InFlight {
+    stream: TcpStream,
+    answer: Vec<u8>,
+}
+
+impl InFlight {
+    /// An answer of so many pieces, one every 100 ms.
+    fn begin(service: &Service, pieces: usize) -> Self {
+        let Target::Tcp(address) = service.target("http") else {
+            panic!("a TCP listener");
+        };
+        let mut stream = TcpStream::connect(address).expect("somebody listens");
+        stream.set_read_timeout(Some(SOON)).expect("a deadline");
+        let request = format!(
+            "GET /stream?chunks={pieces}&size=100&ms=100 HTTP/1.1\r\nHost: kit.test\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("a connection");
+        let mut answer = vec![0; 17];
+        stream.read_exact(&mut answer).expect("an answer's begin");
+        assert_eq!(answer, b"HTTP/1.1 200 OK\r\n");
+        Self { stream, answer }
+    }
+
+    /// Whether it was answered in full.
+    fn completes(mut self) -> bool {
+        let mut bytes = [0; 4096];
+        while !self.answer.ends_with(b"\r\n0\r\n\r\n") {
+            match self.stream.read(&mut bytes) {
+                Ok(n @ 1..) => self.answer.extend_from_slice(&bytes[..n]),
+                Ok(_) => return false,
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return false,
+                Err(e) => panic!("{e}"),
+            }
+        }
+        true
+    }
+}
+
+/// The end of everything: the exit code, no process, no file that names one.
+#[track_caller]
+fn ended(service: &Service, code: i32) {
+    let status = service.wait_exit();
+    assert_eq!(status.code(), Some(code), "{status}");
+    service.wait_processes("nobody", <[Process]>::is_empty);
+    assert_eq!(service.runtime_files(), Vec::<String>::new());
+}
+
+// --- the one that serves ---
+
+#[test]
+fn hup_takes_a_new_configuration_and_loses_no_request() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let site = |name: &str| {
+        let root = dir.path().join(name);
+        fs::create_dir(&root).expect("a site");
+        fs::write(root.join("index.html"), name).expect("a page");
+        format!("workers = 2\n[site]\nroot = \"{}\"", root.display())
+    };
+    let service = Service::setup("hup").config(&site("first")).start();
+    service.wait_phase("serving");
+    let http = || service.load("http").pause(Duration::from_millis(5));
+    let load = Load::start_all(vec![http().fresh().connections(3), http().connections(3)]);
+    load.wait_answers(10, SOON);
+    let (master, before) = (service.master(1), service.workers(1));
+    let wait_page = |page: &str| {
+        service.wait_processes("two other workers", |all| {
+            let is_worker = |p: &&Process| p.role() == Role::Worker(1);
+            let mut workers = all.iter().filter(is_worker);
+            workers.clone().count() == 2 && workers.all(|w| !before.contains(w))
+        });
+        let asked = Load::start(http().fresh().body(page.to_owned()));
+        asked.wait_answers(5, SOON);
+        asked.stop().assert_clean();
+    };
+
+    service.write_config(&site("second"));
+    service.signal(master.pid, Signal::HUP);
+    wait_page("second");
+    assert_eq!(service.master(1).started, master.started);
+
+    // A bad one: the reason is in the log, the old one serves on.
+    let workers = service.workers(1);
+    service.write_config("workers = 2\nwrong = 1");
+    service.signal(master.pid, Signal::HUP);
+    wait_log(&service, "wrong", 1);
+    let status = service.wait_phase("serving");
+    assert!(!status.config.matches_disk);
+    assert_eq!(service.workers(1), workers);
+
+    // By way of the keeper.
+    let before = service.workers(1);
+    service.write_config(&site("third"));
+    service.signal(service.keeper(), Signal::HUP);
+    service.wait_processes("two other workers", |all| {
+        let workers: Vec<_> = all.iter().filter(|p| p.role() == Role::Worker(1)).collect();
+        workers.len() == 2 && workers.iter().all(|w| !before.contains(w))
+    });
+    load.wait_answers(20, SOON);
+    load.stop().assert_clean();
+}
+
+#[test]
+fn usr1_and_winch_change_nothing_and_workers_obey_none_of_them() {
+    let service = serving("usr1");
+    let load = light(&service);
+    let before = service.processes();
+    refused(&service, 1, Signal::WINCH, "SIGWINCH", &[ALONE]);
+    service.signal(service.master(1).pid, Signal::USR1);
+    wait_log(&service, "SIGUSR1 from process", 1);
+    for worker in service.workers(1) {
+        for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH] {
+            service.signal(worker.pid, signal);
+        }
+    }
+    load.wait_answers(30, SOON);
+    service.wait_picture(&[ALONE]);
+    let pids = |all: &[Process]| all.iter().map(|p| p.pid).collect::<Vec<_>>();
+    assert_eq!(pids(&service.processes()), pids(&before));
+    load.stop().assert_clean();
+}
+
+#[test]
+fn term_lets_requests_finish_however_often_it_comes() {
+    let service = serving("term");
+    let request = InFlight::begin(&service, 10);
+    let master = service.master(1).pid;
+    service.signal(master, Signal::TERM);
+    service.wait_processes("the drain", |all| {
+        all.iter().any(|p| p.comm == "g1 draining")
+    });
+    service.signal(master, Signal::TERM);
+    service.signal(service.keeper(), Signal::TERM);
+    assert!(request.completes());
+    ended(&service, 0);
+}
+
+#[test]
+fn term_cuts_what_takes_longer_than_the_stop_timeout() {
+    let service = setup("term-cut")
+        .config("workers = 2\n[drain]\nstop_timeout = \"1s\"")
+        .start();
+    service.wait_phase("serving");
+    let request = InFlight::begin(&service, 600);
+    let began = Instant::now();
+    service.signal(service.master(1).pid, Signal::TERM);
+    assert!(!request.completes());
+    ended(&service, 0);
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(900), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn quit_waits_longer_than_the_stop_timeout() {
+    let service = setup("quit")
+        .config("workers = 2\n[drain]\nstop_timeout = \"100ms\"")
+        .start();
+    service.wait_phase("serving");
+    let request = InFlight::begin(&service, 15);
+    service.signal(service.master(1).pid, Signal::QUIT);
+    assert!(request.completes());
+    ended(&service, 0);
+}
+
+#[test]
+fn int_ends_at_once_also_a_drain() {
+    let service = serving("int");
+    let request = InFlight::begin(&service, 600);
+    service.signal(service.master(1).pid, Signal::QUIT);
+    service.wait_processes("the drain", |all| {
+        all.iter().any(|p| p.comm == "g1 draining")
+    });
+    let began = Instant::now();
+    service.signal(service.master(1).pid, Signal::INT);
+    assert!(!request.completes());
+    ended(&service, 0);
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn term_to_everybody_is_a_stop_like_any_other() {
+    // `systemctl kill`, a container's end, a shutdown: workers and masters get it in any order.
+    for (test, start) in [
+        ("all-serving", serving as fn(&str) -> Service),
+        ("all-beside", beside),
+        ("all-parked", parked),
+    ] {
+        let service = start(test);
+        let request = InFlight::begin(&service, 10);
+        for process in service.processes() {
+            service.signal(process.pid, Signal::TERM);
+        }
+        assert!(request.completes(), "{test}");
+        ended(&service, 0);
+    }
+}
+
+// --- the old one and the new one ---
+
+#[test]
+fn beside_each_other_what_makes_no_sense_is_refused() {
+    let service = beside("beside");
+    let load = light(&service);
+    for (signal, name) in [(Signal::USR2, "SIGUSR2"), (Signal::HUP, "SIGHUP")] {
+        refused(&service, 1, signal, name, &BESIDE);
+    }
+    for generation in [1, 2] {
+        service.signal(service.master(generation).pid, Signal::USR1);
+    }
+    wait_log(&service, "SIGUSR1 from process", 2);
+    // The new one takes its configuration again.
+    let before = service.workers(2);
+    service.signal(service.master(2).pid, Signal::HUP);
+    service.wait_processes("other workers of the new one", |all| {
+        let workers: Vec<_> = all.iter().filter(|p| p.role() == Role::Worker(2)).collect();
+        workers.len() == 2 && workers.iter().all(|w| !before.contains(w))
+    });
+    service.wait_picture(&BESIDE);
+    load.stop().assert_clean();
+}
+
+#[test]
+fn while_the_old_one_is_parked_what_makes_no_sense_is_refused() {
+    let service = parked("parked");
+    let load = light(&service);
+    for (signal, name) in [(Signal::USR2, "SIGUSR2"), (Signal::WINCH, "SIGWINCH")] {
+        refused(&service, 1, signal, name, &PARKED);
+    }
+    for generation in [1, 2] {
+        service.signal(service.master(generation).pid, Signal::USR1);
+    }
+    wait_log(&service, "SIGUSR1 from process", 2);
+    let before = service.workers(2);
+    service.signal(service.master(2).pid, Signal::HUP);
+    service.wait_processes("other workers of the new one", |all| {
+        let workers: Vec<_> = all.iter().filter(|p| p.role() == Role::Worker(2)).collect();
+        workers.len() == 2 && workers.iter().all(|w| !before.contains(w))
+    });
+    service.wait_picture(&PARKED);
+    // Too early: they wait for the old one.
+    for (signal, name) in [(Signal::USR2, "SIGUSR2"), (Signal::WINCH, "SIGWINCH")] {
+        service.signal(service.master(2).pid, signal);
+        wait_log(&service, &format!("{name} waits until"), 1);
+        assert_eq!(service.picture(), PARKED);
+    }
+    service.signal(service.master(1).pid, Signal::HUP);
+    service.wait_picture(&[BESIDE[0], "g2 2.0.0 standby: no workers, pid"]);
+    load.stop().assert_clean();
+}
+
+#[test]
+fn a_signal_that_waits_is_dropped_when_its_moment_does_not_come() {
+    let service = setup("dropped")
+        .config("workers = 2\n[upgrade]\nstart_timeout = \"1s\"")
+        .start();
+    service.wait_phase("serving");
+    begin(&service);
+    service.wait_picture(&BESIDE);
+    service.signal(service.master(1).pid, Signal::WINCH);
+    service.wait_picture(&PARKED);
+    service.signal(service.master(2).pid, Signal::WINCH);
+    wait_log(&service, "SIGWINCH is dropped", 1);
+    assert_eq!(service.picture(), PARKED);
+}
+
+#[test]
+fn quit_term_and_int_to_the_old_one_commit() {
+    for (test, start, signal) in [
+        ("old-quit", parked as fn(&str) -> Service, Signal::QUIT),
+        ("old-term", parked, Signal::TERM),
+        ("old-int", parked, Signal::INT),
+        ("old-term-beside", beside, Signal::TERM),
+    ] {
+        let service = start(test);
+        let load = light(&service);
+        service.signal(service.master(1).pid, signal);
+        service.wait_picture(&[COMMITTED]);
+        load.wait_answers(10, SOON);
+        load.stop().assert_clean();
+    }
+}
+
+#[test]
+fn quit_and_term_to_the_new_one_go_back() {
+    for (test, start, signal) in [
+        ("new-quit", parked as fn(&str) -> Service, Signal::QUIT),
+        ("new-term", parked, Signal::TERM),
+        ("new-quit-beside", beside, Signal::QUIT),
+        ("new-term-beside", beside, Signal::TERM),
+    ] {
+        let service = start(test);
+        let load = light(&service);
+        service.signal(service.master(2).pid, signal);
+        service.wait_picture(&[ALONE]);
+        load.wait_answers(10, SOON);
+        load.stop().assert_clean();
+    }
+}
+
+#[test]
+fn int_to_one_of_two_leaves_the_service_to_the_other() {
+    for (test, start, generation, left) in [
+        (
+            "int-old-beside",
+            beside as fn(&str) -> Service,
+            1,
+            COMMITTED,
+        ),
+        ("int-new-beside", beside, 2, ALONE),
+        ("int-new-parked", parked, 2, ALONE),
+    ] {
+        let service = start(test);
+        let load = light(&service);
+        service.signal(service.master(generation).pid, Signal::INT);
+        service.wait_picture(&[left]);
+        load.wait_answers(10, SOON);
+        let report = load.stop();
+        // What it held is cut; nobody is turned away, and nobody waits in vain.
+        for kind in [Kind::Refused, Kind::Timeout] {
+            assert_eq!(report.count(kind), 0, "{test}: {report}");
+        }
+    }
+}
+
+// --- the keeper ---
+
+#[test]
+fn the_keeper_exits_as_the_owner_does() {
+    let failed = setup("code-fail")
+        .config("workers = 2\n[upgrade]\nstart_timeout = \"300ms\"")
+        .env("WORKBENCH_GATE", "/")
+        .start();
+    ended(&failed, 1);
+    let config = setup("code-config").config("wrong = 1").start();
+    ended(&config, 78);
+    let killed = serving("code-kill");
+    killed.signal(killed.master(1).pid, Signal::KILL);
+    assert_eq!(kit::service::code_of(killed.wait_exit()), 128 + 9);
+    killed.wait_processes("nobody", <[Process]>::is_empty);
+    // After a commit, the owner is another one.
+    let service = parked("code-second");
+    service.signal(service.master(1).pid, Signal::QUIT);
+    service.wait_picture(&[COMMITTED]);
+    service.signal(service.master(2).pid, Signal::KILL);
+    assert_eq!(kit::service::code_of(service.wait_exit()), 128 + 9);
+}
+
+#[test]
+fn without_its_keeper_the_service_lives_on() {
+    let service = serving("keeperless");
+    let load = light(&service);
+    service.kill(service.keeper());
+    load.wait_answers(20, SOON);
+    // Nobody is missed: forward, back, forward and on.
+    let picture = |wanted: &[&str]| {
+        let end = Instant::now() + SOON;
+        // Not `wait_picture`: the process that was started has ended.
+        while service.picture() != wanted {
+            assert!(Instant::now() < end, "{:?}", service.picture());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    begin(&service);
+    picture(&BESIDE);
+    service.signal(service.master(1).pid, Signal::WINCH);
+    picture(&PARKED);
+    service.signal(service.master(1).pid, Signal::QUIT);
+    picture(&[COMMITTED]);
+    load.stop().assert_clean();
+    service.cli(&["stop"]).assert_code(0);
+    service.wait_processes("nobody", |all| all.iter().all(Process::is_zombie));
+}
+
+#[test]
+fn term_to_the_keeper_in_the_middle_of_an_upgrade_ends_everything() {
+    let stories: [(&str, &str, fn(&Service)); 5] = [
+        ("mid-now", "serving", |_| {}),
+        ("mid-launching", "launching", |s| {
+            s.wait_phase("launching");
+        }),
+        ("mid-beside", "beside", |s| s.wait_picture(&BESIDE)),
+        ("mid-parked", "probation", |s| {
+            s.wait_picture(&BESIDE);
+            s.signal(s.master(1).pid, Signal::WINCH);
+            s.wait_picture(&PARKED);
+        }),
+        ("mid-back", "reclaiming", |s| {
+            s.wait_picture(&BESIDE);
+            s.signal(s.master(1).pid, Signal::WINCH);
+            s.wait_picture(&PARKED);
+            s.signal(s.master(1).pid, Signal::HUP);
+        }),
+    ];
+    for (test, phase, until) in stories {
+        let gate = tempfile::NamedTempFile::new().expect("a gate");
+        let path = gate.path().to_owned();
+        let opened = path.with_extension("open");
+        let service = setup(test).env("WORKBENCH_GATE", &path).prepare();
+        fs::rename(&path, &opened).expect("an open gate");
+        service.start();
+        service.wait_picture(&[ALONE]);
+        if phase == "launching" {
+            fs::rename(&opened, &path).expect("a shut gate");
+        }
+        begin(&service);
+        until(&service);
+        let began = Instant::now();
+        service.signal(service.keeper(), Signal::TERM);
+        ended(&service, 0);
+        assert!(began.elapsed() < Duration::from_secs(8), "{test}");
+        let _ = fs::remove_file(&opened);
+    }
+}
+
+// --- a terminal ---
+
+#[test]
+fn a_terminal_s_resize_and_hang_up_mean_nothing() {
+    let terminal = Terminal::open();
+    let service = setup("terminal").prepare();
+    service.start_on(&terminal);
+    service.wait_picture(&[ALONE]);
+    let keeper = Process::look(service.keeper()).expect("a keeper");
+    assert_eq!(keeper.session, keeper.pid);
+    for process in service.processes() {
+        let own = process.pid == keeper.pid;
+        assert_eq!(process.session == keeper.session, own, "{process}");
+    }
+    let load = light(&service);
+    terminal.resize(120);
+    terminal.resize(60);
+    load.wait_answers(20, SOON);
+    assert_eq!(service.picture(), [ALONE]);
+    // The foreground job stays what it was, over a commit too.
+    begin(&service);
+    service.wait_picture(&BESIDE);
+    terminal.resize(120);
+    load.wait_answers(10, SOON);
+    assert_eq!(service.picture(), BESIDE);
+    service.signal(service.master(1).pid, Signal::WINCH);
+    service.wait_picture(&PARKED);
+    service.signal(service.master(1).pid, Signal::QUIT);
+    service.wait_picture(&[COMMITTED]);
+    assert!(
+        terminal.text().contains("is committed"),
+        "{}",
+        terminal.text()
+    );
+    terminal.hang_up();
+    load.wait_answers(20, SOON);
+    assert_eq!(service.picture(), [COMMITTED]);
+    // With nobody to write to, another upgrade and its way back.
+    service.cli(&["rollback"]).assert_code(0);
+    service.wait_status("the first version", |s| s.version == "1.0.0");
+    load.stop().assert_clean();
+    assert!(Process::look(keeper.pid).is_some_and(|p| p.started == keeper.started));
+    service.signal(keeper.pid, Signal::TERM);
+    ended(&service, 0);
+}
+
+#[test]
+fn a_terminal_s_interrupt_key_stops_the_service() {
+    let mut terminal = Terminal::open();
+    let service = setup("ctrl-c").prepare();
+    service.start_on(&terminal);
+    service.wait_picture(&[ALONE]);
+    let request = InFlight::begin(&service, 600);
+    terminal.press(CTRL_C);
+    assert!(!request.completes());
+    ended(&service, 0);
+}
+
+#[test]
+fn a_terminal_s_quit_key_lets_requests_finish() {
+    let mut terminal = Terminal::open();
+    let service = setup("ctrl-backslash").prepare();
+    service.start_on(&terminal);
+    service.wait_picture(&[ALONE]);
+    let request = InFlight::begin(&service, 8);
+    terminal.press(CTRL_BACKSLASH);
+    assert!(request.completes());
+    ended(&service, 0);
+}
