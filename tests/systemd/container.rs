@@ -290,7 +290,7 @@ while :; do
     boot=$((boot + 1)) ended=0
     mkdir -p "/sys/fs/cgroup/$name/$boot"
     echo $$ >"/sys/fs/cgroup/$name/$boot/cgroup.procs"
-    setpriv --pdeathsig KILL systemd-nspawn --quiet --register=no --keep-unit --boot \
+    setpriv --pdeathsig TERM systemd-nspawn --kill-signal=SIGKILL --quiet --register=no --keep-unit --boot \
         --notify-ready=yes --directory="$disk/root" --machine="$name" --private-users=no \
         --private-network --link-journal=no --resolv-conf=off --timezone=off \
         --console=read-only --setenv=TERM=dumb ||

@@ -11,8 +11,9 @@ use std::time::Duration;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+use crate::host::{SOON, until};
 use crate::{skipped, told};
 
 /// One trial a promise.
@@ -175,6 +176,17 @@ fn a_client_is_the_running_image_and_nothing_else(at: &Place) {
         "the client's own verdict: {}",
         bad.stderr()
     );
+    // Stopped with the unit: no failure of the unit.
+    let args = ["client", &at.program(), "60", &running.id()];
+    let mut client = at.command(&args).spawn().unwrap();
+    until("the client runs", SOON, || {
+        let children = format!("/proc/{0}/task/{0}/children", client.id());
+        let names = fs::read_to_string(children).ok()?;
+        let exe = fs::read_link(format!("/proc/{}/exe", names.trim())).ok()?;
+        exe.starts_with(at.dir.path()).then_some(())
+    });
+    kill_process(Pid::from_child(&client), Signal::TERM).unwrap();
+    assert!(client.wait().unwrap().success());
     // Nobody runs: nobody to ask.
     at.guard(&["client", &at.program(), "0"]).ok();
     // Not an image that the service could have made.

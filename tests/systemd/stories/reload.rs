@@ -239,7 +239,7 @@ const BAD: &[(&str, &str, &str)] = &[
         "install -m 777 $B $P.tmp; mv $P.tmp $P",
     ),
     (
-        "somebody else's",
+        "of another user",
         "it belongs to uid",
         "install -m 755 -o games $B $P.tmp; mv $P.tmp $P",
     ),
