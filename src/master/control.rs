@@ -1,6 +1,6 @@
 //! The operator's door: HTTP over `<runtime>/control.sock`.
 //!
-//! Three parts: [`router`] turns requests into [`Request`]s, [`serve`] accepts connections and
+//! Three parts: [`router`] turns requests into [`Request`]s, `serve` accepts connections and
 //! learns who is at the other end, [`Access`] decides who may give orders. The driver holds the
 //! [`Desk`], where the requests arrive; everybody else holds clones of the [`Handle`].
 //!

@@ -88,7 +88,7 @@ fn parent(pid: u32) -> Option<u32> {
 }
 
 /// Every master but the very first is started with an `argv[0]` of
-/// "<name>: master process g<generation>".
+/// `<name>: master process g<generation>`.
 fn is_master(pid: u32) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| named_master(&line))
 }

@@ -16,8 +16,10 @@ fn expected(phase: Phase, mode: Mode) -> Vec<(Timer, Duration)> {
     let beat = (Timer::Heartbeat, Duration::from_millis(2500));
     match (phase, mode) {
         // The predecessor's deadline counts, and what we do not say yet it does not miss.
-        (Phase::Starting, _)
-        | (Phase::Serving | Phase::Reloading | Phase::Draining | Phase::Done, _) => vec![],
+        (
+            Phase::Starting | Phase::Serving | Phase::Reloading | Phase::Draining | Phase::Done,
+            _,
+        ) => vec![],
         (Phase::Standby, _) | (Phase::Probation, Hold) => vec![beat],
         (Phase::Probation, Automatic) => vec![(Timer::Probation, secs(60)), beat],
         (Phase::Committing, _) => vec![beat, (Timer::Commit, secs(5))],

@@ -56,7 +56,10 @@ fn starting_that_fails_ends_the_process_unless_a_predecessor_sends_it_away() {
 fn standby_leaves_by_takeover_retire_or_eof() {
     let takeover = Event::Predecessor(FromPredecessor::Takeover);
     for mode in [Automatic, Hold] {
-        assert_eq!(after(Standby, mode, &[takeover.clone()]), Probation);
+        assert_eq!(
+            after(Standby, mode, std::slice::from_ref(&takeover)),
+            Probation
+        );
         let retired = [Event::Predecessor(retire())];
         assert_eq!(after(Standby, mode, &retired), Draining);
         assert_eq!(after(Standby, mode, &[Event::PredecessorClosed]), Serving);

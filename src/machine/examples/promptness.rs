@@ -26,7 +26,8 @@ fn when_the_successor_dies_mainpid_comes_before_anything_else() {
 
 #[test]
 fn a_rollback_starts_the_workers_in_the_same_step() {
-    let causes: [(&str, fn(&mut One) -> Vec<Action>); 6] = [
+    type Cause = (&'static str, fn(&mut One) -> Vec<Action>);
+    let causes: [Cause; 6] = [
         ("an order", |one| one.order(Order::Rollback)),
         ("HUP", |one| one.signal(Signal::Hup)),
         ("Yield", |one| one.told(yields(true))),

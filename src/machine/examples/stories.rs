@@ -8,7 +8,10 @@ use crate::machine::event::{Event, Order, Signal};
 use crate::machine::{Action, Phase, Verdict};
 
 /// One line of the walkthrough, and what `ps` and `status` show after it.
-fn tell(pair: &mut Pair, lines: &[(usize, Signal, &[Phase], &[usize], usize)]) {
+/// Who gets which signal; the phases, who accepts and who is the main process afterwards.
+type Line<'a> = (usize, Signal, &'a [Phase], &'a [usize], usize);
+
+fn tell(pair: &mut Pair, lines: &[Line<'_>]) {
     for (who, signal, phases, accepting, main) in lines {
         pair.signal(*who, *signal);
         let line = format!("kill -{} to {who}", signal.as_str());

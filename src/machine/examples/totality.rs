@@ -92,20 +92,20 @@ fn no_event_and_no_two_events_make_any_phase_panic_or_contradict_itself() {
     for (phase, mode) in phases() {
         for first in events() {
             let mut one = One::at(phase, mode);
-            sane(&one.phase().clone(), &one.on(first.clone()), &first);
+            sane(one.phase(), &one.on(first.clone()), &first);
             for second in events() {
                 let mut one = one.clone();
                 let before = one.phase();
                 let actions = one.on(second.clone());
-                sane(&before, &actions, &second);
+                sane(before, &actions, &second);
             }
         }
     }
 }
 
 /// Phase changes are a chain, and an exit is the last thing.
-fn sane(before: &Phase, actions: &[Action], event: &Event) {
-    let mut at = *before;
+fn sane(before: Phase, actions: &[Action], event: &Event) {
+    let mut at = before;
     for action in actions {
         if let Action::Enter { from, to } = action {
             assert_eq!(*from, at, "{before}, {event:?}: {actions:#?}");
@@ -113,7 +113,7 @@ fn sane(before: &Phase, actions: &[Action], event: &Event) {
         }
     }
     let exit = actions.iter().position(|a| matches!(a, Action::Exit(_)));
-    assert_eq!(exit.is_some(), at == Phase::Done && *before != Phase::Done);
+    assert_eq!(exit.is_some(), at == Phase::Done && before != Phase::Done);
     assert!(exit.is_none_or(|at| at == actions.len() - 1));
 }
 

@@ -176,10 +176,9 @@ fn descent(pid: u32, ours: impl Fn(u32) -> bool) -> Descent {
         }
         match process::parent_of(at) {
             Some(parent) if parent > 1 => at = parent,
-            Some(_) => return Descent::Others,
             None if at == pid => return Descent::Unknown,
-            // Not to be seen, so another user's: no process of ours has such children.
-            None => return Descent::Others,
+            // PID 1; or not to be seen, so another user's: no process of ours has such children.
+            Some(_) | None => return Descent::Others,
         }
     }
     Descent::Unknown
@@ -211,7 +210,7 @@ pub enum Denied {
     /// The client did not wait for an answer.
     #[error("orders are carried out for clients that stay to hear the answer")]
     Left,
-    /// The request did not come through [`serve`](super::serve).
+    /// The request did not come through `serve`.
     #[error("orders are taken on the control socket only")]
     Unknown,
 }
@@ -295,6 +294,10 @@ mod tests {
     }
 
     impl Drop for Family {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the leader is our child and not reaped yet: the group is ours"
+        )]
         fn drop(&mut self) {
             let group = nix::unistd::Pid::from_raw(self.shell.id().try_into().unwrap());
             let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);

@@ -24,7 +24,7 @@ use super::{Denied, Gone, Handle, Order};
 use crate::api::{Event, UpgradeOrder, Verdict, exit};
 
 /// All paths of the control socket. Orders are taken only from connections that
-/// [`serve`](super::serve) accepted.
+/// `serve` accepted.
 pub fn router(handle: Handle) -> Router {
     let desk = Desk {
         handle,
