@@ -1,4 +1,37 @@
-//! Let a network service replace its own running program without failing one request.
+//! Let a network service replace its own running program without failing one request, and go back
+//! in one command. [`Service`] is the way in; the README says how it is operated.
+//!
+//! # Where the bytes go
+//!
+//! ```text
+//!   clients                operator            systemd, or the keeper
+//!      |                      | orders            ^ READY, MAINPID, STATUS, descriptors
+//!      |                      v                   |
+//!      |      +------------------------------------------+   channel    +---------------------+
+//!      |      | master g1: listeners, workers, decisions |<------------>| master g2 (upgrade) |
+//!      |      +------------------------------------------+  messages,   +---------------------+
+//!      |          | listeners  ^ reports                    listeners        | listeners
+//!      |          v            |                                             v
+//!      |      +----------------------+      connections passed on      +------------+
+//!      +----->| workers g1: requests |-------------------------------->| workers g2 |
+//!             +----------------------+        while g1 drains          +------------+
+//! ```
+//!
+//! No request goes through a master. A master opens and keeps every listening socket, so what waits
+//! in its queue outlives each worker; both masters hold them during an upgrade.
+//!
+//! # Layers
+//!
+//! A folder is a layer, and imports point one way (`tests/layers.rs` holds them to it and says why):
+//!
+//! ```text
+//! api, config  <-  machine  <-  sys  <-  master, worker, keeper, cli  <-  service  <-  the daemon
+//! ```
+//!
+//! `machine` decides and does nothing: no clock, no files, no runtime. `sys` is the operating
+//! system, and the only place of unsafe code. `master` and `worker` carry out and know each other
+//! only by messages. `site`, what the daemon serves, is an application like any other and knows
+//! nothing of upgrades.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]

@@ -1,5 +1,9 @@
 //! Every signal to every kind of master, from processes and from a terminal, and the keeper that
 //! stands between a terminal and the masters.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a poll waits for its next look, until a deadline"
+)]
 
 mod kit;
 

@@ -300,6 +300,10 @@ mod tests {
         )]
         fn drop(&mut self) {
             let group = nix::unistd::Pid::from_raw(self.shell.id().try_into().unwrap());
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "a group of our own, whose leader is not reaped yet"
+            )]
             let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
             let _ = self.shell.wait();
         }
