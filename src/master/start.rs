@@ -181,7 +181,12 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
         .collect();
     let handoff = open_handoff(&setup);
     let manager = manager(&setup, keeper);
-    let mut sockets = Sockets::arrange(&loaded.config, found, false)?;
+    let mut sockets = Sockets::arrange(&loaded.config, found, false).inspect_err(|_| {
+        // Ours by now, and nobody answers on them.
+        for name in [super::driver::SOCKET, handoff::SOCKET] {
+            let _ = std::fs::remove_file(setup.runtime.join(name));
+        }
+    })?;
     sockets.drop_old(&manager);
     let config = Arc::new(loaded.config);
     let (machine, actions) = Machine::first(timing(&config, manager.watchdog()), Instant::now());
