@@ -29,8 +29,7 @@ impl Driver {
         // A successor that has not greeted us yet waits for its inheritance, not for questions.
         let greeted = |s: &SuccessorLink| s.line.is_some() && s.hello.is_some();
         let successor = self.successor.as_ref().is_some_and(greeted);
-        let other = successor
-            || self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
+        let other = successor || self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
         if other {
             self.awaited += 1;
             if successor {
