@@ -457,16 +457,14 @@ impl Driver {
     }
 
     fn drop_listeners(&mut self) {
-        // Workers may hold clones of the set for respawns; the set itself is ours to change.
-        match Arc::get_mut(&mut self.sockets) {
-            Some(sockets) => sockets.drop_old(&self.manager),
-            None => match self.sockets.try_clone() {
-                Ok(mut sockets) => {
-                    sockets.drop_old(&self.manager);
-                    self.sockets = Arc::new(sockets);
-                }
-                Err(e) => tracing::error!("cannot let old listeners go: {e}"),
-            },
+        match self.sockets.try_clone() {
+            Ok(mut sockets) => {
+                sockets.drop_old(&self.manager);
+                self.sockets = Arc::new(sockets);
+                // The set that serves starts workers again: it must not hold the old ones open.
+                self.workers.use_sockets(&self.sockets);
+            }
+            Err(e) => tracing::error!("cannot let old listeners go: {e}"),
         }
     }
 

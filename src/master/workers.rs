@@ -575,6 +575,13 @@ impl Workers {
         }
     }
 
+    /// The listeners of the set that serves, from now on.
+    pub fn use_sockets(&mut self, sockets: &Arc<Sockets>) {
+        if let Some(set) = &mut self.current {
+            set.sockets = Arc::clone(sockets);
+        }
+    }
+
     /// Asks everybody for figures. Returns how many were asked.
     pub fn ask(&mut self) -> usize {
         self.unanswered = self.unanswered.saturating_add(1);
