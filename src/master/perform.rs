@@ -557,7 +557,7 @@ impl Driver {
             (_, Some(why)) => format!("upgrade {} {}: {why}", record.id, ended_as(outcome)),
             (_, None) => format!("upgrade {} {}", record.id, ended_as(outcome)),
         };
-        let predecessor = self.machine.phase() == Phase::Draining;
+        let predecessor = self.successor.is_some();
         if outcome == Outcome::Committed && predecessor {
             // The successor writes it down; here only those who waited for it learn it.
             self.orders.committed(&last);
