@@ -110,7 +110,9 @@ impl Driver {
     pub(super) fn before(&mut self, event: &Event) {
         match event {
             Event::Reloaded => self.adopt_reload(),
-            Event::ReloadFailed(_) => {
+            Event::ReloadFailed(failure) => {
+                // Nobody waits for an answer when a signal asked for it.
+                tracing::error!("the configuration is not reloaded: {}", failure.reason);
                 self.reload = None;
                 self.workers.cancel_reload();
             }

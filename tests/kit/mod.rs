@@ -27,6 +27,7 @@
 
 pub mod app;
 pub mod build;
+pub mod census;
 pub mod client;
 pub mod http_peer;
 pub mod manager;
