@@ -44,6 +44,10 @@ fn says(text: &str, words: &[&str]) {
 }
 
 #[track_caller]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a pause between two looks, until a deadline"
+)]
 fn wait(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + SOON;
     while !done() {

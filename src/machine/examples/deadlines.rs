@@ -17,7 +17,12 @@ fn expected(phase: Phase, mode: Mode) -> Vec<(Timer, Duration)> {
     match (phase, mode) {
         // The predecessor's deadline counts, and what we do not say yet it does not miss.
         (
-            Phase::Starting | Phase::Serving | Phase::Reloading | Phase::Draining | Phase::Done,
+            Phase::Starting
+            | Phase::Serving
+            | Phase::Reloading
+            | Phase::Reclaiming
+            | Phase::Draining
+            | Phase::Done,
             _,
         ) => vec![],
         (Phase::Standby, _) | (Phase::Probation, Hold) => vec![beat],
@@ -29,7 +34,6 @@ fn expected(phase: Phase, mode: Mode) -> Vec<(Timer, Duration)> {
         (Phase::Parked, Automatic) => {
             vec![(Timer::Silence, secs(10)), (Timer::DeadMan, secs(75))]
         }
-        (Phase::Reclaiming, _) => vec![],
         (Phase::Evicting, _) => vec![(Timer::Evict, secs(3))],
     }
 }

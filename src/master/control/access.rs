@@ -294,10 +294,6 @@ mod tests {
     }
 
     impl Drop for Family {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the leader is our child and not reaped yet: the group is ours"
-        )]
         fn drop(&mut self) {
             let group = nix::unistd::Pid::from_raw(self.shell.id().try_into().unwrap());
             #[allow(
