@@ -327,7 +327,7 @@ fn only_in(what: &str, allowed: &[&str], look: impl Fn(&Source, &mut dyn FnMut(u
         {
             continue;
         }
-        look(&file, &mut |line, found| {
+        look(file, &mut |line, found| {
             bad.push(format!("src/{}:{line}: {found}", file.path.display()));
         });
     }
@@ -364,7 +364,7 @@ static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
         .iter()
         .flat_map(|file| {
             let modules = file.modules.iter().filter(|(_, test)| *test);
-            modules.map(|(name, _)| [&file.module[..], &[name.clone()]].concat())
+            modules.map(|(name, _)| [&file.module[..], std::slice::from_ref(name)].concat())
         })
         .collect();
     for file in &mut sources {

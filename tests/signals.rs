@@ -468,7 +468,8 @@ fn without_its_keeper_the_service_lives_on() {
 
 #[test]
 fn term_to_the_keeper_in_the_middle_of_an_upgrade_ends_everything() {
-    let stories: [(&str, &str, fn(&Service)); 5] = [
+    type Story = (&'static str, &'static str, fn(&Service));
+    let stories: [Story; 5] = [
         ("mid-now", "serving", |_| {}),
         ("mid-launching", "launching", |s| {
             s.wait_phase("launching");
