@@ -29,7 +29,7 @@ fn expected(phase: Phase, mode: Mode) -> Vec<(Timer, Duration)> {
         (Phase::Probation, Automatic) => vec![(Timer::Probation, secs(60)), beat],
         (Phase::Committing, _) => vec![beat, (Timer::Commit, secs(5))],
         (Phase::Yielded, _) => vec![beat, (Timer::Commit, secs(33))],
-        (Phase::Launching, _) => vec![(Timer::Start, secs(30))],
+        (Phase::Launching, _) => vec![(Timer::Start, secs(33))],
         (Phase::Beside, _) | (Phase::Parked, Hold) => vec![(Timer::Silence, secs(10))],
         (Phase::Parked, Automatic) => {
             vec![(Timer::Silence, secs(10)), (Timer::DeadMan, secs(75))]
