@@ -371,7 +371,9 @@ impl Driver {
             let _ = tokio::time::timeout(GOODBYE, door).await;
         }
         self.pidfiles.forget(self.fixed.pid);
-        if self.machine.stopping() {
+        let alone = self.predecessor.is_none() && self.successor.is_none();
+        let never_served = alone && self.exit.is_some_and(|code| code != 0);
+        if self.machine.stopping() || never_served {
             let _ = std::fs::remove_file(self.fixed.runtime.join(SOCKET));
             let _ = std::fs::remove_file(self.fixed.runtime.join(handoff::SOCKET));
             if !self.manager.is_systemd() {

@@ -52,6 +52,10 @@ impl Driver {
             Action::ToSuccessor(word) => self.say_to_successor(word),
             Action::ToPredecessor(word) => self.say_to_predecessor(word),
             Action::CloseSuccessor => {
+                // EOF makes the commit true: the way back on disk must be there by then.
+                if let Some(keeping) = self.keeping.take() {
+                    let _ = tokio::time::timeout(KEEPING, keeping).await;
+                }
                 if let Some(link) = &mut self.successor {
                     link.line = None;
                 }
@@ -673,6 +677,9 @@ impl Driver {
         self.upgrade.as_ref().map(|record| record.id.as_str())
     }
 }
+
+/// For the previous program to be kept; the successor gives a commit more than that.
+const KEEPING: Duration = Duration::from_secs(3);
 
 /// As the journal and `status` have it.
 pub(super) fn ended_as(outcome: Outcome) -> &'static str {

@@ -109,10 +109,12 @@ fn an_upgrade_gives_itself_the_time_that_its_configuration_allows() {
 fn looking_at_the_status_all_the_time_does_not_disturb_an_upgrade() {
     let service = serving(Service::setup("curious_upgrade"));
     service.replace(&next());
-    let mut pending = service.cli_start(&["upgrade"]);
-    while pending.is_running() {
-        service.status();
-    }
-    pending.finish(crate::scene::SOON).assert_code(0);
+    std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| service.cli(&["upgrade"]));
+        while !upgrade.is_finished() {
+            service.status();
+        }
+        upgrade.join().expect("the client ran").assert_code(0);
+    });
     service.wait_owner(2, "probation");
 }
