@@ -52,13 +52,13 @@ fn two(service: &Service) {
 #[track_caller]
 fn is_on_disk(service: &Service, file: &str, program: &PathBuf) {
     let path = service.program.with_file_name(file);
-    let read =
-        |path: &PathBuf| fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    assert!(
-        read(&path) == read(program),
-        "{file} is {}",
-        program.display()
-    );
+    let wanted = fs::read(program).unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+    // It is kept beside the takeover, not before it.
+    let end = Instant::now() + SOON;
+    while !fs::read(&path).is_ok_and(|found| found == wanted) {
+        assert!(Instant::now() < end, "{file} is not {}", program.display());
+        std::thread::yield_now();
+    }
 }
 
 #[track_caller]

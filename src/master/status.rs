@@ -15,7 +15,7 @@ use crate::machine::message::Message;
 use crate::sys::process;
 
 /// Workers and the other master get so long to answer.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(700);
 
 impl Driver {
     /// Asks everybody for figures; answered when all have, or soon.
