@@ -3,6 +3,7 @@
 //! Blocked means blocked in every thread: call these before there are others. Nothing is ever
 //! unblocked again; children get an empty mask (`spawn`).
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -16,15 +17,18 @@ use tokio::io::unix::AsyncFd;
 
 use super::spawn;
 
-/// What operators, scripts and systemd send to a master.
+/// What operators, scripts and systemd send to a master, in the order in which nginx's sequences
+/// have them. The kernel keeps no order among those that wait (it gives the lowest number first,
+/// signal(7)): of a script's `USR2`, `WINCH`, `QUIT` in one breath a busy master would see `QUIT`
+/// first, and stop the service.
 pub const OPERATOR: &[Signal] = &[
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
-    Signal::SIGTERM,
     Signal::SIGWINCH,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGINT,
 ];
 
 /// What a worker obeys.
@@ -34,6 +38,8 @@ const WORKER: &[Signal] = &[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 #[derive(Debug)]
 pub struct Signals {
     fd: SignalFd,
+    /// Read together, in the order of [`OPERATOR`]; what comes later is later.
+    breath: VecDeque<Received>,
     /// Registered at the first wait, so that this can be opened before there is a runtime.
     watch: Option<AsyncFd<Arc<std::os::fd::OwnedFd>>>,
 }
@@ -75,7 +81,7 @@ impl Signals {
             if let Some(watch) = &self.watch {
                 let mut guard = watch.readable().await?;
                 // Read before the readiness is cleared, so that none is missed.
-                if let Some(received) = read(&self.fd)? {
+                if let Some(received) = breathe(&self.fd, &mut self.breath)? {
                     return Ok(received);
                 }
                 guard.clear_ready();
@@ -85,13 +91,14 @@ impl Signals {
 
     /// The next signal if there is one, without waiting.
     pub fn try_next(&mut self) -> io::Result<Option<Received>> {
-        read(&self.fd)
+        breathe(&self.fd, &mut self.breath)
     }
 
     fn receive(signals: &[Signal]) -> io::Result<Self> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self {
             fd: SignalFd::with_flags(&set(signals), flags)?,
+            breath: VecDeque::new(),
             watch: None,
         })
     }
@@ -118,6 +125,20 @@ pub fn block(signals: &[Signal]) -> io::Result<()> {
 
 fn set(signals: &[Signal]) -> SigSet {
     signals.iter().copied().collect()
+}
+
+/// The next one of those that came together; all that wait when there is none.
+fn breathe(fd: &SignalFd, breath: &mut VecDeque<Received>) -> io::Result<Option<Received>> {
+    if breath.is_empty() {
+        // One of each can wait, so this is all there is; a flood does not keep us here.
+        while breath.len() < OPERATOR.len() {
+            let Some(received) = read(fd)? else { break };
+            breath.push_back(received);
+        }
+        let turn = |r: &Received| OPERATOR.iter().position(|signal| *signal == r.signal);
+        breath.make_contiguous().sort_by_key(turn);
+    }
+    Ok(breath.pop_front())
 }
 
 fn read(fd: &SignalFd) -> io::Result<Option<Received>> {
@@ -252,6 +273,25 @@ mod tests {
             assert_eq!(receiver.said(), format!("SIG{signal} true {sender}"));
         }
         receiver.quit();
+    }
+
+    #[test]
+    fn what_comes_in_one_breath_arrives_in_the_order_of_nginx_s_sequences() {
+        let mut receiver = Receiver::start(&mut helper::command(BLOCKED, MASTER));
+        // A master that is busy: what is sent waits in the kernel, which keeps no order.
+        receiver.kill("STOP");
+        let mut senders = Vec::new();
+        for signal in ["WINCH", "USR2", "HUP", "USR1"] {
+            senders.push((signal, receiver.kill(signal)));
+        }
+        let quit = receiver.kill("QUIT");
+        receiver.kill("CONT");
+        for signal in ["USR1", "USR2", "WINCH", "HUP"] {
+            let (_, sender) = senders.iter().find(|(sent, _)| *sent == signal).unwrap();
+            assert_eq!(receiver.said(), format!("SIG{signal} true {sender}"));
+        }
+        assert_eq!(receiver.said(), format!("SIGQUIT true {quit}"));
+        assert!(receiver.child.wait().unwrap().success());
     }
 
     #[test]
