@@ -35,8 +35,8 @@ pub enum Message {
         /// How many travel with this message.
         count: usize,
     },
-    /// "I can serve": the successor's workers are ready; or, from the predecessor in hold mode,
-    /// "I accept again".
+    /// "I can serve": the successor's workers are ready; again, in answer to a takeover that an
+    /// order asked for: "I have taken over". From the predecessor in hold mode: "I accept again".
     Ready,
     /// Predecessor: you own the service from now on.
     Takeover,

@@ -209,11 +209,11 @@ impl Machine {
         if self.hold {
             self.enter(Phase::Beside, s);
             self.arm(Timer::Silence, self.timing.silence, s);
+            self.launch_done(s);
         } else {
+            // Done when it says that it has taken over.
             self.take_over(s);
         }
-        self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
-        self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
         for signal in self.recall(s) {
             match self.phase {
                 Phase::Beside => self.beside(Event::Signal(signal), s),
@@ -221,6 +221,12 @@ impl Machine {
                 _ => {}
             }
         }
+    }
+
+    /// The order that the launch was for: an upgrade, or a rollback after a commit.
+    pub(super) fn launch_done(&mut self, s: &mut Step) {
+        self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
+        self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
     }
 
     /// The instant at which the successor becomes responsible.

@@ -36,9 +36,9 @@ impl Machine {
                 self.reclaim(Failure::new(self.overdue(timer)), s);
             }
             Event::Order(Order::Rollback) => {
-                self.pend(OrderKind::Rollback);
                 self.successor_mut(|x| x.retire = true);
                 self.reclaim(Failure::new("rolled back by an order"), s);
+                self.pend(OrderKind::Rollback);
             }
             Event::Signal(Signal::Hup) => {
                 self.reclaim(Failure::new("rolled back by SIGHUP"), s);
@@ -46,8 +46,13 @@ impl Machine {
             Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
                 self.ask_to_commit(signal, s);
             }
-            Event::Successor(FromSuccessor::Heartbeat | FromSuccessor::Ready) => {
+            Event::Successor(FromSuccessor::Heartbeat) => {
                 self.arm(Timer::Silence, self.timing.silence, s);
+            }
+            // It has taken over: its listeners listen, its workers accept.
+            Event::Successor(FromSuccessor::Ready) => {
+                self.arm(Timer::Silence, self.timing.silence, s);
+                self.launch_done(s);
             }
             Event::PredecessorExited => self.bereaved(),
             Event::Signal(Signal::Winch) => {
@@ -134,6 +139,8 @@ impl Machine {
             s.act(Action::NameMain(Who::Me));
         }
         self.settle_pending(OrderKind::Commit, Verdict::Failed(why.clone()), s);
+        // The launch was a rollback itself, and its program never took over.
+        self.settle_pending(OrderKind::Rollback, Verdict::Failed(why.clone()), s);
         match self.leaving.take() {
             Some(signal) if stops => return self.stop(signal, s),
             Some(signal) => s.act(Action::Note(Note::SignalDropped(signal))),

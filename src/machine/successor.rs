@@ -164,6 +164,8 @@ impl Machine {
         self.accept(s);
         self.enter(Phase::Probation, s);
         if !self.hold {
+            // What the order was answered by: from now on it is we who fail it.
+            s.tell_predecessor(ToPredecessor::Ready);
             if self.timing.probation.is_zero() {
                 self.commit(s);
             } else {

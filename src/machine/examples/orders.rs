@@ -167,6 +167,8 @@ fn a_second_rollback_after_the_commit_joins_the_first() {
     assert_eq!(one.order(Order::Rollback), []);
     assert_eq!(one.phase(), Phase::Launching);
     let _ = one.on(Event::Launched);
+    // Ready to, and then: has taken over.
+    let _ = one.told(FromSuccessor::Ready);
     let actions = one.told(FromSuccessor::Ready);
     assert_eq!(verdict(&actions, OrderKind::Rollback), Some(&Verdict::Done));
 }

@@ -69,8 +69,41 @@ fn the_takeover_names_main_then_tells_the_successor_then_drains() {
                 from: Phase::Launching,
                 to: Phase::Parked,
             },
-            Action::Settle(OrderKind::Upgrade, Verdict::Done),
         ],
+    );
+    // The order is answered when the successor says that it listens and accepts.
+    assert_eq!(verdict(&actions, OrderKind::Upgrade), None);
+    let actions = one.told(FromSuccessor::Ready);
+    assert_eq!(verdict(&actions, OrderKind::Upgrade), Some(&Verdict::Done));
+}
+
+#[test]
+fn an_order_whose_successor_never_says_that_it_took_over_fails() {
+    for end in [exited(), Event::Timer(Timer::Silence), closed()] {
+        for (order, kind) in [
+            (upgrade(Automatic), OrderKind::Upgrade),
+            (Order::Rollback, OrderKind::Rollback),
+        ] {
+            let mut one = One::at(Phase::Serving, Automatic);
+            let _ = one.order(order);
+            let _ = one.on(Event::Launched);
+            let _ = one.told(FromSuccessor::Hello);
+            let _ = one.told(FromSuccessor::Ready);
+            assert_eq!(one.phase(), Phase::Parked);
+            let mut actions = one.on(end.clone());
+            actions.extend(one.on(Event::WorkersReady));
+            let verdict = verdict(&actions, kind);
+            assert!(matches!(verdict, Some(Verdict::Failed(_))), "{verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn the_new_one_says_that_it_took_over_when_it_accepts_and_not_before() {
+    let mut one = One::at(Phase::Standby, Automatic);
+    assert_order(
+        &one.hears(FromPredecessor::Takeover),
+        &[Action::Accept, Action::ToPredecessor(ToPredecessor::Ready)],
     );
 }
 
@@ -127,6 +160,7 @@ fn an_upgrade_is_answered_at_the_takeover_and_the_commit_at_eof() {
     let mut one = One::at(Phase::Launching, Automatic);
     let mut early = one.on(Event::Launched);
     early.extend(one.told(FromSuccessor::Hello));
+    early.extend(one.told(FromSuccessor::Ready));
     assert_eq!(verdict(&early, OrderKind::Upgrade), None);
     let actions = one.told(FromSuccessor::Ready);
     assert_eq!(verdict(&actions, OrderKind::Upgrade), Some(&Verdict::Done));
