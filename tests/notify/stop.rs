@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::kit::build;
 use crate::kit::client::Load;
 use crate::kit::manager::{Active, Event, Unit};
 use crate::kit::service::{Service, Setup};
@@ -161,12 +162,19 @@ fn a_rollback_does_not_say_that_the_service_stops() {
     assert_eq!(state, (Active::Running, 1));
 }
 
-/// TERM to everybody at one moment of an upgrade; nobody waits for anybody for ever.
-fn term_at(test: &str, moment: &str) {
+/// TERM to everybody at one moment of an upgrade; nobody waits for anybody for ever. A release that
+/// hangs in a certain way makes a short moment a long one.
+fn term_at(test: &str, release: Release, moment: &str) {
     let setup = Service::setup(test).config("workers = 2\n[drain]\nstop_timeout = \"5s\"");
     let service = serving_as(setup, plain);
     let g1 = service.master(1).pid;
-    service.replace(&next());
+    match release {
+        Release::Good => service.replace(&next()),
+        Release::Bad(behaviour) => {
+            std::fs::write(service.dir().join("behaviour"), behaviour).expect("a file");
+            service.replace(&build::example("bad"));
+        }
+    }
     let pending = service.cli_start(&["upgrade"]);
     wait_until(moment, || {
         service.masters().iter().any(|p| p.comm == moment)
@@ -178,24 +186,38 @@ fn term_at(test: &str, moment: &str) {
     assert_eq!(service.manager().look(|s| s.starts), 1);
 }
 
+enum Release {
+    Good,
+    /// `examples/bad.rs`, and what it does wrong.
+    Bad(&'static str),
+}
+
 #[test]
 fn term_to_everybody_while_the_new_one_is_launched_ends_everything() {
-    term_at("term_launch", "g1 launching");
+    term_at(
+        "term_launch",
+        Release::Bad("hangs at pre-flight"),
+        "g1 launching",
+    );
 }
 
 #[test]
 fn term_to_everybody_while_the_new_one_starts_ends_everything() {
-    term_at("term_start", "g2 starting");
+    term_at(
+        "term_start",
+        Release::Bad("workers are never ready"),
+        "g2 starting",
+    );
 }
 
 #[test]
 fn term_to_everybody_right_after_the_takeover_ends_everything() {
-    term_at("term_takeover", "g1 parked");
+    term_at("term_takeover", Release::Good, "g1 parked");
 }
 
 #[test]
 fn term_to_everybody_in_the_probation_ends_everything() {
-    term_at("term_probation", "g2 probation");
+    term_at("term_probation", Release::Good, "g2 probation");
 }
 
 #[test]

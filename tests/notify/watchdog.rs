@@ -8,7 +8,9 @@ use crate::kit::client::Load;
 use crate::kit::manager::{Event, Unit};
 use crate::kit::proc::Process;
 use crate::kit::service::Service;
-use crate::scene::{SOON, assert_manners, messages, position, serving_as, upgrade, wait_until};
+use crate::scene::{
+    Queued, SOON, assert_manners, messages, position, serving_as, tcp, upgrade, wait_until,
+};
 
 fn watched(seconds: u64) -> impl FnOnce(Unit) -> Unit {
     move |mut unit| {
@@ -127,16 +129,18 @@ fn an_owner_whose_workers_are_all_stopped_is_not_fed_and_shot() {
 
 #[test]
 fn a_busy_operator_does_not_starve_it() {
-    let service = serving_as(Service::setup("curious").config("workers = 1"), watched(3));
+    let service = serving_as(Service::setup("curious").config("workers = 1"), watched(6));
     let g1 = service.master(1).pid;
-    // Questions that the worker answers late; none of them is the watchdog's.
+    // Questions that the worker answers late; none of them is the watchdog's. It hangs for less
+    // than the time between two meals, and lives in between: at most one meal in a row is late.
     let worker = service.workers(1)[0].pid;
-    for _ in 0..8 {
+    for _ in 0..5 {
         service.signal(worker, Signal::STOP);
-        for _ in 0..4 {
+        for _ in 0..2 {
             service.status().expect("the master answers");
         }
         service.signal(worker, Signal::CONT);
+        Queued::ask(tcp(&service, "http"), 1).assert_served();
     }
     wait_fed(&service, g1, 3);
 }
