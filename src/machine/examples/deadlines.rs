@@ -63,6 +63,18 @@ fn a_cold_start_has_a_deadline_of_its_own_and_so_has_an_orphan() {
 }
 
 #[test]
+fn a_master_that_slept_itself_waits_once_more_before_it_calls_the_other_one_silent() {
+    let mut one = One::at(Phase::Parked, Automatic);
+    // A virtual machine was paused for a minute: the heartbeats are still to be read.
+    one.now += secs(60);
+    assert_eq!(one.on(Event::Timer(Timer::Silence)), []);
+    assert_eq!(one.armed(Timer::Silence), Some(secs(10)));
+    // Awake, it is as strict as ever.
+    let actions = one.waits_for(Timer::Silence);
+    assert!(enters(&actions, Phase::Reclaiming));
+}
+
+#[test]
 fn every_word_of_the_successor_prolongs_its_silence() {
     for (phase, mode) in [
         (Phase::Beside, Hold),
