@@ -1,0 +1,207 @@
+//! What a master's actions do to the world, and the bugs that are planted there.
+
+use super::world::{A, B, Health, Workers, World, die, end, me};
+use super::{Explorer, Plant};
+use crate::api::Outcome;
+use crate::machine::event::{Event, FromPredecessor, FromSuccessor};
+use crate::machine::{
+    Action, Machine, OrderKind, Phase, Timing, ToPredecessor, ToSuccessor, Verdict, Who,
+};
+
+impl Explorer {
+    #[expect(clippy::too_many_lines, reason = "one arm an action")]
+    pub(super) fn perform(&self, world: &mut World, who: usize, action: Action) {
+        match action {
+            Action::Enter { to, .. } => self.entered(world, who, to),
+            Action::StartWorkers => {
+                me(world, who).workers = Workers::Starting;
+                me(world, who).accept = false;
+            }
+            Action::Accept => {
+                me(world, who).accept = true;
+                if me(world, who).workers == Workers::Ready {
+                    me(world, who).workers = Workers::Accepting;
+                }
+            }
+            Action::Quiesce => {
+                me(world, who).accept = false;
+                me(world, who).workers = Workers::Ready;
+            }
+            Action::DrainWorkers { .. } | Action::KillWorkers => {
+                let m = me(world, who);
+                m.draining = true;
+                m.workers = Workers::None;
+            }
+            Action::Launch { .. } if who == B => world.over = true,
+            Action::Launch { next, .. } => {
+                world.launching = true;
+                world.upgrading = true;
+                if next.is_some() {
+                    // The client asks here, by the upgrade's id.
+                    me(world, A).asked |= 1 << OrderKind::Upgrade as u8;
+                }
+            }
+            Action::CancelLaunch => {
+                world.stray = world.launching;
+                world.launching = false;
+            }
+            // A parked master only tells of a commit; the successor writes it down.
+            Action::Conclude(outcome, _) => {
+                let tells = who == A && outcome == Outcome::Committed;
+                if !tells && !std::mem::take(&mut world.upgrading) {
+                    world.bad = Some("an upgrade that has ended was concluded again");
+                }
+            }
+            Action::Settle(kind, verdict) => {
+                let bit = 1 << kind as u8;
+                if me(world, who).asked & bit == 0 {
+                    world.bad = Some("a verdict that nobody waits for");
+                }
+                me(world, who).asked &= !bit;
+                if verdict == Verdict::Moved {
+                    me(world, A).asked |= bit;
+                }
+            }
+            Action::Inherit => {
+                let hold = me(world, A).machine.as_ref().unwrap().hold();
+                let (machine, _) = Machine::succeeding(Timing::default(), hold, self.start);
+                if let Some(b) = world.masters[B].as_mut().filter(|b| b.alive) {
+                    b.machine = Some(machine);
+                    b.workers = Workers::Starting;
+                }
+            }
+            Action::ToSuccessor(ToSuccessor::Release) if self.plant == Plant::ReleasesNobody => {}
+            Action::ToPredecessor(ToPredecessor::Leaving)
+                if self.plant == Plant::LeavesWithoutAWord => {}
+            Action::ToSuccessor(said) => {
+                if world.masters[B].as_ref().is_some_and(|b| b.alive && b.open) && me(world, A).open
+                {
+                    if matches!(said, ToSuccessor::Release) {
+                        me(world, B).dismissed = true;
+                    }
+                    world.to_b.push_back(match said {
+                        ToSuccessor::Takeover => FromPredecessor::Takeover,
+                        ToSuccessor::Ready => FromPredecessor::Ready,
+                        ToSuccessor::Commit => FromPredecessor::Commit,
+                        ToSuccessor::Release => FromPredecessor::Release,
+                        ToSuccessor::Retire(_) => FromPredecessor::Retire(String::new()),
+                    });
+                }
+            }
+            Action::ToPredecessor(said) => {
+                if world.masters[A].as_ref().is_some_and(|a| a.alive && a.open) && me(world, B).open
+                {
+                    let commit = said == ToPredecessor::Commit;
+                    world.to_a.push_back(match said {
+                        ToPredecessor::Ready => FromSuccessor::Ready,
+                        ToPredecessor::Heartbeat => FromSuccessor::Heartbeat,
+                        ToPredecessor::Commit => FromSuccessor::Commit,
+                        ToPredecessor::Yield { retire, then, .. } => FromSuccessor::Yield {
+                            reason: String::new(),
+                            retire,
+                            then,
+                        },
+                        ToPredecessor::Release => FromSuccessor::Release,
+                        ToPredecessor::Leaving => FromSuccessor::Leaving,
+                    });
+                    if commit && self.plant == Plant::CommitBelievedBeforeEof {
+                        let machine = me(world, B).machine.as_mut().unwrap();
+                        let actions = machine.step(Event::PredecessorClosed, self.start);
+                        me(world, B).saw_eof = true;
+                        for action in actions {
+                            self.perform(world, B, action);
+                        }
+                    }
+                }
+            }
+            Action::CloseSuccessor | Action::ClosePredecessor => me(world, who).open = false,
+            Action::TermSuccessor => {
+                let Some(b) = world.masters[B].as_mut() else {
+                    return;
+                };
+                if b.alive && b.machine.is_none() && b.health == Health::Well {
+                    die(world, B);
+                }
+                let smooth = !world.late;
+                let served = |m: &Machine| m.successor.is_some_and(|x| x.ready);
+                let served = me(world, A).machine.as_ref().is_some_and(served);
+                let b = world.masters[B].as_ref().unwrap();
+                if served && b.alive && b.draining && !b.dismissed && smooth {
+                    world.bad = Some("SIGTERM cuts short one that leaves by itself");
+                }
+            }
+            Action::KillSuccessor => {
+                if world.masters[B].is_some() {
+                    die(world, B);
+                }
+            }
+            Action::KillPredecessor if who == A => {} // the ghost, which exits anyway
+            Action::KillPredecessor => die(world, A),
+            Action::ReapSuccessor => {
+                // The driver drops the link: what is still in it belongs to nobody.
+                world.to_a.clear();
+                let a = me(world, A);
+                (a.saw_eof, a.saw_exit) = (true, true);
+                if world.main == B {
+                    world.bad =
+                        Some("the dead main process was reaped before the service was ours");
+                }
+            }
+            Action::NameMain(Who::Me) if self.plant == Plant::ReapsWithoutReclaiming => {}
+            Action::NameMain(Who::Me) => self.name_main(world, who, who),
+            Action::NameMain(Who::Successor) => self.name_main(world, who, B),
+            Action::Reclaim => {
+                if !me(world, who).owns() {
+                    world.bad = Some("MAINPID is claimed back by one who does not own the service");
+                }
+                self.name_main(world, who, who);
+            }
+            Action::NotifyStopping => {
+                if world.masters[1 - who]
+                    .as_ref()
+                    .is_some_and(|o| o.alive && o.open && o.workers == Workers::Accepting)
+                {
+                    world.bad = Some("STOPPING=1 while another generation lives");
+                }
+                world.stopping = true;
+            }
+            Action::Exit(_) => end(world, who, true),
+            Action::TermPredecessor
+            | Action::WritePids
+            | Action::OwnPid
+            | Action::RestoreDisk
+            | Action::KeepDisk
+            | Action::DropListeners
+            | Action::ReopenLogs
+            | Action::Note(_)
+            | Action::NotifyReady => {}
+            Action::Reload => me(world, who).reloading = true,
+        }
+    }
+
+    pub(super) fn entered(&self, world: &mut World, who: usize, to: Phase) {
+        if who == B && to == Phase::Probation && self.plant == Plant::SuccessorClaimsMain {
+            self.name_main(world, B, B);
+        }
+        if to == Phase::Parked && self.plant == Plant::ParkedExits {
+            die(world, who);
+        }
+        if to == Phase::Yielded && self.plant == Plant::YieldedStopsAccepting {
+            me(world, who).workers = Workers::None;
+        }
+    }
+
+    pub(super) fn name_main(&self, world: &mut World, by: usize, whom: usize) {
+        let a_there = world.masters[A].as_ref().is_some_and(|a| a.alive && a.open);
+        if by == B && a_there && !world.masters[B].as_ref().unwrap().saw_eof {
+            world.bad =
+                Some("two writers of MAINPID: the successor claims it while its predecessor lives");
+        }
+        if by == B && a_there && self.plant == Plant::CommitBelievedBeforeEof {
+            world.bad = Some("two writers of MAINPID");
+        }
+        if world.masters[whom].as_ref().is_some_and(|m| m.alive) {
+            world.main = whom;
+        }
+    }
+}
