@@ -179,9 +179,18 @@ impl Store {
         Ok(())
     }
 
+    /// Where the marker is, when there is one.
+    pub fn mark(&self) -> Result<PathBuf, StoreError> {
+        self.beside(TRIAL)
+    }
+
     /// Removes the marker.
     pub fn clear_trial(&self) -> Result<(), StoreError> {
-        replace::remove(&self.beside(TRIAL)?)?;
+        let mark = self.mark()?;
+        // A disk that may not be written need not be, where there is nothing to remove.
+        if std::fs::symlink_metadata(&mark).is_ok() {
+            replace::remove(&mark)?;
+        }
         Ok(())
     }
 
