@@ -72,15 +72,14 @@ pub async fn launch(plan: Plan) -> Result<Box<Launched>, Failure> {
 
 fn open(store: &Store, back: bool, found: &OnceLock<Found>) -> Result<Image, Failure> {
     let image = if back {
-        store.go_back().map_err(|e| Failure {
-            exit: match &e {
-                StoreError::NoOld(_)
-                | StoreError::OldIsRejected { .. }
-                | StoreError::OldIsRunning { .. } => exit::REFUSED,
-                _ => exit::FAILED,
-            },
-            reason: e.to_string(),
-        })?
+        match store.go_back() {
+            // Nothing changed on disk: nothing is on trial there.
+            Err(StoreError::Replace(e)) => {
+                tracing::warn!("{e}: the previous program runs from where it is kept");
+                return store.previous().map_err(no_way_back);
+            }
+            went => went.map_err(no_way_back)?,
+        }
     } else {
         let opened = store.open();
         let _ = found.set(Found::of(&opened));
@@ -97,6 +96,19 @@ fn open(store: &Store, back: bool, found: &OnceLock<Found>) -> Result<Image, Fai
         tracing::warn!("cannot mark the new program as on trial: {e}");
     }
     Ok(image)
+}
+
+fn no_way_back(error: StoreError) -> Failure {
+    let exit = match &error {
+        StoreError::NoOld(_)
+        | StoreError::OldIsRejected { .. }
+        | StoreError::OldIsRunning { .. } => exit::REFUSED,
+        _ => exit::FAILED,
+    };
+    Failure {
+        exit,
+        reason: error.to_string(),
+    }
 }
 
 async fn start(plan: &Plan, image: &Image) -> Result<(Process, Channel), Failure> {

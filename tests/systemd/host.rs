@@ -185,6 +185,18 @@ impl Host {
         )
     }
 
+    /// Waits for a child of `parent` that runs build `id` as a master (its pre-flight has ended).
+    #[track_caller]
+    pub fn until_child(&self, parent: u32, id: &str) -> u32 {
+        until("the successor starts", SOON, || {
+            let parent = parent.to_string();
+            let pattern = ["--parent", &parent, "--full", "^handover: master process"];
+            let ran = self.container.run(["pgrep"].iter().chain(&pattern));
+            let mut pids = ran.stdout.lines().filter_map(|line| line.parse().ok());
+            pids.find(|pid| self.build_of(*pid).as_deref() == Some(id))
+        })
+    }
+
     /// `status --json`.
     pub fn status(&self) -> Value {
         let ran = self.handover(&["status", "--json"]);

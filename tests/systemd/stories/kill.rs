@@ -4,7 +4,27 @@ use std::time::Duration;
 
 use super::load;
 use crate::host::{Host, SOON, until};
-use crate::release::Build;
+use crate::release::{Bad, Build};
+
+/// Nothing has changed by then: the reload fails, the old one serves on.
+pub fn the_successor_before_it_is_ready(host: &mut Host) {
+    host.start();
+    let before = host.assert_runs(Build::A);
+    let load = load::steady();
+    host.install_file(&Bad::Hangs.path());
+    let reload = ["systemctl", "reload", "handover.service"];
+    let client = host.container.spawn(reload).expect("spawned");
+    let successor = host.until_child(before, &Bad::Hangs.id());
+    host.kill("KILL", successor);
+    let out = client.wait_with_output().expect("waited");
+    assert!(!out.status.success(), "{out:?}");
+    assert_eq!(host.assert_runs(Build::A), before);
+    host.until_disk_is(Build::A);
+    assert_eq!(host.disk().rejected, Some(Bad::Hangs.id()));
+    assert_eq!(host.restarts(), "0");
+    load::goes_on(&load);
+    load.stop().assert_clean();
+}
 
 /// The parked master takes back before anybody notices; the disk follows.
 pub fn the_successor_in_probation(host: &mut Host) {
@@ -87,9 +107,9 @@ pub fn every_worker(host: &mut Host) {
     let load = load::steady();
     let workers = host.titled("handover: worker process");
     assert_eq!(workers.len(), 2);
-    for worker in &workers {
-        host.kill("KILL", *worker);
-    }
+    // At once: a client that lost the first would find the second and lose that, too.
+    let kill = format!("kill -KILL {} {}", workers[0], workers[1]);
+    host.container.sh(&kill).ok();
     until("two other workers", SOON, || {
         let now = host.titled("handover: worker process");
         (now.len() == 2 && now.iter().all(|pid| !workers.contains(pid))).then_some(())

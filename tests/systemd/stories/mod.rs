@@ -3,10 +3,12 @@
 
 mod boot;
 mod intruder;
+mod journal;
 mod kill;
 mod load;
 mod reload;
 mod rollback;
+mod sockets;
 mod stop;
 mod units;
 
@@ -39,6 +41,7 @@ macro_rules! stories {
 stories! {
     units::the_unit_files_are_clean ANY,
     units::the_sandbox_scores ANY,
+    units::a_newer_revision_waits_for_the_restart ANY,
     reload::an_upgrade_makes_the_successor_the_main_process BOTH,
     reload::the_same_build_reloads_the_configuration ANY,
     reload::a_bad_release_fails_and_the_old_one_serves ANY,
@@ -51,6 +54,7 @@ stories! {
     rollback::one_command_goes_back BOTH,
     rollback::nginx_s_signals_go_back ANY,
     rollback::nginx_s_signals_make_it_final ANY,
+    kill::the_successor_before_it_is_ready ANY,
     kill::the_successor_in_probation BOTH,
     kill::the_parked_master ANY,
     kill::the_owner_alone BOTH,
@@ -65,6 +69,10 @@ stories! {
     stop::during_an_upgrade ANY,
     stop::a_restart_refuses_nobody BOTH,
     stop::a_preserved_store_refuses_nobody BOTH,
+    sockets::a_socket_unit_more_and_less ANY,
+    journal::an_upgrade_can_be_read_from_beginning_to_end ANY,
+    journal::no_flood_drowns_it ANY,
+    journal::systemctl_status_says_what_happens_next ANY,
     intruder::gains_nothing_but_what_is_known ANY,
     intruder::leads_root_nowhere ANY,
     intruder::cannot_have_its_image_kept_or_executed ANY,
