@@ -34,8 +34,8 @@ impl Wish {
 pub(super) enum GuardError {
     /// It would not act.
     #[error(
-        "nothing marks the file on disk as on trial ({} is missing): root keeps the way back in \
-         `systemctl reload`, not in `upgrade`",
+        "nothing marks the file on disk as on trial ({} is missing): root keeps the way back, in \
+         `systemctl reload` or when root orders an upgrade",
         mark.display()
     )]
     NoTrial {

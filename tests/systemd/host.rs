@@ -197,6 +197,14 @@ impl Host {
         })
     }
 
+    /// Waits until systemd's main process is `pid`.
+    #[track_caller]
+    pub fn until_main_is(&self, pid: u32) {
+        until(&format!("{pid} is the main process"), SOON, || {
+            (self.main_pid() == pid).then_some(())
+        });
+    }
+
     /// `status --json`.
     pub fn status(&self) -> Value {
         let ran = self.handover(&["status", "--json"]);
@@ -263,7 +271,7 @@ pub const BIG: &str = "big";
 const SITE: &str = "/srv/www";
 
 /// For what systemd or the service does on its own and soon.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// Asks again and again until there is an answer. Panics when there is none in time.
 #[track_caller]

@@ -19,6 +19,7 @@
 //! Which links led to the running file is noted when the store is made, so make it early.
 
 mod back;
+pub mod deputy;
 mod error;
 mod route;
 

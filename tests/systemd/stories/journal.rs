@@ -10,7 +10,6 @@ use crate::release::{Bad, Build, PROGRAM};
 /// `journalctl HANDOVER_UPGRADE_ID=...` has every step, from both generations, each with everything
 /// by which somebody could look for it; `-x` explains them; `handover history` prints them.
 pub fn an_upgrade_can_be_read_from_beginning_to_end(host: &mut Host) {
-    host.container.sh("journalctl --update-catalog").ok();
     host.start();
     let old = host.assert_runs(Build::A);
     let mut generations = vec![("1", old)];
@@ -20,7 +19,7 @@ pub fn an_upgrade_can_be_read_from_beginning_to_end(host: &mut Host) {
     generations.push(("2", host.assert_runs(Build::B)));
     host.handover(&["rollback"]).ok();
     assert_eq!(host.assert_runs(Build::A), old);
-    let told = story(host, "serving");
+    let told = story(host, &["g2 evicting -> serving"]);
     told.is_told_by(&generations);
     told.went(
         "1",
@@ -37,7 +36,7 @@ pub fn an_upgrade_can_be_read_from_beginning_to_end(host: &mut Host) {
     generations[1].1 = host.assert_runs(Build::C);
     host.handover(&["commit"]).ok();
     assert_eq!(host.assert_runs(Build::C), generations[1].1);
-    let told = story(host, "done");
+    let told = story(host, &COMMITTED);
     told.is_told_by(&generations);
     told.went("1", &["launching", "parked", "draining", "done"]);
     told.went("2", &["standby", "probation", "committing", "serving"]);
@@ -46,10 +45,10 @@ pub fn an_upgrade_can_be_read_from_beginning_to_end(host: &mut Host) {
     host.install_file(&Bad::Exits3.path());
     assert!(host.reload().code != 0);
     assert_eq!(host.assert_runs(Build::C), generations[1].1);
-    let told = story(host, "serving");
+    let told = story(host, &["g2 evicting -> serving"]);
     told.is_told_by(&generations[1..]);
     told.went("2", &["launching", "evicting", "serving"]);
-    told.ends("failed", "the new master exited with 3");
+    told.ends("failed", "the new master exited with code 3");
 }
 
 /// journald drops what a unit says too fast; a chatty application must not cost the story.
@@ -76,7 +75,7 @@ pub fn no_flood_drowns_it(host: &mut Host) {
         }
     }
     host.handover(&["commit"]).ok();
-    let told = story(host, "done");
+    let told = story(host, &COMMITTED);
     told.went("1", &["launching", "parked", "draining", "done"]);
     told.went("2", &["standby", "probation", "committing", "serving"]);
     told.ends("committed", "");
@@ -128,12 +127,12 @@ struct Story {
     milestones: Vec<Value>,
 }
 
-/// Of the upgrade that ended last, when a master has entered phase `last` in it.
-fn story(host: &Host, last: &str) -> Story {
+/// Of the upgrade that ended last, when its end and these last words have arrived.
+fn story(host: &Host, last: &[&str]) -> Story {
     let status = host.status();
     let id = status["last"]["id"].as_str().expect("an id").to_owned();
     let by_id = format!("HANDOVER_UPGRADE_ID={id}");
-    let entries = until(&format!("{id} in the journal, to {last}"), SOON, || {
+    let entries = until(&format!("{id} in the journal, to {last:?}"), SOON, || {
         let ran = host
             .container
             .run(["journalctl", "--output=json", "--all", &by_id]);
@@ -141,10 +140,12 @@ fn story(host: &Host, last: &str) -> Story {
         let entries: Vec<Value> = lines
             .map(|line| serde_json::from_str(line).expect("JSON"))
             .collect();
-        let entered = |entry: &Value| entry["MESSAGE"].as_str().is_some_and(|m| m.ends_with(last));
-        entries.iter().any(entered).then_some(entries)
+        let said = |word: &&str| entries.iter().any(|entry| entry["MESSAGE"] == *word);
+        let ended = entries.iter().any(|e| e["HANDOVER_OUTCOME"].is_string());
+        (ended && last.iter().all(said)).then_some(entries)
     });
     let printed = host.handover(&["history", &id[..8]]);
+    host.container.sh("journalctl --update-catalog").ok();
     let explained = host.container.run(["journalctl", "--catalog", &by_id]);
     let mut milestones = Vec::new();
     for entry in entries {
@@ -219,6 +220,9 @@ impl Story {
             .filter_map(move |m| m[field].as_str())
     }
 }
+
+/// The last words of two masters.
+const COMMITTED: [&str; 2] = ["g1 draining -> done", "g2 committing -> serving"];
 
 /// Of src/master/story.rs.
 const PHASE_CHANGED: &str = "e8692a04340247b5878a78ab21741f4f";

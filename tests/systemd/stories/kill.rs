@@ -1,7 +1,5 @@
 //! Processes that die or hang. Who owns the service afterwards, and who noticed.
 
-use std::time::Duration;
-
 use super::load;
 use crate::host::{Host, SOON, until};
 use crate::release::{Bad, Build};
@@ -30,9 +28,7 @@ pub fn the_successor_before_it_is_ready(host: &mut Host) {
 pub fn the_successor_in_probation(host: &mut Host) {
     let (load, before, after) = upgraded(host);
     host.kill("KILL", after);
-    until("the predecessor is the main process", SOON, || {
-        (host.main_pid() == before).then_some(())
-    });
+    host.until_main_is(before);
     assert_eq!(host.assert_runs(Build::A), before);
     host.until_disk_is(Build::A);
     load::goes_on(&load);
@@ -127,7 +123,7 @@ pub fn a_hung_owner_is_shot_by_the_watchdog(host: &mut Host) {
     let before = host.assert_runs(Build::A);
     let load = load::fresh();
     host.kill("STOP", before);
-    host.until_another_main(before, Duration::from_secs(20));
+    host.until_another_main(before, SOON);
     assert_eq!(host.restarts(), "1");
     load::goes_on(&load);
     load::assert_only_cut(&load.stop());
@@ -138,11 +134,7 @@ pub fn a_hung_successor_is_met_by_its_predecessor(host: &mut Host) {
     host.drop_in("watchdog", "[Service]\nWatchdogSec=9\n");
     let (load, before, after) = upgraded(host);
     host.kill("STOP", after);
-    until(
-        "the predecessor is the main process",
-        Duration::from_secs(8),
-        || (host.main_pid() == before).then_some(()),
-    );
+    host.until_main_is(before);
     load::goes_on(&load);
     host.until_disk_is(Build::A);
     assert_eq!(host.assert_runs(Build::A), before);
