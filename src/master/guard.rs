@@ -96,14 +96,12 @@ pub(super) async fn ask(
         trigger: trigger.clone(),
         source,
     })?;
-    match tokio::time::timeout(limit, watch.removed(name)).await {
-        Ok(seen) => seen.map_err(unwatched),
-        Err(_) => {
-            // Not for the next trial.
-            let _ = std::fs::remove_file(&trigger);
-            Err(GuardError::Silent { limit })
-        }
+    if let Ok(seen) = tokio::time::timeout(limit, watch.removed(name)).await {
+        return seen.map_err(unwatched);
     }
+    // Not for the next trial.
+    let _ = std::fs::remove_file(&trigger);
+    Err(GuardError::Silent { limit })
 }
 
 /// One that is there already is asked for already.

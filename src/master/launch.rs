@@ -76,9 +76,9 @@ fn open(store: &Store, back: bool, found: &OnceLock<Found>) -> Result<Image, Fai
             // Nothing changed on disk: nothing is on trial there.
             Err(StoreError::Replace(e)) => {
                 tracing::warn!("{e}: the previous program runs from where it is kept");
-                return store.previous().map_err(no_way_back);
+                return store.previous().map_err(|e| no_way_back(&e));
             }
-            went => went.map_err(no_way_back)?,
+            went => went.map_err(|e| no_way_back(&e))?,
         }
     } else {
         let opened = store.open();
@@ -98,8 +98,8 @@ fn open(store: &Store, back: bool, found: &OnceLock<Found>) -> Result<Image, Fai
     Ok(image)
 }
 
-fn no_way_back(error: StoreError) -> Failure {
-    let exit = match &error {
+fn no_way_back(error: &StoreError) -> Failure {
+    let exit = match error {
         StoreError::NoOld(_)
         | StoreError::OldIsRejected { .. }
         | StoreError::OldIsRunning { .. } => exit::REFUSED,

@@ -65,7 +65,7 @@ fn revision(unit: &str, directories: &[&Path]) -> Option<String> {
         .into_iter()
         .chain(drop_ins)
         .filter_map(|text| says(&text))
-        .last()
+        .next_back()
 }
 
 fn says(text: &str) -> Option<String> {

@@ -16,10 +16,10 @@ use crate::sys::image::{Image, ImageError};
 pub enum DeputyError {
     /// What the owner runs cannot be read.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(Box<ImageError>),
     /// The disk refused.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(Box<StoreError>),
     /// It may be anybody's.
     #[error(
         "process {owner} runs {}, which is not a file of root's in the directory of {}",
@@ -33,6 +33,18 @@ pub enum DeputyError {
         /// The program, as the service says.
         program: PathBuf,
     },
+}
+
+impl From<ImageError> for DeputyError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(Box::new(error))
+    }
+}
+
+impl From<StoreError> for DeputyError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
 }
 
 /// Before an upgrade: keeps what runs as `.old` and marks what is on disk as on trial. `false` when

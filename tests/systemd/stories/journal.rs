@@ -19,7 +19,7 @@ pub fn an_upgrade_can_be_read_from_beginning_to_end(host: &mut Host) {
     generations.push(("2", host.assert_runs(Build::B)));
     host.handover(&["rollback"]).ok();
     assert_eq!(host.assert_runs(Build::A), old);
-    let told = story(host, &["g2 evicting -> serving"]);
+    let told = story(host, &["g1 evicting -> serving", "g2 draining -> done"]);
     told.is_told_by(&generations);
     told.went(
         "1",
