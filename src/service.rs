@@ -13,12 +13,12 @@ use axum::Router;
 
 use crate::api::exit;
 use crate::cli::args::{self, Bare, Command, Globals, Invocation, Program, Run};
-use crate::cli::client::{Client, Screen};
+use crate::cli::client::{Client, Deputies, Screen};
 use crate::cli::places::{Env, Places};
 use crate::config::{Config, ListenerConfig, Overrides, Sources, Workers};
 use crate::keeper::{self, Kept};
 use crate::machine::link::Start;
-use crate::master::store::Store;
+use crate::master::store::{Store, deputy};
 use crate::master::{self, Origin, Setup};
 use crate::sys::image::Image;
 use crate::sys::inherited::{self, Inherited, Role};
@@ -225,8 +225,17 @@ impl Service {
                     .file_name()
                     .map_or_else(|| self.name.into(), |n| n.to_string_lossy().into_owned());
                 let mut screen = Screen::standard(&typed, env.plain);
-                Client::new(&typed, self.name, &invocation.globals, &env, &install)
-                    .run(ask, &mut screen)
+                let client = Client::new(&typed, self.name, &invocation.globals, &env, &install);
+                let deputies = Deputies {
+                    keep_way_back: &|program, owner| Ok(deputy::keep_way_back(program, owner)?),
+                    put_back: &|program, owner| Ok(deputy::put_back(program, owner)?),
+                };
+                let client = if env.uid == 0 {
+                    client.deputies(deputies)
+                } else {
+                    client
+                };
+                client.run(ask, &mut screen)
             }
         }
     }

@@ -57,6 +57,19 @@ impl Default for Patience {
 /// it, the file. No order carries a path, so this happens with the rights of who typed it.
 pub type Install<'a> = dyn Fn(&Path, &Path) -> Result<(), Box<dyn Error>> + 'a;
 
+/// What root's client does on disk for a service that may not write there itself: the program's path
+/// as the owner says it, the owner's process. Whether anything had to be done.
+pub type Deputy<'a> = dyn Fn(&Path, u32) -> Result<bool, Box<dyn Error>> + 'a;
+
+/// Before an upgrade, and after going back.
+#[derive(Clone, Copy)]
+pub struct Deputies<'a> {
+    /// Keeps the way back.
+    pub keep_way_back: &'a Deputy<'a>,
+    /// Puts what runs back in place.
+    pub put_back: &'a Deputy<'a>,
+}
+
 /// Whom to talk to, and how.
 pub struct Client<'a> {
     places: Places,
@@ -65,6 +78,7 @@ pub struct Client<'a> {
     command: String,
     patience: Patience,
     install: &'a Install<'a>,
+    deputies: Option<Deputies<'a>>,
     control: Control,
 }
 
@@ -87,7 +101,15 @@ impl<'a> Client<'a> {
             places,
             env,
             install,
+            deputies: None,
         }
+    }
+
+    /// With root's rights on the disk.
+    #[must_use]
+    pub fn deputies(mut self, deputies: Deputies<'a>) -> Self {
+        self.deputies = Some(deputies);
+        self
     }
 
     /// Other deadlines.

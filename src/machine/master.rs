@@ -457,6 +457,10 @@ impl Machine {
     /// The whole service stops: everybody leaves.
     pub(super) fn stop(&mut self, how: Signal, s: &mut Step) {
         self.stopping = true;
+        if self.successor.is_some_and(|x| x.exited) {
+            // Not reaped, as in Draining: nobody waits for one that is gone.
+            self.successor = None;
+        }
         // QUIT has no deadline but the drain's; so has a predecessor that drains since its commit.
         let gently = how == Signal::Quit;
         let lingers = self.predecessor.is_some_and(|p| p.closed && !p.exited);

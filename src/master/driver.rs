@@ -22,11 +22,12 @@ use super::pidfiles::PidFiles;
 use super::record::Record;
 use super::sockets::Sockets;
 use super::store::Store;
+use super::story::Cast;
 use super::workers::Workers;
 use crate::api::{self, Last};
 use crate::config::{Config, Sources};
 use crate::machine::message::{Identity, Lingering};
-use crate::machine::{Event, Machine, Phase, Signal};
+use crate::machine::{Event, Machine, Order, Phase, Signal};
 use crate::sys::signals::{Received, Signals};
 use crate::sys::{listeners, process};
 
@@ -75,10 +76,14 @@ pub(super) struct Driver {
     pub(super) store: Arc<Store>,
     pub(super) keeping: Option<JoinHandle<()>>,
     pub(super) disk_busy: bool,
+    /// Started cold, the program on disk proves itself until then.
+    pub(super) cold_trial: Option<Instant>,
     pub(super) history: History,
     pub(super) pidfiles: PidFiles,
     pub(super) upgrade: Option<Record>,
     pub(super) last: Option<Last>,
+    /// Who took part in the one that has just ended: what still follows belongs to its story.
+    pub(super) told: Option<Cast>,
     pub(super) orders: Orders,
     pub(super) statuses: Vec<oneshot::Sender<api::Status>>,
     pub(super) awaited: usize,
@@ -128,10 +133,10 @@ impl Driver {
 
     /// One thing happens.
     async fn turn(&mut self) {
-        let due = self
-            .machine
-            .deadline()
-            .map_or(self.tick, |at| at.min(self.tick));
+        let due = [self.machine.deadline(), self.cold_trial]
+            .into_iter()
+            .flatten()
+            .fold(self.tick, Instant::min);
         tokio::select! {
             biased;
             signal = self.signals.next() => match signal {
@@ -148,6 +153,9 @@ impl Driver {
         let now = Instant::now();
         while let Some(timer) = self.machine.due(now) {
             self.happen(Event::Timer(timer)).await;
+        }
+        if self.cold_trial.is_some_and(|at| at <= now) {
+            self.end_cold_trial();
         }
         if now >= self.tick {
             self.feed();
@@ -182,6 +190,12 @@ impl Driver {
             received.sender,
             self.machine.phase()
         );
+        let everybody = signal == Signal::Term && received.sender == 1 && self.manager.is_systemd();
+        if everybody && self.machine.phase() == Phase::Launching {
+            // A stop in the middle of a reload: systemd runs no ExecStop= then, but sends TERM to
+            // every process of the unit, also to a successor that may not know what it means yet.
+            return self.happen(Event::Order(Order::Stop)).await;
+        }
         self.happen(Event::Signal(signal)).await;
     }
 
@@ -224,6 +238,14 @@ impl Driver {
             Input::Launch(attempt, result) => self.launched(attempt, result),
             Input::Disk(result) => {
                 self.disk_done(result);
+                Vec::new()
+            }
+            Input::Kept(result) => {
+                self.kept(result);
+                Vec::new()
+            }
+            Input::RetireDue => {
+                self.retire_now();
                 Vec::new()
             }
             Input::StatusDue => {
@@ -330,6 +352,11 @@ impl Driver {
         if !self.manager.is_systemd() {
             return Some(access);
         }
+        let access = if self.manager.is_the_systems() {
+            access.but_not_our_user()
+        } else {
+            access
+        };
         let pids = self.workers.pids();
         Some(access.but_not(move |pid| {
             pids.lock()

@@ -34,6 +34,10 @@ pub enum Input {
     Launch(u64, Result<Box<Launched>, Failure>),
     /// The binary on disk is as it should be, or what went wrong.
     Disk(Result<Option<String>, String>),
+    /// The trial is over on disk, or what went wrong.
+    Kept(Result<(), String>),
+    /// The successor has waited long enough for the disk.
+    RetireDue,
     /// A status that was asked for must be answered now.
     StatusDue,
     /// A draining worker asks who takes its connections.

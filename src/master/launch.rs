@@ -72,27 +72,43 @@ pub async fn launch(plan: Plan) -> Result<Box<Launched>, Failure> {
 
 fn open(store: &Store, back: bool, found: &OnceLock<Found>) -> Result<Image, Failure> {
     let image = if back {
-        store.go_back().map_err(|e| Failure {
-            exit: match &e {
-                StoreError::NoOld(_)
-                | StoreError::OldIsRejected { .. }
-                | StoreError::OldIsRunning { .. } => exit::REFUSED,
-                _ => exit::FAILED,
-            },
-            reason: e.to_string(),
-        })?
+        match store.go_back() {
+            // Nothing changed on disk: nothing is on trial there.
+            Err(StoreError::Replace(e)) => {
+                tracing::warn!("{e}: the previous program runs from where it is kept");
+                return store.previous().map_err(|e| no_way_back(&e));
+            }
+            went => went.map_err(|e| no_way_back(&e))?,
+        }
     } else {
         let opened = store.open();
         let _ = found.set(Found::of(&opened));
         opened.map_err(|e| Failure::new(e.to_string()))?
     };
     let _ = found.set(Found::from(&image));
+    if store.trial().as_deref() == Some(image.build_id()) {
+        // By root, who may write here; or it was started cold.
+        return Ok(image);
+    }
     if let Err(e) = store.mark_trial(image.build_id()) {
         // Without the mark a reboot could start what was not proved; with a warning it is the
         // operator's choice.
         tracing::warn!("cannot mark the new program as on trial: {e}");
     }
     Ok(image)
+}
+
+fn no_way_back(error: &StoreError) -> Failure {
+    let exit = match error {
+        StoreError::NoOld(_)
+        | StoreError::OldIsRejected { .. }
+        | StoreError::OldIsRunning { .. } => exit::REFUSED,
+        _ => exit::FAILED,
+    };
+    Failure {
+        exit,
+        reason: error.to_string(),
+    }
 }
 
 async fn start(plan: &Plan, image: &Image) -> Result<(Process, Channel), Failure> {

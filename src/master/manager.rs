@@ -117,6 +117,12 @@ impl Manager {
         matches!(self, Self::Systemd { .. })
     }
 
+    /// Whether it is the system's own systemd: the service has a user of its own then.
+    #[must_use]
+    pub fn is_the_systems(&self) -> bool {
+        matches!(self, Self::Systemd { notify, .. } if notify.is_the_systems())
+    }
+
     /// How often the watchdog must be fed, at least.
     #[must_use]
     pub fn watchdog(&self) -> Option<Duration> {

@@ -2,7 +2,9 @@
 //! program.
 
 pub mod control;
+mod disk;
 mod driver;
+mod guard;
 mod handoff;
 mod health;
 mod heritage;
@@ -22,6 +24,7 @@ mod start;
 mod status;
 pub mod store;
 mod story;
+mod unit;
 mod workers;
 
 pub use start::{Origin, Setup, StartError, run};

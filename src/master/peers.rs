@@ -94,16 +94,12 @@ impl Driver {
 
     fn take_successor(&mut self, number: u64, launched: Launched) {
         let pid = launched.process.pid();
-        tracing::info!(
-            message_id = story::MASTER_STARTED,
-            handover_upgrade_id = self.upgrade_id(),
-            handover_generation = self.fixed.me.generation,
-            handover_new_pid = pid,
-            "master {pid} started"
-        );
         if let Some(record) = &mut self.upgrade {
             record.to_build = Some(launched.build_id);
+            record.new_pid = Some(pid);
         }
+        self.milestone(story::MASTER_STARTED)
+            .info(format_args!("master {pid} started"));
         let post = self.post.clone();
         let line = Line::new(launched.channel, move |heard| {
             let post = post.clone();

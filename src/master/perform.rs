@@ -8,13 +8,11 @@ use nix::sys::signal::Signal as Os;
 use super::driver::{Driver, Reload};
 use super::health;
 use super::heritage;
-use super::history::Previous;
 use super::input::Input;
 use super::launch::{self, Plan};
 use super::record::{Record, millis, new_id};
 use super::start::timing;
-use super::store::Restored;
-use super::story;
+use super::story::{self, Milestone};
 use crate::api::{self, Outcome, exit};
 use crate::machine::message::{
     Inheritance, Inherited, KeptConfig, Lingering, Message, PROTOCOL, Supersede,
@@ -83,6 +81,7 @@ impl Driver {
             Action::NotifyReady => {
                 self.sockets.store(&self.manager);
                 self.main_pid = Some(self.fixed.pid);
+                self.begin_cold_trial();
                 let text = self.status_line();
                 self.manager.ready(&text);
             }
@@ -95,11 +94,7 @@ impl Driver {
             }
             Action::OwnPid => self.pidfiles.alone(self.fixed.pid),
             Action::RestoreDisk => self.restore_disk(),
-            Action::KeepDisk => {
-                if let Err(e) = self.store.commit() {
-                    self.warn(format!("the mark of the trial stays: {e}"));
-                }
-            }
+            Action::KeepDisk => self.keep_disk(),
             Action::DropListeners => self.drop_listeners(),
             Action::Settle(kind, verdict) => self.settle(kind, verdict),
             Action::Conclude(outcome, failure) => self.conclude(outcome, failure),
@@ -127,20 +122,23 @@ impl Driver {
                 self.main_pid = Some(self.fixed.pid);
             }
             Event::WorkersGone if self.machine.phase() == Phase::Parked => self.drained(),
+            Event::WorkersFailed(_) | Event::Unhealthy(_) => self.prolong_cold_trial(),
             _ => {}
         }
     }
 
     fn entered(&mut self, from: Phase, to: Phase) {
         let generation = self.fixed.me.generation;
-        let id = self.upgrade_id();
-        tracing::info!(
-            message_id = story::PHASE_CHANGED,
-            handover_upgrade_id = id,
-            handover_phase = to.as_str(),
-            handover_generation = generation,
-            "g{generation} {from} -> {to}"
-        );
+        if from == Phase::Serving {
+            // What begins here is another story.
+            self.told = None;
+        }
+        Milestone {
+            // The machine may be further on by now.
+            phase: to.as_str(),
+            ..self.milestone(story::PHASE_CHANGED)
+        }
+        .info(format_args!("g{generation} {from} -> {to}"));
         if to == Phase::Probation {
             let path = self.config.upgrade.health.clone();
             self.health = path.map(|path| health::in_probation(path, self.post.clone()));
@@ -187,17 +185,11 @@ impl Driver {
         let wanted = timing(&self.config, self.manager.watchdog());
         self.machine
             .set_probation(probation.unwrap_or(wanted.probation));
-        tracing::info!(
-            message_id = story::UPGRADE_STARTS,
-            handover_upgrade_id = record.id,
-            handover_generation = self.fixed.me.generation,
-            handover_old_pid = self.fixed.pid,
-            handover_old_version = record.from,
-            "upgrade {} starts",
-            record.id
-        );
+        record.old_pid = Some(self.fixed.pid);
         let found = Arc::clone(&record.found);
+        let starts = format!("upgrade {} starts", record.id);
         self.upgrade = Some(record);
+        self.milestone(story::UPGRADE_STARTS).info(starts);
         self.launches += 1;
         let attempt = self.launches;
         let plan = Plan {
@@ -311,6 +303,7 @@ impl Driver {
                 if self.disk_busy {
                     // It answers the operator when it hears this: the disk first, for a moment.
                     self.orders.retire = Some(reason);
+                    self.retire_soon();
                     return;
                 }
                 Message::Retire { reason }
@@ -329,14 +322,14 @@ impl Driver {
                 retire,
                 then,
             } => {
-                tracing::warn!(
-                    message_id = story::GIVEN_BACK,
-                    handover_upgrade_id = self.upgrade_id(),
-                    handover_generation = self.fixed.me.generation,
-                    handover_reason = reason,
-                    "g{} gives the service back: {reason}",
-                    self.fixed.me.generation
-                );
+                let generation = self.fixed.me.generation;
+                Milestone {
+                    reason: Some(&reason),
+                    ..self.milestone(story::GIVEN_BACK)
+                }
+                .warn(format_args!(
+                    "g{generation} gives the service back: {reason}"
+                ));
                 Message::Yield {
                     reason,
                     retire,
@@ -409,89 +402,6 @@ impl Driver {
         self.manager.name_main(worker, None).await;
         self.manager.name_main(self.fixed.pid, None).await;
         self.main_pid = Some(self.fixed.pid);
-    }
-
-    fn keep_old(&mut self) {
-        let Some(record) = &self.upgrade else { return };
-        let store = Arc::clone(&self.store);
-        let history = self.history.clone();
-        let previous = Previous {
-            version: self.fixed.me.version.clone(),
-            build_id: self.fixed.me.build_id.clone(),
-            config: KeptConfig::of(&self.config),
-        };
-        let back = record.back;
-        self.keeping = Some(tokio::task::spawn_blocking(move || {
-            if back {
-                return;
-            }
-            if let Err(e) = store.keep_old() {
-                tracing::warn!("cannot keep the previous program: {e}");
-            }
-            if let Err(e) = history.save_previous(&previous) {
-                tracing::warn!("{e}");
-            }
-        }));
-    }
-
-    fn restore_disk(&mut self) {
-        if self.disk_busy {
-            return;
-        }
-        let found = self
-            .upgrade
-            .as_ref()
-            .and_then(|record| record.found.get().cloned())
-            .unwrap_or_default();
-        let keeping = self.keeping.take();
-        let store = Arc::clone(&self.store);
-        let post = self.post.clone();
-        self.disk_busy = true;
-        tokio::spawn(async move {
-            if let Some(keeping) = keeping {
-                let _ = keeping.await;
-            }
-            let restored = tokio::task::spawn_blocking(move || store.restore(&found)).await;
-            let result = match restored {
-                Ok(Ok(Restored::AlreadyRunning)) => Ok(None),
-                Ok(Ok(Restored::Replaced { rejected } | Restored::Repointed { rejected, .. })) => {
-                    Ok(rejected.map(|path| format!("the rejected file is {}", path.display())))
-                }
-                Ok(Ok(Restored::LeftAlone { .. })) => Ok(Some(
-                    "the file on disk is another one by now and was left alone".into(),
-                )),
-                Ok(Err(e)) => Err(e.to_string()),
-                Err(e) => Err(e.to_string()),
-            };
-            let _ = post.send(Input::Disk(result)).await;
-        });
-    }
-
-    pub(super) fn disk_done(&mut self, result: Result<Option<String>, String>) {
-        self.disk_busy = false;
-        match result {
-            Ok(None) => {}
-            Ok(Some(what)) => tracing::info!("{what}"),
-            Err(e) => {
-                let text = format!("the running program is not back on disk: {e}");
-                tracing::error!(
-                    message_id = story::DISK_DIFFERS,
-                    handover_upgrade_id = self.upgrade_id(),
-                    handover_reason = e,
-                    "{text}"
-                );
-                self.remember_warning(text);
-            }
-        }
-        if let Some(reason) = self.orders.retire.take() {
-            self.tell_successor(Message::Retire { reason });
-        }
-        for (kind, verdict) in std::mem::take(&mut self.orders.after_disk) {
-            self.settle(kind, verdict);
-        }
-        if let Some((outcome, failure)) = self.orders.conclusion.take() {
-            self.conclude(outcome, failure);
-        }
     }
 
     /// It is final: what the configuration dropped is let go, what it added is stored. Not before:
@@ -587,7 +497,7 @@ impl Driver {
     }
 
     /// The upgrade ended: once, by the master whose word it is.
-    fn conclude(&mut self, outcome: Outcome, failure: Option<Failure>) {
+    pub(super) fn conclude(&mut self, outcome: Outcome, failure: Option<Failure>) {
         if self.disk_busy {
             self.orders.conclusion = Some((outcome, failure));
             return;
@@ -606,22 +516,20 @@ impl Driver {
         if outcome == Outcome::Committed && predecessor {
             // The successor writes it down; here only those who waited for it learn it.
             self.orders.committed(&last);
+            self.told = Some(record.cast());
             return;
         }
-        tracing::warn!(
-            message_id = match outcome {
+        self.told = Some(record.cast());
+        Milestone {
+            reason: reason.as_deref(),
+            outcome: Some(ended_as(outcome)),
+            ..self.milestone(match outcome {
                 Outcome::Committed => story::COMMITTED,
                 Outcome::RolledBack => story::ROLLED_BACK,
                 Outcome::Failed | Outcome::Refused => story::FAILED,
-            },
-            handover_upgrade_id = record.id,
-            handover_old_version = record.from,
-            handover_new_version = record.to,
-            handover_outcome = ended_as(outcome),
-            handover_reason = reason,
-            handover_generation = self.fixed.me.generation,
-            "{text}"
-        );
+            })
+        }
+        .warn(text);
         if let Err(e) = self.history.append(&last) {
             tracing::warn!("{e}");
         }
@@ -647,13 +555,11 @@ impl Driver {
             Note::SignalDropped(signal) => {
                 tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str());
             }
-            Note::WorkersFail(why) => tracing::error!(
-                message_id = story::WORKERS_FAIL,
-                handover_upgrade_id = self.upgrade_id(),
-                handover_generation = self.fixed.me.generation,
-                handover_reason = why,
-                "{why}"
-            ),
+            Note::WorkersFail(why) => Milestone {
+                reason: Some(why),
+                ..self.milestone(story::WORKERS_FAIL)
+            }
+            .error(why),
             Note::CommittedByAccident => tracing::warn!(
                 handover_upgrade_id = self.upgrade_id(),
                 "the predecessor is gone without a word: committed by accident, no way back in \
@@ -662,12 +568,12 @@ impl Driver {
         }
     }
 
-    fn warn(&mut self, warning: String) {
+    pub(super) fn warn(&mut self, warning: String) {
         tracing::warn!("{warning}");
         self.remember_warning(warning);
     }
 
-    fn remember_warning(&mut self, warning: String) {
+    pub(super) fn remember_warning(&mut self, warning: String) {
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::store::Found;
+use super::story::Cast;
 use crate::api::{self, Connections, Last, Outcome};
 
 /// An upgrade under way.
@@ -33,6 +34,9 @@ pub(super) struct Record {
     pub(super) back: bool,
     /// Instead of the configured probation.
     pub(super) probation: Option<Duration>,
+    /// The two masters.
+    pub(super) old_pid: Option<u32>,
+    pub(super) new_pid: Option<u32>,
 }
 
 impl Record {
@@ -51,6 +55,19 @@ impl Record {
             found: Arc::default(),
             back,
             probation: None,
+            old_pid: None,
+            new_pid: None,
+        }
+    }
+
+    /// Who takes part, for the journal.
+    pub(super) fn cast(&self) -> Cast {
+        Cast {
+            id: Some(self.id.clone()),
+            old_pid: self.old_pid,
+            new_pid: self.new_pid,
+            old_version: Some(self.from.clone()),
+            new_version: self.to.clone(),
         }
     }
 

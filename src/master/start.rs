@@ -342,6 +342,8 @@ fn succeed(
         }
     }
     record.to = Some(driver.fixed.me.version.clone());
+    record.old_pid = Some(pid);
+    record.new_pid = Some(driver.fixed.pid);
     record.probation = will.probation_ms.map(Duration::from_millis);
     driver.upgrade = Some(record);
     Ok((driver, actions, post))
@@ -476,9 +478,11 @@ fn assemble(
         store: Arc::new(parts.store),
         keeping: None,
         disk_busy: false,
+        cold_trial: None,
         history,
         upgrade: None,
         last,
+        told: None,
         orders: Orders::default(),
         statuses: Vec::new(),
         awaited: 0,

@@ -9,6 +9,7 @@ use super::driver::Driver;
 use super::input::Input;
 use super::peers::SuccessorLink;
 use super::record::api_time;
+use super::unit;
 use crate::api;
 use crate::machine::Phase;
 use crate::machine::message::Message;
@@ -98,6 +99,11 @@ impl Driver {
                 None => format!("{} is missing or no program", disk.path.display()),
             });
         }
+        let unit_rev = self.fixed.unit_rev.clone().map(|running| api::UnitRev {
+            installed: unit::installed_revision().unwrap_or_else(|| running.clone()),
+            running,
+        });
+        warnings.extend(unit_rev.as_ref().and_then(unit::restart_due));
         let phase = self.machine.phase();
         let left = self.machine.probation_left(Instant::now());
         api::Status {
@@ -118,10 +124,7 @@ impl Driver {
                 path: self.fixed.config_path.clone(),
                 matches_disk: self.fixed.sources.matches(&self.config),
             },
-            unit_rev: self.fixed.unit_rev.clone().map(|running| api::UnitRev {
-                installed: running.clone(),
-                running,
-            }),
+            unit_rev,
             upgrade: self
                 .upgrade
                 .as_ref()
@@ -191,11 +194,9 @@ impl Driver {
             Phase::Standby => ": ready, waits for the takeover".into(),
             Phase::Probation => match self.machine.probation_left(Instant::now()) {
                 Some(left) => {
-                    let at = jiff::Timestamp::now()
-                        .checked_add(left)
-                        .map_or_else(|_| "soon".into(), |at| format!("{at:.0}"));
                     format!(
-                        ": commits by itself at {at}; `rollback` goes back to {}",
+                        ": commits by itself at {}; `rollback` goes back to {}",
+                        clock(left),
                         self.predecessor
                             .as_ref()
                             .map_or("the previous one", |p| p.identity.version.as_str())
@@ -205,7 +206,13 @@ impl Driver {
             },
             Phase::Committing => ": the predecessor leaves".into(),
             Phase::Yielded => ": serves until the predecessor takes back".into(),
-            Phase::Serving => String::new(),
+            Phase::Serving => match self.cold_trial {
+                Some(end) => {
+                    let left = end.saturating_duration_since(Instant::now());
+                    format!(": started cold on trial, is kept at {}", clock(left))
+                }
+                None => String::new(),
+            },
             Phase::Reloading => ": workers with the new configuration start".into(),
             Phase::Launching => format!(": {} gets ready", other(me.generation + 1)),
             Phase::Beside => format!(
@@ -275,4 +282,11 @@ impl Driver {
         );
         text
     }
+}
+
+/// The time of day then.
+fn clock(left: Duration) -> String {
+    jiff::Timestamp::now()
+        .checked_add(left)
+        .map_or_else(|_| "soon".into(), |at| format!("{at:.0}"))
 }

@@ -2,6 +2,8 @@
 //! them to `journalctl -x`; the ids never change.
 
 /// The order or signal was taken.
+use super::driver::Driver;
+
 pub(super) const UPGRADE_STARTS: &str = "37629fa04f5c4e11b4d77b54a715e0db";
 /// A successor's process exists.
 pub(super) const MASTER_STARTED: &str = "70d17a20603f47af9888137aaa8d1677";
@@ -19,6 +21,86 @@ pub(super) const FAILED: &str = "d402379ff47042da853adf060a38a86e";
 pub(super) const WORKERS_FAIL: &str = "e05a6f784ed645c382c17bef38709559";
 /// The running program is not back on disk.
 pub(super) const DISK_DIFFERS: &str = "e281672f795c4c129cfaf7a2ab9111a5";
+pub(super) const COLD_TRIAL: &str = "75a84d0c3b0e4d9f8a6a2f6c1e9b7d43";
+
+/// One milestone: everything by which somebody could look for it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Milestone<'a> {
+    pub(super) kind: &'static str,
+    pub(super) generation: u64,
+    pub(super) phase: &'static str,
+    pub(super) cast: Cast,
+    pub(super) reason: Option<&'a str>,
+    pub(super) outcome: Option<&'static str>,
+}
+
+/// The upgrade that it belongs to, and who takes part.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Cast {
+    pub(super) id: Option<String>,
+    pub(super) old_pid: Option<u32>,
+    pub(super) new_pid: Option<u32>,
+    pub(super) old_version: Option<String>,
+    pub(super) new_version: Option<String>,
+}
+
+macro_rules! say {
+    ($level:ident, $milestone:expr, $text:expr) => {{
+        let Milestone {
+            kind,
+            generation,
+            phase,
+            cast,
+            reason,
+            outcome,
+        } = $milestone;
+        tracing::$level!(
+            message_id = kind,
+            handover_upgrade_id = cast.id,
+            handover_phase = phase,
+            handover_generation = generation,
+            handover_old_pid = cast.old_pid,
+            handover_new_pid = cast.new_pid,
+            handover_old_version = cast.old_version,
+            handover_new_version = cast.new_version,
+            handover_reason = reason,
+            handover_outcome = outcome,
+            "{}",
+            $text
+        );
+    }};
+}
+
+impl Milestone<'_> {
+    pub(super) fn info(self, text: impl std::fmt::Display) {
+        say!(info, self, text);
+    }
+
+    pub(super) fn warn(self, text: impl std::fmt::Display) {
+        say!(warn, self, text);
+    }
+
+    pub(super) fn error(self, text: impl std::fmt::Display) {
+        say!(error, self, text);
+    }
+}
+
+impl Driver {
+    /// A milestone of this master, in the upgrade that is under way or has just ended.
+    pub(super) fn milestone(&self, kind: &'static str) -> Milestone<'static> {
+        let cast = match &self.upgrade {
+            Some(record) => record.cast(),
+            None => self.told.clone().unwrap_or_default(),
+        };
+        Milestone {
+            kind,
+            generation: self.fixed.me.generation,
+            phase: self.machine.phase().as_str(),
+            cast,
+            ..Milestone::default()
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

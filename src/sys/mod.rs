@@ -20,3 +20,4 @@ pub mod signals;
 )]
 pub mod spawn;
 mod unix_path;
+pub mod watch;

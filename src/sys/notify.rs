@@ -78,6 +78,12 @@ pub enum NotifyError {
 }
 
 impl Notifier {
+    /// Whether it is the system's service manager that listens there, not a user's or another one.
+    #[must_use]
+    pub fn is_the_systems(&self) -> bool {
+        self.address.path_bytes() == Some(SYSTEM.as_bytes())
+    }
+
     /// A way to what `NOTIFY_SOCKET` says. Nothing is sent, so nothing has to listen yet.
     pub fn new(address: &OsStr) -> Result<Self, NotifyError> {
         let bad = || NotifyError::Address {
@@ -234,6 +240,9 @@ fn check_name(name: &str) -> Result<(), NotifyError> {
         Err(NotifyError::Name { name: name.into() })
     }
 }
+
+/// The system manager's (systemd's manager.c), in every version since 209.
+const SYSTEM: &str = "/run/systemd/notify";
 
 #[cfg(test)]
 mod tests {

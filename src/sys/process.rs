@@ -370,7 +370,12 @@ fn systemd_cgroup(text: &str) -> Option<PathBuf> {
             (name == controllers).then(|| PathBuf::from(path))
         })
     };
-    find("name=systemd").or_else(|| find(""))
+    // A container with a hierarchy of its own on such a host is at the root of the host's.
+    let at_root = |path: &PathBuf| path.parent().is_none();
+    match find("name=systemd") {
+        Some(path) if !at_root(&path) => Some(path),
+        root => find("").or(root),
+    }
 }
 
 #[cfg(test)]
@@ -583,6 +588,12 @@ mod tests {
             systemd_cgroup(unified),
             Some("/system.slice/handover.service".into())
         );
+        let inside = "1:name=systemd:/\n0::/system.slice/handover.service\n";
+        assert_eq!(
+            systemd_cgroup(inside),
+            Some("/system.slice/handover.service".into())
+        );
+        assert_eq!(systemd_cgroup("1:name=systemd:/\n"), Some("/".into()));
         assert_eq!(systemd_cgroup("4:memory:/x\n"), None);
         assert!(cgroup_of(std::process::id()).is_some());
     }

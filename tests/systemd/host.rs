@@ -185,6 +185,26 @@ impl Host {
         )
     }
 
+    /// Waits for a child of `parent` that runs build `id` as a master (its pre-flight has ended).
+    #[track_caller]
+    pub fn until_child(&self, parent: u32, id: &str) -> u32 {
+        until("the successor starts", SOON, || {
+            let parent = parent.to_string();
+            let pattern = ["--parent", &parent, "--full", "^handover: master process"];
+            let ran = self.container.run(["pgrep"].iter().chain(&pattern));
+            let mut pids = ran.stdout.lines().filter_map(|line| line.parse().ok());
+            pids.find(|pid| self.build_of(*pid).as_deref() == Some(id))
+        })
+    }
+
+    /// Waits until systemd's main process is `pid`.
+    #[track_caller]
+    pub fn until_main_is(&self, pid: u32) {
+        until(&format!("{pid} is the main process"), SOON, || {
+            (self.main_pid() == pid).then_some(())
+        });
+    }
+
     /// `status --json`.
     pub fn status(&self) -> Value {
         let ran = self.handover(&["status", "--json"]);
@@ -251,7 +271,7 @@ pub const BIG: &str = "big";
 const SITE: &str = "/srv/www";
 
 /// For what systemd or the service does on its own and soon.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// Asks again and again until there is an answer. Panics when there is none in time.
 #[track_caller]

@@ -130,7 +130,10 @@ impl Layer {
 
     /// As a package would put them.
     fn units(&self) -> io::Result<()> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let catalog = fs::read(root.join("packaging/catalog/handover.catalog"))?;
+        self.install("/usr/lib/systemd/catalog/handover.catalog", &catalog, 0o644)?;
+        let source = root.join("systemd");
         for (file, at) in [
             ("handover.service", "/usr/lib/systemd/system/"),
             ("handover.socket", "/usr/lib/systemd/system/"),

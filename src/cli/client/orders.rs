@@ -12,7 +12,7 @@ use super::connection::{Lines, Trouble};
 use super::follow::{Goal, Which};
 use super::parked::Parked;
 use super::screen::{Screen, TICK};
-use super::{Client, verdict};
+use super::{Client, Deputies, verdict};
 use crate::api::{Event, Until, UpgradeOrder, Verdict, exit};
 use crate::cli::args::Upgrade;
 
@@ -36,6 +36,16 @@ impl Client<'_> {
                 return Ok(verdict(exit::REFUSED, message));
             }
             self.put_in_place(&status.disk.path, file)?;
+        }
+        if let Some(deputies) = self.deputies {
+            let status = self.control.status().await?;
+            let fits = status.upgrade.is_none() || upgrade.order.supersede;
+            if fits && !status.disk.matches_running {
+                let kept = (deputies.keep_way_back)(&status.disk.path, status.owner_pid);
+                if let Err(error) = kept {
+                    screen.complain(&format!("cannot keep the way back on disk: {error}"));
+                }
+            }
         }
         self.place_upgrade("upgrade", upgrade.order.clone(), screen)
             .await
@@ -99,9 +109,37 @@ impl Client<'_> {
 
     /// `rollback`. An owner that hangs cannot be asked: the master parked behind it is told.
     pub(super) async fn rollback(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
-        match self.place("rollback", screen).await {
+        // One that was committed goes back by an upgrade to what is kept on disk.
+        let committed = match self.deputies {
+            Some(deputies) => self.control.status().await.ok().and_then(|status| {
+                let alone = status.upgrade.is_none() && status.rollback_to.is_some();
+                alone.then_some(deputies)
+            }),
+            None => None,
+        };
+        let went = match self.place("rollback", screen).await {
             Err(silent @ Trouble::Silent { .. }) => self.wake_the_parked(silent, screen).await,
             other => other,
+        };
+        if let (Some(deputies), Ok(Verdict { exit: exit::OK, .. })) = (committed, &went) {
+            self.put_back(deputies, screen).await;
+        }
+        went
+    }
+
+    /// The disk follows what serves.
+    async fn put_back(&self, deputies: Deputies<'_>, screen: &mut Screen) {
+        let Ok(status) = self.control.status().await else {
+            return;
+        };
+        if status.disk.matches_running {
+            return;
+        }
+        let path = &status.disk.path;
+        match (deputies.put_back)(path, status.owner_pid) {
+            Ok(true) => screen.say(&format!("{} is what runs again", path.display())),
+            Ok(false) => {}
+            Err(error) => screen.complain(&format!("{} is not what runs: {error}", path.display())),
         }
     }
 

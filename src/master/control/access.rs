@@ -1,11 +1,12 @@
 //! Who may give orders: decided by `SO_PEERCRED`, which a client cannot forge (unix(7)).
 //!
-//! Under systemd the unit's commands (`ExecReload=`, `ExecStop=`) run as the service's user and must
-//! be able to order; workers, which have the same user and talk to strangers, must not. What tells
-//! them apart is descent: systemd starts the commands, the service starts workers and whatever they
+//! A system service's own user may not order: workers have it, and they talk to strangers. The unit's
+//! commands (`ExecReload=`, `ExecStop=`) run as root.
+//!
+//! Elsewhere (a terminal, a container, a user's service manager) the operator is the same user as
+//! the workers. There what tells them apart is descent: the service starts workers and whatever they
 //! start. This keeps an application's child from ordering by accident or by a request it was fooled
-//! with. It is no wall around somebody who runs code of his own as this user: that one can signal
-//! the masters too.
+//! with; it is no wall around somebody who runs code of his own as this user.
 
 use std::fmt;
 
@@ -78,8 +79,8 @@ impl fmt::Display for Peer {
 pub struct Access {
     /// `[control] group`.
     group: Option<Group>,
-    /// Ourselves.
-    same_user: u32,
+    /// Ourselves, where the operator is nobody else.
+    same_user: Option<u32>,
     /// Which processes are the service's own; `None`: its processes may order as anybody else.
     ours: Option<Box<dyn Fn(u32) -> bool + Send + Sync>>,
 }
@@ -112,9 +113,16 @@ impl Access {
         };
         Ok(Self {
             group,
-            same_user: Uid::effective().as_raw(),
+            same_user: Some(Uid::effective().as_raw()),
             ours: None,
         })
+    }
+
+    /// The service has a user of its own, who may not order.
+    #[must_use]
+    pub fn but_not_our_user(mut self) -> Self {
+        self.same_user = None;
+        self
     }
 
     /// The service's own processes (masters, workers: `ours` knows them by pid) and what they
@@ -138,7 +146,7 @@ impl Access {
             return Err(Denied::Worker { peer });
         }
         // One that cannot be looked at may have been started by anybody.
-        let trusted = peer.uid == self.same_user && descent != Some(Descent::Unknown);
+        let trusted = Some(peer.uid) == self.same_user && descent != Some(Descent::Unknown);
         let member = |group: &Group| peer.in_group(group.gid.as_raw());
         if peer.uid == 0 || trusted || self.group.as_ref().is_some_and(member) {
             return Ok(());
@@ -150,7 +158,8 @@ impl Access {
     }
 
     fn who_may(&self) -> String {
-        let mut who = vec!["root".to_owned(), format!("uid {}", self.same_user)];
+        let mut who = vec!["root".to_owned()];
+        who.extend(self.same_user.map(|uid| format!("uid {uid}")));
         match &self.group {
             Some(group) => who.push(format!("members of group {}", group.name)),
             None => who.push("members of the group named by [control] group (none is)".into()),
@@ -254,7 +263,7 @@ mod tests {
                 gid: Gid::from_raw(gid),
                 mem: Vec::new(),
             }),
-            same_user,
+            same_user: Some(same_user),
             ours: None,
         }
     }

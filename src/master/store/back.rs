@@ -74,14 +74,8 @@ impl Store {
     /// [`keep_old`](Self::keep_old), for what runs now is what the operator turned down.
     pub fn go_back(&self) -> Result<Image, StoreError> {
         let path = self.beside(OLD)?;
-        let old = Image::open(&path).map_err(StoreError::NoOld)?;
+        let old = self.previous()?;
         let build_id = old.build_id().to_owned();
-        if self.rejected().as_ref() == Some(&build_id) {
-            return Err(StoreError::OldIsRejected { path, build_id });
-        }
-        if build_id == self.running.build_id() {
-            return Err(StoreError::OldIsRunning { path, build_id });
-        }
         if let Some(there) = self
             .open()
             .ok()
@@ -103,6 +97,21 @@ impl Store {
         swap(new, &place, &self.beside(REJECTED)?, there)?;
         replace::remove(&path)?;
         Ok(self.open()?)
+    }
+
+    /// `.old`, if one can go back to it: to be run from where it is, when the disk lets nobody
+    /// [`go_back`](Self::go_back). That must not hold up the way back.
+    pub fn previous(&self) -> Result<Image, StoreError> {
+        let path = self.beside(OLD)?;
+        let old = Image::open(&path).map_err(StoreError::NoOld)?;
+        let build_id = old.build_id().to_owned();
+        if self.rejected().as_ref() == Some(&build_id) {
+            return Err(StoreError::OldIsRejected { path, build_id });
+        }
+        if build_id == self.running.build_id() {
+            return Err(StoreError::OldIsRunning { path, build_id });
+        }
+        Ok(old)
     }
 
     /// Makes a link on the way say what `link` says.

@@ -19,6 +19,7 @@
 //! Which links led to the running file is noted when the store is made, so make it early.
 
 mod back;
+pub mod deputy;
 mod error;
 mod route;
 
@@ -179,9 +180,18 @@ impl Store {
         Ok(())
     }
 
+    /// Where the marker is, when there is one.
+    pub fn mark(&self) -> Result<PathBuf, StoreError> {
+        self.beside(TRIAL)
+    }
+
     /// Removes the marker.
     pub fn clear_trial(&self) -> Result<(), StoreError> {
-        replace::remove(&self.beside(TRIAL)?)?;
+        let mark = self.mark()?;
+        // A disk that may not be written need not be, where there is nothing to remove.
+        if std::fs::symlink_metadata(&mark).is_ok() {
+            replace::remove(&mark)?;
+        }
         Ok(())
     }
 

@@ -1,18 +1,34 @@
 //! Processes that die or hang. Who owns the service afterwards, and who noticed.
 
-use std::time::Duration;
-
 use super::load;
 use crate::host::{Host, SOON, until};
-use crate::release::Build;
+use crate::release::{Bad, Build};
+
+/// Nothing has changed by then: the reload fails, the old one serves on.
+pub fn the_successor_before_it_is_ready(host: &mut Host) {
+    host.start();
+    let before = host.assert_runs(Build::A);
+    let load = load::steady();
+    host.install_file(&Bad::Hangs.path());
+    let reload = ["systemctl", "reload", "handover.service"];
+    let client = host.container.spawn(reload).expect("spawned");
+    let successor = host.until_child(before, &Bad::Hangs.id());
+    host.kill("KILL", successor);
+    let out = client.wait_with_output().expect("waited");
+    assert!(!out.status.success(), "{out:?}");
+    assert_eq!(host.assert_runs(Build::A), before);
+    host.until_disk_is(Build::A);
+    assert_eq!(host.disk().rejected, Some(Bad::Hangs.id()));
+    assert_eq!(host.restarts(), "0");
+    load::goes_on(&load);
+    load.stop().assert_clean();
+}
 
 /// The parked master takes back before anybody notices; the disk follows.
 pub fn the_successor_in_probation(host: &mut Host) {
     let (load, before, after) = upgraded(host);
     host.kill("KILL", after);
-    until("the predecessor is the main process", SOON, || {
-        (host.main_pid() == before).then_some(())
-    });
+    host.until_main_is(before);
     assert_eq!(host.assert_runs(Build::A), before);
     host.until_disk_is(Build::A);
     load::goes_on(&load);
@@ -87,9 +103,9 @@ pub fn every_worker(host: &mut Host) {
     let load = load::steady();
     let workers = host.titled("handover: worker process");
     assert_eq!(workers.len(), 2);
-    for worker in &workers {
-        host.kill("KILL", *worker);
-    }
+    // At once: a client that lost the first would find the second and lose that, too.
+    let kill = format!("kill -KILL {} {}", workers[0], workers[1]);
+    host.container.sh(&kill).ok();
     until("two other workers", SOON, || {
         let now = host.titled("handover: worker process");
         (now.len() == 2 && now.iter().all(|pid| !workers.contains(pid))).then_some(())
@@ -107,7 +123,7 @@ pub fn a_hung_owner_is_shot_by_the_watchdog(host: &mut Host) {
     let before = host.assert_runs(Build::A);
     let load = load::fresh();
     host.kill("STOP", before);
-    host.until_another_main(before, Duration::from_secs(20));
+    host.until_another_main(before, SOON);
     assert_eq!(host.restarts(), "1");
     load::goes_on(&load);
     load::assert_only_cut(&load.stop());
@@ -118,11 +134,7 @@ pub fn a_hung_successor_is_met_by_its_predecessor(host: &mut Host) {
     host.drop_in("watchdog", "[Service]\nWatchdogSec=9\n");
     let (load, before, after) = upgraded(host);
     host.kill("STOP", after);
-    until(
-        "the predecessor is the main process",
-        Duration::from_secs(8),
-        || (host.main_pid() == before).then_some(()),
-    );
+    host.until_main_is(before);
     load::goes_on(&load);
     host.until_disk_is(Build::A);
     assert_eq!(host.assert_runs(Build::A), before);

@@ -41,7 +41,7 @@ impl InFlight {
     pub fn begin() -> Self {
         let mut stream = TcpStream::connect("127.0.0.1:80").expect("connect");
         stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
+            .set_read_timeout(Some(Duration::from_secs(30)))
             .expect("a deadline");
         stream
             .write_all(format!("GET /{BIG} HTTP/1.1\r\nHost: big\r\n\r\n").as_bytes())
@@ -91,12 +91,12 @@ pub fn assert_only_cut(report: &Report) {
 
 /// Waits until it was answered some hundred times more.
 pub fn goes_on(load: &Running) {
-    load.wait_answers(200, Duration::from_secs(15));
+    load.wait_answers(200, Duration::from_secs(30));
 }
 
 fn started(specs: Vec<Spec>) -> Running {
     let load = Load::start_all(specs);
-    load.wait_answers(100, Duration::from_secs(10));
+    load.wait_answers(100, Duration::from_secs(30));
     load
 }
 

@@ -3,10 +3,12 @@
 
 mod boot;
 mod intruder;
+mod journal;
 mod kill;
 mod load;
 mod reload;
 mod rollback;
+mod sockets;
 mod stop;
 mod units;
 
@@ -20,30 +22,18 @@ pub struct Story {
     pub tell: fn(&mut Host),
     /// With which kinds of listener.
     pub listeners: &'static [Listener],
-    /// What the daemon must learn first; reported as ignored until then (`--include-ignored` tells
-    /// it all the same).
-    pub waits_for: Option<&'static str>,
 }
-
-/// After a failed or rolled-back upgrade, and after a commit, where the program's directory is not
-/// the service's: an empty file `restore` or `keep` in the runtime directory, while
-/// `handover.trial` is there.
-const TRIGGERS: &str = "the daemon asks the guard by its triggers";
-
-/// Red once on the newest systemd, or told to the real daemon on 252 only.
-const UNPROVED: &str = "it was told on all three systemds, five times in a row";
 
 const BOTH: &[Listener] = &[Listener::Own, Listener::Passed];
 const ANY: &[Listener] = &[Listener::Passed];
 
 macro_rules! stories {
-    ($($module:ident::$story:ident $listeners:ident $(waits_for $reason:expr)?,)*) => {
+    ($($module:ident::$story:ident $listeners:ident,)*) => {
         /// All of them.
         pub const ALL: &[Story] = &[$(Story {
             name: concat!(stringify!($module), "::", stringify!($story)),
             tell: $module::$story,
             listeners: $listeners,
-            waits_for: [$(Some($reason),)? None][0],
         },)*];
     };
 }
@@ -51,37 +41,45 @@ macro_rules! stories {
 stories! {
     units::the_unit_files_are_clean ANY,
     units::the_sandbox_scores ANY,
-    reload::an_upgrade_makes_the_successor_the_main_process BOTH waits_for TRIGGERS,
+    units::a_newer_revision_waits_for_the_restart ANY,
+    reload::an_upgrade_makes_the_successor_the_main_process BOTH,
     reload::the_same_build_reloads_the_configuration ANY,
-    reload::a_bad_release_fails_and_the_old_one_serves ANY waits_for TRIGGERS,
+    reload::a_bad_release_fails_and_the_old_one_serves ANY,
     reload::a_release_that_answers_for_itself_is_not_believed ANY,
-    reload::a_third_release_may_come_during_a_probation ANY waits_for TRIGGERS,
+    reload::an_order_of_roots_keeps_the_way_back ANY,
+    reload::a_third_release_may_come_during_a_probation ANY,
     reload::two_at_once_are_one_upgrade ANY,
-    reload::a_client_killed_in_the_middle_changes_nothing ANY waits_for TRIGGERS,
+    reload::a_client_killed_in_the_middle_changes_nothing ANY,
     reload::systemd_may_read_its_units_again_in_the_middle ANY,
     reload::systemd_may_start_anew_in_the_middle ANY,
-    rollback::one_command_goes_back BOTH waits_for TRIGGERS,
-    rollback::nginx_s_signals_go_back ANY waits_for UNPROVED,
-    rollback::nginx_s_signals_make_it_final ANY waits_for UNPROVED,
-    kill::the_successor_in_probation BOTH waits_for TRIGGERS,
-    kill::the_parked_master ANY waits_for TRIGGERS,
+    rollback::one_command_goes_back BOTH,
+    rollback::after_a_commit ANY,
+    rollback::nginx_s_signals_go_back ANY,
+    rollback::nginx_s_signals_make_it_final ANY,
+    kill::the_successor_before_it_is_ready ANY,
+    kill::the_successor_in_probation BOTH,
+    kill::the_parked_master ANY,
     kill::the_owner_alone BOTH,
-    kill::the_owner_after_a_commit BOTH waits_for TRIGGERS,
+    kill::the_owner_after_a_commit BOTH,
     kill::both_masters_at_once BOTH,
-    kill::every_worker ANY waits_for UNPROVED,
+    kill::every_worker ANY,
     kill::a_hung_owner_is_shot_by_the_watchdog BOTH,
-    kill::a_hung_successor_is_met_by_its_predecessor ANY waits_for TRIGGERS,
+    kill::a_hung_successor_is_met_by_its_predecessor ANY,
     stop::while_serving BOTH,
     stop::while_parked BOTH,
     stop::after_a_commit BOTH,
-    stop::during_an_upgrade ANY waits_for "TERM while a successor starts ends the service",
-    stop::a_restart_refuses_nobody BOTH waits_for UNPROVED,
-    stop::a_preserved_store_refuses_nobody BOTH waits_for UNPROVED,
+    stop::during_an_upgrade ANY,
+    stop::a_restart_refuses_nobody BOTH,
+    stop::a_preserved_store_refuses_nobody BOTH,
+    sockets::a_socket_unit_more_and_less ANY,
+    journal::an_upgrade_can_be_read_from_beginning_to_end ANY,
+    journal::no_flood_drowns_it ANY,
+    journal::systemctl_status_says_what_happens_next ANY,
     intruder::gains_nothing_but_what_is_known ANY,
     intruder::leads_root_nowhere ANY,
     intruder::cannot_have_its_image_kept_or_executed ANY,
-    boot::a_release_that_cannot_start_is_replaced BOTH waits_for UNPROVED,
-    boot::a_release_that_systemd_would_not_restart_is_replaced BOTH waits_for UNPROVED,
-    boot::a_refused_release_is_not_started_at_the_next_boot ANY waits_for TRIGGERS,
-    boot::a_release_on_trial_survives_a_power_cut ANY waits_for "a cold start on trial ends the trial",
+    boot::a_release_that_cannot_start_is_replaced BOTH,
+    boot::a_release_that_systemd_would_not_restart_is_replaced BOTH,
+    boot::a_refused_release_is_not_started_at_the_next_boot ANY,
+    boot::a_release_on_trial_survives_a_power_cut ANY,
 }

@@ -93,6 +93,32 @@ pub fn a_release_that_answers_for_itself_is_not_believed(host: &mut Host) {
     assert_eq!(host.assert_runs(Build::A), before);
 }
 
+/// `handover upgrade` by root is as good as a reload: the way back is kept on disk.
+pub fn an_order_of_roots_keeps_the_way_back(host: &mut Host) {
+    host.start();
+    let before = host.assert_runs(Build::A);
+    let load = load::steady();
+    host.install(Build::B);
+    host.handover(&["upgrade"]).ok();
+    let after = host.assert_runs(Build::B);
+    let disk = host.disk();
+    assert_eq!(
+        (disk.trial, disk.old),
+        (Some(Build::B.id()), Some(Build::A.id()))
+    );
+    host.kill("KILL", after);
+    host.until_main_is(before);
+    host.until_disk_is(Build::A);
+    // One that cannot even be asked; another copy is the client.
+    host.install_file(&Bad::Exits3.path());
+    let ran = host.container.run([&Build::A.path(), "upgrade"]);
+    assert_eq!(ran.code, 1, "{ran}");
+    assert_eq!(host.assert_runs(Build::A), before);
+    host.until_disk_is(Build::A);
+    load::goes_on(&load);
+    load.stop().assert_clean();
+}
+
 /// While B must still prove itself, C replaces it; the way back is to A, not to B.
 pub fn a_third_release_may_come_during_a_probation(host: &mut Host) {
     host.start();

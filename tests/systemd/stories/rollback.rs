@@ -26,6 +26,31 @@ pub fn one_command_goes_back(host: &mut Host) {
     load.stop().assert_clean();
 }
 
+/// Nobody is parked any more: what was kept on disk is upgraded to, and root's client puts it in
+/// place.
+pub fn after_a_commit(host: &mut Host) {
+    host.start();
+    let first = host.assert_runs(Build::A);
+    let load = load::steady();
+    host.install(Build::B);
+    host.reload().ok();
+    host.handover(&["commit"]).ok();
+    let second = host.assert_runs(Build::B);
+    host.until_disk_is(Build::B);
+    host.handover(&["rollback"]).ok();
+    let third = host.assert_runs(Build::A);
+    assert!(third != first && third != second);
+    host.until_disk_is(Build::A);
+    assert_eq!(host.disk().rejected, Some(Build::B.id()));
+    load::goes_on(&load);
+    host.handover(&["commit"]).ok();
+    assert_eq!(host.assert_runs(Build::A), third);
+    let disk = host.disk();
+    assert_eq!((disk.program, disk.trial), (Some(Build::A.id()), None));
+    load::goes_on(&load);
+    load.stop().assert_clean();
+}
+
 /// The sequence of nginx's manual, by `systemctl kill`: nothing happens but what a signal says.
 pub fn nginx_s_signals_go_back(host: &mut Host) {
     host.start();

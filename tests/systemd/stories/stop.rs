@@ -39,16 +39,7 @@ pub fn during_an_upgrade(host: &mut Host) {
     host.install_file(&Bad::Hangs.path());
     let reload = ["systemctl", "reload", "handover.service"];
     let client = host.container.spawn(reload).expect("spawned");
-    until("the successor starts", SOON, || {
-        let main = host.main_pid();
-        let children = host.container.run(["pgrep", "--parent", &main.to_string()]);
-        let hangs = |pid: &str| host.build_of(pid.parse().ok()?);
-        children
-            .stdout
-            .lines()
-            .any(|pid| hangs(pid) == Some(Bad::Hangs.id()))
-            .then_some(())
-    });
+    host.until_child(host.main_pid(), &Bad::Hangs.id());
     with_a_request_in_flight(host);
     let _ = client.wait_with_output().expect("waited");
 }

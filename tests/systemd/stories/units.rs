@@ -2,6 +2,7 @@
 
 use crate::container::Ran;
 use crate::host::Host;
+use crate::release::Build;
 
 /// systemd finds nothing to say about them.
 pub fn the_unit_files_are_clean(host: &mut Host) {
@@ -37,6 +38,39 @@ pub fn the_sandbox_scores(host: &mut Host) {
     );
     let service = exposure(host, "handover.service");
     assert!(service <= 1.4, "without the port capability: {service}");
+}
+
+/// What a process is born with comes with the next restart; `status` says so until then.
+pub fn a_newer_revision_waits_for_the_restart(host: &mut Host) {
+    host.start();
+    host.assert_runs(Build::A);
+    let revisions = || {
+        let status = host.status();
+        let warned = status["warnings"].to_string().contains("next restart");
+        let rev = |which: &str| status["unit_rev"][which].as_str().map(str::to_owned);
+        let of = |which: &str| rev(which).and_then(|text| text.parse::<u32>().ok());
+        (of("running"), of("installed"), warned)
+    };
+    let (shipped, installed, warned) = revisions();
+    let newer = shipped.map(|rev| rev + 1);
+    assert!(shipped.is_some() && installed == shipped && !warned);
+    host.drop_in(
+        "90-newer",
+        &format!(
+            "[Service]\nEnvironment=HANDOVER_UNIT_REV={}\n",
+            newer.unwrap_or(0)
+        ),
+    );
+    assert_eq!(revisions(), (shipped, newer, true));
+    // A hot upgrade brings another program, not another environment.
+    host.install(Build::B);
+    host.reload().ok();
+    host.handover(&["commit"]).ok();
+    host.assert_runs(Build::B);
+    assert_eq!(revisions(), (shipped, newer, true));
+    host.systemctl(["restart", "handover.service"]).ok();
+    host.assert_runs(Build::B);
+    assert_eq!(revisions(), (newer, newer, false));
 }
 
 fn exposure(host: &Host, unit: &str) -> f32 {

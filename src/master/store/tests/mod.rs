@@ -1,5 +1,6 @@
 //! Against real files; where root is needed and missing, a test says so.
 
+mod deputy;
 mod going_back;
 mod installing;
 mod keeping;
