@@ -15,6 +15,7 @@ mod guard;
 mod host;
 #[path = "../kit/mod.rs"]
 mod kit;
+mod packages;
 mod release;
 mod stories;
 mod tree;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let layer = Arc::new(Layer::make());
     let unripe = args.ignored || args.include_ignored;
     let mut trials = guard::trials();
+    trials.extend(packages::trials());
     for story in stories::ALL {
         for &listener in story.listeners {
             for suite in Suite::ALL {

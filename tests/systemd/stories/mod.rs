@@ -4,7 +4,7 @@
 mod boot;
 mod intruder;
 mod kill;
-mod load;
+pub mod load;
 mod reload;
 mod rollback;
 mod stop;
