@@ -31,7 +31,7 @@ pub fn an_installation_serves(host: &mut Host) {
     let said: Vec<_> = verified
         .stderr
         .lines()
-        .filter(|line| line.contains("handover") && !line.contains("man:"))
+        .filter(|line| line.contains("handover") && !line.contains("man "))
         .collect();
     assert!(said.is_empty(), "{said:?}");
     let catalog = host.container.run(["journalctl", "--list-catalog"]);
