@@ -193,6 +193,13 @@ impl Service {
         }
     }
 
+    /// Its command line, for manual pages and completions.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn command_line(&self) -> clap::Command {
+        args::command(&self.program())
+    }
+
     fn program(&self) -> Program {
         Program {
             name: self.name,

@@ -38,6 +38,11 @@ pub fn other_version_of_example(name: &str, version: &str) -> PathBuf {
     build(&["--example", name], &format!("examples/{name}"), version)
 }
 
+/// The program of another package of this workspace, built with another `HANDOVER_VERSION`.
+pub fn other_version_of(package: &str, program: &str, version: &str) -> PathBuf {
+    build(&["--package", package, "--bin", program], program, version)
+}
+
 /// Each version has a target directory of its own, and lends the intermediate files of the
 /// dependencies from the directory of the tests (`build.build-dir`, cargo 1.91): only this crate is
 /// compiled again, in about two seconds. An older cargo compiles everything once. Later calls cost

@@ -57,8 +57,13 @@ pub struct Ran {
 impl Container {
     /// Boots `suite`, with the files under `layer` laid over its tree.
     pub fn boot(suite: Suite, layer: &Path) -> io::Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let tree = suite.tree().map_err(io::Error::other)?;
+        Self::boot_tree(suite, tree, layer)
+    }
+
+    /// The same on another tree of that suite.
+    pub fn boot_tree(suite: Suite, tree: &Path, layer: &Path) -> io::Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::tempdir()?;
         let name = format!(
             "handover-{}-{}",

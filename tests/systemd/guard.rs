@@ -54,6 +54,14 @@ trials! {
     the_third_failed_run_goes_back_once,
     a_good_run_or_another_build_starts_the_count_again,
     a_status_that_systemd_does_not_restart_goes_back_at_once,
+    before_a_replacement_what_runs_is_kept_and_what_comes_is_on_trial,
+    a_replacement_by_the_same_build_changes_nothing,
+    a_replacement_that_was_given_up_changes_nothing,
+    a_replacement_while_nobody_runs_keeps_what_was_on_disk,
+    a_replacement_on_trial_keeps_what_was_committed_last,
+    a_replacement_keeps_what_really_runs,
+    a_replacement_is_not_kept_while_a_master_is_parked,
+    a_replacement_that_was_cut_off_is_rescued,
     killed_at_any_moment_it_leaves_a_whole_file_and_finishes_later,
 }
 
@@ -372,6 +380,128 @@ fn killed_at_any_moment_it_leaves_a_whole_file_and_finishes_later(at: &Place) {
     }
 }
 
+fn before_a_replacement_what_runs_is_kept_and_what_comes_is_on_trial(at: &Place) {
+    let running = at.running("a");
+    at.put("z", ".old");
+    at.replace(Some(&running)).ok();
+    // Before the file comes nothing is lost yet.
+    assert_eq!(at.build(".old").as_deref(), Some("z"));
+    assert_eq!(at.build(".replaced").as_deref(), Some("a"));
+    assert!(at.file(".trial").exists());
+    // Whoever comes in between does not take that for the end.
+    at.restore().ok();
+    assert!(at.file(".replaced").exists() && at.file(".trial").exists());
+    at.install("b");
+    at.settle().ok();
+    at.holds("b", Some("a"), None, true);
+    assert_eq!(
+        fs::read_to_string(at.file(".trial")).unwrap().trim(),
+        id("b")
+    );
+    // Once more, as package managers do.
+    at.settle().ok();
+    at.holds("b", Some("a"), None, true);
+}
+
+fn a_replacement_by_the_same_build_changes_nothing(at: &Place) {
+    let running = at.running("a");
+    at.put("z", ".old");
+    at.replace(Some(&running)).ok();
+    sh(&"cp -p P P.incoming; mv P.incoming P".replace('P', &at.program()));
+    at.guard(&["trial", &at.program(), &at.triggers(), &running.id()])
+        .ok();
+    at.holds("a", Some("z"), None, false);
+}
+
+fn a_replacement_that_was_given_up_changes_nothing(at: &Place) {
+    let running = at.running("a");
+    at.put("z", ".old");
+    at.replace(Some(&running)).ok();
+    at.replace(Some(&running)).ok();
+    at.settle().ok();
+    at.holds("a", Some("z"), None, false);
+}
+
+fn a_replacement_while_nobody_runs_keeps_what_was_on_disk(at: &Place) {
+    at.install("a");
+    at.replace(None).ok();
+    at.install("b");
+    at.settle().ok();
+    at.holds("b", Some("a"), None, true);
+    // Nothing there, nothing to keep.
+    let empty = Place::new();
+    empty.replace(None).ok();
+    empty.install("b");
+    empty.settle().ok();
+    empty.holds("b", None, None, false);
+}
+
+fn a_replacement_on_trial_keeps_what_was_committed_last(at: &Place) {
+    at.trial("a", "b");
+    let running = at.running("b");
+    at.replace(Some(&running)).ok();
+    at.install("c");
+    at.settle().ok();
+    at.holds("c", Some("a"), None, true);
+}
+
+fn a_replacement_keeps_what_really_runs(at: &Place) {
+    let running = at.running("a");
+    // A file that an order to upgrade was refused for.
+    at.install("x");
+    at.replace(Some(&running)).ok();
+    at.install("b");
+    at.settle().ok();
+    at.holds("b", Some("a"), None, true);
+}
+
+fn a_replacement_is_not_kept_while_a_master_is_parked(at: &Place) {
+    at.put("a", ".old");
+    // A shell from the program's directory is the parent of what runs.
+    fs::copy("/bin/sh", at.file("-parked")).unwrap();
+    let program = at.running("b");
+    let mut parked = Command::new(at.file("-parked"))
+        .args(["-c", &format!("{} 60 & echo $!; wait", at.program())])
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let mut pid = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(parked.stdout.as_mut().unwrap()),
+        &mut pid,
+    )
+    .unwrap();
+    until("it runs", SOON, || {
+        let exe = fs::read_link(format!("/proc/{}/exe", pid.trim())).ok()?;
+        (exe == Path::new(&at.program())).then_some(())
+    });
+    at.guard(&["replace", &at.program(), &at.triggers(), pid.trim()])
+        .ok();
+    kill_process_group(
+        Pid::from_raw(parked.id().try_into().unwrap()).unwrap(),
+        Signal::KILL,
+    )
+    .unwrap();
+    parked.wait().unwrap();
+    drop(program);
+    fs::remove_file(at.file("-parked")).unwrap();
+    at.holds("b", Some("a"), None, false);
+    assert!(!at.file(".replaced").exists());
+}
+
+/// The package manager was killed after the file came, then the power went.
+fn a_replacement_that_was_cut_off_is_rescued(at: &Place) {
+    let running = at.running("a");
+    at.replace(Some(&running)).ok();
+    at.install("b");
+    drop(running);
+    for _ in 0..3 {
+        at.rescue("exit-code", "exited", "3").ok();
+    }
+    at.holds("a", None, Some("b"), false);
+}
+
 /// A program's directory, a directory of triggers and one for the counter.
 struct Place {
     dir: tempfile::TempDir,
@@ -463,6 +593,15 @@ impl Place {
 
     fn restore(&self) -> Outcome {
         self.guard(&["restore", &self.program(), &self.triggers()])
+    }
+
+    fn replace(&self, running: Option<&Running>) -> Outcome {
+        let pid = running.map_or("0".into(), Running::id);
+        self.guard(&["replace", &self.program(), &self.triggers(), &pid])
+    }
+
+    fn settle(&self) -> Outcome {
+        self.guard(&["settle", &self.program(), &self.triggers()])
     }
 
     fn rescue(&self, result: &str, code: &str, status: &str) -> Outcome {

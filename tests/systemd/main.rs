@@ -15,6 +15,7 @@ mod guard;
 mod host;
 #[path = "../kit/mod.rs"]
 mod kit;
+mod packages;
 mod release;
 mod stories;
 mod tree;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     args.test_threads.get_or_insert(3);
     let layer = Arc::new(Layer::make());
     let mut trials = guard::trials();
+    trials.extend(packages::trials());
     for story in stories::ALL {
         for &listener in story.listeners {
             for suite in Suite::ALL {

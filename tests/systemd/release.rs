@@ -204,3 +204,11 @@ fn with_build_id(program: &[u8], id: &str) -> io::Result<Vec<u8>> {
     program[at + note.len()..][..id.len()].copy_from_slice(&id);
     Ok(program)
 }
+
+/// A program that goes wrong, for a package.
+pub fn bad_release(bad: Bad) -> io::Result<Vec<u8>> {
+    let layer = Layer(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?);
+    let mut release = with_build_id(&layer.stripped(&std::env::current_exe()?)?, &bad.id())?;
+    release.extend(bad.plan().as_bytes());
+    Ok(release)
+}

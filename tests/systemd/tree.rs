@@ -52,34 +52,40 @@ impl Suite {
         }
     }
 
+    /// The same with the tools of other packagers, which not every story needs.
+    pub fn tree_with_tools(self) -> Result<&'static Path, Missing> {
+        static TREES: [OnceLock<Result<PathBuf, Missing>>; 3] =
+            [OnceLock::new(), OnceLock::new(), OnceLock::new()];
+        let build = || {
+            let tree = self.tree()?;
+            let name = format!("{}-tools", self.name());
+            cached(&name, TOOLS, |new| self.add_tools(tree, new))
+        };
+        match TREES[self as usize].get_or_init(build) {
+            Ok(tree) => Ok(tree),
+            Err(missing) => Err(missing.clone()),
+        }
+    }
+
     fn build(self) -> Result<PathBuf, Missing> {
-        let cannot = |what: &str, e: &dyn fmt::Display| Missing(format!("{what}: {e}"));
-        let trees = cache().join("trees");
-        fs::create_dir_all(&trees).map_err(|e| cannot("no cache for Debian trees", &e))?;
-        let tree = trees.join(self.name());
-        // Whoever comes second finds the tree of the first.
-        let lock = File::create(trees.join(format!("{}.lock", self.name())))
-            .and_then(|file| Ok(flock(&file, FlockOperation::LockExclusive).map(|()| file)?))
-            .map_err(|e| cannot("cannot lock the cache of Debian trees", &e))?;
-        let stamp = tree.join("handover-tree");
-        if fs::read_to_string(&stamp).is_ok_and(|text| text == PACKAGES) {
-            return Ok(tree);
+        cached(self.name(), PACKAGES, |new| self.debootstrap(new))
+    }
+
+    fn add_tools(self, tree: &Path, new: &Path) -> Result<(), Missing> {
+        let out = Command::new("sh")
+            .args(["-euc", ADD_TOOLS])
+            .args([tree.as_os_str(), new.as_os_str(), TOOLS.as_ref()])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|e| Missing(format!("cannot run sh: {e}")))?;
+        if out.status.success() {
+            return Ok(());
         }
-        let new = trees.join(format!("{}.new", self.name()));
-        for stale in [&tree, &new] {
-            match fs::remove_dir_all(stale) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(cannot("cannot remove a stale Debian tree", &e));
-                }
-                _ => {}
-            }
-        }
-        self.debootstrap(&new)?;
-        fs::write(new.join("handover-tree"), PACKAGES)
-            .and_then(|()| fs::rename(&new, &tree))
-            .map_err(|e| cannot("cannot keep the Debian tree", &e))?;
-        drop(lock);
-        Ok(tree)
+        let said = String::from_utf8_lossy(&out.stderr);
+        Err(Missing(format!(
+            "cannot install {TOOLS} into a tree of {}: {said}",
+            self.name()
+        )))
     }
 
     fn debootstrap(self, tree: &Path) -> Result<(), Missing> {
@@ -109,6 +115,41 @@ impl Suite {
             out.status
         )))
     }
+}
+
+/// The tree of this name in the cache, made by `make` when it is not there or not of `contents`.
+fn cached(
+    name: &str,
+    contents: &str,
+    make: impl FnOnce(&Path) -> Result<(), Missing>,
+) -> Result<PathBuf, Missing> {
+    let cannot = |what: &str, e: &dyn fmt::Display| Missing(format!("{what}: {e}"));
+    let trees = cache().join("trees");
+    fs::create_dir_all(&trees).map_err(|e| cannot("no cache for Debian trees", &e))?;
+    let tree = trees.join(name);
+    // Whoever comes second finds the tree of the first.
+    let lock = File::create(trees.join(format!("{name}.lock")))
+        .and_then(|file| Ok(flock(&file, FlockOperation::LockExclusive).map(|()| file)?))
+        .map_err(|e| cannot("cannot lock the cache of Debian trees", &e))?;
+    let stamp = tree.join("handover-tree");
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == contents) {
+        return Ok(tree);
+    }
+    let new = trees.join(format!("{name}.new"));
+    for stale in [&tree, &new] {
+        match fs::remove_dir_all(stale) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(cannot("cannot remove a stale Debian tree", &e));
+            }
+            _ => {}
+        }
+    }
+    make(&new)?;
+    fs::write(new.join("handover-tree"), contents)
+        .and_then(|()| fs::rename(&new, &tree))
+        .map_err(|e| cannot("cannot keep the Debian tree", &e))?;
+    drop(lock);
+    Ok(tree)
 }
 
 /// Why a story cannot be told on this machine.
@@ -171,6 +212,23 @@ pub fn cache() -> PathBuf {
 
 /// Besides Debian's minimal system.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,curl,procps";
+
+/// For packages of the other kind, and for what looks after a machine.
+const TOOLS: &str = "rpm needrestart";
+
+/// A copy of TREE at NEW with PACKAGES in it, by this machine's network.
+const ADD_TOOLS: &str = r#"
+tree=$0 new=$1 packages=$2
+cp -a "$tree" "$new"
+cp -L /etc/resolv.conf "$new/etc/resolv.conf"
+printf '#!/bin/sh\nexit 101\n' >"$new/usr/sbin/policy-rc.d"
+chmod 755 "$new/usr/sbin/policy-rc.d"
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
+chroot "$new" apt-get -q update
+chroot "$new" apt-get -qy --no-install-recommends install $packages
+chroot "$new" apt-get clean
+rm -rf "$new/usr/sbin/policy-rc.d" "$new/etc/resolv.conf" "$new"/var/lib/apt/lists/*
+"#;
 
 /// Where this machine's own apt gets Debian from, whatever its configuration looks like.
 fn mirror() -> Result<String, Missing> {

@@ -181,6 +181,27 @@ last      1.4.1 -> 1.4.2 rolled back 3 min ago: workers keep crashing (takeover 
 }
 
 #[test]
+fn what_a_package_s_check_finds_after_a_rollback_is_explained() {
+    let mut status = serving();
+    let line = |status: &Status| disk(status, PLAIN);
+    status.last = Some(ended(Outcome::Committed));
+    assert!(line(&status).ends_with("is what runs"));
+    status.last = Some(ended(Outcome::RolledBack));
+    assert_eq!(
+        line(&status),
+        "/usr/lib/handover/bin/handover is what runs; 1.4.2 rolled back: until the next upgrade a \
+         package's check (`dpkg --verify`, `rpm -V`) calls it changed"
+    );
+    // No package manager puts files there.
+    status.disk.path = "/srv/app".into();
+    assert!(line(&status).ends_with("is what runs"));
+    // The next upgrade is under way.
+    status.disk.path = "/usr/bin/app".into();
+    status.upgrade = Some(upgrade("probation", None));
+    assert!(line(&status).ends_with("is what runs"));
+}
+
+#[test]
 fn every_phase_has_a_headline_that_says_what_comes_next() {
     let mut status = serving();
     status.upgrade = Some(upgrade("", None));

@@ -5,7 +5,7 @@ mod boot;
 mod intruder;
 mod journal;
 mod kill;
-mod load;
+pub mod load;
 mod reload;
 mod rollback;
 mod sockets;

@@ -1,0 +1,90 @@
+//! Writes the files of the packages that follow from the command line: `handover(1)` and the shell
+//! completions. `cargo run --example package-files -- packaging`; what it writes is committed, and
+//! `tests/packaging.rs` says when it is out of date.
+
+use std::error::Error;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use clap::Command;
+use clap_complete::Shell;
+use clap_mangen::Man;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let at = std::env::args_os().nth(1).ok_or("say where to write")?;
+    let at = Path::new(&at);
+    let mut command = handover::daemon().command_line();
+    command.build();
+    fs::create_dir_all(at.join("man"))?;
+    fs::write(at.join("man/handover.1"), manual(&command)?)?;
+    let completions = at.join("completions");
+    fs::create_dir_all(&completions)?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        // A fresh one: building it adds what only its own parser needs.
+        let mut command = handover::daemon().command_line();
+        clap_complete::generate_to(shell, &mut command, "handover", &completions)?;
+    }
+    Ok(())
+}
+
+/// One page for all commands, without a version: it would change with every release.
+fn manual(command: &Command) -> Result<Vec<u8>, Box<dyn Error>> {
+    let man = Man::new(command.clone().version(None))
+        .title("HANDOVER")
+        .section("1")
+        .source("handover")
+        .manual("User Commands");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    writeln!(page, ".SH COMMANDS")?;
+    for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
+        let usage = sub.clone().render_usage().to_string();
+        let usage = usage
+            .trim_start_matches("Usage: ")
+            .replace("[OPTIONS] ", "");
+        let usage = usage.replace(" [OPTIONS]", "");
+        let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+        writeln!(
+            page,
+            ".TP\n\\fB{}\\fR\n{}",
+            escaped(&usage),
+            escaped(&about)
+        )?;
+        let mut args = Vec::new();
+        for arg in sub.get_arguments() {
+            // Global ones have their own section.
+            if arg.is_global_set() || arg.is_hide_set() || arg.get_id() == "help" {
+                continue;
+            }
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            writeln!(
+                args,
+                ".TP\n\\fB{}\\fR\n{}",
+                escaped(&arg.to_string()),
+                escaped(&help)
+            )?;
+        }
+        if !args.is_empty() {
+            writeln!(page, ".RS")?;
+            page.extend(args);
+            writeln!(page, ".RE")?;
+        }
+    }
+    man.render_options_section(&mut page)?;
+    page.extend(include_bytes!("../packaging/man/handover.1.tail"));
+    Ok(page)
+}
+
+/// roff takes a dash for a hyphen, and a dot or a quote at the beginning for an order.
+fn escaped(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    if text.starts_with(['.', '\'']) {
+        format!("\\&{text}")
+    } else {
+        text
+    }
+}

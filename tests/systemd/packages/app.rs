@@ -1,0 +1,38 @@
+//! `examples/greeter`: what an author's package of an application does.
+
+use super::manager::IN_TIME;
+use super::manager::{assert_says, within};
+use crate::host::{Host, until};
+use crate::kit::client::{Load, Spec};
+
+/// Its two lines make an upgrade of it a hot upgrade, and a rollback one command.
+pub fn a_package_of_an_application_is_upgraded_like_any(host: &mut Host) {
+    let install = |version: &str| {
+        let deb = format!("/opt/packages/greeter_{version}-1_amd64.deb");
+        let ran = within(host, &["dpkg", "--install", &deb]);
+        ran.ok();
+        ran
+    };
+    assert_says(&install("1.0.0"), "greeter: 1.0.0 serves");
+    let load = Load::start_all(vec![
+        Spec::new("127.0.0.1:8080").keep_alive().connections(4),
+        Spec::new("127.0.0.1:8080").fresh().connections(2),
+    ]);
+    load.wait_answers(100, IN_TIME);
+    let ran = install("2.0.0");
+    assert_says(&ran, "greeter: 2.0.0 serves, on probation until 20");
+    load.wait_answers(200, IN_TIME);
+    host.container.run(["greeter", "rollback"]).ok();
+    load.wait_answers(200, IN_TIME);
+    let program = "/usr/lib/greeter/bin/greeter";
+    until("1.0.0 is back on disk", IN_TIME, || {
+        let version = host.container.run([program, "-v"]);
+        version.stdout.contains("/1.0.0").then_some(())
+    });
+    assert_says(&install("3.0.0"), "goes back to 1.0.0");
+    load.wait_answers(200, IN_TIME);
+    load.stop().assert_clean();
+    within(host, &["dpkg", "--purge", "greeter"]).ok();
+    let left = "find / /run -xdev \\( -path /opt -o -path /var/log/journal \\) -prune -o -name '*greeter*' -print";
+    assert_eq!(host.container.sh(left).ok(), "");
+}
