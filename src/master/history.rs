@@ -125,10 +125,16 @@ impl History {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(HistoryError::Read { path, source }),
         };
-        Ok(text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect())
+        let mut all: Vec<Last> = Vec::new();
+        for last in text.lines().filter_map(|l| serde_json::from_str(l).ok()) {
+            let last: Last = last;
+            // Written down again when figures came late: where it was first, as it was last.
+            match all.iter_mut().rev().find(|known| known.id == last.id) {
+                Some(known) => *known = last,
+                None => all.push(last),
+            }
+        }
+        Ok(all)
     }
 
     /// The newest.
@@ -249,6 +255,19 @@ mod tests {
             history.append(&ended(n)).unwrap();
         }
         assert_eq!(history.all().unwrap(), [ended(0), ended(1), ended(2)]);
+        assert_eq!(history.last().unwrap(), Some(ended(2)));
+    }
+
+    #[test]
+    fn of_two_lines_about_one_upgrade_the_later_counts_in_the_place_of_the_first() {
+        let (_dir, history) = lab();
+        for n in 0..3 {
+            history.append(&ended(n)).unwrap();
+        }
+        let mut late = ended(1);
+        late.connections.finished = 7;
+        history.append(&late).unwrap();
+        assert_eq!(history.all().unwrap(), [ended(0), late, ended(2)]);
         assert_eq!(history.last().unwrap(), Some(ended(2)));
     }
 

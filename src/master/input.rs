@@ -34,10 +34,12 @@ pub enum Input {
     Launch(u64, Result<Box<Launched>, Failure>),
     /// The binary on disk is as it should be, or what went wrong.
     Disk(Result<Option<String>, String>),
+    /// The owner is told how our drain goes, should it still go.
+    TellNews,
     /// A status that was asked for must be answered now.
     StatusDue,
-    /// A draining worker asks who takes its connections.
-    Drainer(tokio_seqpacket::UnixSeqpacket),
+    /// A draining worker asks who takes its connections, or its master tells how it goes.
+    Drainer(crate::sys::handoff::Asker),
     /// A draining worker that got an answer has gone.
     DrainerGone(u32),
     /// The health check wants a connection to every worker.

@@ -9,6 +9,8 @@ pub(super) const MASTER_STARTED: &str = "70d17a20603f47af9888137aaa8d1677";
 pub(super) const PHASE_CHANGED: &str = "e8692a04340247b5878a78ab21741f4f";
 /// A successor gives up.
 pub(super) const GIVEN_BACK: &str = "957dcecf97694e18813c45c638e8fffc";
+/// The last worker of a generation that handed over has gone.
+pub(super) const DRAINED: &str = "8a3f0d5b5b7d4c1e9f7f6b21c4e0d9a2";
 /// It is final.
 pub(super) const COMMITTED: &str = "14dfe59398754ee4af18baf934732b91";
 /// The old generation serves again.

@@ -1,5 +1,6 @@
 //! What every part of a worker needs.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
+use super::access::AccessLog;
 use super::connection::Connection;
 use super::connections::Connections;
 use super::handoff::Outbox;
@@ -18,7 +20,7 @@ use super::{lock, serve};
 use crate::config::Http;
 use crate::machine::link::Start;
 use crate::sys::board::Board;
-use crate::sys::handoff;
+use crate::sys::handoff::{self, HandoffError};
 
 /// A worker, as its connections see it.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) struct Worker {
     pub(super) http: Http,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<TokioExecutor>,
+    /// `[log] access`.
+    pub(super) access: Option<Arc<AccessLog>>,
     /// `handoff.sock`, when connections may be passed on.
     handoff: Option<PathBuf>,
     /// Since when idle connections are on their grace time, and how long it is.
@@ -44,15 +48,16 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(start: &Start, board: Option<OwnedFd>) -> Self {
+    pub(super) fn new(start: &Start, board: Option<OwnedFd>) -> io::Result<Self> {
         let config = &start.config;
         let room = room();
         let max_connections = match usize::try_from(config.http.max_connections) {
             Ok(0) | Err(_) => room,
             Ok(n) => n.min(room),
         };
-        Self {
+        Ok(Self {
             generation: start.generation,
+            access: AccessLog::open(&config.log.access, start.generation)?,
             connections: Connections::new(board.map(|fd| Board::join(fd, start.slot))),
             max_connections,
             room,
@@ -67,7 +72,7 @@ impl Worker {
             offers: Mutex::default(),
             offered: Notify::new(),
             outbox: Mutex::default(),
-        }
+        })
     }
 
     /// From now on idle connections are closed after the grace time.
@@ -110,11 +115,16 @@ impl Worker {
         let Some(path) = &self.handoff else {
             return Vec::new();
         };
-        match handoff::ask(path, self.generation).await {
-            Ok(targets) => targets,
-            Err(e) => {
-                tracing::info!("nobody takes our connections: {e}");
-                Vec::new()
+        let begun = Instant::now();
+        loop {
+            match handoff::ask(path, self.generation).await {
+                Ok(targets) => return targets,
+                // It was about to hand the service over.
+                Err(HandoffError::Closed) if begun.elapsed() < PATIENCE => {}
+                Err(e) => {
+                    tracing::info!("nobody takes our connections: {e}");
+                    return Vec::new();
+                }
             }
         }
     }
@@ -139,6 +149,9 @@ impl Worker {
         }
     }
 }
+
+/// How long the owner is asked again when it hangs up.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many connections the limit of open files allows, less an eighth for the application.
 fn room() -> usize {

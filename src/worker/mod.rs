@@ -26,6 +26,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::machine::link::Start;
 
 mod accept;
+mod access;
 mod connection;
 mod connections;
 mod context;

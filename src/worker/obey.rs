@@ -24,7 +24,16 @@ where
     F: FnOnce(Start) -> Loading,
 {
     let channel = Channel::from_fd(channel)?;
-    let worker = Arc::new(Worker::new(&beginning.start, beginning.board));
+    let worker = match Worker::new(&beginning.start, beginning.board) {
+        Ok(worker) => Arc::new(worker),
+        Err(e) => {
+            let path = &beginning.start.config.log.access;
+            let reason = format!("cannot write the access log {path}: {e}");
+            tracing::error!("{reason}");
+            say(&channel, &FromWorker::Failed { reason }).await;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     let drain = beginning.start.config.drain.clone();
 
     let mut waiting = VecDeque::new();
@@ -57,6 +66,10 @@ where
     }
     say(&life.channel, &FromWorker::Ready).await;
     life.live(waiting).await;
+    if let Some(access) = &life.worker.access {
+        // What is still answered is cut now; what was answered is written.
+        access.flush();
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -146,6 +159,7 @@ impl Life {
             ToWorker::Drain { timeout_ms, pass } => {
                 let mut terms = Terms::ordered(timeout_ms.map(Duration::from_millis));
                 terms.ask = pass;
+                terms.again = pass;
                 self.leave(terms).await;
             }
             ToWorker::PassTo { .. } => {
@@ -169,7 +183,12 @@ impl Life {
                 let report = self.worker.connections.report();
                 say(&self.channel, &FromWorker::Report(report)).await;
             }
-            ToWorker::ReopenLogs => hooks().iter().for_each(|hook| hook()),
+            ToWorker::ReopenLogs => {
+                if let Some(access) = &self.worker.access {
+                    access.reopen();
+                }
+                hooks().iter().for_each(|hook| hook());
+            }
             ToWorker::Exit => return Next::Leave,
             ToWorker::Start(_) | ToWorker::Listeners { .. } => {
                 tracing::error!("the master repeats the beginning");

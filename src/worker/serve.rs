@@ -101,6 +101,7 @@ impl<'a> Driver<'a> {
             gate: Arc::clone(&gate),
             connections: Arc::clone(&worker.connections),
             multiplexed: false,
+            access: worker.access.clone(),
         };
         let io = TokioIo::new(Gated {
             stream,
