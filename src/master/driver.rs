@@ -196,6 +196,12 @@ impl Driver {
             received.sender,
             self.machine.phase()
         );
+        if signal == Signal::Usr2 && self.machine.phase() == Phase::Serving {
+            if let Some(full) = self.too_many_draining() {
+                tracing::warn!("SIGUSR2 is refused: {full}");
+                return;
+            }
+        }
         self.happen(Event::Signal(signal)).await;
     }
 

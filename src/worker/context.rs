@@ -47,9 +47,22 @@ pub(super) struct Worker {
     outbox: Mutex<Option<Outbox>>,
 }
 
+/// Who takes connections.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// A sending end for each worker that does.
+    Targets(Vec<OwnedFd>),
+    /// Somebody has the socket, but does not answer, or has no worker that is ready.
+    NotYet,
+    /// Nobody is there.
+    Nobody,
+}
+
 impl Worker {
     pub(super) fn new(start: &Start, board: Option<OwnedFd>) -> io::Result<Self> {
         let config = &start.config;
+        #[cfg(test)]
+        super::mutants::awake(&config.name);
         let room = room();
         let max_connections = match usize::try_from(config.http.max_connections) {
             Ok(0) | Err(_) => room,
@@ -112,20 +125,34 @@ impl Worker {
 
     /// Asks the owner of the service who takes connections; nobody, when there is no answer.
     pub(super) async fn ask(&self) -> Vec<OwnedFd> {
+        match self.ask_owner().await {
+            Answer::Targets(targets) => targets,
+            Answer::NotYet | Answer::Nobody => Vec::new(),
+        }
+    }
+
+    /// The same, and why there is no answer.
+    pub(super) async fn ask_owner(&self) -> Answer {
         let Some(path) = &self.handoff else {
-            return Vec::new();
+            return Answer::Nobody;
         };
         let begun = Instant::now();
         loop {
-            match handoff::ask(path, self.generation).await {
-                Ok(targets) => return targets,
-                // It was about to hand the service over.
-                Err(HandoffError::Closed) if begun.elapsed() < PATIENCE => {}
-                Err(e) => {
-                    tracing::info!("nobody takes our connections: {e}");
-                    return Vec::new();
-                }
+            let e = match handoff::ask(path, self.generation).await {
+                Ok(targets) if targets.is_empty() => return Answer::NotYet,
+                Ok(targets) => return Answer::Targets(targets),
+                Err(e) => e,
+            };
+            // It was about to hand the service over: the owner answers when it is asked again.
+            let moved = matches!(e, HandoffError::Closed);
+            if moved && begun.elapsed() < PATIENCE {
+                continue;
             }
+            tracing::info!("nobody takes our connections: {e}");
+            return match e {
+                HandoffError::Closed | HandoffError::Silent => Answer::NotYet,
+                _ => Answer::Nobody,
+            };
         }
     }
 

@@ -62,7 +62,7 @@ impl Terms {
             limit: Some(limit),
             grace: Duration::from_millis(750),
             ask: false,
-            again: true,
+            again: false,
         }
     }
 }

@@ -38,6 +38,8 @@ mod gated;
 mod handoff;
 mod http2;
 mod linger;
+#[cfg(test)]
+mod mutants;
 mod obey;
 mod order;
 mod receive;

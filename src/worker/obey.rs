@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accept::Acceptor;
-use super::context::Worker;
+use super::context::{Answer, Worker};
 use super::drain::{Draining, Terms};
 use super::frame::About;
 use super::receive::{self, Applications, Receiver};
@@ -239,13 +239,17 @@ impl Life {
         }
         tracing::info!("the master has gone");
         self.acceptor.close(&self.worker).await;
-        let targets = self.worker.ask().await;
-        if targets.is_empty() {
-            self.leave(Terms::orphaned(self.drain.stop_timeout)).await;
-        } else {
-            self.worker.offer(targets);
-            let limit = Some(self.drain.timeout).filter(|limit| !limit.is_zero());
-            self.leave(Terms::ordered(limit)).await;
+        let limit = Some(self.drain.timeout).filter(|limit| !limit.is_zero());
+        let mut patient = Terms::ordered(limit);
+        patient.again = true;
+        match self.worker.ask_owner().await {
+            Answer::Targets(targets) => {
+                self.worker.offer(targets);
+                self.leave(patient).await;
+            }
+            // A master has the socket and does not answer yet: it takes the service back.
+            Answer::NotYet => self.leave(patient).await,
+            Answer::Nobody => self.leave(Terms::orphaned(self.drain.stop_timeout)).await,
         }
     }
 }

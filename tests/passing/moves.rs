@@ -14,9 +14,9 @@ fn everything(service: &Service) -> Vec<Rest> {
     CASES.iter().map(|case| case(service)).collect()
 }
 
-fn goes_on(rests: Vec<Rest>, generation: &str) {
+fn goes_on(service: &Service, rests: Vec<Rest>, generation: u64) {
     for rest in rests {
-        rest(generation);
+        rest(service, generation);
     }
 }
 
@@ -42,17 +42,17 @@ fn an_upgrade_a_rollback_and_an_upgrade_again_move_everything_at_once() {
     let service = begin("moves-upgrade", PATIENT);
     let rests = everything(&service);
     upgrade(&service);
-    goes_on(rests, "g2");
+    goes_on(&service, rests, 2);
     let rests = everything(&service);
     service.cli(&["rollback"]).assert_code(0);
-    goes_on(rests, "g1");
+    goes_on(&service, rests, 1);
     service.wait_status("the end of the rollback", |s| {
         s.phase == "serving" && s.upgrade.is_none()
     });
     let rests = everything(&service);
     upgrade(&service);
     service.cli(&["commit"]).assert_code(0);
-    goes_on(rests, "g2");
+    goes_on(&service, rests, 2);
     nothing_was_wrong(&service);
 }
 
@@ -66,7 +66,7 @@ fn a_reload_and_other_numbers_of_workers_move_everything_at_once() {
         service.write_config(&text);
         service.cli(&["reload"]).assert_code(0);
         wait_others(&service, 1, &before, count);
-        goes_on(rests, "g1");
+        goes_on(&service, rests, 1);
     }
     nothing_was_wrong(&service);
 }
@@ -83,7 +83,8 @@ fn orphans_give_everything_to_the_generation_that_lives() {
     let rests = by_generation(&service, "g1");
     service.kill(service.master(1).pid);
     service.wait_owner(2, "serving");
-    for (mut raw, _) in rests {
+    for mut raw in rests {
+        raw.wait_moved(&service, 2);
         let answer = raw.get("/who");
         assert_eq!(answer.generation(), "g2");
     }
@@ -98,7 +99,7 @@ fn orphans_of_a_successor_in_probation_give_everything_back() {
     let rests = everything(&service);
     service.kill(service.master(2).pid);
     service.wait_owner(1, "serving");
-    goes_on(rests, "g1");
+    goes_on(&service, rests, 1);
     service.wait_processes("the end of the orphans", |_| service.workers(2).is_empty());
 }
 
@@ -145,7 +146,7 @@ fn torture_through_upgrades_rollbacks_and_reloads() {
 }
 
 /// So many idle connections of this generation, where two accept.
-fn by_generation(service: &Service, generation: &str) -> Vec<(Raw, u32)> {
+fn by_generation(service: &Service, generation: &str) -> Vec<Raw> {
     let end = Instant::now() + SOON;
     let mut found = Vec::new();
     while found.len() < 8 {
@@ -153,7 +154,7 @@ fn by_generation(service: &Service, generation: &str) -> Vec<(Raw, u32)> {
         let mut raw = Raw::connect(service, "http");
         let answer = raw.get("/who");
         if answer.generation() == generation {
-            found.push((raw, 0));
+            found.push(raw);
         }
     }
     found
@@ -165,7 +166,6 @@ pub fn pid_of(raw: &mut Raw) -> u32 {
     pid.parse().expect("a number")
 }
 
-/// Not a word of it would be true if signals were not what they say.
 #[test]
 fn signals_move_connections_as_orders_do() {
     let service = begin("moves-signals", PATIENT);
@@ -177,7 +177,7 @@ fn signals_move_connections_as_orders_do() {
     service.wait_owner(1, "beside");
     service.signal(old, Signal::WINCH);
     service.wait_owner(2, "probation");
-    goes_on(rests, "g2");
+    goes_on(&service, rests, 2);
     let rests = everything(&service);
     let before = workers(&service, 2);
     service.signal(old, Signal::HUP);
@@ -189,6 +189,6 @@ fn signals_move_connections_as_orders_do() {
     });
     service.signal(new, Signal::QUIT);
     service.wait_owner(1, "serving");
-    goes_on(rests, "g1");
+    goes_on(&service, rests, 1);
     nothing_was_wrong(&service);
 }

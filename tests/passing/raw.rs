@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use crate::kit::client::Target;
+use crate::kit::proc;
 use crate::kit::service::{SOON, Service};
 
 /// A socket of either kind.
@@ -108,6 +109,30 @@ impl Raw {
         while !self.server_side().as_ref().is_some_and(&done) {
             assert!(Instant::now() < end, "waited {SOON:?} until it is {what}");
             std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// Waits until a worker that accepts, of this generation, has the connection.
+    #[expect(clippy::disallowed_methods, reason = "between two looks")]
+    pub fn wait_moved(&self, service: &Service, generation: u64) {
+        let end = Instant::now() + SOON;
+        let inode = self.server_side().expect("a server").inode;
+        let socket = format!("socket:[{inode}]");
+        loop {
+            let status = service.status();
+            let masters = status.iter().flat_map(|s| &s.masters);
+            let workers = masters
+                .filter(|m| m.generation == generation)
+                .flat_map(|m| &m.workers);
+            let mut accepting = workers.filter(|w| w.state == "accepting");
+            if accepting.any(|w| proc::fds(w.pid).iter().any(|(_, what)| *what == socket)) {
+                return;
+            }
+            assert!(
+                Instant::now() < end,
+                "waited {SOON:?} until a worker of g{generation} has it: {status:#?}"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(3));
         }
     }
 
