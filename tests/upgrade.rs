@@ -597,9 +597,13 @@ fn twenty_upgrades_and_ten_rollbacks_leave_what_the_first_left() {
     let figures = endurance::run("endurance", plan, |_| {});
     println!("{figures}");
     figures.assert_nothing_was_left();
-    // Each connection was passed on by each drain, but for those that were busy being made.
-    let moves = (figures.upgrades + figures.rollbacks) as u64;
-    assert_eq!(figures.drained.passed, moves * 200, "{figures}");
+    // Nobody was left to end by himself. (A rollback that comes in the middle of a drain saves
+    // some connections a way.)
+    assert_eq!(figures.drained.finished, 0, "{figures}");
+    assert!(
+        figures.drained.passed >= figures.upgrades as u64 * 200,
+        "{figures}"
+    );
 }
 
 #[test]

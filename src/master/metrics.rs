@@ -301,7 +301,7 @@ mod tests {
         let address = first.0.address().to_string();
         let kept = MetricsSocket::open(&address, first.try_clone().ok()).unwrap();
         assert_eq!(kept.unwrap().0.inode(), first.0.inode());
-        let other = MetricsSocket::open("127.0.0.1:0", first.try_clone().ok()).unwrap();
+        let other = MetricsSocket::open("127.0.0.2:0", first.try_clone().ok()).unwrap();
         assert_ne!(other.unwrap().0.inode(), first.0.inode());
         assert!(
             MetricsSocket::open("", first.try_clone().ok())

@@ -5,9 +5,11 @@
 //! this is compiled into a program.
 
 use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use handover::machine::link::Report;
 use handover::sys::handoff;
 use tokio::time::{Instant, timeout};
@@ -81,6 +83,8 @@ pub(super) fn remembered(leftover: Bytes) -> Bytes {
 #[derive(Debug, PartialEq, Eq)]
 enum Saw {
     WhatItShould,
+    /// What it should up to some answer, and then a clean end.
+    Ended,
     /// Something else, or nothing.
     Wrong(String),
 }
@@ -129,8 +133,11 @@ impl Pair {
     /// Whether these are the next answers.
     async fn expect(&mut self, bodies: &[&[u8]]) -> Saw {
         for body in bodies {
-            let head = match timeout(self.patience, self.client.head()).await {
-                Ok(head) => head,
+            // The client knows no mercy with an end.
+            let head = AssertUnwindSafe(self.client.head()).catch_unwind();
+            let head = match timeout(self.patience, head).await {
+                Ok(Ok(head)) => head,
+                Ok(Err(_)) => return Saw::Ended,
                 Err(_) => return Saw::Wrong("no answer".into()),
             };
             let length = |line: &str| line.strip_prefix("content-length: ")?.parse().ok();
@@ -257,7 +264,9 @@ async fn is_needed(condition: &str, oracle_catches: bool) {
 
     let (saw, report) = scene(condition, condition).await;
     if oracle_catches {
-        assert_eq!(saw, Saw::WhatItShould, "{condition}, and hyper was asked");
+        // hyper knows better; the connection is not passed on, and ends after its answer.
+        let right = matches!(saw, Saw::WhatItShould | Saw::Ended);
+        assert!(right, "{condition}, and hyper was asked: {saw:?}");
         assert!(report.disagreements > 0, "{condition}: it is counted");
     }
 }

@@ -192,7 +192,7 @@ fn upload(service: &Service) -> Rest {
 fn chunked_upload(service: &Service) -> Rest {
     let mut raw = Raw::connect(service, "http");
     raw.send_and_read(
-        "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n7\r\nwor",
+        "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n8\r\nwor",
     );
     Box::new(move |service, generation| {
         // And the next request right behind it.
