@@ -184,11 +184,11 @@ fn signals_move_connections_as_orders_do() {
     service.wait_owner(1, "beside");
     let new = service.master(2).pid;
     service.signal(new, Signal::WINCH);
+    goes_on(&service, rests, 1);
     service.wait_processes("the end of the new workers", |_| {
         workers(&service, 2).iter().all(|w| !before.contains(w))
     });
     service.signal(new, Signal::QUIT);
     service.wait_owner(1, "serving");
-    goes_on(&service, rests, 1);
     nothing_was_wrong(&service);
 }
