@@ -281,7 +281,8 @@ impl Machine {
         if let Event::Timer(timer) = event {
             let due = self.timers.get(timer);
             self.timers.disarm(timer);
-            if timer == Timer::Silence && due.is_some_and(|at| now >= at + self.timing.silence / 8) {
+            if timer == Timer::Silence && due.is_some_and(|at| now >= at + self.timing.silence / 8)
+            {
                 // It is we who slept (a paused virtual machine): what the successor said in the
                 // meantime is still to be read.
                 self.arm(timer, self.timing.silence, s);

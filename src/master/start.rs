@@ -226,7 +226,7 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
 
 async fn successor(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
     let Origin::Predecessor(fd) = std::mem::replace(&mut setup.origin, Origin::First(None)) else {
-        return first(setup, signals).await;
+        return Box::pin(first(setup, signals)).await;
     };
     let channel = Channel::from_fd(fd).map_err(|source| StartError::Io {
         what: "use the inherited channel",

@@ -386,9 +386,9 @@ mod tests {
             .open(&path)
             .unwrap();
         let log = open(&path);
-        let long = format!("/{}", "x".repeat(4000));
+        let much = format!("/{}", "x".repeat(4000));
         for _ in 0..1000 {
-            drop(ask(&log, Request::get(&long)));
+            drop(ask(&log, Request::get(&much)));
         }
         assert!(lock(&log.shared.queue).lost > 0);
         assert!(lock(&log.shared.queue).lines.len() <= ROOM);

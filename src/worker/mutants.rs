@@ -18,13 +18,18 @@ use super::gate::{BODY_PENDING, DIRTY, IN_FLIGHT, STICKY};
 use client::Client;
 use worker::{TestWorker, config, pattern};
 
-#[allow(dead_code, reason = "the integration test uses all of it")]
+#[allow(
+    dead_code,
+    clippy::pedantic,
+    reason = "the integration test uses all of it, and has its own lints"
+)]
 #[path = "../../tests/worker_drain/client.rs"]
 mod client;
 #[allow(
     dead_code,
     unreachable_pub,
-    reason = "the integration test uses all of it"
+    clippy::pedantic,
+    reason = "the integration test uses all of it, and has its own lints"
 )]
 #[path = "../../tests/worker_drain/worker.rs"]
 mod worker;

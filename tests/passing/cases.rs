@@ -260,9 +260,9 @@ fn ignored_body(service: &Service) -> Rest {
         "POST /ignore HTTP/1.1\r\nHost: t\r\nContent-Length: {length}\r\n\r\n"
     ));
     assert_eq!(raw.answer().text(), "ignored\n");
-    raw.send_and_read(&[b'x'; 20]);
+    raw.send_and_read([b'x'; 20]);
     Box::new(move |service, generation| {
-        raw.send(&[b'x'; 20]);
+        raw.send([b'x'; 20]);
         raw.send(smuggled);
         raw.send(get("/big?bytes=7"));
         let answer = raw.answer();
