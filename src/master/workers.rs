@@ -39,6 +39,8 @@ pub struct Workers {
     handoff: Option<PathBuf>,
     /// Receiving ends whose senders still live.
     held: Vec<Held>,
+    /// They are looked at again in a moment.
+    looks_again: bool,
     next_worker: u64,
     next_set: u64,
     all: BTreeMap<u64, Worker>,
@@ -76,6 +78,7 @@ struct Held {
     slot: u16,
     /// The worker; `None`: it died.
     receiver: Option<u64>,
+    /// The process that sends; 0: it has gone.
     drainer: u32,
     end: OwnedFd,
 }
@@ -139,6 +142,7 @@ impl Workers {
             generation: me.generation,
             handoff,
             held: Vec::new(),
+            looks_again: false,
             next_worker: 1,
             next_set: 1,
             all: BTreeMap::new(),
@@ -656,10 +660,20 @@ impl Workers {
             held.drainer = 0;
         }
         self.let_queues_go();
+        self.looks_again &= drainer != 0;
+        if !self.looks_again && self.held.iter().any(|held| held.drainer == 0) {
+            // Not taken yet, in a moment it is.
+            self.looks_again = true;
+            let inbox = self.inbox.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(LAST_WORDS).await;
+                let _ = inbox.send(Input::DrainerGone(0)).await;
+            });
+        }
     }
 
     /// Lets go of the queues that nobody sends to any longer and that are empty.
-    pub fn let_queues_go(&mut self) {
+    fn let_queues_go(&mut self) {
         self.held.retain(|held| {
             held.drainer != 0 || rustix::io::ioctl_fionread(&held.end).is_ok_and(|n| n > 0)
         });
@@ -727,7 +741,6 @@ impl Workers {
     /// Asks for the watchdog: whether one of those who serve answered one of the last questions.
     pub fn answer_watchdog(&mut self) -> bool {
         self.unanswered = self.unanswered.saturating_add(1);
-        self.let_queues_go();
         self.ask();
         self.unanswered <= UNANSWERED
     }
