@@ -620,7 +620,7 @@ fn a_third_release_supersedes_the_second_in_its_probation() {
     assert_eq!(service.wait_owner(2, "probation").version, TWO);
     let superseded = service.cli(&["upgrade", "--supersede"]);
     superseded.assert_code(0);
-    says(&superseded.stdout, &[THREE, "probation"]);
+    says(&superseded.stdout, &["g2 yielded", THREE, "commits in"]);
     let status = service.wait_status("the third release", |s| {
         s.version == THREE && s.phase == "probation"
     });

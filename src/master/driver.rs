@@ -232,6 +232,7 @@ impl Driver {
             Input::Respawn { set, slot } => self.workers.respawn(set, slot),
             Input::Successor(link, heard) => self.successor_said(link, heard),
             Input::SuccessorExited(link) => self.successor_exited(link),
+            Input::SuccessorSucceeded { number, owned } => self.successor_succeeded(number, owned),
             Input::Predecessor(heard) => self.predecessor_said(heard),
             Input::PredecessorExited => self.predecessor_exited(),
             Input::LingeringExited(pid) => {

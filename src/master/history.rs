@@ -116,6 +116,31 @@ impl History {
         Ok(())
     }
 
+    /// Puts what became known later in the place of the newest line, if that is about the same
+    /// upgrade; otherwise adds it, and the later line counts.
+    pub fn correct(&self, last: &Last) -> Result<(), HistoryError> {
+        let path = self.log();
+        self.make_directory()?;
+        let fail = || failed("correct a line in", &path);
+        let mut file = lock(&path).map_err(fail())?;
+        let bytes = read(&mut file).map_err(fail())?;
+        let text = String::from_utf8_lossy(&bytes);
+        let (before, newest) = match text.trim_end().rsplit_once('\n') {
+            Some((before, newest)) => (Some(before), newest),
+            None => (None, text.trim_end()),
+        };
+        let same = serde_json::from_str(newest).is_ok_and(|newest: Last| newest.id == last.id);
+        if !same {
+            drop(file);
+            return self.append(last);
+        }
+        let mut kept = before.map_or_else(String::new, |before| format!("{before}\n"));
+        kept.push_str(&serde_json::to_string(last).map_err(|e| fail()(e.into()))?);
+        kept.push('\n');
+        Temp::bytes(&path, kept.as_bytes(), MODE)?.put(&path)?;
+        Ok(())
+    }
+
     /// The upgrades that ended, oldest first. Lines that cannot be understood (cut by a crash,
     /// written by a newer version) are left out.
     pub fn all(&self) -> Result<Vec<Last>, HistoryError> {
@@ -269,6 +294,26 @@ mod tests {
         history.append(&late).unwrap();
         assert_eq!(history.all().unwrap(), [ended(0), late, ended(2)]);
         assert_eq!(history.last().unwrap(), Some(ended(2)));
+    }
+
+    #[test]
+    fn the_newest_line_is_corrected_in_its_place() {
+        let (_dir, history) = lab();
+        let late = |n| {
+            let mut late = ended(n);
+            late.connections.passed = 9;
+            late
+        };
+        history.append(&ended(0)).unwrap();
+        history.correct(&late(0)).unwrap();
+        history.append(&ended(1)).unwrap();
+        history.correct(&late(1)).unwrap();
+        assert_eq!(history.all().unwrap(), [late(0), late(1)]);
+        let text = fs::read_to_string(history.log()).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        // Not the newest: the lines of others are left alone.
+        history.correct(&ended(0)).unwrap();
+        assert_eq!(history.all().unwrap(), [ended(0), late(1)]);
     }
 
     #[test]

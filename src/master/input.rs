@@ -24,6 +24,14 @@ pub enum Input {
     Successor(u64, Heard),
     /// The successor of this number has ended.
     SuccessorExited(u64),
+    /// The successor of this number, which was committed, has ended; and whether somebody else owns
+    /// the service.
+    SuccessorSucceeded {
+        /// Its number.
+        number: u64,
+        /// Whether somebody does.
+        owned: bool,
+    },
     /// The predecessor said something.
     Predecessor(Heard),
     /// The predecessor's process has gone.

@@ -11,10 +11,11 @@ use super::handoff::SOCKET;
 use super::input::Input;
 use super::record::millis;
 use super::story;
+use super::workers::ended;
 use crate::api;
-use crate::machine::Phase;
 use crate::machine::link::{Drained, News};
 use crate::machine::message::{Lingering, Message};
+use crate::machine::{Event, Phase};
 use crate::sys::handoff;
 
 /// A drain of ours that an upgrade caused.
@@ -24,6 +25,8 @@ pub(super) struct Drain {
     since: Instant,
 }
 
+/// For the owner to answer whether there is one: until then nobody sees its death, if there is none.
+const OWNER: Duration = Duration::from_millis(500);
 /// How often the owner hears of a drain that lasts.
 const EVERY: Duration = Duration::from_secs(2);
 
@@ -99,6 +102,43 @@ impl Driver {
         });
     }
 
+    /// Our successor, which made itself final, has ended while we drain. If a generation after it
+    /// owns the service, that is the ordinary course: we reap it and drain on, seen and counted. If
+    /// nobody does, it must be seen to die, by whoever inherits its zombie from us (the machine's
+    /// rule). Who knows is the owner, if there is one.
+    pub(super) fn ask_who_owns(&mut self, number: u64) {
+        let (path, generation) = (self.handoff_path(), self.fixed.me.generation);
+        let news = News {
+            master: self.describe_me(),
+            drained: None,
+        };
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            let told = handoff::tell(&path, generation, news);
+            let told = tokio::time::timeout(OWNER, told).await;
+            let owned = matches!(told, Ok(Ok(())));
+            let _ = post.send(Input::SuccessorSucceeded { number, owned }).await;
+        });
+    }
+
+    /// The answer.
+    pub(super) fn successor_succeeded(&mut self, number: u64, owned: bool) -> Vec<Event> {
+        let Some(mut link) = self.successor.take_if(|s| s.number == number) else {
+            return Vec::new();
+        };
+        if !owned || self.machine.phase() != Phase::Draining {
+            let how = ended(link.process.peek());
+            self.successor = Some(link);
+            return vec![Event::SuccessorExited(how)];
+        }
+        let how = link.process.reap();
+        tracing::info!(
+            "master {} {how}; another generation serves, this one drains on",
+            link.process.pid()
+        );
+        Vec::new()
+    }
+
     /// The last word, if somebody should hear it.
     pub(super) async fn say_farewell(&mut self) {
         let Some(drained) = self.farewell.take().filter(|_| !self.machine.stopping()) else {
@@ -155,8 +195,7 @@ impl Driver {
         }
         last.connections += drained.connections;
         last.drain_ms = Some(last.drain_ms.unwrap_or(0).max(drained.ms));
-        // The later line counts.
-        if let Err(e) = self.history.append(last) {
+        if let Err(e) = self.history.correct(last) {
             tracing::warn!("{e}");
         }
     }

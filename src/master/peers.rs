@@ -231,6 +231,10 @@ impl Driver {
         let Some(link) = self.successor.as_ref().filter(|s| s.number == number) else {
             return Vec::new();
         };
+        if self.machine.phase() == Phase::Draining && !self.machine.stopping() {
+            self.ask_who_owns(number);
+            return Vec::new();
+        }
         vec![Event::SuccessorExited(ended(link.process.peek()))]
     }
 
