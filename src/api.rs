@@ -197,6 +197,24 @@ pub struct Connections {
     pub cut: u64,
 }
 
+impl std::ops::AddAssign for Connections {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.finished += other.finished;
+        self.cut += other.cut;
+    }
+}
+
+impl std::fmt::Display for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "connections: {} passed on, {} finished, {} cut",
+            self.passed, self.finished, self.cut
+        )
+    }
+}
+
 /// How far `upgrade` waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

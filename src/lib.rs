@@ -41,6 +41,10 @@
     reason = "the name of a file and of what it owns are often the same"
 )]
 
+// The integration tests' workers and clients serve the worker's own tests, too.
+#[cfg(test)]
+extern crate self as handover;
+
 #[doc(hidden)]
 pub mod api;
 #[doc(hidden)]

@@ -62,7 +62,7 @@ fn every_message_and_every_descriptor_has_a_file() {
         }
     }
     assert_eq!(seen, (0..=11).collect(), "by the numbers in kind()");
-    assert_eq!(kinds, (0..=4).collect(), "by the numbers in descriptor()");
+    assert_eq!(kinds, (0..=5).collect(), "by the numbers in descriptor()");
 }
 
 #[test]
@@ -190,6 +190,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         fds: Vec::new(),
         lingering: Vec::new(),
         unit_rev: None,
+        drained: Connections::default(),
         state: BTreeMap::new(),
     };
     let config = Config {
@@ -206,6 +207,7 @@ fn messages() -> Vec<(&'static str, Message)> {
             of_listener(ListenerSource::Systemd, None),
             Inherited::Control,
             Inherited::Handoff,
+            Inherited::Metrics,
             Inherited::Keeper,
         ],
         lingering: vec![Lingering {
@@ -213,6 +215,11 @@ fn messages() -> Vec<(&'static str, Message)> {
             identity: identity(5, "1.3.1"),
         }],
         unit_rev: Some("1".into()),
+        drained: Connections {
+            passed: 64,
+            finished: 2,
+            cut: 1,
+        },
         state: BTreeMap::from([("counters".into(), json!({"requests": 12}))]),
         ..least.clone()
     };
@@ -327,6 +334,7 @@ fn descriptor(inherited: &Inherited) -> u8 {
         Inherited::Control => 2,
         Inherited::Handoff => 3,
         Inherited::Keeper => 4,
+        Inherited::Metrics => 5,
         Inherited::Unknown => u8::MAX,
     }
 }

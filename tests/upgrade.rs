@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use handover::api::{Last, Outcome, Status};
 use kit::build;
 use kit::client::{Load, Running};
+use kit::endurance::{self, Plan};
 use kit::proc;
 use kit::service::{Output, SOON, Service, install};
 use rustix::process::Signal;
@@ -584,6 +585,60 @@ fn keep_alive_connections_survive_ten_upgrades() {
     }
     let report = load.stop();
     report.assert_clean().assert_kept();
+}
+
+#[test]
+fn twenty_upgrades_and_ten_rollbacks_leave_what_the_first_left() {
+    let plan = Plan {
+        rounds: 10,
+        connections: 200,
+        think: Duration::from_millis(500),
+    };
+    let figures = endurance::run("endurance", plan, |_| {});
+    println!("{figures}");
+    figures.assert_nothing_was_left();
+    // Nobody was left to end by himself. (A rollback that comes in the middle of a drain saves
+    // some connections a way.)
+    assert_eq!(figures.drained.finished, 0, "{figures}");
+    assert!(
+        figures.drained.passed >= figures.upgrades as u64 * 200,
+        "{figures}"
+    );
+}
+
+#[test]
+fn a_third_release_supersedes_the_second_in_its_probation() {
+    let (service, load) = begin("supersede", PATIENT);
+    two(&service);
+    service.cli(&["upgrade"]).assert_code(0);
+    let first = service.wait_owner(2, "probation").upgrade.expect("one").id;
+    service.replace(&build::other_version(THREE));
+    // Without the word it is refused, and says which word.
+    let refused = service.cli(&["upgrade"]);
+    refused.assert_code(75);
+    says(&refused.stderr, &["--supersede"]);
+    assert_eq!(service.wait_owner(2, "probation").version, TWO);
+    let superseded = service.cli(&["upgrade", "--supersede"]);
+    superseded.assert_code(0);
+    says(&superseded.stdout, &["g2 yielded", THREE, "commits in"]);
+    let status = service.wait_status("the third release", |s| {
+        s.version == THREE && s.phase == "probation"
+    });
+    let last = status.last.expect("the one that was superseded");
+    assert_eq!((last.id, last.outcome), (first, Outcome::RolledBack));
+    says(&last.reason.expect("a reason"), &["superseded"]);
+    // The file on disk was not touched on the way.
+    is_on_disk(&service, "handover", &build::other_version(THREE));
+    load.wait_server("handover/3.0.0", 50, SOON);
+    service.cli(&["commit"]).assert_code(0);
+    alone(&service, 2);
+    is_on_disk(&service, "handover", &build::other_version(THREE));
+    let back_to = service.status().expect("an owner").rollback_to;
+    assert_eq!(
+        back_to.and_then(|b| b.version).as_deref(),
+        Some(build::own_version())
+    );
+    load.stop().assert_clean();
 }
 
 fn nowhere(service: &Service, args: &[&str]) -> Output {

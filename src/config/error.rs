@@ -92,6 +92,9 @@ pub enum Problem {
     /// No group has such a name.
     #[error("{0:?} cannot be the name of a group")]
     Group(String),
+    /// There is no such group.
+    #[error("there is no group {0:?}; make it (`groupadd --system {0}`), or choose another one")]
+    NoSuchGroup(String),
     /// A number out of range.
     #[error("{found} is out of range: {least} to {most}")]
     Number {
@@ -123,6 +126,14 @@ pub enum Problem {
     /// The access log.
     #[error("{0:?} is neither \"off\" nor a path")]
     Access(String),
+    /// The access log's file.
+    #[error("cannot write {}: {why}", .path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        why: String,
+    },
     /// The site's directory.
     #[error("cannot serve {}: {}", .path.display(), reason(*.why))]
     Root {

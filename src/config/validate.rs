@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -63,7 +65,7 @@ pub(super) fn validate(config: &Config) -> Result<(), Invalid> {
     at(&["log", "level"], level(&config.log.level))?;
     at(&["log", "access"], access(&config.log.access))?;
     if !config.control.group.is_empty() {
-        at(&["control", "group"], group(&config.control.group))?;
+        at(&["control", "group"], known_group(&config.control.group))?;
     }
     if !config.metrics.address.is_empty() {
         at(&["metrics", "address"], metrics(&config.metrics.address))?;
@@ -168,6 +170,16 @@ fn mode(text: &str) -> Result<(), Problem> {
     unless(octal, || Problem::Mode(text.into()))
 }
 
+/// A group that is there: whoever may give orders is known before the first order comes.
+fn known_group(name: &str) -> Result<(), Problem> {
+    group(name)?;
+    match nix::unistd::Group::from_name(name) {
+        Ok(None) => Err(Problem::NoSuchGroup(name.into())),
+        // A directory server that cannot be asked now makes no configuration wrong.
+        Ok(Some(_)) | Err(_) => Ok(()),
+    }
+}
+
 /// What no tool would make a group of; whether there is one is found out where it is used.
 fn group(name: &str) -> Result<(), Problem> {
     let fits = !name.is_empty()
@@ -201,7 +213,39 @@ fn level(level: &str) -> Result<(), Problem> {
 fn access(access: &str) -> Result<(), Problem> {
     let fits = access == "off" || access.starts_with('/') && !access.ends_with('/');
     let readable = !access.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER);
-    unless(fits && readable, || Problem::Access(access.into()))
+    unless(fits && readable, || Problem::Access(access.into()))?;
+    if access == "off" {
+        return Ok(());
+    }
+    appendable(Path::new(access)).map_err(|why| Problem::Unwritable {
+        path: access.into(),
+        why,
+    })
+}
+
+/// Whether lines can be added to it. It is not made: `check` may be run by somebody else than the
+/// service, which could not write to that one's file then.
+fn appendable(path: &Path) -> Result<(), String> {
+    let said = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => "there is no such directory".into(),
+        kind => kind.to_string(),
+    };
+    match fs::metadata(path) {
+        Ok(there) => {
+            let kind = there.file_type();
+            if !kind.is_file() && !kind.is_char_device() {
+                return Err("it is not a file".into());
+            }
+            let opened = fs::OpenOptions::new().append(true).open(path);
+            opened.map(drop).map_err(said)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().unwrap_or(path);
+            let rights = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+            rustix::fs::access(parent, rights).map_err(|e| said(e.into()))
+        }
+        Err(e) => Err(said(e)),
+    }
 }
 
 fn number<N: TryInto<u64>>(found: N, range: RangeInclusive<u64>) -> Result<(), Problem> {

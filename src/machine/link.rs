@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::{Connections, Master};
 use crate::config::Config;
 
 /// Master to worker.
@@ -57,6 +58,31 @@ pub struct HandoffRequest {
     pub version: u32,
     /// The draining generation.
     pub generation: u64,
+    /// Not a worker asks but its master, which has no channel to the owner any longer: it only
+    /// tells. An owner that does not know this answers as to a worker, which does no harm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub news: Option<Box<News>>,
+}
+
+/// What the master of a generation that only drains tells the owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct News {
+    /// It and its workers.
+    pub master: Master,
+    /// Its last worker has gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<Drained>,
+}
+
+/// What a drain came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// The upgrade (or its rollback) that caused it.
+    pub upgrade_id: String,
+    /// From the drain's begin to its end.
+    pub ms: u64,
+    /// What became of the connections.
+    pub connections: Connections,
 }
 
 /// The owner's answer; the sending ends travel beside it.
@@ -145,4 +171,17 @@ pub struct Report {
     pub cut: u64,
     /// Times hyper's idle state and ours differed (must be 0).
     pub disagreements: u64,
+}
+
+impl std::ops::AddAssign for Report {
+    fn add_assign(&mut self, other: Self) {
+        self.connections += other.connections;
+        self.accepted += other.accepted;
+        self.requests += other.requests;
+        self.passed += other.passed;
+        self.received += other.received;
+        self.finished += other.finished;
+        self.cut += other.cut;
+        self.disagreements += other.disagreements;
+    }
 }

@@ -145,6 +145,9 @@ pub struct Inheritance {
     /// Whether systemd (a notify socket) or a keeper is behind us.
     #[serde(default)]
     pub unit_rev: Option<String>,
+    /// What became of the connections of all drains so far, for `/metrics`.
+    #[serde(default)]
+    pub drained: crate::api::Connections,
     /// State of the application, by name.
     #[serde(default)]
     pub state: BTreeMap<String, serde_json::Value>,
@@ -208,6 +211,8 @@ pub enum Inherited {
     Control,
     /// The hand-off socket.
     Handoff,
+    /// What `[metrics] address` listens on.
+    Metrics,
     /// The pipe to the keeper.
     Keeper,
     /// Something of a newer version: closed.

@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::api::{Event, Status, UpgradeOrder, Verdict};
 
 pub use access::{Access, AccessError, Denied, Peer};
-pub use routes::router;
+pub use routes::{metrics_router, router};
 pub use serve::{Limits, serve};
 
 /// What an operator asks of the service.

@@ -1,13 +1,13 @@
 //! One master at work: event, step, perform. Nothing here decides; the machine does.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::control::{self, Access, Desk, Limits, Request};
@@ -15,17 +15,21 @@ use super::handoff::{self, HandoffDoor};
 use super::health;
 use super::history::History;
 use super::input::Input;
+use super::lingering::Drain;
 use super::manager::Manager;
+use super::metrics::{MetricsDoor, MetricsSocket};
 use super::orders::Orders;
 use super::peers::{PredecessorLink, SuccessorLink};
 use super::pidfiles::PidFiles;
 use super::record::Record;
 use super::sockets::Sockets;
+use super::status::Asked;
 use super::store::Store;
 use super::story::Cast;
 use super::workers::Workers;
 use crate::api::{self, Last};
 use crate::config::{Config, Sources};
+use crate::machine::link::Drained;
 use crate::machine::message::{Identity, Lingering};
 use crate::machine::{Event, Machine, Order, Phase, Signal};
 use crate::sys::signals::{Received, Signals};
@@ -71,6 +75,15 @@ pub(super) struct Driver {
     pub(super) successor: Option<SuccessorLink>,
     pub(super) predecessor: Option<PredecessorLink>,
     pub(super) lingering: Vec<Lingering>,
+    /// What those that only drain have told last, by their pids.
+    pub(super) news: HashMap<u32, api::Master>,
+    pub(super) drain: Option<Drain>,
+    /// What our drain came to, not told yet.
+    pub(super) farewell: Option<Drained>,
+    /// By other generations, as far as we know.
+    pub(super) others_drained: api::Connections,
+    pub(super) metrics: Option<MetricsSocket>,
+    pub(super) metrics_door: Option<MetricsDoor>,
     pub(super) launch: Option<(u64, AbortHandle)>,
     pub(super) launches: u64,
     pub(super) store: Arc<Store>,
@@ -85,7 +98,7 @@ pub(super) struct Driver {
     /// Who took part in the one that has just ended: what still follows belongs to its story.
     pub(super) told: Option<Cast>,
     pub(super) orders: Orders,
-    pub(super) statuses: Vec<oneshot::Sender<api::Status>>,
+    pub(super) asked: Vec<Asked>,
     pub(super) awaited: usize,
     pub(super) peer_status: Option<api::Master>,
     pub(super) warnings: Vec<String>,
@@ -106,6 +119,7 @@ pub(super) struct Door {
 pub(super) struct Reload {
     pub(super) config: Arc<Config>,
     pub(super) sockets: Arc<Sockets>,
+    pub(super) metrics: Option<MetricsSocket>,
     pub(super) attempt: u64,
 }
 
@@ -196,15 +210,19 @@ impl Driver {
             // every process of the unit, also to a successor that may not know what it means yet.
             return self.happen(Event::Order(Order::Stop)).await;
         }
+        if signal == Signal::Usr2 && self.machine.phase() == Phase::Serving {
+            if let Some(full) = self.too_many_draining() {
+                tracing::warn!("SIGUSR2 is refused: {full}");
+                return;
+            }
+        }
         self.happen(Event::Signal(signal)).await;
     }
 
     async fn asked(&mut self, request: Request) {
         match request {
-            Request::Status(reply) => self.ask_status(reply),
-            Request::Metrics(reply) => {
-                let _ = reply.send(self.metrics());
-            }
+            Request::Status(reply) => self.ask_figures(Asked::Status(reply)),
+            Request::Metrics(reply) => self.ask_figures(Asked::Metrics(reply)),
             Request::Order {
                 order,
                 peer,
@@ -228,11 +246,11 @@ impl Driver {
             Input::Respawn { set, slot } => self.workers.respawn(set, slot),
             Input::Successor(link, heard) => self.successor_said(link, heard),
             Input::SuccessorExited(link) => self.successor_exited(link),
+            Input::SuccessorSucceeded { number, owned } => self.successor_succeeded(number, owned),
             Input::Predecessor(heard) => self.predecessor_said(heard),
             Input::PredecessorExited => self.predecessor_exited(),
             Input::LingeringExited(pid) => {
-                self.lingering.retain(|l| l.pid != pid);
-                self.workers.forget_kin(pid);
+                self.lingers_no_more(pid);
                 Vec::new()
             }
             Input::Launch(attempt, result) => self.launched(attempt, result),
@@ -248,6 +266,10 @@ impl Driver {
                 self.retire_now();
                 Vec::new()
             }
+            Input::TellNews => {
+                self.tell_news();
+                Vec::new()
+            }
             Input::StatusDue => {
                 self.answer_status();
                 Vec::new()
@@ -258,8 +280,8 @@ impl Driver {
                 Vec::new()
             }
             Input::Healthy(event) => vec![event],
-            Input::Drainer(accepted) => {
-                self.answer_drainer(accepted);
+            Input::Drainer(asker) => {
+                self.answer_drainer(asker);
                 Vec::new()
             }
             Input::DrainerGone(pid) => {
@@ -310,6 +332,7 @@ impl Driver {
             (false, true) => self.close_door(),
             _ => {}
         }
+        self.metrics_follow(self.machine.owns());
         if self.receives() {
             self.open_handoff();
         } else {
@@ -377,6 +400,7 @@ impl Driver {
     /// The last things: say what is left to say, remove what names us.
     async fn leave(mut self) -> u8 {
         self.close_door();
+        self.say_farewell().await;
         self.orders.hang_up();
         if let Some(keeping) = self.keeping.take() {
             let _ = keeping.await;

@@ -8,14 +8,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::net::sockopt;
 use tokio::task::JoinHandle;
-use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
+use tokio_seqpacket::UnixSeqpacketListener;
 
 use super::driver::Driver;
 use super::input::Input;
 use crate::machine::Phase;
-use crate::sys::handoff;
+use crate::sys::handoff::{self, Asker};
 use crate::sys::process::Other;
 
 /// The socket's name in the runtime directory.
@@ -46,9 +45,10 @@ impl Drop for HandoffDoor {
 }
 
 impl Driver {
-    /// We own the service and our workers are ready: who drains may ask.
+    /// We own the service and our workers are ready: who drains may ask. Without
+    /// `pass_connections` nobody is told where to pass them, but news are heard.
     pub(super) fn open_handoff(&mut self) {
-        if self.handoff_door.is_some() || !self.config.drain.pass_connections {
+        if self.handoff_door.is_some() {
             return;
         }
         let Some(socket) = &self.handoff else { return };
@@ -65,9 +65,15 @@ impl Driver {
             loop {
                 match listener.accept().await {
                     Ok(accepted) => {
-                        if post.send(Input::Drainer(accepted)).await.is_err() {
-                            return;
-                        }
+                        let post = post.clone();
+                        tokio::spawn(async move {
+                            match handoff::hear(accepted).await {
+                                Ok(asker) => {
+                                    let _ = post.send(Input::Drainer(asker)).await;
+                                }
+                                Err(e) => tracing::warn!("{e}"),
+                            }
+                        });
                     }
                     Err(e) => {
                         tracing::error!("cannot answer on the hand-off socket: {e}");
@@ -83,15 +89,31 @@ impl Driver {
         self.handoff_door = None;
     }
 
-    /// A draining worker asks.
-    pub(super) fn answer_drainer(&mut self, accepted: UnixSeqpacket) {
-        let pid = sockopt::socket_peercred(accepted.as_fd())
-            .map_or(0, |cred| cred.pid.as_raw_nonzero().get().unsigned_abs());
-        let sending = self.workers.receive_from(pid);
+    /// A draining worker asks, or its master tells.
+    pub(super) fn answer_drainer(&mut self, asker: Asker) {
+        if let Some(news) = asker.request.news.as_deref() {
+            self.heard_news(news.clone());
+            tokio::spawn(async move {
+                if let Err(e) = asker.answer(&[]).await {
+                    tracing::debug!("{e}");
+                }
+            });
+            return;
+        }
+        if !self.receives() {
+            // The service changed hands at this moment: it asks again, and the owner answers.
+            return;
+        }
+        let pid = asker.pid();
+        let sending = if self.config.drain.pass_connections {
+            self.workers.receive_from(pid)
+        } else {
+            Vec::new()
+        };
         let post = self.post.clone();
         tokio::spawn(async move {
             let targets: Vec<BorrowedFd<'_>> = sending.iter().map(AsFd::as_fd).collect();
-            match handoff::answer(accepted, &targets).await {
+            match asker.answer(&targets).await {
                 Ok(request) => tracing::info!(
                     "g{} passes connections on to {} workers",
                     request.generation,

@@ -22,6 +22,8 @@ pub struct Heritage {
     pub control: Option<OwnedFd>,
     /// The hand-off socket.
     pub handoff: Option<OwnedFd>,
+    /// What `[metrics] address` listens on.
+    pub metrics: Option<OwnedFd>,
     /// The pipe to the keeper.
     pub keeper: Option<OwnedFd>,
 }
@@ -84,6 +86,7 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
         listeners: Vec::new(),
         control: None,
         handoff: None,
+        metrics: None,
         keeper: None,
         will,
     };
@@ -97,6 +100,7 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, Herita
             }
             Inherited::Control => heritage.control = Some(fd),
             Inherited::Handoff => heritage.handoff = Some(fd),
+            Inherited::Metrics => heritage.metrics = Some(fd),
             Inherited::Keeper => heritage.keeper = Some(fd),
             Inherited::Unknown => {}
         }
@@ -163,6 +167,7 @@ mod tests {
             fds: Vec::new(),
             lingering: Vec::new(),
             unit_rev: None,
+            drained: crate::api::Connections::default(),
             state: BTreeMap::new(),
         }
     }

@@ -116,6 +116,31 @@ impl History {
         Ok(())
     }
 
+    /// Puts what became known later in the place of the newest line, if that is about the same
+    /// upgrade; otherwise adds it, and the later line counts.
+    pub fn correct(&self, last: &Last) -> Result<(), HistoryError> {
+        let path = self.log();
+        self.make_directory()?;
+        let fail = || failed("correct a line in", &path);
+        let mut file = lock(&path).map_err(fail())?;
+        let bytes = read(&mut file).map_err(fail())?;
+        let text = String::from_utf8_lossy(&bytes);
+        let (before, newest) = match text.trim_end().rsplit_once('\n') {
+            Some((before, newest)) => (Some(before), newest),
+            None => (None, text.trim_end()),
+        };
+        let same = serde_json::from_str(newest).is_ok_and(|newest: Last| newest.id == last.id);
+        if !same {
+            drop(file);
+            return self.append(last);
+        }
+        let mut kept = before.map_or_else(String::new, |before| format!("{before}\n"));
+        kept.push_str(&serde_json::to_string(last).map_err(|e| fail()(e.into()))?);
+        kept.push('\n');
+        Temp::bytes(&path, kept.as_bytes(), MODE)?.put(&path)?;
+        Ok(())
+    }
+
     /// The upgrades that ended, oldest first. Lines that cannot be understood (cut by a crash,
     /// written by a newer version) are left out.
     pub fn all(&self) -> Result<Vec<Last>, HistoryError> {
@@ -125,10 +150,16 @@ impl History {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(HistoryError::Read { path, source }),
         };
-        Ok(text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect())
+        let mut all: Vec<Last> = Vec::new();
+        for last in text.lines().filter_map(|l| serde_json::from_str(l).ok()) {
+            let last: Last = last;
+            // Written down again when figures came late: where it was first, as it was last.
+            match all.iter_mut().rev().find(|known| known.id == last.id) {
+                Some(known) => *known = last,
+                None => all.push(last),
+            }
+        }
+        Ok(all)
     }
 
     /// The newest.
@@ -250,6 +281,39 @@ mod tests {
         }
         assert_eq!(history.all().unwrap(), [ended(0), ended(1), ended(2)]);
         assert_eq!(history.last().unwrap(), Some(ended(2)));
+    }
+
+    #[test]
+    fn of_two_lines_about_one_upgrade_the_later_counts_in_the_place_of_the_first() {
+        let (_dir, history) = lab();
+        for n in 0..3 {
+            history.append(&ended(n)).unwrap();
+        }
+        let mut late = ended(1);
+        late.connections.finished = 7;
+        history.append(&late).unwrap();
+        assert_eq!(history.all().unwrap(), [ended(0), late, ended(2)]);
+        assert_eq!(history.last().unwrap(), Some(ended(2)));
+    }
+
+    #[test]
+    fn the_newest_line_is_corrected_in_its_place() {
+        let (_dir, history) = lab();
+        let late = |n| {
+            let mut late = ended(n);
+            late.connections.passed = 9;
+            late
+        };
+        history.append(&ended(0)).unwrap();
+        history.correct(&late(0)).unwrap();
+        history.append(&ended(1)).unwrap();
+        history.correct(&late(1)).unwrap();
+        assert_eq!(history.all().unwrap(), [late(0), late(1)]);
+        let text = fs::read_to_string(history.log()).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        // Not the newest: the lines of others are left alone.
+        history.correct(&ended(0)).unwrap();
+        assert_eq!(history.all().unwrap(), [ended(0), late(1)]);
     }
 
     #[test]

@@ -24,6 +24,14 @@ pub enum Input {
     Successor(u64, Heard),
     /// The successor of this number has ended.
     SuccessorExited(u64),
+    /// The successor of this number, which was committed, has ended; and whether somebody else owns
+    /// the service.
+    SuccessorSucceeded {
+        /// Its number.
+        number: u64,
+        /// Whether somebody does.
+        owned: bool,
+    },
     /// The predecessor said something.
     Predecessor(Heard),
     /// The predecessor's process has gone.
@@ -38,10 +46,12 @@ pub enum Input {
     Kept(Result<(), String>),
     /// The successor has waited long enough for the disk.
     RetireDue,
+    /// The owner is told how our drain goes, should it still go.
+    TellNews,
     /// A status that was asked for must be answered now.
     StatusDue,
-    /// A draining worker asks who takes its connections.
-    Drainer(tokio_seqpacket::UnixSeqpacket),
+    /// A draining worker asks who takes its connections, or its master tells how it goes.
+    Drainer(crate::sys::handoff::Asker),
     /// A draining worker that got an answer has gone.
     DrainerGone(u32),
     /// The health check wants a connection to every worker.

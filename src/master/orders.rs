@@ -212,7 +212,7 @@ impl Driver {
     }
 
     /// Draining generations pile up when clients hold on for long.
-    fn too_many_draining(&self) -> Option<String> {
+    pub(super) fn too_many_draining(&self) -> Option<String> {
         let lingering = self.lingering.len();
         (lingering >= MOST_LINGERING).then(|| {
             format!(

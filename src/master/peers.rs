@@ -227,6 +227,10 @@ impl Driver {
         let Some(link) = self.successor.as_ref().filter(|s| s.number == number) else {
             return Vec::new();
         };
+        if self.machine.phase() == Phase::Draining && !self.machine.stopping() {
+            self.ask_who_owns(number);
+            return Vec::new();
+        }
         vec![Event::SuccessorExited(ended(link.process.peek()))]
     }
 
@@ -239,9 +243,13 @@ impl Driver {
     pub(super) fn predecessor_said(&mut self, heard: Heard) -> Vec<Event> {
         let received = match heard {
             Heard::Message(received) => received,
-            Heard::Closed => return vec![Event::PredecessorClosed],
+            Heard::Closed => {
+                self.predecessor_lingers();
+                return vec![Event::PredecessorClosed];
+            }
             Heard::Broken(e) => {
                 tracing::error!("the predecessor's channel: {e}");
+                self.predecessor_lingers();
                 return vec![Event::PredecessorClosed];
             }
         };
@@ -252,6 +260,7 @@ impl Driver {
             Ok(Message::Release) => FromPredecessor::Release,
             Ok(Message::Retire { reason }) => FromPredecessor::Retire(reason),
             Ok(Message::Drained { ms, connections }) => {
+                self.others_drained += connections;
                 if let Some(record) = &mut self.upgrade {
                     record.drained = Some((ms, connections));
                 }
@@ -278,9 +287,8 @@ impl Driver {
 
     pub(super) fn predecessor_exited(&mut self) -> Vec<Event> {
         let pid = self.predecessor.take().map(|p| p.pid);
-        self.lingering.retain(|l| Some(l.pid) != pid);
         if let Some(pid) = pid {
-            self.workers.forget_kin(pid);
+            self.lingers_no_more(pid);
         }
         vec![Event::PredecessorExited]
     }

@@ -37,6 +37,9 @@ impl Driver {
             Action::DrainWorkers { limit, stop } => {
                 // Before they ask: the answer must come from those who serve on.
                 self.close_handoff();
+                if !stop {
+                    self.drain_begins();
+                }
                 return self.workers.drain(limit, !stop);
             }
             Action::KillWorkers => {
@@ -58,11 +61,7 @@ impl Driver {
                     link.line = None;
                 }
             }
-            Action::ClosePredecessor => {
-                if let Some(link) = &mut self.predecessor {
-                    link.line = None;
-                }
-            }
+            Action::ClosePredecessor => self.predecessor_lingers(),
             Action::TermSuccessor => self.signal_successor(Os::SIGTERM),
             Action::KillSuccessor => self.signal_successor(Os::SIGKILL),
             Action::ReapSuccessor => {
@@ -121,7 +120,11 @@ impl Driver {
                 }
                 self.main_pid = Some(self.fixed.pid);
             }
-            Event::WorkersGone if self.machine.phase() == Phase::Parked => self.drained(),
+            Event::WorkersGone
+                if matches!(self.machine.phase(), Phase::Parked | Phase::Draining) =>
+            {
+                self.drain_ended();
+            }
             Event::WorkersFailed(_) | Event::Unhealthy(_) => self.prolong_cold_trial(),
             _ => {}
         }
@@ -165,6 +168,9 @@ impl Driver {
             self.manager.status(&text);
         }
         self.tell_step(to, &text);
+        if to == Phase::Draining {
+            self.tell_news();
+        }
     }
 
     fn start_launch(&mut self, back: bool, next: Option<&Supersede>) {
@@ -255,6 +261,7 @@ impl Driver {
             fds: Vec::new(),
             lingering,
             unit_rev: self.fixed.unit_rev.clone(),
+            drained: self.all_drained(),
             state: std::collections::BTreeMap::new(),
         };
         if let Some(line) = self.successor.as_ref().and_then(|s| s.line.as_ref()) {
@@ -267,6 +274,9 @@ impl Driver {
         goods.push((Inherited::Control, self.control.try_clone()?));
         if let Some(handoff) = &self.handoff {
             goods.push((Inherited::Handoff, handoff.try_clone()?));
+        }
+        if let Some(metrics) = &self.metrics {
+            goods.push((Inherited::Metrics, metrics.try_clone()?));
         }
         if let Some(keeper) = self.manager.heirloom()? {
             goods.push((Inherited::Keeper, keeper));
@@ -436,8 +446,13 @@ impl Driver {
             Err(e) => return vec![Event::ReloadFailed(Failure::new(e.to_string()))],
         };
         let config = Arc::new(loaded.config);
+        let metrics = match self.metrics_for(&config.metrics.address) {
+            Ok(metrics) => metrics,
+            Err(e) => return vec![Event::ReloadFailed(Failure::new(e.to_string()))],
+        };
         self.reloads += 1;
         self.reload = Some(Reload {
+            metrics,
             config: Arc::clone(&config),
             sockets: Arc::clone(&sockets),
             attempt: self.reloads,
@@ -475,6 +490,7 @@ impl Driver {
         };
         self.config = reload.config;
         self.sockets = reload.sockets;
+        self.change_metrics(reload.metrics);
         self.machine
             .set_timing(timing(&self.config, self.manager.watchdog()));
         if self.machine.phase() == Phase::Reloading {
@@ -483,28 +499,21 @@ impl Driver {
         // Else there is a predecessor that may need them: at the commit.
     }
 
-    /// Our last worker has gone while we are parked: the successor writes it down.
-    fn drained(&mut self) {
-        let Some(taken_over) = self.upgrade.as_ref().and_then(|r| r.taken_over) else {
-            return;
-        };
-        let ms = millis(taken_over.elapsed());
-        let connections = self.workers.tally();
-        if let Some(record) = &mut self.upgrade {
-            record.drained = Some((ms, connections));
-        }
-        self.tell_successor(Message::Drained { ms, connections });
-    }
-
     /// The upgrade ended: once, by the master whose word it is.
     pub(super) fn conclude(&mut self, outcome: Outcome, failure: Option<Failure>) {
         if self.disk_busy {
             self.orders.conclusion = Some((outcome, failure));
             return;
         }
-        let Some(record) = self.upgrade.take() else {
+        let Some(mut record) = self.upgrade.take() else {
             return;
         };
+        if outcome != Outcome::Committed && self.drain.take().is_some() {
+            // Taken back before it was over: so far it counts.
+            let (ms, mut all) = record.drained.unwrap_or_default();
+            all += self.workers.tally();
+            record.drained = Some((ms, all));
+        }
         let reason = failure.map(|f| f.reason);
         let last = record.ended(outcome, reason.clone());
         let text = match (outcome, &reason) {
@@ -523,13 +532,17 @@ impl Driver {
         Milestone {
             reason: reason.as_deref(),
             outcome: Some(ended_as(outcome)),
+            connections: Some(last.connections),
             ..self.milestone(match outcome {
                 Outcome::Committed => story::COMMITTED,
                 Outcome::RolledBack => story::ROLLED_BACK,
                 Outcome::Failed | Outcome::Refused => story::FAILED,
             })
         }
-        .warn(text);
+        .warn(match last.drain_ms {
+            Some(_) => format!("{text}; {}", last.connections),
+            None => text,
+        });
         if let Err(e) = self.history.append(&last) {
             tracing::warn!("{e}");
         }

@@ -1,5 +1,6 @@
 //! How a master begins: alone, or as somebody's successor.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use super::history::History;
 use super::input::Input;
 use super::line::{Heard, Line};
 use super::manager::Manager;
+use super::metrics::MetricsSocket;
 use super::orders::Orders;
 use super::peers::PredecessorLink;
 use super::pidfiles::PidFiles;
@@ -23,7 +25,7 @@ use super::record::Record;
 use super::sockets::Sockets;
 use super::store::{Store, StoreError};
 use super::workers::Workers;
-use crate::api::exit;
+use crate::api::{self, exit};
 use crate::config::{Config, ConfigError, Sources};
 use crate::machine::message::{Hello, Identity, Message, PROTOCOL};
 use crate::machine::{Action, Machine, Timing};
@@ -203,6 +205,7 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
             let _ = std::fs::remove_file(setup.runtime.join(name));
         }
     })?;
+    let metrics = MetricsSocket::open(&loaded.config.metrics.address, None)?;
     let config = Arc::new(loaded.config);
     let (machine, actions) = Machine::first(timing(&config, manager.watchdog()), Instant::now());
     let parts = Parts {
@@ -214,6 +217,7 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
         handoff,
         manager,
         sockets,
+        metrics,
         generation: 1,
     };
     let driver = assemble(setup, signals, parts, machine, mpsc::channel(QUEUE));
@@ -222,7 +226,7 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
 
 async fn successor(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
     let Origin::Predecessor(fd) = std::mem::replace(&mut setup.origin, Origin::First(None)) else {
-        return first(setup, signals).await;
+        return Box::pin(first(setup, signals)).await;
     };
     let channel = Channel::from_fd(fd).map_err(|source| StartError::Io {
         what: "use the inherited channel",
@@ -283,6 +287,7 @@ fn succeed(
         (loaded.config, loaded.path)
     };
     let sockets = Sockets::arrange(&config, heritage.listeners, true)?;
+    let metrics = MetricsSocket::open(&config.metrics.address, heritage.metrics)?;
     let control = match heritage.control {
         Some(control) => control,
         None => open_control(&setup.runtime, &config.control.group)?,
@@ -314,12 +319,14 @@ fn succeed(
             handoff,
             manager,
             sockets,
+            metrics,
             generation: will.generation,
         },
         machine,
         (post.clone(), inbox),
     );
     driver.main_pid = Some(pid);
+    driver.others_drained = will.drained;
     driver.lingering = will.lingering;
     driver.lingering.retain(|l| l.pid != pid);
     watch_lingering(&driver);
@@ -408,6 +415,7 @@ struct Parts {
     handoff: Option<OwnedFd>,
     manager: Manager,
     sockets: Sockets,
+    metrics: Option<MetricsSocket>,
     generation: u64,
 }
 
@@ -473,6 +481,12 @@ fn assemble(
         successor: None,
         predecessor: None,
         lingering: Vec::new(),
+        news: HashMap::new(),
+        drain: None,
+        farewell: None,
+        others_drained: api::Connections::default(),
+        metrics: parts.metrics,
+        metrics_door: None,
         launch: None,
         launches: 0,
         store: Arc::new(parts.store),
@@ -484,7 +498,7 @@ fn assemble(
         last,
         told: None,
         orders: Orders::default(),
-        statuses: Vec::new(),
+        asked: Vec::new(),
         awaited: 0,
         peer_status: None,
         warnings: Vec::new(),

@@ -1,6 +1,5 @@
-//! What `status`, `/metrics` and `systemctl status` say.
+//! What `status` and `systemctl status` say.
 
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -18,11 +17,18 @@ use crate::sys::process;
 /// Workers and the other master get so long to answer.
 const PATIENCE: Duration = Duration::from_millis(700);
 
+/// A question that needs everybody's figures.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Status(oneshot::Sender<api::Status>),
+    Metrics(oneshot::Sender<String>),
+}
+
 impl Driver {
     /// Asks everybody for figures; answered when all have, or soon.
-    pub(super) fn ask_status(&mut self, reply: oneshot::Sender<api::Status>) {
-        self.statuses.push(reply);
-        if self.statuses.len() > 1 {
+    pub(super) fn ask_figures(&mut self, asked: Asked) {
+        self.asked.push(asked);
+        if self.asked.len() > 1 {
             return;
         }
         self.awaited = self.workers.ask();
@@ -52,7 +58,7 @@ impl Driver {
     }
 
     pub(super) fn status_answered(&mut self) {
-        if self.statuses.is_empty() {
+        if self.asked.is_empty() {
             return;
         }
         self.awaited = self.awaited.saturating_sub(1);
@@ -62,12 +68,17 @@ impl Driver {
     }
 
     pub(super) fn answer_status(&mut self) {
-        if self.statuses.is_empty() {
-            return;
-        }
-        let status = self.describe();
-        for reply in std::mem::take(&mut self.statuses) {
-            let _ = reply.send(status.clone());
+        let mut status = None;
+        for asked in std::mem::take(&mut self.asked) {
+            match asked {
+                Asked::Status(reply) => {
+                    let status = status.get_or_insert_with(|| self.describe());
+                    let _ = reply.send(status.clone());
+                }
+                Asked::Metrics(reply) => {
+                    let _ = reply.send(self.metrics_text());
+                }
+            }
         }
     }
 
@@ -104,6 +115,13 @@ impl Driver {
             running,
         });
         warnings.extend(unit_rev.as_ref().and_then(unit::restart_due));
+        let disagreements = self.workers.disagreements();
+        if disagreements > 0 {
+            warnings.push(format!(
+                "{disagreements} connections looked idle and were not (they were not passed on): \
+                 please report this"
+            ));
+        }
         let phase = self.machine.phase();
         let left = self.machine.probation_left(Instant::now());
         api::Status {
@@ -151,14 +169,24 @@ impl Driver {
             if !known.contains(&pid) {
                 let version = link.hello.as_ref().map_or("", |h| h.version.as_str());
                 let generation = self.fixed.me.generation + 1;
-                others.push(mute(pid, generation, version, Phase::Starting));
+                let phase = match self.machine.phase() {
+                    Phase::Evicting => Phase::Draining,
+                    _ => Phase::Starting,
+                };
+                let told = self.news.get(&pid).cloned();
+                others.push(told.unwrap_or_else(|| mute(pid, generation, version, phase)));
             }
         }
         for lingering in &self.lingering {
-            if !known.contains(&lingering.pid) {
+            let pid = lingering.pid;
+            if !known.contains(&pid) {
                 let who = &lingering.identity;
-                let phase = Phase::Draining;
-                others.push(mute(lingering.pid, who.generation, &who.version, phase));
+                let told = self.news.get(&pid).cloned();
+                others.push(
+                    told.unwrap_or_else(|| {
+                        mute(pid, who.generation, &who.version, Phase::Draining)
+                    }),
+                );
             }
         }
         others
@@ -227,60 +255,6 @@ impl Driver {
         };
         line.push_str(&next);
         line
-    }
-
-    /// Prometheus text.
-    pub(super) fn metrics(&self) -> String {
-        let mut text = String::new();
-        let workers = self.workers.report();
-        let open: u64 = workers.iter().map(|w| w.connections).sum();
-        let requests: u64 = workers.iter().map(|w| w.requests).sum();
-        let tally = self.workers.tally();
-        let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
-            let _ = writeln!(
-                text,
-                "# HELP handover_{name} {help}\n# TYPE handover_{name} {kind}\nhandover_{name} {value}"
-            );
-        };
-        let me = &self.fixed.me;
-        metric(
-            "generation",
-            "gauge",
-            "The owning generation.",
-            me.generation,
-        );
-        metric(
-            "workers",
-            "gauge",
-            "Worker processes of the owner.",
-            workers.len() as u64,
-        );
-        metric("connections", "gauge", "Open connections.", open);
-        metric(
-            "requests_total",
-            "counter",
-            "Requests answered by the live workers.",
-            requests,
-        );
-        metric(
-            "passed_total",
-            "counter",
-            "Connections passed on by workers that left.",
-            tally.passed,
-        );
-        metric(
-            "finished_total",
-            "counter",
-            "Connections finished in a drain.",
-            tally.finished,
-        );
-        metric(
-            "cut_total",
-            "counter",
-            "Connections cut at a drain deadline.",
-            tally.cut,
-        );
-        text
     }
 }
 

@@ -1,9 +1,10 @@
 //! The journal's milestones: a `MESSAGE_ID` for each kind of event. `packaging/catalog` explains
 //! them to `journalctl -x`; the ids never change.
 
-/// The order or signal was taken.
 use super::driver::Driver;
+use crate::api::Connections;
 
+/// The order or signal was taken.
 pub(super) const UPGRADE_STARTS: &str = "37629fa04f5c4e11b4d77b54a715e0db";
 /// A successor's process exists.
 pub(super) const MASTER_STARTED: &str = "70d17a20603f47af9888137aaa8d1677";
@@ -11,6 +12,8 @@ pub(super) const MASTER_STARTED: &str = "70d17a20603f47af9888137aaa8d1677";
 pub(super) const PHASE_CHANGED: &str = "e8692a04340247b5878a78ab21741f4f";
 /// A successor gives up.
 pub(super) const GIVEN_BACK: &str = "957dcecf97694e18813c45c638e8fffc";
+/// The last worker of a generation that handed over has gone.
+pub(super) const DRAINED: &str = "8a3f0d5b5b7d4c1e9f7f6b21c4e0d9a2";
 /// It is final.
 pub(super) const COMMITTED: &str = "14dfe59398754ee4af18baf934732b91";
 /// The old generation serves again.
@@ -21,6 +24,7 @@ pub(super) const FAILED: &str = "d402379ff47042da853adf060a38a86e";
 pub(super) const WORKERS_FAIL: &str = "e05a6f784ed645c382c17bef38709559";
 /// The running program is not back on disk.
 pub(super) const DISK_DIFFERS: &str = "e281672f795c4c129cfaf7a2ab9111a5";
+/// A file on trial was started cold.
 pub(super) const COLD_TRIAL: &str = "75a84d0c3b0e4d9f8a6a2f6c1e9b7d43";
 
 /// One milestone: everything by which somebody could look for it.
@@ -32,6 +36,7 @@ pub(super) struct Milestone<'a> {
     pub(super) cast: Cast,
     pub(super) reason: Option<&'a str>,
     pub(super) outcome: Option<&'static str>,
+    pub(super) connections: Option<Connections>,
 }
 
 /// The upgrade that it belongs to, and who takes part.
@@ -53,6 +58,7 @@ macro_rules! say {
             cast,
             reason,
             outcome,
+            connections,
         } = $milestone;
         tracing::$level!(
             message_id = kind,
@@ -65,6 +71,9 @@ macro_rules! say {
             handover_new_version = cast.new_version,
             handover_reason = reason,
             handover_outcome = outcome,
+            handover_passed = connections.map(|c| c.passed),
+            handover_finished = connections.map(|c| c.finished),
+            handover_cut = connections.map(|c| c.cut),
             "{}",
             $text
         );

@@ -39,13 +39,17 @@ pub struct Workers {
     handoff: Option<PathBuf>,
     /// Receiving ends whose senders still live.
     held: Vec<Held>,
+    /// They are looked at again in a moment.
+    looks_again: bool,
     next_worker: u64,
     next_set: u64,
     all: BTreeMap<u64, Worker>,
     current: Option<Set>,
     candidate: Option<Set>,
-    /// What the workers that have gone did while they drained.
+    /// What the workers that have gone did, all of them.
     gone: Report,
+    /// Of it: what became of connections in the drain that is or was last.
+    tally: api::Connections,
     /// For whoever must tell the service's own processes from an operator's.
     pids: Pids,
     /// The unanswered questions of the watchdog.
@@ -64,14 +68,26 @@ struct Worker {
     line: Line<ToWorker>,
     state: State,
     report: Report,
+    /// Its process has ended, its last words may still be on their way; or the other way round.
+    half_gone: Option<Half>,
 }
 
 /// A copy of the receiving end that the worker of a slot has.
 #[derive(Debug)]
 struct Held {
     slot: u16,
+    /// The worker; `None`: it died.
+    receiver: Option<u64>,
+    /// The process that sends; 0: it has gone.
     drainer: u32,
     end: OwnedFd,
+}
+
+/// What of a worker has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Channel,
+    Process,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +119,8 @@ const FORGIVEN: usize = 3;
 const WINDOW: Duration = Duration::from_secs(10);
 /// So many questions of the watchdog may be open.
 const UNANSWERED: u32 = 2;
+/// For what a worker said last to be read, should something keep its channel open.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// A draining worker cuts what is left by itself; one that does not is killed after this.
 const OVERDUE: Duration = Duration::from_secs(1);
 
@@ -124,12 +142,14 @@ impl Workers {
             generation: me.generation,
             handoff,
             held: Vec::new(),
+            looks_again: false,
             next_worker: 1,
             next_set: 1,
             all: BTreeMap::new(),
             current: None,
             candidate: None,
             gone: Report::default(),
+            tally: api::Connections::default(),
             pids: Pids::default(),
             unanswered: 0,
         }
@@ -154,7 +174,6 @@ impl Workers {
     /// Starts a set; it waits for [`accept`](Self::accept).
     pub fn start(&mut self, config: Arc<Config>, sockets: Arc<Sockets>) -> Vec<Event> {
         self.discard_current();
-        self.gone = Report::default();
         self.unanswered = 0;
         let set = self.new_set(config, sockets);
         self.current = Some(set);
@@ -296,6 +315,7 @@ impl Workers {
             line,
             state: State::Starting,
             report: Report::default(),
+            half_gone: None,
         };
         self.all.insert(id, worker);
         Ok(())
@@ -334,9 +354,9 @@ impl Workers {
     ///
     /// With `pass` somebody else serves on and takes the connections.
     pub fn drain(&mut self, limit: Option<Duration>, pass: bool) -> Vec<Event> {
+        self.rescue_queues();
         self.current = None;
         self.candidate = None;
-        self.held.clear();
         let ids: Vec<u64> = self.all.keys().copied().collect();
         for id in ids {
             self.drain_one(id, limit, pass);
@@ -395,7 +415,7 @@ impl Workers {
         let message = match heard {
             Heard::Message(received) => received.decode::<FromWorker>(),
             // Its end follows and says more.
-            Heard::Closed => return Vec::new(),
+            Heard::Closed => return self.half_gone(id, Half::Channel),
             Heard::Broken(e) => Err(e),
         };
         let Some(worker) = self.all.get_mut(&id) else {
@@ -438,13 +458,10 @@ impl Workers {
         };
         if let Some(current) = self.current.as_mut().filter(|s| s.id == set) {
             let mode = current.mode;
-            let replaces = current.complete;
             if let Some(worker) = self.all.get_mut(&id) {
                 worker.go_to(mode);
             }
-            if let Some(worker) = self.all.get(&id).filter(|_| replaces) {
-                self.inherit_queue(worker);
-            }
+            self.settle_queues();
             let Some(current) = self.current.as_mut() else {
                 return Vec::new();
             };
@@ -484,17 +501,48 @@ impl Workers {
         vec![Event::Reloaded]
     }
 
-    /// A worker's process has ended.
+    /// A worker's process has ended, but what it said last may not have been heard yet.
     pub fn exited(&mut self, id: u64) -> Vec<Event> {
+        self.half_gone(id, Half::Process)
+    }
+
+    fn half_gone(&mut self, id: u64, half: Half) -> Vec<Event> {
+        let Some(worker) = self.all.get_mut(&id) else {
+            return Vec::new();
+        };
+        match worker.half_gone {
+            // Or it is the second time, and a child of it keeps the channel open.
+            Some(other) if other != half || half == Half::Process => self.gone_for_good(id),
+            _ => {
+                worker.half_gone = Some(half);
+                if half == Half::Process {
+                    let inbox = self.inbox.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(LAST_WORDS).await;
+                        let _ = inbox.send(Input::WorkerExited(id)).await;
+                    });
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn gone_for_good(&mut self, id: u64) -> Vec<Event> {
         let Some(mut worker) = self.all.remove(&id) else {
             return Vec::new();
         };
         let exit = worker.process.reap();
         self.lock_pids().remove(&worker.process.pid());
-        self.gone.passed += worker.report.passed;
-        self.gone.finished += worker.report.finished;
-        self.gone.cut += worker.report.cut;
-        self.gone.disagreements += worker.report.disagreements;
+        self.gone += Report {
+            connections: 0,
+            ..worker.report
+        };
+        self.tally += drained(&worker.report);
+        for held in self.held.iter_mut().filter(|h| h.receiver == Some(id)) {
+            held.receiver = None;
+        }
+        self.let_queues_go();
+        self.settle_queues();
         if let Some(board) = self.set(worker.set).and_then(|set| set.board.as_ref()) {
             // The others must not wait for its turn.
             let cleared = board
@@ -584,15 +632,16 @@ impl Workers {
         let mut sending = Vec::new();
         let receivers = self
             .all
-            .values()
-            .filter(|w| w.set == set && w.state == State::Accepting);
-        for worker in receivers {
+            .iter()
+            .filter(|(_, w)| w.set == set && w.state == State::Accepting);
+        for (id, worker) in receivers {
             let made = handoff::pair().and_then(|(tx, rx)| Ok((tx, rx.try_clone()?, rx)));
             match made {
                 Ok((tx, copy, rx)) => {
                     worker.line.say(ToWorker::ReceiveFrom, vec![rx]);
                     self.held.push(Held {
                         slot: worker.slot,
+                        receiver: Some(*id),
                         drainer,
                         end: copy,
                     });
@@ -604,17 +653,66 @@ impl Workers {
         sending
     }
 
-    /// A draining worker has gone: nothing more comes from it.
+    /// A draining worker has gone: nothing more comes from it. What it has sent may still lie in a
+    /// queue, and goes to a replacement should the receiver die before it has taken it.
     pub fn drainer_gone(&mut self, drainer: u32) {
-        self.held.retain(|held| held.drainer != drainer);
+        for held in self.held.iter_mut().filter(|h| h.drainer == drainer) {
+            held.drainer = 0;
+        }
+        self.let_queues_go();
+        self.looks_again &= drainer != 0;
+        if !self.looks_again && self.held.iter().any(|held| held.drainer == 0) {
+            // Not taken yet, in a moment it is.
+            self.looks_again = true;
+            let inbox = self.inbox.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(LAST_WORDS).await;
+                let _ = inbox.send(Input::DrainerGone(0)).await;
+            });
+        }
     }
 
-    /// What was queued for a worker that died goes to its replacement.
-    fn inherit_queue(&self, worker: &Worker) {
-        for held in self.held.iter().filter(|held| held.slot == worker.slot) {
+    /// Lets go of the queues that nobody sends to any longer and that are empty.
+    fn let_queues_go(&mut self) {
+        self.held.retain(|held| {
+            held.drainer != 0 || rustix::io::ioctl_fionread(&held.end).is_ok_and(|n| n > 0)
+        });
+    }
+
+    /// What was queued for a worker that died goes to its replacement; where there will be none
+    /// (its set is another one, or was larger), to another worker.
+    fn settle_queues(&mut self) {
+        let Some((set, count)) = self.current.as_ref().map(|set| (set.id, set.count)) else {
+            return;
+        };
+        for held in self.held.iter_mut().filter(|h| h.receiver.is_none()) {
+            let mut takers = self
+                .all
+                .iter()
+                .filter(|(_, w)| w.set == set && w.state == State::Accepting);
+            let taker = takers.find(|(_, w)| w.slot == held.slot || held.slot >= count);
+            let Some((id, worker)) = taker else { continue };
             match held.end.try_clone() {
-                Ok(end) => worker.line.say(ToWorker::ReceiveFrom, vec![end]),
+                Ok(end) => {
+                    worker.line.say(ToWorker::ReceiveFrom, vec![end]);
+                    held.receiver = Some(*id);
+                }
                 Err(e) => tracing::error!("cannot hand a queue of connections on: {e}"),
+            }
+        }
+    }
+
+    /// A drain begins: queues of workers that are not there go to one that is, which passes on
+    /// what is in them with its own.
+    fn rescue_queues(&mut self) {
+        for held in std::mem::take(&mut self.held) {
+            if held.receiver.is_some() {
+                continue;
+            }
+            let mut alive = self.all.values();
+            let alive = alive.find(|w| matches!(w.state, State::Accepting | State::Quiesced));
+            if let Some(worker) = alive {
+                worker.line.say(ToWorker::ReceiveFrom, vec![held.end]);
             }
         }
     }
@@ -695,14 +793,37 @@ impl Workers {
         }
     }
 
-    /// What became of the connections of workers that have gone.
+    /// What became of the connections of workers that have gone since [`Self::count_anew`].
     #[must_use]
     pub fn tally(&self) -> api::Connections {
-        api::Connections {
-            passed: self.gone.passed,
-            finished: self.gone.finished,
-            cut: self.gone.cut,
+        self.tally
+    }
+
+    /// A drain begins that is counted by itself.
+    pub fn count_anew(&mut self) {
+        self.tally = api::Connections::default();
+    }
+
+    /// What became of the connections of all workers that drained.
+    #[must_use]
+    pub fn all_drained(&self) -> api::Connections {
+        drained(&self.served())
+    }
+
+    /// The figures of all workers together, those that have gone too.
+    #[must_use]
+    pub fn served(&self) -> Report {
+        let mut all = self.gone;
+        for worker in self.all.values() {
+            all += worker.report;
         }
+        all
+    }
+
+    /// How often hyper's idle state and ours differed.
+    #[must_use]
+    pub fn disagreements(&self) -> u64 {
+        self.served().disagreements
     }
 
     fn gone_event(&self) -> Vec<Event> {
@@ -754,6 +875,14 @@ impl State {
             Self::Quiesced => "quiesced",
             Self::Draining => "draining",
         }
+    }
+}
+
+fn drained(report: &Report) -> api::Connections {
+    api::Connections {
+        passed: report.passed,
+        finished: report.finished,
+        cut: report.cut,
     }
 }
 

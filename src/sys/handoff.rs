@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_seqpacket::UnixSeqpacket;
 
 use super::channel::{Channel, ChannelError, MAX_FDS};
-use crate::machine::link::{HANDOFF_VERSION, HandoffAnswer, HandoffRequest};
+use crate::machine::link::{HANDOFF_VERSION, HandoffAnswer, HandoffRequest, News};
 
 /// A small queue: what waits in it is served by nobody (facts: 10,000 connections handed over at
 /// once raised the others' p99 to 240 ms, through a small queue to 17 ms). The kernel doubles it.
@@ -69,12 +69,28 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Asks whoever owns the service for sending ends, for at most a second. An empty list means that
 /// it has no worker that receives.
 pub async fn ask(path: &Path, generation: u64) -> Result<Vec<OwnedFd>, HandoffError> {
+    converse(path, generation, None).await
+}
+
+/// Tells whoever owns the service, for at most a second. Returns when it has heard.
+pub async fn tell(path: &Path, generation: u64, news: News) -> Result<(), HandoffError> {
+    converse(path, generation, Some(Box::new(news)))
+        .await
+        .map(drop)
+}
+
+async fn converse(
+    path: &Path,
+    generation: u64,
+    news: Option<Box<News>>,
+) -> Result<Vec<OwnedFd>, HandoffError> {
     let conversation = async {
         let channel = Channel::from_socket(UnixSeqpacket::connect(path).await?);
         check_peer(&channel)?;
         let request = HandoffRequest {
             version: HANDOFF_VERSION,
             generation,
+            news,
         };
         channel.send(&request, &[]).await?;
         let received = channel.recv().await?.ok_or(HandoffError::Closed)?;
@@ -92,28 +108,56 @@ pub async fn ask(path: &Path, generation: u64) -> Result<Vec<OwnedFd>, HandoffEr
         .unwrap_or(Err(HandoffError::Silent))
 }
 
-/// The owner's side of one conversation on an accepted connection: hands out copies of `targets`,
-/// the sending ends. Takes at most a second.
-pub async fn answer(
-    accepted: UnixSeqpacket,
-    targets: &[BorrowedFd<'_>],
-) -> Result<HandoffRequest, HandoffError> {
+/// Somebody who asks on an accepted connection, and waits for the answer.
+#[derive(Debug)]
+pub struct Asker {
+    channel: Channel,
+    /// What is asked.
+    pub request: HandoffRequest,
+}
+
+/// The owner's side of one conversation, first half: what is asked. Takes at most a second.
+pub async fn hear(accepted: UnixSeqpacket) -> Result<Asker, HandoffError> {
     let conversation = async {
         let channel = Channel::from_socket(accepted);
         check_peer(&channel)?;
         let received = channel.recv().await?.ok_or(HandoffError::Closed)?;
-        let request: HandoffRequest = received.decode()?;
+        let request = received.decode()?;
+        Ok(Asker { channel, request })
+    };
+    timeout(PATIENCE, conversation)
+        .await
+        .unwrap_or(Err(HandoffError::Silent))
+}
+
+impl Asker {
+    /// Its process, as the kernel saw it connect; 0 when it cannot be known.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        let cred = sockopt::socket_peercred(self.channel.as_fd());
+        cred.map_or(0, |cred| cred.pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    /// Second half: hands out copies of `targets`, the sending ends. Takes at most a second.
+    pub async fn answer(self, targets: &[BorrowedFd<'_>]) -> Result<HandoffRequest, HandoffError> {
         let targets = &targets[..targets.len().min(MAX_FDS)];
         let answer = HandoffAnswer {
             version: HANDOFF_VERSION,
             targets: targets.len(),
         };
-        channel.send(&answer, targets).await?;
-        Ok(request)
-    };
-    timeout(PATIENCE, conversation)
-        .await
-        .unwrap_or(Err(HandoffError::Silent))
+        timeout(PATIENCE, self.channel.send(&answer, targets))
+            .await
+            .map_err(|_| HandoffError::Silent)??;
+        Ok(self.request)
+    }
+}
+
+/// Both halves, for who knows the answer beforehand.
+pub async fn answer(
+    accepted: UnixSeqpacket,
+    targets: &[BorrowedFd<'_>],
+) -> Result<HandoffRequest, HandoffError> {
+    hear(accepted).await?.answer(targets).await
 }
 
 /// Root and our own user.
@@ -154,7 +198,8 @@ mod tests {
             request,
             HandoffRequest {
                 version,
-                generation
+                generation,
+                news: None,
             }
         );
         let ends = ends.unwrap();

@@ -1,5 +1,6 @@
 //! What every part of a worker needs.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
+use super::access::AccessLog;
 use super::connection::Connection;
 use super::connections::Connections;
 use super::handoff::Outbox;
@@ -18,7 +20,7 @@ use super::{lock, serve};
 use crate::config::Http;
 use crate::machine::link::Start;
 use crate::sys::board::Board;
-use crate::sys::handoff;
+use crate::sys::handoff::{self, HandoffError};
 
 /// A worker, as its connections see it.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) struct Worker {
     pub(super) http: Http,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<TokioExecutor>,
+    /// `[log] access`.
+    pub(super) access: Option<Arc<AccessLog>>,
     /// `handoff.sock`, when connections may be passed on.
     handoff: Option<PathBuf>,
     /// Since when idle connections are on their grace time, and how long it is.
@@ -43,16 +47,30 @@ pub(super) struct Worker {
     outbox: Mutex<Option<Outbox>>,
 }
 
+/// Who takes connections.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// A sending end for each worker that does.
+    Targets(Vec<OwnedFd>),
+    /// Somebody has the socket, but does not answer, or has no worker that is ready.
+    NotYet,
+    /// Nobody is there.
+    Nobody,
+}
+
 impl Worker {
-    pub(super) fn new(start: &Start, board: Option<OwnedFd>) -> Self {
+    pub(super) fn new(start: &Start, board: Option<OwnedFd>) -> io::Result<Self> {
         let config = &start.config;
+        #[cfg(test)]
+        super::mutants::awake(&config.name);
         let room = room();
         let max_connections = match usize::try_from(config.http.max_connections) {
             Ok(0) | Err(_) => room,
             Ok(n) => n.min(room),
         };
-        Self {
+        Ok(Self {
             generation: start.generation,
+            access: AccessLog::open(&config.log.access, start.generation)?,
             connections: Connections::new(board.map(|fd| Board::join(fd, start.slot))),
             max_connections,
             room,
@@ -67,7 +85,7 @@ impl Worker {
             offers: Mutex::default(),
             offered: Notify::new(),
             outbox: Mutex::default(),
-        }
+        })
     }
 
     /// From now on idle connections are closed after the grace time.
@@ -107,15 +125,34 @@ impl Worker {
 
     /// Asks the owner of the service who takes connections; nobody, when there is no answer.
     pub(super) async fn ask(&self) -> Vec<OwnedFd> {
+        match self.ask_owner().await {
+            Answer::Targets(targets) => targets,
+            Answer::NotYet | Answer::Nobody => Vec::new(),
+        }
+    }
+
+    /// The same, and why there is no answer.
+    pub(super) async fn ask_owner(&self) -> Answer {
         let Some(path) = &self.handoff else {
-            return Vec::new();
+            return Answer::Nobody;
         };
-        match handoff::ask(path, self.generation).await {
-            Ok(targets) => targets,
-            Err(e) => {
-                tracing::info!("nobody takes our connections: {e}");
-                Vec::new()
+        let begun = Instant::now();
+        loop {
+            let e = match handoff::ask(path, self.generation).await {
+                Ok(targets) if targets.is_empty() => return Answer::NotYet,
+                Ok(targets) => return Answer::Targets(targets),
+                Err(e) => e,
+            };
+            // It was about to hand the service over: the owner answers when it is asked again.
+            let moved = matches!(e, HandoffError::Closed);
+            if moved && begun.elapsed() < PATIENCE {
+                continue;
             }
+            tracing::info!("nobody takes our connections: {e}");
+            return match e {
+                HandoffError::Closed | HandoffError::Silent => Answer::NotYet,
+                _ => Answer::Nobody,
+            };
         }
     }
 
@@ -139,6 +176,9 @@ impl Worker {
         }
     }
 }
+
+/// How long the owner is asked again when it hangs up.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How many connections the limit of open files allows, less an eighth for the application.
 fn room() -> usize {

@@ -1,11 +1,12 @@
 //! Draining: what becomes of the connections of a worker that is to leave.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Worker;
 use super::handoff::pass_on;
@@ -22,6 +23,8 @@ pub(super) struct Terms {
     pub(super) grace: Duration,
     /// Whether the owner of the service is asked who takes the connections.
     pub(super) ask: bool,
+    /// Whether it is asked again when that was in vain.
+    pub(super) again: bool,
 }
 
 /// A drain under way.
@@ -34,8 +37,11 @@ pub(super) struct Draining {
 /// Connections told at a time, before the others get a turn.
 const CHUNK: usize = 64;
 
-/// How often the owner is asked again for somebody who takes connections, when all have died.
+/// How often the owner is asked again for somebody who takes connections.
 const ASK_AGAIN: u32 = 3;
+
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(500);
 
 impl Terms {
     /// As ordered by the master. The grace is part of the limit: a service that stops within seconds
@@ -46,6 +52,7 @@ impl Terms {
             limit,
             grace: limit.map_or(most, |limit| (limit / 8).clamp(least, most)),
             ask: false,
+            again: false,
         }
     }
 
@@ -55,6 +62,7 @@ impl Terms {
             limit: Some(limit),
             grace: Duration::from_millis(750),
             ask: false,
+            again: false,
         }
     }
 }
@@ -135,8 +143,22 @@ async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) {
         tokio::select! {
             () = end_politely(worker, grace) => return,
             offered = worker.offered() => targets = offered,
+            // Its answer was late, on a busy machine.
+            found = ask_again(worker), if terms.again => targets = found,
         }
     }
+}
+
+/// Asks a few times more; waits for ever when that was in vain.
+async fn ask_again(worker: &Worker) -> Vec<OwnedFd> {
+    for _ in 0..ASK_AGAIN {
+        sleep(PAUSE).await;
+        let targets = worker.ask().await;
+        if !targets.is_empty() {
+            return targets;
+        }
+    }
+    std::future::pending().await
 }
 
 /// One more answer for every connection, or the grace time without a request.

@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::access::{AccessLog, Entry};
 use super::connections::Connections;
 use super::gate::Gate;
 use super::stream::Peer;
@@ -30,6 +31,7 @@ pub(super) struct Exchange {
     pub(super) connections: Arc<Connections>,
     /// HTTP/2: many at a time; only their number is tracked.
     pub(super) multiplexed: bool,
+    pub(super) access: Option<Arc<AccessLog>>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Exchange {
@@ -42,6 +44,10 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
             .figures
             .requests
             .fetch_add(1, Ordering::Relaxed);
+        let entry = self
+            .access
+            .as_ref()
+            .map(|log| log.begin(&request, self.peer));
         match self.peer {
             Peer::Tcp(address) => {
                 request.extensions_mut().insert(ConnectInfo(address));
@@ -61,6 +67,7 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
             // A router is always ready, and cloning one is cloning an `Arc`.
             inner: tower::Service::call(&mut self.router.clone(), request),
             connect,
+            entry,
             done: Some(Done {
                 gate: Arc::clone(&self.gate),
                 multiplexed: self.multiplexed,
@@ -113,6 +120,7 @@ fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
 pub(super) struct Answering {
     inner: RouteFuture<Infallible>,
     connect: bool,
+    entry: Option<Entry>,
     done: Option<Done>,
 }
 
@@ -137,7 +145,15 @@ impl Future for Answering {
                     .insert(CONNECTION, HeaderValue::from_static("close"));
             }
         }
-        Poll::Ready(Ok(response.map(|body| Answer { body, _done: done })))
+        let mut entry = self.entry.take();
+        if let Some(entry) = &mut entry {
+            entry.status = response.status().as_u16();
+        }
+        Poll::Ready(Ok(response.map(|body| Answer {
+            body,
+            entry,
+            _done: done,
+        })))
     }
 }
 
@@ -145,6 +161,7 @@ impl Future for Answering {
 #[derive(Debug)]
 pub(super) struct Answer {
     body: Body,
+    entry: Option<Entry>,
     _done: Option<Done>,
 }
 
@@ -156,7 +173,11 @@ impl HttpBody for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(entry), Some(Ok(frame))) = (&self.entry, &frame) {
+            entry.sent(frame.data_ref().map_or(0, Bytes::len));
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -42,11 +42,11 @@ pub(super) struct Gate {
 /// No further request is read (one that is under way is).
 const FROZEN: u32 = 1;
 /// A request was given to the application, its answer is not wholly in hyper's buffer.
-const IN_FLIGHT: u32 = 1 << 1;
+pub(super) const IN_FLIGHT: u32 = 1 << 1;
 /// Something was written, or is about to be, and not flushed since.
-const DIRTY: u32 = 1 << 2;
+pub(super) const DIRTY: u32 = 1 << 2;
 /// hyper will end this connection (`Connection: close`, upgraded, a body nobody reads).
-const STICKY: u32 = 1 << 3;
+pub(super) const STICKY: u32 = 1 << 3;
 /// Swallow `poll_shutdown`: hyper is only being asked whether it is idle.
 const ORACLE: u32 = 1 << 4;
 /// The first bytes of a next request were read while the connection was quiet.
@@ -61,6 +61,16 @@ const EOF_DUE: u32 = 1 << 8;
 const UNREAD: u32 = 1 << 9;
 /// The next answer says `Connection: close`.
 const CLOSE: u32 = 1 << 10;
+/// Never set: stands for a request body that is not read to its end.
+pub(super) const BODY_PENDING: u32 = 1 << 11;
+
+/// Which marks do not count: all do, but for the tests that prove that each is needed.
+#[cfg(not(test))]
+const fn left_out() -> u32 {
+    0
+}
+#[cfg(test)]
+use super::mutants::left_out;
 
 impl Gate {
     fn marks(&self) -> u32 {
@@ -95,7 +105,9 @@ impl Gate {
 
     /// Between two requests, everything flushed, not bound to end.
     pub(super) fn quiet(&self) -> bool {
-        self.marks() & (IN_FLIGHT | DIRTY | STICKY) == 0 && !self.body_pending()
+        let bars = (IN_FLIGHT | DIRTY | STICKY | BODY_PENDING) & !left_out();
+        let body = if self.body_pending() { BODY_PENDING } else { 0 };
+        (self.marks() | body) & bars == 0
     }
 
     /// Quiet but for a flush that hyper has not asked for yet.
@@ -125,7 +137,7 @@ impl Gate {
 
     /// hyper will end this connection.
     pub(super) fn sticky(&self) -> bool {
-        self.has(STICKY)
+        self.has(STICKY & !left_out())
     }
 
     /// See [`STICKY`].

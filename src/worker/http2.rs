@@ -37,6 +37,7 @@ pub(super) async fn serve(connection: Connection, worker: &Worker) {
         gate: Arc::clone(&gate),
         connections: Arc::clone(&worker.connections),
         multiplexed: true,
+        access: worker.access.clone(),
     };
     let io = TokioIo::new(Gated {
         stream: connection.stream,

@@ -26,6 +26,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::machine::link::Start;
 
 mod accept;
+mod access;
 mod connection;
 mod connections;
 mod context;
@@ -37,6 +38,8 @@ mod gated;
 mod handoff;
 mod http2;
 mod linger;
+#[cfg(test)]
+mod mutants;
 mod obey;
 mod order;
 mod receive;

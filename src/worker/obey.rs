@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accept::Acceptor;
-use super::context::Worker;
+use super::context::{Answer, Worker};
 use super::drain::{Draining, Terms};
 use super::frame::About;
 use super::receive::{self, Applications, Receiver};
@@ -24,7 +24,16 @@ where
     F: FnOnce(Start) -> Loading,
 {
     let channel = Channel::from_fd(channel)?;
-    let worker = Arc::new(Worker::new(&beginning.start, beginning.board));
+    let worker = match Worker::new(&beginning.start, beginning.board) {
+        Ok(worker) => Arc::new(worker),
+        Err(e) => {
+            let path = &beginning.start.config.log.access;
+            let reason = format!("cannot write the access log {path}: {e}");
+            tracing::error!("{reason}");
+            say(&channel, &FromWorker::Failed { reason }).await;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     let drain = beginning.start.config.drain.clone();
 
     let mut waiting = VecDeque::new();
@@ -57,6 +66,10 @@ where
     }
     say(&life.channel, &FromWorker::Ready).await;
     life.live(waiting).await;
+    if let Some(access) = &life.worker.access {
+        // What is still answered is cut now; what was answered is written.
+        access.flush();
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -146,6 +159,7 @@ impl Life {
             ToWorker::Drain { timeout_ms, pass } => {
                 let mut terms = Terms::ordered(timeout_ms.map(Duration::from_millis));
                 terms.ask = pass;
+                terms.again = pass;
                 self.leave(terms).await;
             }
             ToWorker::PassTo { .. } => {
@@ -169,7 +183,12 @@ impl Life {
                 let report = self.worker.connections.report();
                 say(&self.channel, &FromWorker::Report(report)).await;
             }
-            ToWorker::ReopenLogs => hooks().iter().for_each(|hook| hook()),
+            ToWorker::ReopenLogs => {
+                if let Some(access) = &self.worker.access {
+                    access.reopen();
+                }
+                hooks().iter().for_each(|hook| hook());
+            }
             ToWorker::Exit => return Next::Leave,
             ToWorker::Start(_) | ToWorker::Listeners { .. } => {
                 tracing::error!("the master repeats the beginning");
@@ -220,13 +239,17 @@ impl Life {
         }
         tracing::info!("the master has gone");
         self.acceptor.close(&self.worker).await;
-        let targets = self.worker.ask().await;
-        if targets.is_empty() {
-            self.leave(Terms::orphaned(self.drain.stop_timeout)).await;
-        } else {
-            self.worker.offer(targets);
-            let limit = Some(self.drain.timeout).filter(|limit| !limit.is_zero());
-            self.leave(Terms::ordered(limit)).await;
+        let limit = Some(self.drain.timeout).filter(|limit| !limit.is_zero());
+        let mut patient = Terms::ordered(limit);
+        patient.again = true;
+        match self.worker.ask_owner().await {
+            Answer::Targets(targets) => {
+                self.worker.offer(targets);
+                self.leave(patient).await;
+            }
+            // A master has the socket and does not answer yet: it takes the service back.
+            Answer::NotYet => self.leave(patient).await,
+            Answer::Nobody => self.leave(Terms::orphaned(self.drain.stop_timeout)).await,
         }
     }
 }

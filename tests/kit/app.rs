@@ -9,24 +9,28 @@
 //! | `/echo` | length and hash of the request's body |
 //! | `/ignore` | `ignored`; the request's body is never read |
 //! | `/who` | `<pid> <version> <generation>` |
+//! | `/peer` | the client's address; on a Unix socket `uid <n>` |
+//! | `/shout` | 101; from then on everything comes back in capitals |
 //! | anything else | 404; the request's body is never read |
 //!
 //! Stands alone, so that an example can include it:
 //! `#[path = "../tests/kit/app.rs"] mod app;`.
 #![allow(dead_code, reason = "an example needs only the router")]
 
+use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Who answers; empty fields send no header.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +53,8 @@ pub fn router(identity: Identity) -> Router {
         .route("/echo", any(echo))
         .route("/ignore", any(async || "ignored\n"))
         .route("/who", get(who))
+        .route("/peer", get(peer))
+        .route("/shout", get(shout))
         .fallback(async || (StatusCode::NOT_FOUND, "no such page\n"))
         .layer(middleware::from_fn_with_state(identity.clone(), sign))
         .with_state(identity)
@@ -92,7 +98,7 @@ pub fn expected(path: &str, body: &[u8]) -> Option<Content> {
             hash.add(body);
             Some(Content::Text(hash.text().into()))
         }
-        "/who" => None,
+        "/who" | "/peer" | "/shout" => None,
         _ => text("no such page\n"),
     }
 }
@@ -220,6 +226,35 @@ async fn who(State(identity): State<Arc<Identity>>) -> String {
         identity.server,
         identity.generation
     )
+}
+
+async fn peer(request: Request) -> String {
+    let extensions = request.extensions();
+    if let Some(ConnectInfo(address)) = extensions.get::<ConnectInfo<SocketAddr>>() {
+        return address.to_string();
+    }
+    let peer = extensions.get::<handover::worker::UnixPeer>();
+    peer.map_or_else(|| "nobody".into(), |peer| format!("uid {}", peer.uid))
+}
+
+async fn shout(mut request: Request) -> Response {
+    let upgraded = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgraded.await else { return };
+        let mut io = hyper_util::rt::TokioIo::new(upgraded);
+        let mut bytes = [0; 1024];
+        while let Ok(n @ 1..) = io.read(&mut bytes).await {
+            if io
+                .write_all(&bytes[..n].to_ascii_uppercase())
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+    });
+    let headers = [(header::UPGRADE, "shout"), (header::CONNECTION, "upgrade")];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
 fn shape(uri: &Uri) -> (u64, u64) {

@@ -29,6 +29,7 @@ pub mod app;
 pub mod build;
 pub mod census;
 pub mod client;
+pub mod endurance;
 pub mod http_peer;
 pub mod manager;
 pub mod port;

@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::worker::TestWorker;
+use super::worker::TestWorker;
 
 /// No answer in this test takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -41,6 +41,17 @@ pub fn router(handle: Handle) -> Router {
         .with_state(desk)
 }
 
+/// `/metrics` alone: for strangers.
+pub fn metrics_router(handle: Handle) -> Router {
+    let desk = Desk {
+        handle,
+        followers: Arc::new(Semaphore::new(0)),
+    };
+    Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(desk)
+}
+
 #[derive(Clone)]
 struct Desk {
     handle: Handle,

@@ -1,0 +1,210 @@
+//! Many upgrades and rollbacks in a row under keep-alive connections, and what is left of them:
+//! `benches/endurance.rs` in full, `tests/upgrade.rs` a little of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use handover::api::Connections;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::build;
+use super::client::{Load, Report};
+use super::proc;
+use super::service::Service;
+
+/// How much.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Each is an upgrade that is rolled back, and one that is committed.
+    pub rounds: usize,
+    /// Keep-alive clients.
+    pub connections: usize,
+    /// The longest pause of a client.
+    pub think: Duration,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Figures {
+    /// The clients' side.
+    pub report: Report,
+    /// The service after the first round, and after the last.
+    pub second: Holding,
+    pub last: Holding,
+    /// Of all upgrades and rollbacks.
+    pub drained: Connections,
+    pub upgrades: usize,
+    pub rollbacks: usize,
+    pub took: Duration,
+    /// The slowest upgrade and rollback, by the command.
+    pub slowest: Duration,
+}
+
+/// What a service holds.
+#[derive(Debug, Clone, Default)]
+pub struct Holding {
+    /// Kinds of processes.
+    pub kinds: BTreeMap<String, usize>,
+    /// Descriptors of the master, and of all workers together.
+    pub master_fds: usize,
+    pub worker_fds: usize,
+    /// Private memory of the master, and of all workers together, in KiB.
+    pub master_kib: u64,
+    pub worker_kib: u64,
+    /// Connections, as the workers have it.
+    pub connections: u64,
+}
+
+/// For everything that must come.
+const SOON: Duration = Duration::from_secs(60);
+
+const CONFIG: &str = "workers = 2\n[upgrade]\nprobation = \"1h\"\n[log]\nlevel = \"warn\"\n";
+
+/// Does it. `say` hears of each round.
+pub fn run(test: &str, plan: Plan, mut say: impl FnMut(usize)) -> Figures {
+    raise_limit();
+    let builds = [build::own(), build::other_version("9.0.0-endurance")];
+    let service = Service::setup(test).config(CONFIG).start();
+    service.wait_owner(1, "serving");
+    let load = Load::start(
+        service
+            .load("http")
+            .connections(plan.connections)
+            .think(Duration::ZERO..=plan.think)
+            .timeout(SOON),
+    );
+    load.wait_connected(SOON);
+    let began = Instant::now();
+    let mut second = Holding::default();
+    let mut drained = Connections::default();
+    let mut slowest = Duration::ZERO;
+    for round in 1..=plan.rounds {
+        let next = &builds[round % 2];
+        for verb in ["rollback", "commit"] {
+            service.replace(next);
+            for order in ["upgrade", verb] {
+                let output = service.cli(&[order]);
+                output.assert_code(0);
+                if order != "commit" {
+                    slowest = slowest.max(output.took);
+                }
+            }
+            let status = service.wait_status("one generation that serves", |s| {
+                s.phase == "serving" && s.masters.len() == 1 && s.upgrade.is_none()
+            });
+            let last = status.last.expect("an upgrade");
+            drained += last.connections;
+            assert_eq!(status.warnings, [""; 0]);
+        }
+        load.wait_answers(plan.connections as u64 / 10, SOON);
+        if round == 1 {
+            second = hold(&service, plan.connections);
+        }
+        say(round);
+    }
+    let took = began.elapsed();
+    let last = hold(&service, plan.connections);
+    Figures {
+        report: load.stop(),
+        second,
+        last,
+        drained,
+        upgrades: plan.rounds * 2,
+        rollbacks: plan.rounds,
+        took,
+        slowest,
+    }
+}
+
+/// Waits until everything has settled, and looks.
+fn hold(service: &Service, connections: usize) -> Holding {
+    let status = service.wait_status("everybody's connection", |s| {
+        let workers = s.masters.iter().flat_map(|m| &m.workers);
+        s.masters.len() == 1 && workers.map(|w| w.connections).sum::<u64>() == connections as u64
+    });
+    let master = &status.masters[0];
+    let pids: Vec<u32> = master.workers.iter().map(|w| w.pid).collect();
+    Holding {
+        kinds: service.census().kinds,
+        master_fds: proc::fds(master.pid).len(),
+        worker_fds: pids.iter().map(|pid| proc::fds(*pid).len()).sum(),
+        master_kib: private_kib(master.pid),
+        worker_kib: pids.iter().map(|pid| private_kib(*pid)).sum(),
+        connections: connections as u64,
+    }
+}
+
+fn private_kib(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let private = text.lines().filter(|line| line.starts_with("Private_"));
+    private
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum()
+}
+
+impl Figures {
+    /// Panics unless nobody noticed and nothing was left behind.
+    #[track_caller]
+    pub fn assert_nothing_was_left(&self) {
+        self.report.assert_clean().assert_kept();
+        assert_eq!(self.drained.cut, 0, "{self}");
+        assert_eq!(self.last.kinds, self.second.kinds, "{self}");
+        assert_eq!(self.last.master_fds, self.second.master_fds, "{self}");
+        assert_eq!(self.last.worker_fds, self.second.worker_fds, "{self}");
+        // Which buffers are there is chance; a leak grows with every round.
+        let near = |now: u64, then: u64| now <= then + then / 4 + 512;
+        let (now, then) = (&self.last, &self.second);
+        assert!(near(now.master_kib, then.master_kib), "{self}");
+        assert!(near(now.worker_kib, then.worker_kib), "{self}");
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} upgrades and {} rollbacks in {:.1?}, the slowest {:.1?}; {}",
+            self.upgrades, self.rollbacks, self.took, self.slowest, self.drained
+        )?;
+        writeln!(f, "clients: {}", self.report.total)?;
+        writeln!(f, "{:<34}{:>16}{:>16}", "", "second", "last")?;
+        let (a, b) = (&self.second, &self.last);
+        let kinds = |h: &Holding| h.kinds.values().sum::<usize>() as u64;
+        let rows = [
+            ("processes", kinds(a), kinds(b)),
+            ("connections", a.connections, b.connections),
+            (
+                "descriptors of the master",
+                a.master_fds as u64,
+                b.master_fds as u64,
+            ),
+            (
+                "descriptors of the workers",
+                a.worker_fds as u64,
+                b.worker_fds as u64,
+            ),
+            (
+                "private memory of the master, KiB",
+                a.master_kib,
+                b.master_kib,
+            ),
+            (
+                "private memory of the workers, KiB",
+                a.worker_kib,
+                b.worker_kib,
+            ),
+        ];
+        for (what, second, last) in rows {
+            writeln!(f, "{what:<34}{second:>16}{last:>16}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Thousands of clients are in this process.
+fn raise_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
