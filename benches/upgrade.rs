@@ -1,101 +1,53 @@
-//! How fast an upgrade and a rollback are, and what a parked master costs. A program, not a timed
-//! test: `cargo bench --bench upgrade` prints a table, and whether the aims are met; nothing fails.
+//! How fast an upgrade and the way back are, and what the processes weigh:
+//! `cargo bench --bench upgrade`. `ROUNDS=100` for more rounds than twenty.
 //!
-//! Two release builds, two workers, a strict client that asks all the time over a fresh connection
-//! each: what it saw counts, beside what the operator's command and the service say themselves.
-//! `ROUNDS=100` for more rounds than twenty.
+//! Two workers, a strict client that asks all the time over a fresh connection each. What it saw
+//! counts: the order (the operator's command, or the signal) until the first answer of a worker
+//! that was not there before; beside it what the command took, and what the service says itself.
+//! Peers the same way: nginx's `reload`, its `USR2` and the way back by `HUP` to the parked master,
+//! `HAProxy`'s reload.
 
-use std::time::Duration;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use handover::api::{Outcome, Status};
 
 #[path = "../tests/kit/mod.rs"]
 mod kit;
 
-use kit::build;
-use kit::client::{Load, Report};
-use kit::service::Service;
+mod common;
 
-/// The new version's number.
-const NEXT: &str = "9.0.0-bench";
+use common::peers::{Handover, Haproxy, Nginx, Peer, Way};
+use common::process::{Memory, memory};
+use common::table::{Table, headline, ms, verdict};
+use common::{SOON, WORKERS, median, setting, wanted};
+use kit::client::{Load, Running, Spec};
+
 /// An order given, until the other generation serves.
-const AIM: Duration = Duration::from_millis(15);
-/// Private memory of a parked master.
-const AIM_KIB: u64 = 3 * 1024;
-/// For the client's answers before an order, and after it.
-const SOON: Duration = Duration::from_secs(10);
+const AIM_MS: f64 = 15.0;
+/// Private memory of a parked master, and of a worker.
+const AIM_PARKED_KIB: f64 = 3.0 * 1024.0;
+const AIM_WORKER_KIB: f64 = 6.0 * 1024.0;
 
-fn main() {
-    // `cargo test --benches` only wants to know whether it runs.
-    let quick = std::env::args().any(|arg| arg == "--test") || !release();
-    let rounds = std::env::var("ROUNDS")
-        .ok()
-        .and_then(|rounds| rounds.parse().ok())
-        .unwrap_or(if quick { 1 } else { 20 });
-    let old = format!("handover/{}", build::own_version());
-    let new = format!("handover/{NEXT}");
-    let next = build::other_version(NEXT);
-
-    let service = Service::setup("bench")
-        .config("workers = 2\n[upgrade]\nprobation = \"10m\"\n[log]\nlevel = \"warn\"\n")
-        .start();
-    service.wait_phase("serving");
-
-    let mut figures = Figures::default();
-    for _ in 0..rounds {
-        figures.alone.push(service.cli(&["--version"]).took);
-
-        service.replace(&next);
-        let (took, seen, _) = order(&service, &["upgrade"], &new);
-        figures.upgrade.push(took);
-        figures.upgrade_seen.push(seen);
-        // The drain is over when nobody of the old generation but its master is left.
-        let status = service.wait_status("a parked master", |status| {
-            let parked = |m: &&handover::api::Master| m.phase == "parked";
-            let found = status.masters.iter().find(parked);
-            found.is_some_and(|master| master.workers.is_empty())
-        });
-        figures.measure(&status);
-
-        let (took, seen, report) = order(&service, &["rollback"], &old);
-        figures.rollback.push(took);
-        figures.rollback_seen.push(seen);
-        figures.failed += report.failed();
-        figures.answers += report.total.ok;
-        let status = service.wait_status("the end of the rollback", |status| {
-            let last = status.last.as_ref();
-            status.phase == "serving"
-                && status.masters.len() == 1
-                && last.is_some_and(|last| last.outcome == Outcome::RolledBack)
-        });
-        let takeover = status.last.and_then(|last| last.takeover_ms);
-        figures.takeover.extend(takeover.map(Duration::from_millis));
+fn main() -> ExitCode {
+    let rounds = setting("ROUNDS", 20, 1);
+    headline(&format!("Upgrades: {rounds} rounds, {WORKERS} workers"));
+    let site = common::site();
+    let mut times = Table::new(&["ms", "least", "median", "most"]);
+    let mut weights = Table::new(&["private memory, KiB (median)", "all", "written to"]);
+    let mut verdicts = Vec::new();
+    if wanted("handover") {
+        let figures = ours(site.path(), rounds);
+        verdicts = figures.verdicts();
+        figures.print(&mut times, &mut weights);
     }
-    figures.print(rounds);
-}
-
-/// Gives an order while the client asks: how long the command took, and when the first answer of
-/// the other version was complete, both since the order.
-fn order(service: &Service, order: &[&str], other: &str) -> (Duration, Duration, Report) {
-    let spec = service
-        .load("http")
-        .fresh()
-        .pause(Duration::from_micros(200));
-    let load = Load::start(spec);
-    load.wait_answers(20, SOON);
-    load.mark("order");
-    let output = service.cli(order);
-    output.assert_code(0);
-    load.wait_server(other, 1, SOON);
-    let report = load.stop();
-    report.assert_clean();
-    let (_, began, _) = report
-        .phases
-        .iter()
-        .find(|(name, ..)| name == "order")
-        .expect("marked");
-    let first = report.servers.get(other).expect("it answered").first;
-    (output.took, first.saturating_sub(*began), report)
+    theirs(site.path(), rounds, &mut times, &mut weights);
+    times.print();
+    weights.print();
+    for (name, figure, aim, unit) in verdicts {
+        verdict(name, figure, aim, true, unit);
+    }
+    ExitCode::SUCCESS
 }
 
 #[derive(Debug, Default)]
@@ -109,17 +61,127 @@ struct Figures {
     parked: Vec<Memory>,
     owner: Vec<Memory>,
     worker: Vec<Memory>,
-    failed: u64,
-    answers: u64,
 }
 
-/// KiB that go back to the system when the process ends.
-#[derive(Debug, Clone, Copy)]
-struct Memory {
-    /// All of it, pages of the program that nobody else maps included.
-    private: u64,
-    /// Of it: written to, so that it cannot be had again from a file.
-    dirty: u64,
+fn ours(site: &std::path::Path, rounds: usize) -> Figures {
+    let mut peer = Handover::start(site, WORKERS, "[upgrade]\nprobation = \"10m\"\n");
+    let mut figures = Figures::default();
+    for _ in 0..rounds {
+        figures.alone.push(peer.service.cli(&["--version"]).took);
+
+        let mut took = Duration::ZERO;
+        let seen = first_answer(&mut peer, |peer| took = peer.upgrade().took);
+        figures.upgrade.push(took);
+        figures.upgrade_seen.push(seen);
+        // The drain is over when nobody of the old generation but its master is left.
+        let status = peer.service.wait_status("a parked master", |status| {
+            let parked = |m: &&handover::api::Master| m.phase == "parked";
+            let found = status.masters.iter().find(parked);
+            found.is_some_and(|master| master.workers.is_empty())
+        });
+        figures.measure(&status);
+
+        let seen = first_answer(&mut peer, |peer| took = peer.rollback().took);
+        figures.rollback.push(took);
+        figures.rollback_seen.push(seen);
+        let status = peer
+            .service
+            .wait_status("the end of the rollback", |status| {
+                let last = status.last.as_ref();
+                status.phase == "serving"
+                    && status.masters.len() == 1
+                    && last.is_some_and(|last| last.outcome == Outcome::RolledBack)
+            });
+        let takeover = status.last.and_then(|last| last.takeover_ms);
+        figures.takeover.extend(takeover.map(Duration::from_millis));
+    }
+    figures
+}
+
+fn theirs(site: &std::path::Path, rounds: usize, times: &mut Table, weights: &mut Table) {
+    if wanted("nginx") {
+        if Nginx::is_installed() {
+            let mut seen: [Vec<Duration>; 3] = Default::default();
+            let mut master = Vec::new();
+            let mut worker = Vec::new();
+            let mut reloaded = Nginx::start(site, WORKERS, Way::Reload);
+            let mut replaced = Nginx::start(site, WORKERS, Way::Binary);
+            for _ in 0..rounds {
+                seen[0].push(first_answer(&mut reloaded, Peer::order));
+                reloaded.settle();
+                let mut parked = 0;
+                let upgraded = first_answer(&mut replaced, |peer| parked = peer.upgrade_and_park());
+                seen[1].push(upgraded);
+                master.extend(memory(parked));
+                worker.extend(replaced.workers().into_iter().filter_map(memory));
+                seen[2].push(first_answer(&mut replaced, |peer| peer.back(parked)));
+                replaced.settle();
+            }
+            let [reload, upgrade, back] = &mut seen;
+            spread(times, "nginx reload: first answer", reload);
+            spread(times, "nginx USR2: first answer", upgrade);
+            spread(times, "nginx HUP to the parked master: first answer", back);
+            weigh(weights, "nginx, parked master", &master);
+            weigh(weights, "nginx, worker", &worker);
+        } else {
+            println!("skipped: nginx is not installed");
+        }
+    }
+    if wanted("haproxy") {
+        if Haproxy::is_installed() {
+            let mut peer = Haproxy::start(site, WORKERS);
+            let mut seen = Vec::new();
+            let mut worker = Vec::new();
+            for _ in 0..rounds {
+                seen.push(first_answer(&mut peer, Peer::order));
+                peer.settle();
+                worker.extend(peer.workers().into_iter().filter_map(memory));
+            }
+            let master: Vec<_> = peer.masters().into_iter().filter_map(memory).collect();
+            spread(times, "haproxy reload: first answer", &mut seen);
+            weigh(weights, "haproxy, master", &master);
+            weigh(weights, "haproxy, worker (two threads)", &worker);
+        } else {
+            println!("skipped: haproxy is not installed");
+        }
+    }
+}
+
+/// Gives an order while the client asks: the time until the first answer of somebody who was not
+/// there before.
+fn first_answer<P: Peer>(peer: &mut P, order: impl FnOnce(&mut P)) -> Duration {
+    let spec = Spec::new(peer.address())
+        .fresh()
+        .pause(Duration::from_micros(200));
+    let load = Load::start(spec);
+    load.wait_answers(20, SOON);
+    // Every worker has answered, or will be taken for a new one.
+    wait_for_all(&load, peer);
+    let before = peer.who(&load.report());
+    load.mark("order");
+    order(peer);
+    let end = Instant::now() + SOON;
+    while peer.first_of_others(&load.report(), &before).is_none() {
+        assert!(Instant::now() < end, "{}: nobody new answers", peer.name());
+        common::pause(Duration::from_millis(1));
+    }
+    let report = load.stop();
+    let began = report.phases.iter().find(|(name, ..)| name == "order");
+    let first = peer.first_of_others(&report, &before);
+    first
+        .expect("seen above")
+        .saturating_sub(began.expect("marked").1)
+}
+
+fn wait_for_all<P: Peer>(load: &Running, peer: &P) {
+    let workers = peer.workers().len();
+    // One name for all of ours.
+    if peer.name().starts_with("handover") || peer.name().starts_with("haproxy") {
+        return;
+    }
+    common::until("an answer of each worker", || {
+        peer.who(&load.report()).len() >= workers
+    });
 }
 
 impl Figures {
@@ -135,107 +197,73 @@ impl Figures {
         }
     }
 
-    fn print(mut self, rounds: usize) {
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%MZ");
-        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let build = if release() { "release" } else { "DEBUG" };
-        println!(
-            "{now}, {cores} cores, Linux {}, load {}, {build} builds, 2 workers, {rounds} rounds",
-            kernel.trim(),
-            load.split(' ').next().unwrap_or("?"),
-        );
-        println!(
-            "strict client: {} answers, {} failed\n",
-            self.answers, self.failed
-        );
-        println!(
-            "{:<46}{:>9}{:>9}{:>9}",
-            "milliseconds since the order", "min", "median", "max"
-        );
-        let rows = [
+    fn verdicts(&self) -> Vec<(&'static str, f64, f64, &'static str)> {
+        let time = |times: &[Duration]| {
+            let middle = median(&mut times.to_vec()).unwrap_or_default();
+            middle.as_secs_f64() * 1e3
+        };
+        vec![
             (
-                &mut self.upgrade_seen,
-                "upgrade: first answer of the new version",
-                true,
+                "upgrade, first answer",
+                time(&self.upgrade_seen),
+                AIM_MS,
+                "ms",
             ),
-            (&mut self.upgrade, "upgrade: the command returns", false),
             (
+                "rollback, first answer",
+                time(&self.rollback_seen),
+                AIM_MS,
+                "ms",
+            ),
+            (
+                "parked master",
+                private(&self.parked),
+                AIM_PARKED_KIB,
+                "KiB",
+            ),
+            ("worker", private(&self.worker), AIM_WORKER_KIB, "KiB"),
+        ]
+    }
+
+    fn print(mut self, times: &mut Table, weights: &mut Table) {
+        let rows = [
+            ("upgrade: first answer", &mut self.upgrade_seen),
+            ("upgrade: the command", &mut self.upgrade),
+            (
+                "upgrade: order to takeover, by the service",
                 &mut self.takeover,
-                "upgrade: takeover, as the service has it",
-                false,
             ),
-            (
-                &mut self.rollback_seen,
-                "rollback: first answer of the old version",
-                true,
-            ),
-            (&mut self.rollback, "rollback: the command returns", false),
-            (&mut self.alone, "for comparison: handover --version", false),
+            ("rollback: first answer", &mut self.rollback_seen),
+            ("rollback: the command", &mut self.rollback),
+            ("of a command: starting it", &mut self.alone),
         ];
-        for (figures, what, aim) in rows {
-            let Some([min, median, max]) = spread(figures) else {
-                continue;
-            };
-            let ms = |d: Duration| format!("{:.2}", d.as_secs_f64() * 1000.0);
-            let verdict = match aim {
-                true if median <= AIM => format!("  aim {} ms: met", AIM.as_millis()),
-                true => format!("  aim {} ms: MISSED", AIM.as_millis()),
-                false => String::new(),
-            };
-            let (min, median, max) = (ms(min), ms(median), ms(max));
-            println!("{what:<46}{min:>9}{median:>9}{max:>9}{verdict}");
+        for (what, figures) in rows {
+            spread(times, what, figures);
         }
-        println!(
-            "\n{:<46}{:>9}{:>9}{:>9}",
-            "private memory, KiB (of it written to)", "min", "median", "max"
-        );
-        let rows = [
-            (&self.parked, "parked master", true),
-            (&self.owner, "master", false),
-            (&self.worker, "worker", false),
-        ];
-        for (figures, what, aim) in rows {
-            let private = spread(&mut figures.iter().map(|m| m.private).collect::<Vec<_>>());
-            let dirty = spread(&mut figures.iter().map(|m| m.dirty).collect::<Vec<_>>());
-            let (Some([min, median, max]), Some([_, dirty, _])) = (private, dirty) else {
-                continue;
-            };
-            let verdict = match aim {
-                true if median <= AIM_KIB => format!("  aim {AIM_KIB} KiB: met"),
-                true => format!("  aim {AIM_KIB} KiB: MISSED"),
-                false => String::new(),
-            };
-            let what = format!("{what} ({dirty})");
-            println!("{what:<46}{min:>9}{median:>9}{max:>9}{verdict}");
-        }
+        weigh(weights, "parked master", &self.parked);
+        weigh(weights, "master that owns the service", &self.owner);
+        weigh(weights, "worker", &self.worker);
     }
 }
 
-/// The least, the middle one, the most.
-fn spread<T: Ord + Copy>(figures: &mut [T]) -> Option<[T; 3]> {
-    figures.sort_unstable();
-    let middle = figures.get(figures.len() / 2)?;
-    Some([*figures.first()?, *middle, *figures.last()?])
-}
-
-fn memory(pid: u32) -> Option<Memory> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let field = |name: &str| -> Option<u64> {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        line.split_whitespace().nth(1)?.parse().ok()
+fn spread(table: &mut Table, what: &str, figures: &mut [Duration]) {
+    let Some(middle) = median(figures) else {
+        return;
     };
-    let dirty = field("Private_Dirty:")?;
-    Some(Memory {
-        private: field("Private_Clean:")? + dirty,
-        dirty,
-    })
+    let [Some(least), Some(most)] = [figures.first(), figures.last()] else {
+        return;
+    };
+    table.row([what.into(), ms(*least), ms(middle), ms(*most)]);
 }
 
-/// Whether the programs under test are.
-fn release() -> bool {
-    build::own()
-        .parent()
-        .is_some_and(|dir| dir.ends_with("release"))
+fn weigh(table: &mut Table, what: &str, figures: &[Memory]) {
+    let dirty = median(&mut figures.iter().map(|m| m.dirty).collect::<Vec<_>>());
+    let dirty = dirty.map_or("-".into(), |dirty| dirty.to_string());
+    table.row([what.into(), format!("{:.0}", private(figures)), dirty]);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "kibibytes are few for a float")]
+fn private(figures: &[Memory]) -> f64 {
+    let mut private: Vec<_> = figures.iter().map(|m| m.private).collect();
+    median(&mut private).unwrap_or_default() as f64
 }

@@ -6,25 +6,70 @@ use std::future::ready;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use tower_http::services::fs as serve;
 
+use super::cache::{Found, Look, Looks};
 use super::opened::Opened;
 
 /// Opens files below a directory. What may not be opened is not there: `NotFound`.
 #[derive(Debug, Clone)]
 pub(super) struct Disk {
     root: PathBuf,
+    /// Where every look is noted.
+    looks: Option<Arc<Looks>>,
 }
 
 impl Disk {
     pub(super) fn new(root: &Path) -> Self {
         // As ServeDir writes it: a relative root begins with a dot.
         let root = Path::new(".").join(root);
-        Self { root }
+        Self { root, looks: None }
+    }
+
+    /// The same, noting what it finds.
+    pub(super) fn noting(&self, looks: &Arc<Looks>) -> Self {
+        Self {
+            root: self.root.clone(),
+            looks: Some(Arc::clone(looks)),
+        }
+    }
+
+    /// Whether a look would find the same again, as far as the kernel knows without waiting.
+    pub(super) fn is_still(&self, look: &Look) -> bool {
+        let flags = NAME;
+        match openat2(CWD, &look.path, flags, Mode::empty(), ResolveFlags::CACHED) {
+            Ok(fd) => File::from(fd)
+                .metadata()
+                .is_ok_and(|metadata| Found::of(&metadata) == look.found),
+            Err(Errno::NOENT) => look.found == Found::Nothing,
+            Err(_) => false,
+        }
+    }
+
+    /// Notes what a look finds.
+    fn noted<T: Send + 'static>(
+        &self,
+        path: PathBuf,
+        look: BoxFuture<'static, io::Result<T>>,
+        metadata: fn(&T) -> &Metadata,
+    ) -> BoxFuture<'static, io::Result<T>> {
+        let Some(looks) = self.looks.clone() else {
+            return look;
+        };
+        look.inspect(move |result| {
+            let found = match result {
+                Ok(found) => Some(Found::of(metadata(found))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Found::Nothing),
+                Err(_) => None,
+            };
+            looks.note(path, found);
+        })
+        .boxed()
     }
 
     fn is_visible(&self, path: &Path) -> bool {
@@ -70,11 +115,13 @@ impl serve::Backend for Disk {
     type MetadataFuture = BoxFuture<'static, io::Result<Metadata>>;
 
     fn open(&self, path: PathBuf) -> Self::OpenFuture {
-        self.with(path, CONTENTS, file)
+        let look = self.with(path.clone(), CONTENTS, file);
+        self.noted(path, look, Opened::metadata)
     }
 
     fn metadata(&self, path: PathBuf) -> Self::MetadataFuture {
-        self.with(path, NAME, metadata)
+        let look = self.with(path.clone(), NAME, metadata);
+        self.noted(path, look, |metadata| metadata)
     }
 }
 

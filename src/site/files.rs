@@ -1,9 +1,10 @@
 //! A directory over HTTP: tower-http's `ServeDir`, and what it leaves open.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use http::uri::PathAndQuery;
@@ -11,24 +12,87 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use tower_http::services::ServeDir;
 use tower_http::services::fs::DefaultServeDirFallback;
 
+use super::cache::{self, Cache, Looks};
 use super::disk::Disk;
 
 type Files = ServeDir<DefaultServeDirFallback, Disk>;
 
+/// A directory, and the answers about it that were kept.
+#[derive(Debug)]
+pub(super) struct Directory {
+    root: PathBuf,
+    pub(super) disk: Disk,
+    pub(super) cache: Cache,
+}
+
 pub(super) fn router(root: &Path) -> Router {
-    let files = ServeDir::with_backend(root, Disk::new(root))
-        .precompressed_zstd()
-        .precompressed_br()
-        .precompressed_gzip()
-        // The whole file is a right answer to several ranges, 416 is not.
-        .ignore_multi_range_requests(true);
-    Router::new().fallback(move |request| answer(files, request))
+    let directory = Arc::new(Directory::new(root, Cache::new()));
+    Router::new().fallback(move |request| Arc::clone(&directory).answer(request))
+}
+
+impl Directory {
+    pub(super) fn new(root: &Path, cache: Cache) -> Self {
+        Self {
+            root: root.to_owned(),
+            disk: Disk::new(root),
+            cache,
+        }
+    }
+
+    fn files(&self, disk: Disk) -> Files {
+        ServeDir::with_backend(&self.root, disk)
+            .precompressed_zstd()
+            .precompressed_br()
+            .precompressed_gzip()
+            // The whole file is a right answer to several ranges, 416 is not.
+            .ignore_multi_range_requests(true)
+    }
+
+    pub(super) async fn answer(self: Arc<Self>, mut request: Request) -> Response {
+        if let Some(uri) = without_double_slash(request.uri()) {
+            *request.uri_mut() = uri;
+        }
+        if !Cache::is_for(&request) {
+            return answer(self.files(self.disk.clone()), request).await;
+        }
+        match self.cache.get(&request, &self.disk) {
+            Some(response) => response,
+            None => self.read(request).await,
+        }
+    }
+
+    /// Answers from the disk, and keeps the answer when it is a small one.
+    async fn read(&self, request: Request) -> Response {
+        let again = copy_of(&request);
+        let looks = Arc::new(Looks::default());
+        let response = ask(self.files(self.disk.noting(&looks)), request).await;
+        let Some(length) = length_of_small(&response) else {
+            return response;
+        };
+        let (parts, body) = response.into_parts();
+        match to_bytes(body, length).await {
+            Ok(body) if body.len() == length => {
+                let encodings = again.headers().get(header::ACCEPT_ENCODING).cloned();
+                let path = again.uri().path();
+                self.cache
+                    .keep(path, encodings, &parts.headers, &body, &looks);
+                Response::from_parts(parts, Body::from(body))
+            }
+            // It became shorter while it was read.
+            _ => ask(self.files(self.disk.clone()), again).await,
+        }
+    }
+}
+
+/// The length of a whole file that may be kept.
+fn length_of_small(response: &Response) -> Option<usize> {
+    let length = response.headers().get(header::CONTENT_LENGTH)?;
+    let length: u64 = length.to_str().ok()?.parse().ok()?;
+    (response.status() == StatusCode::OK && length <= cache::LONGEST)
+        .then(|| usize::try_from(length).ok())?
 }
 
 async fn answer(files: Files, mut request: Request) -> Response {
-    if let Some(uri) = without_double_slash(request.uri()) {
-        *request.uri_mut() = uri;
-    }
     if request.method() != Method::GET {
         // RFC 9110, 14.2: a range is for GET only.
         request.headers_mut().remove(header::RANGE);
@@ -67,11 +131,17 @@ async fn ask(mut files: Files, request: Request) -> Response {
 
 /// The same request without its range.
 fn whole_of(request: &Request) -> Request {
-    let mut whole = Request::new(Body::empty());
-    *whole.uri_mut() = request.uri().clone();
-    whole.headers_mut().clone_from(request.headers());
+    let mut whole = copy_of(request);
     whole.headers_mut().remove(header::RANGE);
     whole
+}
+
+/// The same request for a file.
+fn copy_of(request: &Request) -> Request {
+    let mut copy = Request::new(Body::empty());
+    *copy.uri_mut() = request.uri().clone();
+    copy.headers_mut().clone_from(request.headers());
+    copy
 }
 
 /// Whether an answer about a range is about another file than the one a client has a part of

@@ -1,6 +1,7 @@
 //! The daemon's application: a directory, or a welcome page when there is none. It is an ordinary
 //! axum [`Router`], as any user of the library would bring; it knows nothing of upgrades.
 
+mod cache;
 mod disk;
 mod files;
 mod opened;

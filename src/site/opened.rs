@@ -42,6 +42,11 @@ impl Opened {
         }
     }
 
+    /// As it was when it was opened.
+    pub(super) fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
     /// Gives `None` when it would wait, or this file cannot be read so.
     fn read_here(&self, buf: &mut [u8]) -> Option<io::Result<usize>> {
         let mut slices = [IoSliceMut::new(buf)];

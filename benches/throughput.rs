@@ -1,0 +1,221 @@
+//! Requests a second and processor time a request: `cargo bench --bench throughput`.
+//! `SECONDS=4 ROUNDS=5` for longer ones.
+//!
+//! Servers take turns, several rounds of each; the medians are compared. With one worker, so that
+//! the load (wrk, where it is installed) has the other core of a small machine to itself, and with
+//! two. A small answer: an application of the library against the same one on bare hyper with the
+//! same runtime. Files: the daemon against nginx.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+#[path = "../tests/kit/mod.rs"]
+mod kit;
+
+mod common;
+
+use common::peers::{Handover, Haproxy, Nginx, Peer, Way};
+use common::table::{Table, headline, verdict};
+use common::wrk::{self, Speed};
+use common::{SOON, VERSIONS, median, quick, setting, until, wanted};
+use kit::build;
+use kit::client::Target;
+use kit::port::Port;
+use kit::service::Service;
+
+/// Of bare hyper's requests a second, with a small answer.
+const AIM_BARE: f64 = 0.98;
+/// Of nginx's, with a small file and with a large one.
+const AIM_SMALL: f64 = 1.0;
+const AIM_LARGE: f64 = 0.5;
+
+/// A server that is asked in turn with others.
+struct Server {
+    name: &'static str,
+    address: SocketAddr,
+    pids: Vec<u32>,
+    /// Ends with it.
+    _owner: Box<dyn std::any::Any>,
+    speeds: Vec<Speed>,
+}
+
+impl Server {
+    fn of(peer: impl Peer + 'static, name: &'static str) -> Self {
+        Self {
+            name,
+            address: peer.address(),
+            pids: peer.workers(),
+            _owner: Box::new(peer),
+            speeds: Vec::new(),
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        let mut rates: Vec<u64> = self.speeds.iter().map(|s| s.rate.to_bits()).collect();
+        // Positive floats sort as their bits do.
+        median(&mut rates).map_or(0.0, f64::from_bits)
+    }
+
+    fn cpu(&self) -> Duration {
+        let mut cpu: Vec<_> = self.speeds.iter().map(|s| s.cpu_per_request).collect();
+        median(&mut cpu).unwrap_or_default()
+    }
+}
+
+fn main() -> ExitCode {
+    let rounds = setting("ROUNDS", 3, 1);
+    let time = Duration::from_secs(u64::try_from(setting("SECONDS", 2, 1)).unwrap_or(2));
+    let tool = if wrk::is_installed() {
+        "wrk -t1"
+    } else {
+        "the strict client (wrk is not installed)"
+    };
+    headline(&format!(
+        "Throughput by {tool}, 64 connections: {rounds} rounds of {time:?}, medians"
+    ));
+    let site = common::site();
+    let mut table = Table::new(&[
+        "what",
+        "server",
+        "workers",
+        "requests/s",
+        "ratio",
+        "CPU us/request",
+        "ratio",
+    ]);
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let mut verdicts = Vec::new();
+    let cases: [(&str, &str, usize, usize); 5] = [
+        ("small answer", "/", 1, 64),
+        ("small file", "/index.html", 1, 64),
+        ("small file", "/index.html", 2, 64),
+        ("10 MB file", "/large.bin", 1, 8),
+        ("10 MB file", "/large.bin", 2, 8),
+    ];
+    for (what, path, workers, connections) in cases {
+        if !what.contains(&only) {
+            continue;
+        }
+        let mut servers = if what == "small answer" {
+            small_answer()
+        } else {
+            files(site.path(), workers, what == "small file")
+        };
+        for _ in 0..rounds {
+            for server in &mut servers {
+                let speed = wrk::measure(server.address, path, connections, time, &server.pids);
+                server.speeds.push(speed);
+            }
+        }
+        let Some(other) = servers.get(1) else {
+            continue;
+        };
+        let (rate, cpu) = (other.rate(), other.cpu().as_secs_f64());
+        for server in &servers {
+            table.row([
+                what.into(),
+                server.name.into(),
+                workers.to_string(),
+                format!("{:.0}", server.rate()),
+                format!("{:.2}", server.rate() / rate),
+                format!("{:.2}", server.cpu().as_secs_f64() * 1e6),
+                format!("{:.2}", server.cpu().as_secs_f64() / cpu),
+            ]);
+        }
+        let ratio = servers[0].rate() / rate;
+        let against = format!(
+            "{what}, {workers} workers, requests/s against {}",
+            other.name
+        );
+        let aim = match what {
+            "small answer" => AIM_BARE,
+            "small file" => AIM_SMALL,
+            _ => AIM_LARGE,
+        };
+        verdicts.push((against, ratio, aim));
+    }
+    table.print();
+    for (name, ratio, aim) in verdicts {
+        verdict(&name, ratio, aim, false, "times");
+    }
+    ExitCode::SUCCESS
+}
+
+/// The library's smallest application, and the same without the library.
+fn small_answer() -> Vec<Server> {
+    let hello = Service::setup("bench")
+        .image(build::other_version_of_example("hello", VERSIONS[0]))
+        .config("workers = 1\nthreads = 1\n[log]\nlevel = \"warn\"\n")
+        .start();
+    let status = hello.wait_phase("serving");
+    let Target::Tcp(address) = hello.target("http") else {
+        panic!("it listens on a port")
+    };
+    let pids = status.masters[0].workers.iter().map(|w| w.pid).collect();
+    let ours = Server {
+        name: "handover, hello",
+        address,
+        pids,
+        _owner: Box::new(hello),
+        speeds: Vec::new(),
+    };
+    let same = bare("hyper, the same router", "router");
+    let bare = bare("hyper, a function", "function");
+    vec![ours, same, bare]
+}
+
+fn bare(name: &'static str, how: &str) -> Server {
+    let program = build::other_version_of_example("bare", VERSIONS[0]);
+    let port = Port::reserve();
+    let address = port.address();
+    let child = Command::new(program)
+        .args([&address.to_string(), how])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("the example runs");
+    until("bare hyper", || {
+        std::net::TcpStream::connect(address).is_ok()
+    });
+    Server {
+        name,
+        address,
+        pids: vec![child.id()],
+        _owner: Box::new((Killed(child), port)),
+        speeds: Vec::new(),
+    }
+}
+
+/// Ends with this.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn files(site: &Path, workers: usize, small: bool) -> Vec<Server> {
+    let mut servers = vec![Server::of(Handover::start(site, workers, ""), "handover")];
+    if wanted("nginx") && Nginx::is_installed() {
+        servers.push(Server::of(
+            Nginx::start(site, workers, Way::Reload),
+            "nginx",
+        ));
+    } else if !quick() {
+        println!("skipped: nginx is not installed");
+    }
+    // It answers with a small file as a fixed text, and serves no other.
+    if small && wanted("haproxy") {
+        if Haproxy::is_installed() {
+            let haproxy = Haproxy::start(site, workers);
+            servers.push(Server::of(haproxy, "haproxy, a fixed text"));
+        } else {
+            println!("skipped: haproxy is not installed");
+        }
+    }
+    let _ = SOON;
+    servers
+}
