@@ -198,7 +198,10 @@ impl Walk {
     /// How the last upgrade ended.
     #[track_caller]
     fn concluded(&self, outcome: handover::api::Outcome) {
-        let status = self.service.status().expect("an owner");
+        // The service is back before the file is.
+        let status = self
+            .service
+            .wait_status("the end of the upgrade", |s| s.upgrade.is_none());
         let last = status.last.expect("an upgrade");
         assert_eq!(
             (last.from.as_str(), last.to.as_deref()),
@@ -239,8 +242,8 @@ fn commit(walk: &Walk) {
     walk.types("kill -QUIT $old");
     walk.sees(&[COMMITTED]);
     walk.only_answers_come_from(&["2.0.0"]);
-    walk.on_disk("2.0.0", &["handover", "handover.old", "new"]);
     walk.concluded(Committed);
+    walk.on_disk("2.0.0", &["handover", "handover.old", "new"]);
 }
 
 fn back(walk: &Walk) {
@@ -256,8 +259,8 @@ fn back(walk: &Walk) {
     walk.types("kill -QUIT $new");
     walk.sees(&[ALONE]);
     walk.only_answers_come_from(&["1.0.0"]);
-    walk.on_disk("1.0.0", &["handover", "handover.old", "new"]);
     walk.concluded(RolledBack);
+    walk.on_disk("1.0.0", &["handover", "handover.old", "new"]);
 }
 
 #[test]
@@ -290,6 +293,7 @@ fn forward_and_back_and_forward_with_every_kind_of_request_in_flight() {
 fn went_back(walk: &Walk) {
     walk.sees(&[ALONE]);
     walk.only_answers_come_from(&["1.0.0"]);
+    walk.concluded(RolledBack);
     // `.old` is the running build again: it is used up when it was moved back to the path.
     let with_old = ["handover", "handover.old", "handover.rejected", "new"];
     let without = ["handover", "handover.rejected", "new"];
@@ -299,14 +303,13 @@ fn went_back(walk: &Walk) {
         &without
     };
     walk.on_disk("1.0.0", files);
-    walk.concluded(RolledBack);
 }
 
 fn went_on(walk: &Walk) {
     walk.sees(&[COMMITTED]);
     walk.only_answers_come_from(&["2.0.0"]);
-    walk.on_disk("2.0.0", &["handover", "handover.old", "new"]);
     walk.concluded(Committed);
+    walk.on_disk("2.0.0", &["handover", "handover.old", "new"]);
 }
 
 /// The new program is on disk; both generations accept.

@@ -40,9 +40,8 @@ impl Disk {
     }
 
     /// Whether a look would find the same again, as far as the kernel knows without waiting.
-    pub(super) fn is_still(&self, look: &Look) -> bool {
-        let flags = NAME;
-        match openat2(CWD, &look.path, flags, Mode::empty(), ResolveFlags::CACHED) {
+    pub(super) fn is_still(look: &Look) -> bool {
+        match openat2(CWD, &look.path, NAME, Mode::empty(), ResolveFlags::CACHED) {
             Ok(fd) => File::from(fd)
                 .metadata()
                 .is_ok_and(|metadata| Found::of(&metadata) == look.found),

@@ -55,7 +55,7 @@ impl Directory {
         if !Cache::is_for(&request) {
             return answer(self.files(self.disk.clone()), request).await;
         }
-        match self.cache.get(&request, &self.disk) {
+        match self.cache.get(&request) {
             Some(response) => response,
             None => self.read(request).await,
         }

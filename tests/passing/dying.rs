@@ -86,5 +86,10 @@ fn a_worker_killed_in_the_middle_loses_only_what_it_had_taken() {
         .filter_map(|client| client.try_get("/who").err())
         .count();
     println!("{lost} of {MANY} were lost with the worker");
-    assert!(lost <= MANY / 2, "{lost} were lost: more than it was dealt");
+    // Each of the two senders deals one to each receiver in turn, and may begin with this one.
+    let dealt = MANY / 2 + 1;
+    assert!(
+        lost <= dealt,
+        "{lost} were lost: it was dealt {dealt} at most"
+    );
 }
