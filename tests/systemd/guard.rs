@@ -62,6 +62,7 @@ trials! {
     a_replacement_keeps_what_really_runs,
     a_replacement_is_not_kept_while_a_master_is_parked,
     a_replacement_that_was_cut_off_is_rescued,
+    root_may_end_a_trial,
     killed_at_any_moment_it_leaves_a_whole_file_and_finishes_later,
 }
 
@@ -499,6 +500,15 @@ fn a_replacement_that_was_cut_off_is_rescued(at: &Place) {
     for _ in 0..3 {
         at.rescue("exit-code", "exited", "3").ok();
     }
+    at.holds("a", None, Some("b"), false);
+}
+
+fn root_may_end_a_trial(at: &Place) {
+    let reject = || at.guard(&["reject", &at.program(), &at.triggers()]);
+    at.trial("a", "b");
+    reject().ok();
+    at.holds("a", None, Some("b"), false);
+    reject().ok();
     at.holds("a", None, Some("b"), false);
 }
 
