@@ -39,9 +39,12 @@ pub fn an_installation_serves(host: &mut Host) {
     let account = host.container.run(["getent", "passwd", "handover"]);
     assert!(account.ok().ends_with("/nologin"), "{account}");
     // 252 does not know the setting, and says so at each load.
-    let preserved = host.property("FileDescriptorStorePreserve");
     let known = host.container.suite.systemd() >= 254;
-    assert_eq!(preserved, if known { "yes" } else { "" });
+    let expected = if known { "yes" } else { "" };
+    assert_eq!(host.property("FileDescriptorStorePreserve"), expected);
+    // And when systemd itself is upgraded some day.
+    host.container.sh(SYSTEMD_UPGRADED).ok();
+    assert_eq!(host.property("FileDescriptorStorePreserve"), expected);
 }
 
 /// Forward, forward again while the first is in probation, backward, and the same again: each time
@@ -316,6 +319,14 @@ pub fn without_systemd_it_is_only_installed(host: &mut Host) {
     });
     assert_serves(host, "2.0.0");
 }
+
+/// What dpkg does after the files of a new systemd have come.
+const SYSTEMD_UPGRADED: &str = "
+rm -rf /usr/lib/systemd/system/handover.service.d
+systemctl daemon-reload
+dpkg-trigger --by-package=systemd /usr/lib/systemd/systemd
+dpkg --triggers-only --pending
+";
 
 /// Files of the package that others could change, or that are not what a package has.
 const NOT_AS_SHIPPED: &str = "
