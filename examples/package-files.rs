@@ -1,10 +1,11 @@
-//! Writes the files of the packages that follow from the command line: `handover(1)` and the shell
-//! completions. `cargo run --example package-files -- packaging`; what it writes is committed, and
+//! Writes the files of the packages that follow from others: `handover(1)` and the shell completions
+//! from the command line, the units of `examples/greeter` from the daemon's. Its argument is the
+//! repository: `cargo run --example package-files -- .`; what it writes is committed, and
 //! `tests/packaging.rs` says when it is out of date.
 
 use std::error::Error;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
 use clap::Command;
@@ -14,6 +15,8 @@ use clap_mangen::Man;
 fn main() -> Result<(), Box<dyn Error>> {
     let at = std::env::args_os().nth(1).ok_or("say where to write")?;
     let at = Path::new(&at);
+    units(&at.join("examples/greeter/package"))?;
+    let at = at.join("packaging");
     let mut command = handover::daemon().command_line();
     command.build();
     fs::create_dir_all(at.join("man"))?;
@@ -24,6 +27,29 @@ fn main() -> Result<(), Box<dyn Error>> {
         // A fresh one: building it adds what only its own parser needs.
         let mut command = handover::daemon().command_line();
         clap_complete::generate_to(shell, &mut command, "handover", &completions)?;
+    }
+    Ok(())
+}
+
+/// The daemon's units with another name, and without the reasons.
+fn units(at: &Path) -> io::Result<()> {
+    fs::create_dir_all(at)?;
+    for (unit, ours) in UNITS {
+        let mut text = format!("# As systemd/handover{unit}, where each line has its reason.\n");
+        for line in ours.lines() {
+            // Sections stay apart, comments leave no gaps.
+            let gap = line.is_empty() && text.ends_with("\n\n");
+            if gap || line.starts_with('#') || line.starts_with("Documentation=") {
+                continue;
+            }
+            let line = line.replace("handover", "greeter");
+            match line.strip_prefix("Description=greeter, a web server") {
+                Some(_) => text.push_str("Description=greeter"),
+                None => text.push_str(&line),
+            }
+            text.push('\n');
+        }
+        fs::write(at.join(format!("greeter{unit}")), text)?;
     }
     Ok(())
 }
@@ -88,3 +114,16 @@ fn escaped(text: &str) -> String {
         text
     }
 }
+
+/// What comes after `handover` in a unit's name, and the unit.
+const UNITS: [(&str, &str); 3] = [
+    (".service", include_str!("../systemd/handover.service")),
+    (
+        "-restore.service",
+        include_str!("../systemd/handover-restore.service"),
+    ),
+    (
+        "-restore.path",
+        include_str!("../systemd/handover-restore.path"),
+    ),
+];
