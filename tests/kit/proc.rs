@@ -16,7 +16,7 @@ use rustix::process::{
 pub const MARKER: &str = "HANDOVER_KIT";
 
 /// One process, at the moment it was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Process {
     /// Its number.
     pub pid: u32,
@@ -44,6 +44,15 @@ pub enum Role {
     /// The keeper, a client, a bad release.
     Other,
 }
+
+/// The same process; what it does may differ from one look to the next.
+impl PartialEq for Process {
+    fn eq(&self, other: &Self) -> bool {
+        (self.pid, self.started) == (other.pid, other.started)
+    }
+}
+
+impl Eq for Process {}
 
 impl Process {
     /// Looks at one process; `None` when there is none.
