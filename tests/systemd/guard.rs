@@ -2,11 +2,12 @@
 //! systemd. Needs root, because it believes only root's files.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Completion, Failed, Trial};
 
@@ -148,7 +149,7 @@ fn a_trial_believes_only_a_running_image_of_roots(at: &Place) {
         image.display(),
         elsewhere.display()
     ));
-    let other = Running(Command::new(elsewhere).arg("60").spawn().unwrap());
+    let other = Running(start(Command::new(elsewhere).arg("60")));
     let out = at.guard(&["trial", &at.program(), &at.triggers(), &other.id()]);
     assert!(
         out.status() != 0 && out.stderr().contains("not from"),
@@ -158,7 +159,7 @@ fn a_trial_believes_only_a_running_image_of_roots(at: &Place) {
     at.holds("b", None, None, false);
     // Root's, but no build of ours.
     fs::copy("/bin/sleep", &image).unwrap();
-    let other = Running(Command::new(&image).arg("60").spawn().unwrap());
+    let other = Running(start(Command::new(&image).arg("60")));
     at.install("b");
     let out = at.guard(&["trial", &at.program(), &at.triggers(), &other.id()]);
     assert!(
@@ -461,12 +462,12 @@ fn a_replacement_is_not_kept_while_a_master_is_parked(at: &Place) {
     // A shell from the program's directory is the parent of what runs.
     fs::copy("/bin/sh", at.file("-parked")).unwrap();
     let program = at.running("b");
-    let mut parked = Command::new(at.file("-parked"))
-        .args(["-c", &format!("{} 60 & echo $!; wait", at.program())])
-        .stdout(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .unwrap();
+    let mut parked = start(
+        Command::new(at.file("-parked"))
+            .args(["-c", &format!("{} 60 & echo $!; wait", at.program())])
+            .stdout(Stdio::piped())
+            .process_group(0),
+    );
     let mut pid = String::new();
     std::io::BufRead::read_line(
         &mut std::io::BufReader::new(parked.stdout.as_mut().unwrap()),
@@ -575,7 +576,7 @@ impl Place {
         fs::write(&path, &bytes).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(path, self.file("")).unwrap();
-        Running(Command::new(self.file("")).arg("60").spawn().unwrap())
+        Running(start(Command::new(self.file("")).arg("60")))
     }
 
     fn ask(&self, trigger: &str) {
@@ -650,6 +651,20 @@ impl Place {
         assert_eq!(is, shall, "program, .old, .rejected, .trial");
         let names: Vec<_> = fs::read_dir(self.dir.path().join("bin")).unwrap().collect();
         assert!(names.len() <= 4, "nothing left behind: {names:?}");
+    }
+}
+
+/// Starts a program that this process has just written. While it was open to be written, a child of
+/// another thread may have got it, too; until that has executed, the kernel executes it for nobody.
+fn start(command: &mut Command) -> Child {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match command.spawn() {
+            Err(e) if e.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            started => return started.unwrap(),
+        }
     }
 }
 
