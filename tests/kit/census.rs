@@ -33,8 +33,20 @@ impl fmt::Display for Census {
 }
 
 impl Service {
-    /// Takes one.
+    /// Takes one, of what stays: a question that was just answered may still be open for a moment.
     pub fn census(&self) -> Census {
+        let end = Instant::now() + SOON;
+        let (mut last, mut same) = (self.look_around(), 0);
+        while same < STEADY && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+            let now = self.look_around();
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+        }
+        last
+    }
+
+    fn look_around(&self) -> Census {
         let mut kinds = BTreeMap::new();
         let mut fds = Vec::new();
         for process in self.processes() {
@@ -68,7 +80,7 @@ impl Service {
     pub fn wait_census(&self, before: &Census) {
         let end = Instant::now() + SOON;
         loop {
-            let mut now = self.census();
+            let mut now = self.look_around();
             now.state.clone_from(&before.state);
             if now == *before {
                 return;
@@ -81,6 +93,9 @@ impl Service {
         }
     }
 }
+
+/// So many looks in a row must show the same.
+const STEADY: u32 = 10;
 
 /// `socket:[123]` is a socket like any other.
 fn kind_of(what: &str) -> String {
