@@ -17,6 +17,8 @@ mod mainpid;
 mod orders;
 #[path = "notify/scene.rs"]
 mod scene;
+#[path = "notify/slots.rs"]
+mod slots;
 #[path = "notify/status.rs"]
 mod status;
 #[path = "notify/stop.rs"]

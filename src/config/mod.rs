@@ -80,6 +80,18 @@ pub enum Workers {
     Count(u16),
 }
 
+impl Workers {
+    /// How many that is here.
+    #[must_use]
+    pub fn count(self) -> u16 {
+        match self {
+            Self::Count(n) => n.max(1),
+            Self::Auto => std::thread::available_parallelism()
+                .map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX)),
+        }
+    }
+}
+
 /// A listening socket by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

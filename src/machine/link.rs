@@ -11,12 +11,18 @@ use crate::config::Config;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToWorker {
-    /// First message, once; the listeners follow in [`ToWorker::Listeners`].
+    /// First message, once; its listeners follow in [`ToWorker::Listeners`].
     Start(Box<Start>),
-    /// A batch of listening sockets (descriptors in the same order).
+    /// A batch of listening sockets (descriptors in the same order). Later ones are of a worker
+    /// that is missing, or new.
     Listeners {
         /// What they are.
         listeners: Vec<WorkerListener>,
+    },
+    /// Others accept on these from now on.
+    LetGo {
+        /// Which: [`WorkerListener::id`].
+        ids: Vec<u64>,
     },
     /// Accept connections from now on.
     Accept,
@@ -126,6 +132,8 @@ pub struct Start {
 /// What one descriptor beside [`ToWorker::Listeners`] is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerListener {
+    /// Which socket it is, among all of this generation.
+    pub id: u64,
     /// Its name.
     pub name: String,
     /// The address it is bound to, for people.
@@ -145,6 +153,12 @@ pub enum FromWorker {
     Failed {
         /// For the operator.
         reason: String,
+    },
+    /// It holds as many connections as it may: what comes to its sockets is for others. Or it has
+    /// room again.
+    Full {
+        /// Which of the two.
+        full: bool,
     },
     /// Answer to [`ToWorker::Report`].
     Report(Report),

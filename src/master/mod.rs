@@ -21,6 +21,7 @@ mod perform;
 mod pidfiles;
 mod record;
 mod replace;
+mod slots;
 mod sockets;
 mod start;
 mod status;

@@ -131,6 +131,9 @@ impl Driver {
     }
 
     fn entered(&mut self, from: Phase, to: Phase) {
+        if to == Phase::Serving {
+            self.settle_sockets();
+        }
         let generation = self.fixed.me.generation;
         if from == Phase::Serving {
             // What begins here is another story.
@@ -429,6 +432,20 @@ impl Driver {
         sockets.drop_old(&self.manager);
         self.sockets = Arc::new(sockets);
         self.workers.replace_sockets(&self.sockets);
+    }
+
+    /// Nobody else might have to take the service back: what this configuration wants of our sockets
+    /// can be done.
+    fn settle_sockets(&mut self) {
+        self.sockets.listen(&self.config);
+        match self.sockets.with_slots(&self.config, &self.manager) {
+            Ok(None) => {}
+            Ok(Some(sockets)) => {
+                self.sockets = Arc::new(sockets);
+                self.workers.replace_sockets(&self.sockets);
+            }
+            Err(e) => tracing::error!("the workers share their sockets: {e}"),
+        }
     }
 
     fn reload_configuration(&mut self) -> Vec<Event> {

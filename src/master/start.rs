@@ -199,7 +199,8 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
     }
     let found = found.into_iter().map(Listener::from_passed).collect();
     let handoff = open_handoff(&setup);
-    let sockets = Sockets::arrange_cold(&loaded.config, found, &manager).inspect_err(|_| {
+    let sockets = Sockets::arrange_cold(&loaded.config, found, &manager).await;
+    let sockets = sockets.inspect_err(|_| {
         // Ours by now, and nobody answers on them.
         for name in [super::driver::SOCKET, handoff::SOCKET] {
             let _ = std::fs::remove_file(setup.runtime.join(name));

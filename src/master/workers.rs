@@ -15,17 +15,21 @@ use super::input::Input;
 use super::line::{Heard, Line};
 use super::sockets::Sockets;
 use crate::api;
-use crate::config::{Config, Workers as Count};
+use crate::config::Config;
 use crate::machine::Event;
-use crate::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
+use crate::machine::link::{FromWorker, Report, Start, ToWorker};
 use crate::machine::message::Identity;
 use crate::machine::pool::Budget;
 use crate::sys::board::Board;
-use crate::sys::channel::{Channel, MAX_FDS};
+use crate::sys::channel::Channel;
 use crate::sys::handoff;
 use crate::sys::image::Image;
 use crate::sys::process::{Exit, Other, Process};
 use crate::sys::spawn::{self, Spawn, WORKER_ENV};
+
+mod deal;
+
+use deal::Hand;
 
 /// All workers of this master.
 #[derive(Debug)]
@@ -70,6 +74,12 @@ struct Worker {
     report: Report,
     /// Its process has ended, its last words may still be on their way; or the other way round.
     half_gone: Option<Half>,
+    /// The sockets it was given.
+    hand: Hand,
+    /// It holds as many connections as it may.
+    full: bool,
+    /// Its first unanswered question.
+    asked: Option<Instant>,
 }
 
 /// A copy of the receiving end that the worker of a slot has.
@@ -190,11 +200,7 @@ impl Workers {
     fn new_set(&mut self, config: Arc<Config>, sockets: Arc<Sockets>) -> Set {
         let id = self.next_set;
         self.next_set += 1;
-        let count = match config.workers {
-            Count::Count(n) => n,
-            Count::Auto => std::thread::available_parallelism()
-                .map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX)),
-        };
+        let count = config.workers.count();
         Set {
             id,
             config,
@@ -243,7 +249,8 @@ impl Workers {
         };
         let (config, sockets) = (Arc::clone(&wanted.config), Arc::clone(&wanted.sockets));
         let board = wanted.board.as_ref().and_then(|fd| fd.try_clone().ok());
-        match self.start_one(set, slot, &config, &sockets, board) {
+        let hand = wanted.first_hand(slot);
+        match self.start_one(set, slot, &config, &sockets, hand, board) {
             Ok(()) => Vec::new(),
             Err(e) => self.failed(set, slot, &format!("cannot start a worker: {e}")),
         }
@@ -255,10 +262,11 @@ impl Workers {
         slot: u16,
         config: &Config,
         sockets: &Sockets,
+        hand: Hand,
         board: Option<OwnedFd>,
     ) -> Result<(), StartError> {
         let (ours, theirs) = Channel::pair()?;
-        let listeners = sockets.for_worker()?;
+        let listeners = sockets.copies(|id| hand.contains_key(&id))?;
         let mut spec = Spawn::new(
             self.image.as_fd(),
             format!("{}: worker process g{}", self.name, self.generation),
@@ -286,29 +294,12 @@ impl Workers {
             receives: false,
             board: board.is_some(),
         };
-        let shared = board.is_some();
         line.say(
             ToWorker::Start(Box::new(start)),
             board.into_iter().collect(),
         );
-        let mut listeners = listeners.into_iter().peekable();
-        while listeners.peek().is_some() {
-            let batch: Vec<_> = listeners.by_ref().take(MAX_FDS).collect();
-            let what = batch
-                .iter()
-                .map(|l| WorkerListener {
-                    name: l.name.clone(),
-                    address: l.address().to_string(),
-                    shared,
-                })
-                .collect();
-            let fds = batch
-                .into_iter()
-                .map(crate::sys::listeners::Listener::into_fd);
-            line.say(ToWorker::Listeners { listeners: what }, fds.collect());
-        }
         self.lock_pids().insert(process.pid());
-        let worker = Worker {
+        let mut worker = Worker {
             set,
             slot,
             process,
@@ -316,7 +307,12 @@ impl Workers {
             state: State::Starting,
             report: Report::default(),
             half_gone: None,
+            hand: Hand::new(),
+            full: false,
+            asked: None,
         };
+        worker.give(listeners, &hand);
+        worker.hand = hand;
         self.all.insert(id, worker);
         Ok(())
     }
@@ -348,6 +344,7 @@ impl Workers {
         for worker in self.all.values_mut().filter(|w| w.set == id) {
             worker.go_to(mode);
         }
+        self.deal();
     }
 
     /// Everybody drains. A second call with a shorter limit counts.
@@ -432,13 +429,20 @@ impl Workers {
             Ok(FromWorker::Failed { reason }) => {
                 let set = worker.set;
                 worker.state = State::Draining;
+                self.deal();
                 self.give_up(set, &reason)
+            }
+            Ok(FromWorker::Full { full }) => {
+                worker.full = full;
+                self.deal();
+                Vec::new()
             }
             Ok(FromWorker::Report(report) | FromWorker::Drained(report)) => {
                 worker.report = report;
                 if worker.state != State::Draining {
                     self.unanswered = 0;
                 }
+                self.answered(id);
                 Vec::new()
             }
             Err(e) => {
@@ -462,6 +466,7 @@ impl Workers {
                 worker.go_to(mode);
             }
             self.settle_queues();
+            self.deal();
             let Some(current) = self.current.as_mut() else {
                 return Vec::new();
             };
@@ -567,6 +572,7 @@ impl Workers {
             }
         );
         tracing::error!("{why}");
+        self.deal();
         self.failed(worker.set, worker.slot, &why)
     }
 
@@ -741,13 +747,16 @@ impl Workers {
     /// Asks for the watchdog: whether one of those who serve answered one of the last questions.
     pub fn answer_watchdog(&mut self) -> bool {
         self.unanswered = self.unanswered.saturating_add(1);
+        self.deal();
         self.ask();
         self.unanswered <= UNANSWERED
     }
 
     /// Asks everybody for figures. Returns how many were asked.
-    pub fn ask(&self) -> usize {
-        for worker in self.all.values() {
+    pub fn ask(&mut self) -> usize {
+        let now = Instant::now();
+        for worker in self.all.values_mut() {
+            worker.asked.get_or_insert(now);
             worker.line.say(ToWorker::Report, Vec::new());
         }
         self.all.len()
@@ -785,12 +794,13 @@ impl Workers {
         serving.next().map(|w| w.process.pid())
     }
 
-    /// The sockets of the set that serves, for workers that are started again: without those that
-    /// were let go meanwhile.
+    /// The sockets of the set that serves: without those that were let go meanwhile, with those
+    /// that were added.
     pub fn replace_sockets(&mut self, sockets: &Arc<Sockets>) {
         if let Some(set) = &mut self.current {
             set.sockets = Arc::clone(sockets);
         }
+        self.deal();
     }
 
     /// What became of the connections of workers that have gone since [`Self::count_anew`].

@@ -112,6 +112,14 @@ pub enum ListenError {
     },
 }
 
+impl ListenError {
+    /// Somebody else is there.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
 /// Opens a listener and listens.
 pub fn bind(config: &ListenerConfig) -> Result<Listener, ListenError> {
     let listener = bind_only(config)?;
@@ -121,8 +129,8 @@ pub fn bind(config: &ListenerConfig) -> Result<Listener, ListenError> {
 
 /// Binds a listener that does not listen yet: connections are refused until [`Listener::listen`].
 ///
-/// TCP gets `SO_REUSEADDR`, and `SO_REUSEPORT` only after the bind, so that a port which somebody
-/// listens on is an error, and [`Listener::add_slot`] can bind it again all the same.
+/// TCP gets `SO_REUSEADDR`, but not `SO_REUSEPORT`: a port that somebody listens on is an error,
+/// even if that has the option and is of our user. [`Listener::add_slot`] sets it.
 pub fn bind_only(config: &ListenerConfig) -> Result<Listener, ListenError> {
     let name = &config.name;
     let text = config
@@ -147,11 +155,6 @@ pub fn bind_only(config: &ListenerConfig) -> Result<Listener, ListenError> {
     } else {
         let (socket, to) = address.socket().map_err(|e| refused("open", e))?;
         socket.bind(&to).map_err(|e| refused("bind", e))?;
-        if matches!(address, Address::Tcp(_)) {
-            socket
-                .set_reuse_port(true)
-                .map_err(|e| refused("share", e))?;
-        }
         socket
     };
     Ok(Listener {
@@ -223,6 +226,12 @@ impl Listener {
         rustix::fs::fstat(&self.fd).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino))
     }
 
+    /// The same as one number, for the conversation with workers: all sockets are of one device.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.inode().1
+    }
+
     /// Another descriptor of the same socket.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
@@ -261,7 +270,8 @@ impl Listener {
         if !matches!(address, Address::Tcp(_)) {
             return Err(refused(io::ErrorKind::Unsupported.into()));
         }
-        // From a store of an earlier version it may lack the option.
+        // It is enough that all of them have it by now: the kernel looks at each, then and when it
+        // begins to listen.
         SockRef::from(&self.fd)
             .set_reuse_port(true)
             .map_err(refused)?;
@@ -371,6 +381,8 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
 
+    use socket2::Socket;
+
     use super::*;
 
     fn config(address: &str) -> ListenerConfig {
@@ -430,8 +442,9 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_named_with_what_to_do() {
-        // With SO_REUSEPORT, as our own running copy has it.
         let l = bind(&config("127.0.0.1:0")).unwrap();
+        // With SO_REUSEPORT, as our own running copy has it.
+        let _slot = l.add_slot(1).unwrap();
         let port = ip(&l).port();
         let error = bind(&config(&format!("127.0.0.1:{port}"))).unwrap_err();
         let text = error.to_string();
@@ -474,6 +487,56 @@ mod tests {
         let one = l.add_slot(1).unwrap();
         one.listen(None).unwrap();
         assert_eq!(one.address(), l.address());
+        let clients: Vec<TcpStream> = (0..60)
+            .map(|_| TcpStream::connect(ip(&l)).unwrap())
+            .collect();
+        let counts = [l, one].map(|l| accepts(&TcpListener::from(l.into_fd())));
+        assert_eq!(counts.iter().sum::<usize>(), clients.len());
+        assert!(counts.iter().all(|n| *n > 0), "{counts:?}");
+    }
+
+    /// As far as the kernel is concerned, both would do: share it, or not.
+    #[test]
+    fn a_port_that_somebody_shares_is_in_use_whoever_that_is() {
+        let foreign = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        foreign.set_reuse_address(true).unwrap();
+        foreign.set_reuse_port(true).unwrap();
+        foreign
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        foreign.listen(1).unwrap();
+        let port = foreign.local_addr().unwrap().as_socket().unwrap().port();
+        let error = bind(&config(&format!("127.0.0.1:{port}"))).unwrap_err();
+        assert!(error.is_in_use(), "{error}");
+        // And nobody joins a socket of ours that has no slots.
+        let ours = bind(&config("127.0.0.1:0")).unwrap();
+        let joins = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        joins.set_reuse_address(true).unwrap();
+        joins.set_reuse_port(true).unwrap();
+        let joined = joins.bind(&ip(&ours).into());
+        assert_eq!(joined.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    /// They are bound before the takeover and listen from then on: in any order, and a client that
+    /// comes in between finds one of those that listen already.
+    #[test]
+    fn slots_that_are_only_bound_listen_later() {
+        let zero = bind_only(&config("127.0.0.1:0")).unwrap();
+        let more: Vec<_> = (1..4).map(|slot| zero.add_slot(slot).unwrap()).collect();
+        let refused = TcpStream::connect(ip(&zero)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let address = ip(&zero);
+        let mut clients = Vec::new();
+        for l in more.iter().rev().chain([&zero]) {
+            l.listen(None).unwrap();
+            clients.extend((0..20).map(|_| TcpStream::connect(address).unwrap()));
+        }
+        let all = more.into_iter().chain([zero]);
+        let counts: Vec<usize> = all
+            .map(|l| accepts(&TcpListener::from(l.into_fd())))
+            .collect();
+        assert_eq!(counts.iter().sum::<usize>(), clients.len());
+        assert!(counts.iter().all(|n| *n > 0), "{counts:?}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! Accepting: one task a listener. It stops at once when told, and the listener is out of this
-//! worker's epoll then; the master keeps it open, so what is queued is never lost.
+//! Accepting: one task a socket. It stops at once when told, and the socket is out of this worker's
+//! epoll then; the master keeps it open, so what is queued is never lost. The master deals the
+//! sockets to the workers, and deals them anew whenever one comes or goes.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use super::turns::Turns;
 /// A listening socket and what it serves.
 #[derive(Debug)]
 pub(super) struct Listener {
+    /// As the master calls it.
+    pub(super) id: u64,
     pub(super) fd: OwnedFd,
     pub(super) served: Arc<Served>,
     /// Other workers accept on it, too.
@@ -32,8 +36,15 @@ pub(super) struct Listener {
 /// The listeners of a worker.
 #[derive(Debug)]
 pub(super) struct Acceptor {
-    listeners: Vec<Listener>,
-    tasks: Vec<JoinHandle<()>>,
+    held: BTreeMap<u64, Held>,
+    accepts: bool,
+}
+
+/// One of them, and the task that accepts on it.
+#[derive(Debug)]
+struct Held {
+    listener: Listener,
+    task: Option<JoinHandle<()>>,
 }
 
 /// How long to wait when the process is out of descriptors and none of our connections ends.
@@ -41,46 +52,77 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 impl Acceptor {
     pub(super) fn new(listeners: Vec<Listener>) -> Self {
+        let held = |listener: Listener| {
+            let task = None;
+            (listener.id, Held { listener, task })
+        };
         Self {
-            listeners,
-            tasks: Vec::new(),
+            held: listeners.into_iter().map(held).collect(),
+            accepts: false,
         }
     }
 
     /// Accepts from now on. Does nothing when it does already.
     pub(super) fn start(&mut self, worker: &Arc<Worker>) -> io::Result<()> {
-        if !self.tasks.is_empty() {
+        if self.accepts {
             return Ok(());
         }
         let sockets: Vec<Socket> = self
-            .listeners
-            .iter()
-            .map(Socket::open)
+            .held
+            .values()
+            .map(|held| Socket::open(&held.listener))
             .collect::<io::Result<_>>()?;
+        self.accepts = true;
         worker.connections.accepting(true);
-        for socket in sockets {
-            self.tasks
-                .push(tokio::spawn(accept(socket, Arc::clone(worker))));
+        for (held, socket) in self.held.values_mut().zip(sockets) {
+            held.task = Some(tokio::spawn(accept(socket, Arc::clone(worker))));
         }
         Ok(())
+    }
+
+    /// One more, accepted on like the others.
+    pub(super) fn take(&mut self, listener: Listener, worker: &Arc<Worker>) -> io::Result<()> {
+        let task = if self.accepts {
+            let socket = Socket::open(&listener)?;
+            Some(tokio::spawn(accept(socket, Arc::clone(worker))))
+        } else {
+            None
+        };
+        let held = Held { listener, task };
+        if let Some(Held { task, .. }) = self.held.insert(held.listener.id, held) {
+            task.inspect(JoinHandle::abort);
+        }
+        Ok(())
+    }
+
+    /// Others accept on these.
+    pub(super) async fn let_go(&mut self, ids: &[u64]) {
+        let gone: Vec<Held> = ids.iter().filter_map(|id| self.held.remove(id)).collect();
+        finish(gone.into_iter().filter_map(|held| held.task).collect()).await;
     }
 
     /// Accepts no more. When this returns, every accepted connection has been registered and no
     /// listener is in our epoll.
     pub(super) async fn stop(&mut self, worker: &Worker) {
+        self.accepts = false;
         worker.connections.accepting(false);
-        for task in &self.tasks {
-            task.abort();
-        }
-        for task in self.tasks.drain(..) {
-            let _ = task.await;
-        }
+        let tasks = self.held.values_mut().filter_map(|held| held.task.take());
+        finish(tasks.collect()).await;
     }
 
     /// [`Self::stop`] for good: closes our copies of the listeners.
     pub(super) async fn close(&mut self, worker: &Worker) {
         self.stop(worker).await;
-        self.listeners.clear();
+        self.held.clear();
+    }
+}
+
+async fn finish(tasks: Vec<JoinHandle<()>>) {
+    for task in &tasks {
+        task.abort();
+    }
+    for task in tasks {
+        let _ = task.await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::gate::Gate;
 use super::order::Order;
@@ -17,6 +17,9 @@ pub(super) struct Connections {
     open: Mutex<Open>,
     /// What the other workers hold.
     board: Option<Board>,
+    /// So many are accepted.
+    max: usize,
+    full: watch::Sender<bool>,
     ended: Notify,
     pub(super) figures: Figures,
 }
@@ -27,6 +30,7 @@ struct Open {
     /// What a new one is told.
     order: Order,
     accepts: bool,
+    full: bool,
     /// What ends now has been counted.
     counted: bool,
     gates: HashMap<u64, Arc<Gate>>,
@@ -52,17 +56,35 @@ pub(super) struct Live {
     passed: bool,
 }
 
+/// Tells when a worker is full, and when it has room again: what comes to its sockets then is for
+/// others.
+#[derive(Debug)]
+pub(super) struct Fullness(watch::Receiver<bool>);
+
+impl Fullness {
+    /// The next change.
+    pub(super) async fn changed(&mut self) -> bool {
+        if self.0.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        *self.0.borrow_and_update()
+    }
+}
+
 impl Connections {
-    pub(super) fn new(board: Option<Board>) -> Arc<Self> {
+    pub(super) fn new(board: Option<Board>, max: usize) -> Arc<Self> {
         Arc::new(Self {
             open: Mutex::new(Open {
                 next: 0,
                 order: Order::Serve,
                 accepts: false,
+                full: false,
                 counted: false,
                 gates: HashMap::new(),
             }),
             board,
+            max,
+            full: watch::Sender::new(false),
             ended: Notify::new(),
             figures: Figures::default(),
         })
@@ -81,6 +103,9 @@ impl Connections {
         gate.tell(open.order, None);
         open.gates.insert(id, Arc::clone(&gate));
         self.tell_others(&open);
+        if open.gates.len() >= self.max {
+            self.say_full(&mut open, true);
+        }
         drop(open);
         let live = Live {
             of: Arc::clone(self),
@@ -95,6 +120,18 @@ impl Connections {
         let mut open = self.open();
         open.accepts = accepts;
         self.tell_others(&open);
+    }
+
+    /// For whoever tells the master.
+    pub(super) fn fullness(&self) -> Fullness {
+        Fullness(self.full.subscribe())
+    }
+
+    fn say_full(&self, open: &mut Open, full: bool) {
+        if open.full != full {
+            open.full = full;
+            self.full.send_replace(full);
+        }
     }
 
     fn tell_others(&self, open: &Open) {
@@ -183,6 +220,10 @@ impl Drop for Live {
         let mut open = self.of.open();
         open.gates.remove(&self.id);
         self.of.tell_others(&open);
+        // Not with every one that ends, or a worker at its limit would do nothing but say so.
+        if open.gates.len() + self.of.max / 8 < self.of.max {
+            self.of.say_full(&mut open, false);
+        }
         // Before anybody can see that it has gone.
         let figures = &self.of.figures;
         if self.passed {

@@ -71,7 +71,10 @@ impl Worker {
         Ok(Self {
             generation: start.generation,
             access: AccessLog::open(&config.log.access, start.generation)?,
-            connections: Connections::new(board.map(|fd| Board::join(fd, start.slot))),
+            connections: Connections::new(
+                board.map(|fd| Board::join(fd, start.slot)),
+                max_connections,
+            ),
             max_connections,
             room,
             http: config.http.clone(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accept::Acceptor;
+use super::connections::Fullness;
 use super::context::{Answer, Worker};
 use super::drain::{Draining, Terms};
 use super::frame::About;
@@ -15,7 +16,7 @@ use super::receive::{self, Applications, Receiver};
 use super::start::{self, Beginning};
 use super::{Loading, hooks};
 use crate::config;
-use crate::machine::link::{FromWorker, Report, Start, ToWorker};
+use crate::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
 use crate::sys::channel::{Channel, ChannelError, Received};
 
 /// Lives, from the loading of the application to the end.
@@ -52,6 +53,7 @@ where
             return Ok(ExitCode::FAILURE);
         }
     };
+    let worker_full = worker.connections.fullness();
     let mut life = Life {
         acceptor: Acceptor::new(listeners),
         worker,
@@ -59,6 +61,7 @@ where
         receivers: Vec::new(),
         drain,
         draining: None,
+        full: worker_full,
         channel,
     };
     if let Some(end) = beginning.receives {
@@ -116,6 +119,7 @@ struct Life {
     receivers: Vec<Receiver>,
     drain: config::Drain,
     draining: Option<Draining>,
+    full: Fullness,
 }
 
 enum Next {
@@ -132,6 +136,10 @@ impl Life {
                 report = ended(&mut self.draining) => {
                     say(&self.channel, &FromWorker::Drained(report)).await;
                     return;
+                }
+                full = self.full.changed(), if !alone && self.draining.is_none() => {
+                    say(&self.channel, &FromWorker::Full { full }).await;
+                    continue;
                 }
                 Some(received) = async { waiting.pop_front() } => Some(received),
                 heard = hear(&self.channel), if !alone => heard,
@@ -190,9 +198,9 @@ impl Life {
                 hooks().iter().for_each(|hook| hook());
             }
             ToWorker::Exit => return Next::Leave,
-            ToWorker::Start(_) | ToWorker::Listeners { .. } => {
-                tracing::error!("the master repeats the beginning");
-            }
+            ToWorker::Listeners { listeners } => self.take(listeners, fds).await,
+            ToWorker::LetGo { ids } => self.acceptor.let_go(&ids).await,
+            ToWorker::Start(_) => tracing::error!("the master repeats the beginning"),
         }
         Next::GoOn
     }
@@ -202,10 +210,31 @@ impl Life {
             return;
         }
         if let Err(e) = self.acceptor.start(&self.worker) {
-            let reason = format!("cannot accept: {e}");
-            tracing::error!("{reason}");
-            say(&self.channel, &FromWorker::Failed { reason }).await;
+            self.cannot_accept(&e.to_string()).await;
         }
+    }
+
+    /// Sockets that others accepted on, or nobody.
+    async fn take(&mut self, listeners: Vec<WorkerListener>, fds: Vec<OwnedFd>) {
+        // A draining worker accepts no more; the master knows.
+        if self.draining.is_some() {
+            return;
+        }
+        for (listener, fd) in listeners.iter().zip(fds) {
+            let taken = start::serve(listener, fd, &self.applications).and_then(|listener| {
+                let taken = self.acceptor.take(listener, &self.worker);
+                taken.map_err(|e| e.to_string())
+            });
+            if let Err(why) = taken {
+                self.cannot_accept(&why).await;
+            }
+        }
+    }
+
+    async fn cannot_accept(&self, why: &str) {
+        let reason = format!("cannot accept: {why}");
+        tracing::error!("{reason}");
+        say(&self.channel, &FromWorker::Failed { reason }).await;
     }
 
     fn receive_from(&mut self, end: OwnedFd) {

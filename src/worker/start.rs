@@ -81,17 +81,27 @@ pub(super) fn pair_up(
         .collect();
     let listeners: Result<_, String> = listeners
         .into_iter()
-        .map(|(listener, fd)| match applications.get(&listener.name) {
-            Some(served) => Ok(Listener {
-                fd,
-                served: Arc::clone(served),
-                shared: listener.shared,
-            }),
-            None => Err(format!(
-                "there is no application for the listener {:?}",
-                listener.name
-            )),
-        })
+        .map(|(listener, fd)| serve(&listener, fd, &applications))
         .collect();
     Ok((listeners?, Arc::new(applications)))
+}
+
+/// A socket with its application. An error names the listener that has none.
+pub(super) fn serve(
+    listener: &WorkerListener,
+    fd: OwnedFd,
+    applications: &HashMap<String, Arc<Served>>,
+) -> Result<Listener, String> {
+    let served = applications.get(&listener.name).ok_or_else(|| {
+        format!(
+            "there is no application for the listener {:?}",
+            listener.name
+        )
+    })?;
+    Ok(Listener {
+        id: listener.id,
+        fd,
+        served: Arc::clone(served),
+        shared: listener.shared,
+    })
 }

@@ -282,6 +282,7 @@ async fn an_application_that_cannot_load_says_why() {
             .await
             .unwrap();
         let one = handover::machine::link::WorkerListener {
+            id: 1,
             name: "http".into(),
             address: String::new(),
             shared: false,

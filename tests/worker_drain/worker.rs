@@ -112,6 +112,7 @@ impl TestWorker {
             .await
             .unwrap();
         let name = WorkerListener {
+            id: 1,
             name: "http".into(),
             address: "x".into(),
             shared,
@@ -140,8 +141,13 @@ impl TestWorker {
 
     pub async fn hear(&self) -> FromWorker {
         let channel = self.channel.as_ref().unwrap();
-        let received = channel.recv().await.unwrap().expect("the worker speaks");
-        received.decode().unwrap()
+        loop {
+            let received = channel.recv().await.unwrap().expect("the worker speaks");
+            match received.decode().unwrap() {
+                FromWorker::Full { .. } => {}
+                said => return said,
+            }
+        }
     }
 
     /// Returns when it accepts.
