@@ -131,6 +131,35 @@ fn a_renamed_in_program_takes_over_and_a_commit_makes_it_final() {
     assert!(report.answers_of(&one()) > 0);
 }
 
+/// However often one asks: an answer that came too late is not the next one's.
+#[test]
+fn status_always_knows_the_parked_master_also_one_that_does_not_answer() {
+    let (service, load) = begin("always", PATIENT);
+    two(&service);
+    service.cli(&["upgrade"]).assert_code(0);
+    let parked = service.wait_status("a parked master without workers", |status| {
+        let parked = |m: &&handover::api::Master| m.phase == "parked" && m.workers.is_empty();
+        status.masters.iter().any(|m| parked(&m))
+    });
+    let pid = parked.masters[1].pid;
+    for round in 0..500 {
+        let status = service.status().expect("an owner");
+        let masters: Vec<_> = status.masters.iter().map(|m| (m.pid, &*m.phase)).collect();
+        let expected = [(status.owner_pid, "probation"), (pid, "parked")];
+        assert_eq!(masters, expected, "round {round}");
+        assert_eq!(status.masters[0].workers.len(), 2);
+    }
+    service.signal(pid, Signal::STOP);
+    let status = service.status().expect("an owner");
+    let mute = &status.masters[1];
+    assert_eq!((mute.pid, mute.generation, &*mute.phase), (pid, 1, "parked"));
+    assert_eq!(mute.version, build::own_version());
+    service.signal(pid, Signal::CONT);
+    service.cli(&["rollback"]).assert_code(0);
+    alone(&service, 1);
+    load.stop().assert_clean();
+}
+
 #[test]
 fn a_copied_over_program_takes_over_too() {
     let (service, load) = begin("copy", PATIENT);

@@ -15,6 +15,7 @@ use super::handoff::{self, HandoffDoor};
 use super::health;
 use super::history::History;
 use super::input::Input;
+use super::inquiry::{Asked, Inquiry};
 use super::lingering::Drain;
 use super::manager::Manager;
 use super::metrics::{MetricsDoor, MetricsSocket};
@@ -23,7 +24,6 @@ use super::peers::{PredecessorLink, SuccessorLink};
 use super::pidfiles::PidFiles;
 use super::record::Record;
 use super::sockets::Sockets;
-use super::status::Asked;
 use super::store::Store;
 use super::story::Cast;
 use super::workers::Workers;
@@ -98,8 +98,7 @@ pub(super) struct Driver {
     /// Who took part in the one that has just ended: what still follows belongs to its story.
     pub(super) told: Option<Cast>,
     pub(super) orders: Orders,
-    pub(super) asked: Vec<Asked>,
-    pub(super) awaited: usize,
+    pub(super) inquiry: Inquiry,
     pub(super) peer_status: Option<api::Master>,
     pub(super) warnings: Vec<String>,
     pub(super) tick: Instant,
@@ -235,10 +234,14 @@ impl Driver {
         let events = match input {
             Input::Worker(id, heard) => {
                 let events = self.workers.heard(id, heard);
-                self.status_answered();
+                self.answer_if_complete();
                 self.ready_in_good_health(events)
             }
-            Input::WorkerExited(id) => self.workers.exited(id),
+            Input::WorkerExited(id) => {
+                let events = self.workers.exited(id);
+                self.answer_if_complete();
+                events
+            }
             Input::WorkerOverdue(id) => {
                 self.workers.overdue(id);
                 Vec::new()
@@ -270,8 +273,8 @@ impl Driver {
                 self.tell_news();
                 Vec::new()
             }
-            Input::StatusDue => {
-                self.answer_status();
+            Input::StatusDue(number) => {
+                self.answer_by_now(number);
                 Vec::new()
             }
             Input::Probe(reply) => {

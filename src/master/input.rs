@@ -48,8 +48,8 @@ pub enum Input {
     RetireDue,
     /// The owner is told how our drain goes, should it still go.
     TellNews,
-    /// A status that was asked for must be answered now.
-    StatusDue,
+    /// The inquiry of this number must be answered now.
+    StatusDue(u64),
     /// A draining worker asks who takes its connections, or its master tells how it goes.
     Drainer(crate::sys::handoff::Asker),
     /// A draining worker that got an answer has gone.

@@ -10,6 +10,7 @@ mod health;
 mod heritage;
 pub mod history;
 mod input;
+mod inquiry;
 mod launch;
 mod line;
 mod lingering;

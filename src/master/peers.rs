@@ -201,8 +201,7 @@ impl Driver {
                 return Vec::new();
             }
             Message::Status { master: Some(m) } => {
-                self.peer_status = Some(*m);
-                self.status_answered();
+                self.peer_answered(*m);
                 return Vec::new();
             }
             Message::Inheritance(_)
@@ -272,8 +271,7 @@ impl Driver {
                 return Vec::new();
             }
             Ok(Message::Status { master: Some(m) }) => {
-                self.peer_status = Some(*m);
-                self.status_answered();
+                self.peer_answered(*m);
                 return Vec::new();
             }
             Ok(_) => return Vec::new(),

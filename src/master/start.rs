@@ -15,6 +15,7 @@ use super::handoff;
 use super::heritage::{self, Heritage, HeritageError};
 use super::history::History;
 use super::input::Input;
+use super::inquiry::Inquiry;
 use super::line::{Heard, Line};
 use super::manager::Manager;
 use super::metrics::MetricsSocket;
@@ -499,8 +500,7 @@ fn assemble(
         last,
         told: None,
         orders: Orders::default(),
-        asked: Vec::new(),
-        awaited: 0,
+        inquiry: Inquiry::default(),
         peer_status: None,
         warnings: Vec::new(),
         tick: Instant::now(),

@@ -2,86 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::driver::Driver;
-use super::input::Input;
-use super::peers::SuccessorLink;
 use super::record::api_time;
 use super::unit;
 use crate::api;
 use crate::machine::Phase;
-use crate::machine::message::Message;
 use crate::sys::process;
 
-/// Workers and the other master get so long to answer.
-const PATIENCE: Duration = Duration::from_millis(700);
-
-/// A question that needs everybody's figures.
-#[derive(Debug)]
-pub(super) enum Asked {
-    Status(oneshot::Sender<api::Status>),
-    Metrics(oneshot::Sender<String>),
-}
-
 impl Driver {
-    /// Asks everybody for figures; answered when all have, or soon.
-    pub(super) fn ask_figures(&mut self, asked: Asked) {
-        self.asked.push(asked);
-        if self.asked.len() > 1 {
-            return;
-        }
-        self.awaited = self.workers.ask();
-        self.peer_status = None;
-        // A successor that has not said hello expects its inheritance, and nothing else.
-        let greeted = |s: &SuccessorLink| s.line.is_some() && s.hello.is_some();
-        let successor = self.successor.as_ref().is_some_and(greeted);
-        let predecessor = self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
-        if successor {
-            self.tell_successor(Message::Status { master: None });
-        }
-        if predecessor {
-            self.tell_predecessor(Message::Status { master: None });
-        }
-        if successor || predecessor {
-            self.awaited += 1;
-        }
-        if self.awaited == 0 {
-            self.answer_status();
-            return;
-        }
-        let post = self.post.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(PATIENCE).await;
-            let _ = post.send(Input::StatusDue).await;
-        });
-    }
-
-    pub(super) fn status_answered(&mut self) {
-        if self.asked.is_empty() {
-            return;
-        }
-        self.awaited = self.awaited.saturating_sub(1);
-        if self.awaited == 0 {
-            self.answer_status();
-        }
-    }
-
-    pub(super) fn answer_status(&mut self) {
-        let mut status = None;
-        for asked in std::mem::take(&mut self.asked) {
-            match asked {
-                Asked::Status(reply) => {
-                    let status = status.get_or_insert_with(|| self.describe());
-                    let _ = reply.send(status.clone());
-                }
-                Asked::Metrics(reply) => {
-                    let _ = reply.send(self.metrics_text());
-                }
-            }
-        }
-    }
-
     /// This master, for the other one and for `status`.
     pub(super) fn describe_me(&self) -> api::Master {
         api::Master {
@@ -94,7 +22,7 @@ impl Driver {
         }
     }
 
-    fn describe(&self) -> api::Status {
+    pub(super) fn describe(&self) -> api::Status {
         let mut masters = vec![self.describe_me()];
         masters.extend(self.others());
         masters.sort_by_key(|m| std::cmp::Reverse(m.generation));
@@ -175,6 +103,16 @@ impl Driver {
                 };
                 let told = self.news.get(&pid).cloned();
                 others.push(told.unwrap_or_else(|| mute(pid, generation, version, phase)));
+            }
+        }
+        if let Some(link) = self.predecessor.as_ref().filter(|p| p.line.is_some()) {
+            if !known.contains(&link.pid) {
+                let who = &link.identity;
+                let phase = match self.machine.phase() {
+                    Phase::Starting | Phase::Standby => Phase::Launching,
+                    _ => Phase::Parked,
+                };
+                others.push(mute(link.pid, who.generation, &who.version, phase));
             }
         }
         for lingering in &self.lingering {

@@ -80,6 +80,16 @@ struct Worker {
     full: bool,
     /// Its first unanswered question.
     asked: Option<Instant>,
+    /// How many questions it was asked, and has answered.
+    questions: u64,
+    answers: u64,
+}
+
+/// What a worker was asked for its figures.
+#[derive(Debug)]
+pub struct Question {
+    worker: u64,
+    number: u64,
 }
 
 /// A copy of the receiving end that the worker of a slot has.
@@ -310,6 +320,8 @@ impl Workers {
             hand: Hand::new(),
             full: false,
             asked: None,
+            questions: 0,
+            answers: 0,
         };
         worker.give(listeners, &hand);
         worker.hand = hand;
@@ -437,8 +449,13 @@ impl Workers {
                 self.deal();
                 Vec::new()
             }
-            Ok(FromWorker::Report(report) | FromWorker::Drained(report)) => {
+            Ok(FromWorker::Drained(report)) => {
                 worker.report = report;
+                Vec::new()
+            }
+            Ok(FromWorker::Report(report)) => {
+                worker.report = report;
+                worker.answers += 1;
                 if worker.state != State::Draining {
                     self.unanswered = 0;
                 }
@@ -752,14 +769,26 @@ impl Workers {
         self.unanswered <= UNANSWERED
     }
 
-    /// Asks everybody for figures. Returns how many were asked.
-    pub fn ask(&mut self) -> usize {
+    /// Asks everybody for figures.
+    pub fn ask(&mut self) -> Vec<Question> {
         let now = Instant::now();
-        for worker in self.all.values_mut() {
+        let ask = |(id, worker): (&u64, &mut Worker)| {
             worker.asked.get_or_insert(now);
             worker.line.say(ToWorker::Report, Vec::new());
-        }
-        self.all.len()
+            worker.questions += 1;
+            Question {
+                worker: *id,
+                number: worker.questions,
+            }
+        };
+        self.all.iter_mut().map(ask).collect()
+    }
+
+    /// Whether a worker has answered, or never will.
+    #[must_use]
+    pub fn has_answered(&self, question: &Question) -> bool {
+        let worker = self.all.get(&question.worker);
+        worker.is_none_or(|w| w.answers >= question.number)
     }
 
     /// Log files are opened again.
