@@ -152,7 +152,10 @@ fn status_always_knows_the_parked_master_also_one_that_does_not_answer() {
     service.signal(pid, Signal::STOP);
     let status = service.status().expect("an owner");
     let mute = &status.masters[1];
-    assert_eq!((mute.pid, mute.generation, &*mute.phase), (pid, 1, "parked"));
+    assert_eq!(
+        (mute.pid, mute.generation, &*mute.phase),
+        (pid, 1, "parked")
+    );
     assert_eq!(mute.version, build::own_version());
     service.signal(pid, Signal::CONT);
     service.cli(&["rollback"]).assert_code(0);

@@ -25,7 +25,7 @@ pub struct Haproxy {
 
 impl Haproxy {
     pub fn is_installed() -> bool {
-        super::is_installed("haproxy")
+        super::find("haproxy").is_some()
     }
 
     pub fn start(root: &Path, workers: usize) -> Self {
@@ -46,7 +46,7 @@ impl Haproxy {
         let path = dir.path().join("haproxy.cfg");
         fs::write(&path, config).expect("a configuration");
         let log = fs::File::create(dir.path().join("log")).expect("a log");
-        let master = Command::new("haproxy")
+        let master = Command::new(super::find("haproxy").expect("installed"))
             .args(["-W", "-f"])
             .arg(&path)
             .stdin(Stdio::null())

@@ -9,7 +9,7 @@ mod sweep;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{process, wanted};
+use super::wanted;
 use crate::kit::client::Report;
 
 pub use handover::Handover;
@@ -66,8 +66,13 @@ pub fn each(root: &Path, workers: usize, mut measure: impl FnMut(&mut dyn Peer))
     }
 }
 
-fn is_installed(program: &str) -> bool {
-    process::version(program, "-v").is_some()
+/// Where a program is. nginx executes itself by the path it was called with, not by `PATH`.
+fn find(program: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut dirs: Vec<_> = std::env::split_paths(&path).collect();
+    dirs.push("/usr/sbin".into());
+    let mut files = dirs.into_iter().map(|dir| dir.join(program));
+    files.find(|file| file.is_file())
 }
 
 /// Whose names in a map were not there before, the earliest first answer.

@@ -37,7 +37,7 @@ pub struct Nginx {
 
 impl Nginx {
     pub fn is_installed() -> bool {
-        super::is_installed("nginx")
+        super::find("nginx").is_some()
     }
 
     pub fn start(root: &Path, workers: usize, way: Way) -> Self {
@@ -63,7 +63,7 @@ impl Nginx {
         );
         fs::write(at.join("nginx.conf"), config).expect("a configuration");
         proc::become_subreaper().expect("a subreaper");
-        let status = Command::new("nginx")
+        let status = Command::new(super::find("nginx").expect("installed"))
             .arg("-e")
             .arg(at.join("error.log"))
             .arg("-c")
