@@ -225,6 +225,7 @@ fn drain(peer: &mut dyn Peer, count: usize, busy: bool) -> Drain {
     });
     #[expect(clippy::cast_precision_loss, reason = "kibibytes are few for a float")]
     let kib_each = memory(peer).saturating_sub(empty) as f64 / count.max(1) as f64;
+    peer.prepare();
     if let Some(load) = &load {
         load.mark("steady");
         pause(Duration::from_secs(2));

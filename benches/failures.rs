@@ -71,6 +71,7 @@ fn measure(peer: &mut dyn Peer, spec: Spec, rounds: usize) -> Report {
     load.wait_connected(SOON * 3);
     load.wait_answers(100, SOON);
     for _ in 0..rounds {
+        peer.prepare();
         peer.order();
         peer.settle();
         // Clients are in every state again when the next one comes.

@@ -77,6 +77,7 @@ fn measure(peer: &mut dyn Peer, rounds: usize) -> (Histogram, Histogram, u64) {
     load.wait_connected(SOON);
     load.wait_answers(1000, SOON);
     for round in 0..rounds {
+        peer.prepare();
         load.mark(&format!("steady {round}"));
         pause(SECOND);
         load.mark(&format!("around {round}"));

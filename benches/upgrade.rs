@@ -70,6 +70,7 @@ fn ours(site: &std::path::Path, rounds: usize) -> Figures {
         figures.alone.push(peer.service.cli(&["--version"]).took);
 
         let mut took = Duration::ZERO;
+        peer.prepare();
         let seen = first_answer(&mut peer, |peer| took = peer.upgrade().took);
         figures.upgrade.push(took);
         figures.upgrade_seen.push(seen);

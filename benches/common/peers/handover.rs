@@ -57,11 +57,8 @@ impl Handover {
         format!("handover/{}", VERSIONS[self.runs])
     }
 
-    /// Puts the other build in place and gives this order.
+    /// Gives the order, after [`Peer::prepare`].
     pub fn upgrade(&mut self) -> Output {
-        self.last = self.status().last.map(|last| last.id);
-        self.runs = 1 - self.runs;
-        self.service.replace(&self.images[self.runs]);
         let output = self.service.cli(&["upgrade"]);
         output.assert_code(0);
         output
@@ -110,6 +107,12 @@ impl Peer for Handover {
 
     fn masters(&self) -> Vec<u32> {
         self.status().masters.iter().map(|m| m.pid).collect()
+    }
+
+    fn prepare(&mut self) {
+        self.last = self.status().last.map(|last| last.id);
+        self.runs = 1 - self.runs;
+        self.service.replace(&self.images[self.runs]);
     }
 
     fn order(&mut self) {

@@ -29,7 +29,10 @@ pub trait Peer {
     /// The masters, and what else there is beside the workers.
     fn masters(&self) -> Vec<u32>;
 
-    /// Gives the order to replace; returns when the peer's own tool would, or where it has none,
+    /// What an order needs and is no part of it: the other program is put in place.
+    fn prepare(&mut self) {}
+
+    /// Gives the order to replace, after [`Self::prepare`]; returns when the peer's own tool would, or where it has none,
     /// at once.
     fn order(&mut self);
 
