@@ -67,6 +67,8 @@ struct Driver<'a> {
     /// What was asked at the beginning. It has been heard: who is here nevertheless answers one
     /// request first.
     heard: Word,
+    /// Whose permit has been given back.
+    returned: Option<Word>,
     times: Times,
 }
 
@@ -119,6 +121,7 @@ impl<'a> Driver<'a> {
             served,
             peer,
             heard,
+            returned: None,
         }
     }
 
@@ -155,7 +158,10 @@ impl<'a> Driver<'a> {
                 }
             }
             // Not now: it goes with its answer, and does not hold up the others.
-            drop(self.gate.orders.permit());
+            if self.returned != Some(word) {
+                self.returned = Some(word);
+                drop(self.gate.orders.permit());
+            }
             let http = &self.worker.http;
             let Some(due) = self.times.poll(cx, &self.gate, http, now) else {
                 return Poll::Pending;
