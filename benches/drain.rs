@@ -217,12 +217,8 @@ fn drain(peer: &mut dyn Peer, count: usize, busy: bool) -> Drain {
         load.wait_connected(SOON);
         load
     });
-    // Idle connections leave hyper's buffers after three seconds.
-    pause(if quick() {
-        Duration::ZERO
-    } else {
-        Duration::from_millis(3600)
-    });
+    // Idle connections leave hyper's buffers after a moment.
+    pause(Duration::from_millis(600));
     #[expect(clippy::cast_precision_loss, reason = "kibibytes are few for a float")]
     let kib_each = memory(peer).saturating_sub(empty) as f64 / count.max(1) as f64;
     peer.prepare();

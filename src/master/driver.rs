@@ -234,14 +234,9 @@ impl Driver {
         let events = match input {
             Input::Worker(id, heard) => {
                 let events = self.workers.heard(id, heard);
-                self.answer_if_complete();
                 self.ready_in_good_health(events)
             }
-            Input::WorkerExited(id) => {
-                let events = self.workers.exited(id);
-                self.answer_if_complete();
-                events
-            }
+            Input::WorkerExited(id) => self.workers.exited(id),
             Input::WorkerOverdue(id) => {
                 self.workers.overdue(id);
                 Vec::new()
@@ -296,6 +291,7 @@ impl Driver {
         for event in events {
             self.happen(event).await;
         }
+        self.answer_if_complete();
     }
 
     /// A successor's workers are ready when they are in good health too.

@@ -69,13 +69,17 @@ impl Driver {
     pub(super) fn peer_answered(&mut self, master: api::Master) {
         self.peer_status = Some(master);
         self.inquiry.peer = false;
-        self.answer_if_complete();
     }
 
-    /// Somebody has answered, or has gone.
+    /// After anything that may have been the last answer, or the end of somebody who was asked.
     pub(super) fn answer_if_complete(&mut self) {
+        if self.inquiry.by.is_empty() {
+            return;
+        }
         let answered = |question: &Question| self.workers.has_answered(question);
-        if !self.inquiry.peer && self.inquiry.workers.iter().all(answered) {
+        let there = self.successor.as_ref().is_some_and(|s| s.line.is_some())
+            || self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
+        if !(self.inquiry.peer && there) && self.inquiry.workers.iter().all(answered) {
             self.answer_inquiry();
         }
     }

@@ -22,6 +22,7 @@ use super::Worker;
 use super::connection::{self, Connection};
 use super::frame::{self, About, BATCH, LEFTOVER_MAX, OVERHEAD};
 use super::order::Order;
+use super::pace::Pace;
 use super::stream::Peer;
 
 /// A receiver that takes nothing for so long is dead to us.
@@ -81,6 +82,7 @@ pub(super) async fn pass_on(worker: &Arc<Worker>, targets: Vec<OwnedFd>) -> bool
 async fn tell_all(worker: &Worker) {
     let on_the_way = Arc::new(Semaphore::new(ON_THE_WAY));
     let mut gates = worker.connections.order(Order::Leave).into_iter();
+    let mut pace = Pace::begin(&worker.connections);
     loop {
         let chunk: Vec<_> = gates.by_ref().take(BATCH).collect();
         let Ok(count) = u32::try_from(chunk.len()) else {
@@ -98,6 +100,7 @@ async fn tell_all(worker: &Worker) {
         for gate in chunk {
             gate.tell(Order::Leave, permits.as_mut().and_then(|p| p.split(1)));
         }
+        pace.rest(&worker.connections).await;
     }
 }
 

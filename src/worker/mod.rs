@@ -42,6 +42,7 @@ mod linger;
 mod mutants;
 mod obey;
 mod order;
+mod pace;
 mod receive;
 mod serve;
 mod start;
