@@ -61,7 +61,7 @@ impl Haproxy {
             leaving: Vec::new(),
         };
         until("haproxy", || {
-            std::net::TcpStream::connect(this.address()).is_ok()
+            std::net::TcpStream::connect(this.address()).is_ok() && !this.workers().is_empty()
         });
         this
     }

@@ -118,7 +118,7 @@ fn read(file: &Path) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::{CommandExt, ExitStatusExt};
+    use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 
     use super::*;
@@ -179,9 +179,10 @@ mod tests {
     #[test]
     fn a_master_is_believed_when_the_owner_has_gone() {
         let dir = tempfile::tempdir().unwrap();
-        let mut master = Command::new("sleep")
-            .arg0("x: master process g6")
-            .arg("60")
+        let mut master = Command::new("env")
+            // Who starts the tests may ignore it (nohup).
+            .args(["--default-signal=HUP", "bash", "-c"])
+            .args(["exec -a \"$0\" sleep 60", "x: master process g6"])
             .spawn()
             .unwrap();
         // spawn comes back before the kernel shows the new arguments.

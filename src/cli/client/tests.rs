@@ -2,7 +2,7 @@
 //! servers that hang, die or talk nonsense.
 
 use std::io::{self, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 
@@ -512,9 +512,10 @@ async fn a_full_queue_is_an_owner_that_does_not_answer() {
 
 /// A process that looks like a parked master.
 fn parked(place: &Place) -> Child {
-    let child = Command::new("sleep")
-        .arg0("handover: master process g7")
-        .arg("60")
+    let child = Command::new("env")
+        // Who starts the tests may ignore it (nohup).
+        .args(["--default-signal=HUP", "bash", "-c"])
+        .args(["exec -a \"$0\" sleep 60", "handover: master process g7"])
         .spawn()
         .unwrap();
     std::fs::write(place.path("handover.pid.oldbin"), child.id().to_string()).unwrap();
