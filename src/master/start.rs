@@ -283,7 +283,9 @@ fn succeed(
     setup.unit_rev.clone_from(&will.unit_rev);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
     let (config, config_path) = if let Some(config) = will.config {
-        (config.read().map_err(StartError::Previous)?, None)
+        // Those of today, for `status` to compare with.
+        let path = setup.sources.load().ok().and_then(|loaded| loaded.path);
+        (config.read().map_err(StartError::Previous)?, path)
     } else {
         let loaded = setup.sources.load()?;
         (loaded.config, loaded.path)
