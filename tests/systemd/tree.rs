@@ -214,7 +214,7 @@ pub fn cache() -> PathBuf {
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,curl,procps";
 
 /// For packages of the other kind, and for what looks after a machine.
-const TOOLS: &str = "rpm needrestart unattended-upgrades";
+const TOOLS: &str = "rpm needrestart";
 
 /// A copy of TREE at NEW with PACKAGES in it, by this machine's network.
 const ADD_TOOLS: &str = r#"
