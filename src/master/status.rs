@@ -38,9 +38,6 @@ impl Driver {
                 None => format!("{} is missing or no program", disk.path.display()),
             });
         }
-        if disk.matches_running && disk.path.starts_with("/usr") {
-            warnings.extend(self.packaged_otherwise());
-        }
         let unit_rev = self.fixed.unit_rev.clone().map(|running| api::UnitRev {
             installed: unit::installed_revision().unwrap_or_else(|| running.clone()),
             running,
@@ -131,27 +128,6 @@ impl Driver {
             }
         }
         others
-    }
-
-    /// After a rollback of what was committed already: the package manager knows another file than
-    /// the one on disk. (One in the probation is the last upgrade's outcome, which says it.)
-    fn packaged_otherwise(&self) -> Option<String> {
-        let rejected = self.store.rejected()?;
-        let (build_id, version) = if let Some(parked) = &self.predecessor {
-            let identity = parked.identity.clone();
-            (identity.build_id, identity.version)
-        } else {
-            let previous = self.history.previous().ok()??;
-            (previous.build_id, previous.version)
-        };
-        // After an upgrade as any it would be the one to go back to.
-        let went_back = rejected == build_id && self.store.old() != Some(build_id);
-        went_back.then(|| {
-            format!(
-                "{version} was rolled back: until the next upgrade a package's check \
-                 (`dpkg --verify`, `rpm -V`) calls the program changed"
-            )
-        })
     }
 
     fn rollback_to(&self) -> Option<api::Build> {
