@@ -214,12 +214,13 @@ pub fn cache() -> PathBuf {
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,curl,procps";
 
 /// For packages of the other kind, and for what looks after a machine.
-const TOOLS: &str = "rpm needrestart";
+const TOOLS: &str = "rpm needrestart unattended-upgrades logrotate";
 
-/// A copy of TREE at NEW with PACKAGES in it, by this machine's network.
+/// A copy of TREE (which may be a link to one) at NEW with PACKAGES in it, by this machine's network.
 const ADD_TOOLS: &str = r#"
 tree=$0 new=$1 packages=$2
-cp -a "$tree" "$new"
+mkdir "$new"
+cp -a "$tree/." "$new/"
 cp -L /etc/resolv.conf "$new/etc/resolv.conf"
 printf '#!/bin/sh\nexit 101\n' >"$new/usr/sbin/policy-rc.d"
 chmod 755 "$new/usr/sbin/policy-rc.d"
