@@ -101,6 +101,10 @@ pub struct Disk {
     pub build_id: Option<String>,
     /// Whether that is what the owner runs.
     pub matches_running: bool,
+    /// Whether it came back in the place of a newer one that was refused or given up, which is
+    /// `.rejected` now.
+    #[serde(default)]
+    pub put_back: bool,
 }
 
 /// A build.

@@ -199,13 +199,12 @@ fn disk(status: &Status, look: Look<'_>) -> String {
     let path = disk.path.display();
     let paint = Paint(look.colour);
     match &disk.build_id {
-        _ if disk.matches_running => match went_back(status) {
-            Some(what) if disk.path.starts_with("/usr") => format!(
-                "{path} is what runs; {what}: until the next upgrade a package's check \
-                 (`dpkg --verify`, `rpm -V`) calls it changed"
-            ),
-            _ => format!("{path} is what runs"),
-        },
+        // Where a package manager puts programs.
+        _ if disk.matches_running && went_back(status) && disk.path.starts_with("/usr") => format!(
+            "{path} is what runs, put back in the place of {path}.rejected: `dpkg --verify` and \
+             `rpm -V` call it changed until the next upgrade"
+        ),
+        _ if disk.matches_running => format!("{path} is what runs"),
         None => paint.bad(&format!(
             "{path} is missing or no program: a restart would fail"
         )),
@@ -223,12 +222,10 @@ fn disk(status: &Status, look: Look<'_>) -> String {
     }
 }
 
-/// The last upgrade did not stay: the package manager knows another file than the one on disk.
-fn went_back(status: &Status) -> Option<String> {
-    let last = status.last.as_ref().filter(|_| status.upgrade.is_none())?;
-    let to = last.to.as_deref().unwrap_or("the new one");
-    matches!(last.outcome, Outcome::RolledBack | Outcome::Failed)
-        .then(|| format!("{to} {}", outcome(last.outcome)))
+/// The package manager knows another file than the one on disk.
+fn went_back(status: &Status) -> bool {
+    let failed = |last: &Last| matches!(last.outcome, Outcome::RolledBack | Outcome::Failed);
+    status.disk.put_back || status.upgrade.is_none() && status.last.as_ref().is_some_and(failed)
 }
 
 fn config(status: &Status, look: Look<'_>) -> String {

@@ -32,6 +32,7 @@ pub(in crate::cli) fn serving() -> Status {
             version: Some("1.4.1".into()),
             build_id: Some("aaaaaaaabbbb".into()),
             matches_running: true,
+            put_back: false,
         },
         rollback_to: None,
         config: ConfigState {
@@ -184,20 +185,23 @@ last      1.4.1 -> 1.4.2 rolled back 3 min ago: workers keep crashing (takeover 
 fn what_a_package_s_check_finds_after_a_rollback_is_explained() {
     let mut status = serving();
     let line = |status: &Status| disk(status, PLAIN);
-    status.last = Some(ended(Outcome::Committed));
     assert!(line(&status).ends_with("is what runs"));
-    status.last = Some(ended(Outcome::RolledBack));
+    status.disk.put_back = true;
     assert_eq!(
         line(&status),
-        "/usr/lib/handover/bin/handover is what runs; 1.4.2 rolled back: until the next upgrade a \
-         package's check (`dpkg --verify`, `rpm -V`) calls it changed"
+        "/usr/lib/handover/bin/handover is what runs, put back in the place of \
+         /usr/lib/handover/bin/handover.rejected: `dpkg --verify` and `rpm -V` call it changed until \
+         the next upgrade"
     );
+    // Where nothing was kept before, the outcome tells; but not when the next upgrade is under way.
+    status.disk.put_back = false;
+    status.last = Some(ended(Outcome::Failed));
+    assert!(line(&status).ends_with("the next upgrade"));
+    status.upgrade = Some(upgrade("probation", None));
+    assert!(line(&status).ends_with("is what runs"));
+    status.disk.put_back = true;
     // No package manager puts files there.
     status.disk.path = "/srv/app".into();
-    assert!(line(&status).ends_with("is what runs"));
-    // The next upgrade is under way.
-    status.disk.path = "/usr/bin/app".into();
-    status.upgrade = Some(upgrade("probation", None));
     assert!(line(&status).ends_with("is what runs"));
 }
 

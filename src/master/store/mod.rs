@@ -142,8 +142,18 @@ impl Store {
             path: self.path.clone(),
             version: None,
             matches_running: build_id.as_deref() == Some(self.running.build_id()),
+            put_back: self.put_back(build_id.as_deref()),
             build_id,
         }
+    }
+
+    /// Every way back makes what was there `.rejected` and uses `.old` up; the next release that is
+    /// taken leaves another one.
+    fn put_back(&self, there: Option<&str>) -> bool {
+        let rejected = self.rejected();
+        let old = self.old();
+        let used_up = old.is_none() || old.as_deref() == there || old == rejected;
+        used_up && self.named(REJECTED).exists() && rejected.as_deref() != there
     }
 
     /// The build of the previous binary, if there is a usable one.

@@ -20,11 +20,19 @@ fn plain() -> Lab {
 fn the_previous_build_is_put_back_and_the_other_rejected() {
     let lab = plain();
     assert_eq!(lab.store.rollback_to(), Some(id(1)));
+    assert!(!lab.store.disk().put_back);
     let image = lab.store.go_back().unwrap();
     assert_eq!(image.build_id(), id(1));
     lab.expect(1, None, Some(2));
     lab.expect_names(&["handover", "handover.rejected"]);
     assert_eq!(lab.store.rollback_to(), None);
+    assert!(lab.store.disk().put_back);
+
+    // The next release, and a rejected one that is left from before.
+    let store = store(&lab.path);
+    let lab = Lab { store, ..lab };
+    lab.release(3);
+    assert!(!committed(lab).store.disk().put_back);
 }
 
 #[test]
@@ -48,6 +56,7 @@ fn a_rejected_build_is_never_reinstated() {
     lab.expect(1, Some(2), Some(2));
     let next = store(&lab.path);
     assert_eq!(next.rollback_to(), None);
+    assert!(next.disk().put_back);
     let error = next.go_back().unwrap_err();
     assert!(matches!(&error, StoreError::OldIsRejected { .. }));
     assert!(error.to_string().contains("handover.old"), "{error}");

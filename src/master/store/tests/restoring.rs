@@ -23,6 +23,7 @@ fn the_kept_file_is_moved_when_it_is_what_runs() {
     lab.store.restore(&bad).unwrap();
     assert_eq!(inode(&lab.path), running);
     lab.expect(1, None, Some(2));
+    assert!(lab.store.disk().put_back);
 }
 
 #[test]
