@@ -281,6 +281,14 @@ impl Service {
         assert!(pinned.signal(signal), "{pid} has just gone");
     }
 
+    /// KILL to one that may have ended by itself meanwhile.
+    pub fn make_sure_of(&self, pid: u32) {
+        self.note(&format!("KILL to {pid}, if it is still there"));
+        if let Some(pinned) = Pinned::open(pid).filter(|_| proc::is_marked(pid, &self.marker)) {
+            pinned.signal(Signal::KILL);
+        }
+    }
+
     /// KILL, and waits until it has ended (somebody has to reap it).
     #[track_caller]
     pub fn kill(&self, pid: u32) {

@@ -30,8 +30,9 @@ pub fn crash(service: &Service) {
     for process in doomed.iter().filter(|p| !p.is_zombie()) {
         service.signal(process.pid, Signal::STOP);
     }
-    for process in doomed.iter().filter(|p| !p.is_zombie()) {
-        service.signal(process.pid, Signal::KILL);
+    for process in doomed {
+        // The kernel wakes the stopped ones of a group whose last parent has gone (SIGHUP, SIGCONT).
+        service.make_sure_of(process.pid);
     }
     let queued: Vec<_> = addresses
         .iter()
