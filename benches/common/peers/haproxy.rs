@@ -5,11 +5,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::super::{process, until};
+use super::super::{pause, process, until};
 use super::{Peer, sweep};
 use crate::kit::client::Report;
 use crate::kit::port::Port;
@@ -88,7 +88,17 @@ impl Peer for Haproxy {
 
     fn order(&mut self) {
         self.leaving = self.workers();
-        sweep::signal(self.master.id(), Signal::USR2);
+        // A master that has just started, and executes itself anew, misses a signal.
+        for _ in 0..5 {
+            sweep::signal(self.master.id(), Signal::USR2);
+            let end = Instant::now() + Duration::from_secs(2);
+            while Instant::now() < end {
+                if !self.workers().is_empty() {
+                    return;
+                }
+                pause(Duration::from_micros(500));
+            }
+        }
     }
 
     fn settle(&mut self) {
