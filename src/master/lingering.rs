@@ -3,6 +3,7 @@
 //! goes, now and then and at their end; the owner shows them, counts them, and writes late figures
 //! down.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -218,10 +219,60 @@ impl Driver {
         self.workers.forget_kin(pid);
     }
 
+    /// How many generations still drain. One that said its last word is only on its way out, and
+    /// `status` calls it done.
+    pub(super) fn still_draining(&self) -> usize {
+        still_draining(&self.lingering, &self.news)
+    }
+
     /// What became of the connections of every drain this generation knows of.
     pub(super) fn all_drained(&self) -> api::Connections {
         let mut all = self.others_drained;
         all += self.workers.all_drained();
         all
+    }
+}
+
+fn still_draining(lingering: &[Lingering], news: &HashMap<u32, api::Master>) -> usize {
+    let done = |l: &&Lingering| {
+        let told = news.get(&l.pid);
+        told.is_some_and(|m| m.phase == Phase::Done.as_str())
+    };
+    lingering.len() - lingering.iter().filter(done).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::message::Identity;
+
+    fn master(pid: u32, phase: Phase) -> (u32, api::Master) {
+        let master = api::Master {
+            pid,
+            generation: u64::from(pid),
+            version: "1".into(),
+            phase: phase.to_string(),
+            private_kib: 0,
+            workers: Vec::new(),
+        };
+        (pid, master)
+    }
+
+    #[test]
+    fn who_said_its_last_word_drains_no_longer_though_its_process_is_there() {
+        let lingering: Vec<Lingering> = (1..=3)
+            .map(|pid| Lingering {
+                pid,
+                identity: Identity {
+                    generation: u64::from(pid),
+                    version: "1".into(),
+                    build_id: "b".into(),
+                },
+            })
+            .collect();
+        let mut news = HashMap::from([master(1, Phase::Draining)]);
+        assert_eq!(still_draining(&lingering, &news), 3);
+        news.extend([master(1, Phase::Done), master(9, Phase::Done)]);
+        assert_eq!(still_draining(&lingering, &news), 2);
     }
 }

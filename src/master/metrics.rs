@@ -165,7 +165,7 @@ impl Driver {
             "gauge",
             "Earlier generations that only drain.",
         );
-        text.value("draining_generations", &[], self.lingering.len() as u64);
+        text.value("draining_generations", &[], self.still_draining() as u64);
         text.family("upgrade_under_way", "gauge", "Whether an upgrade is.");
         text.value("upgrade_under_way", &[], u64::from(self.upgrade.is_some()));
         self.last_upgrade(&mut text);

@@ -213,10 +213,10 @@ impl Driver {
 
     /// Draining generations pile up when clients hold on for long.
     pub(super) fn too_many_draining(&self) -> Option<String> {
-        let lingering = self.lingering.len();
-        (lingering >= MOST_LINGERING).then(|| {
+        let draining = self.still_draining();
+        (draining >= MOST_DRAINING).then(|| {
             format!(
-                "{lingering} generations are still draining; try again when `status` shows fewer, \
+                "{draining} generations are still draining; try again when `status` shows fewer, \
                  or shorten [drain] timeout"
             )
         })
@@ -355,4 +355,4 @@ fn check_id(id: &str) -> Result<(), String> {
 }
 
 /// So many generations may drain beside the one that serves.
-const MOST_LINGERING: usize = 3;
+const MOST_DRAINING: usize = 3;
