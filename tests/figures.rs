@@ -6,6 +6,7 @@ mod kit;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use handover::api::{Connections, Outcome, Status};
@@ -138,6 +139,51 @@ fn with_three_draining_generations_the_next_upgrade_is_refused_until_one_has_gon
         slow.finish();
     }
     service.wait_status("only the last", |s| s.masters.len() == 1);
+}
+
+/// A client reads slowly from a generation that is rolled back then.
+fn reject_with_a_slow_client(service: &Service) -> Download {
+    replace(service, 1);
+    service.cli(&["upgrade"]).assert_code(0);
+    service.wait_owner(2, "probation");
+    let slow = Download::begin(service);
+    service.cli(&["rollback"]).assert_code(0);
+    service.wait_status("the rejected one to drain", |s| {
+        s.generation == 1 && draining(s) == [2]
+    });
+    slow
+}
+
+#[test]
+fn a_slow_client_of_a_rejected_generation_does_not_hold_up_the_next_upgrade() {
+    let service = begin("rejected", PATIENT);
+    let slow = reject_with_a_slow_client(&service);
+    replace(&service, 1);
+    service.cli(&["upgrade"]).assert_code(0);
+    let status = service.wait_owner(3, "probation");
+    assert_eq!(draining(&status), [2]);
+    service.cli(&["commit"]).assert_code(0);
+    service.wait_status("the rejected one alone beside it", |s| {
+        let mut generations: Vec<u64> = s.masters.iter().map(|m| m.generation).collect();
+        generations.sort_unstable();
+        generations == [2, 3]
+    });
+    slow.finish();
+    service.wait_status("only the last", |s| s.masters.len() == 1);
+}
+
+#[test]
+fn a_slow_client_of_a_rejected_generation_does_not_hold_up_a_reload_and_nothing_is_left_of_it() {
+    let service = begin("rejected_reload", PATIENT);
+    let slow = reject_with_a_slow_client(&service);
+    let rejected = service.master(2).pid;
+    service.cli(&["reload"]).assert_code(0);
+    let status = service.wait_owner(1, "serving");
+    assert_eq!(draining(&status), [2]);
+    slow.finish();
+    service.wait_status("only the first", |s| s.masters.len() == 1);
+    let left = Path::new("/proc").join(rejected.to_string());
+    assert!(!left.exists(), "the first one reaps it");
 }
 
 #[test]

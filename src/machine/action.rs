@@ -59,6 +59,12 @@ pub enum Action {
     KillSuccessor,
     /// Reap the successor: the service is ours again.
     ReapSuccessor,
+    /// The service is ours again, and the successor only drains: it goes on beside us, out of this
+    /// machine's sight.
+    LetLinger {
+        /// When it is killed if it is there still; `None`: no limit.
+        limit: Option<Duration>,
+    },
     /// SIGTERM to a predecessor that only drains: the service stops.
     TermPredecessor,
     /// SIGKILL to a predecessor that does not leave.

@@ -366,6 +366,26 @@ impl Machine {
             Some(drain) => self.arm(Timer::Evict, drain + self.timing.evict, s),
             None => self.timers.disarm(Timer::Evict),
         }
+        if self.next.is_some() {
+            self.let_linger(s);
+            self.go_on(s);
+        }
+    }
+
+    /// The rejected successor let go of the service, and finishes what it holds.
+    pub(super) fn only_drains(&self) -> bool {
+        let drains = |x: Successor| x.closed && (x.ready || x.leaving) && x.evictions == 0;
+        self.phase == Phase::Evicting && self.successor.is_some_and(drains)
+    }
+
+    /// Nobody waits for clients that hold on to a rejected generation: it drains as any other one,
+    /// beside whatever comes.
+    fn let_linger(&mut self, s: &mut Step) {
+        let end = self.timers.get(Timer::Evict);
+        s.act(Action::LetLinger {
+            limit: end.map(|end| end.saturating_duration_since(s.now)),
+        });
+        self.alone_again(s);
     }
 
     /// A start ended and nobody is there to be sent away.
@@ -412,6 +432,13 @@ impl Machine {
             // It owned the service when it was ordered to stop it.
             Event::Successor(FromSuccessor::Release) => self.stop(Signal::Term, s),
             Event::Signal(signal @ (Signal::Term | Signal::Int)) => self.stop(signal, s),
+            Event::Order(Order::Upgrade { .. } | Order::Reload | Order::Commit)
+            | Event::Signal(Signal::Hup | Signal::Usr2)
+                if self.only_drains() =>
+            {
+                self.let_linger(s);
+                self.serving(event, s);
+            }
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch | Signal::Quit)) => {
                 s.refuse_signal(signal, "the rejected generation is still leaving");
             }
@@ -456,13 +483,22 @@ impl Machine {
         s.act(Action::KillSuccessor);
     }
 
-    /// The rejected successor is gone: its zombie may go too.
-    pub(super) fn evicted(&mut self, s: &mut Step) {
-        s.act(Action::ReapSuccessor);
+    fn alone_again(&mut self, s: &mut Step) {
         s.act(Action::OwnPid);
         self.successor = None;
         self.hold = false;
         self.enter(Phase::Serving, s);
+    }
+
+    /// The rejected successor is gone: its zombie may go too.
+    pub(super) fn evicted(&mut self, s: &mut Step) {
+        s.act(Action::ReapSuccessor);
+        self.alone_again(s);
+        self.go_on(s);
+    }
+
+    /// To the upgrade that supersedes the rejected one.
+    fn go_on(&mut self, s: &mut Step) {
         if let Some(next) = &self.next {
             let hold = next.hold;
             self.pend(OrderKind::Upgrade);

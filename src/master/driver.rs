@@ -75,6 +75,10 @@ pub(super) struct Driver {
     pub(super) successor: Option<SuccessorLink>,
     pub(super) predecessor: Option<PredecessorLink>,
     pub(super) lingering: Vec<Lingering>,
+    /// Rejected successors that only drain: still our children.
+    pub(super) outcasts: Vec<SuccessorLink>,
+    /// The number of the successor, or of the one there was last.
+    pub(super) next_generation: u64,
     /// What those that only drain have told last, by their pids.
     pub(super) news: HashMap<u32, api::Master>,
     pub(super) drain: Option<Drain>,
@@ -209,7 +213,8 @@ impl Driver {
             // every process of the unit, also to a successor that may not know what it means yet.
             return self.happen(Event::Order(Order::Stop)).await;
         }
-        if signal == Signal::Usr2 && self.machine.phase() == Phase::Serving {
+        let starts = matches!(self.machine.phase(), Phase::Serving | Phase::Evicting);
+        if signal == Signal::Usr2 && starts {
             if let Some(full) = self.too_many_draining() {
                 tracing::warn!("SIGUSR2 is refused: {full}");
                 return;
@@ -247,6 +252,10 @@ impl Driver {
             Input::SuccessorSucceeded { number, owned } => self.successor_succeeded(number, owned),
             Input::Predecessor(heard) => self.predecessor_said(heard),
             Input::PredecessorExited => self.predecessor_exited(),
+            Input::OutcastOverdue(number) => {
+                self.outcast_overdue(number);
+                Vec::new()
+            }
             Input::LingeringExited(pid) => {
                 self.lingers_no_more(pid);
                 Vec::new()

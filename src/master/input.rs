@@ -32,6 +32,8 @@ pub enum Input {
         /// Whether somebody does.
         owned: bool,
     },
+    /// The rejected successor of this number has drained for longer than any drain may take.
+    OutcastOverdue(u64),
     /// The predecessor said something.
     Predecessor(Heard),
     /// The predecessor's process has gone.

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use super::driver::Driver;
 use super::handoff::SOCKET;
 use super::input::Input;
@@ -15,7 +17,7 @@ use super::story;
 use super::workers::ended;
 use crate::api;
 use crate::machine::link::{Drained, News};
-use crate::machine::message::{Lingering, Message};
+use crate::machine::message::{Identity, Lingering, Message};
 use crate::machine::{Event, Phase};
 use crate::sys::handoff;
 
@@ -212,6 +214,66 @@ impl Driver {
         }
     }
 
+    /// A rejected successor drains on, while we go on.
+    pub(super) fn let_linger(&mut self, limit: Option<Duration>) {
+        let Some(mut link) = self.successor.take() else {
+            return;
+        };
+        link.line = None;
+        let pid = link.process.pid();
+        tracing::info!(
+            "g{} (master {pid}), which was rejected, drains on beside this one",
+            self.next_generation
+        );
+        let hello = link.hello.as_ref();
+        self.lingering.push(Lingering {
+            pid,
+            identity: Identity {
+                generation: self.next_generation,
+                version: hello.map_or_else(String::new, |h| h.version.clone()),
+                build_id: hello.map_or_else(String::new, |h| h.build_id.clone()),
+            },
+        });
+        if let Some(limit) = limit {
+            let (number, post) = (link.number, self.post.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(limit).await;
+                let _ = post.send(Input::OutcastOverdue(number)).await;
+            });
+        }
+        self.outcasts.push(link);
+    }
+
+    /// Its own deadline should have ended it.
+    pub(super) fn outcast_overdue(&mut self, number: u64) {
+        let Some(link) = self.outcasts.iter_mut().find(|o| o.number == number) else {
+            return;
+        };
+        let pid = link.process.pid();
+        tracing::warn!("master {pid}, which was rejected, drains for too long: it is killed");
+        if let Err(e) = link.process.signal(Signal::SIGKILL) {
+            tracing::error!("cannot kill master {pid}: {e}");
+        }
+    }
+
+    /// A rejected successor that was left to drain has ended.
+    pub(super) fn outcast_exited(&mut self, number: u64) {
+        let Some(at) = self.outcasts.iter().position(|o| o.number == number) else {
+            return;
+        };
+        let mut link = self.outcasts.swap_remove(at);
+        let pid = link.process.pid();
+        let how = link.process.reap();
+        tracing::info!("master {pid} {how}");
+        self.lingers_no_more(pid);
+    }
+
+    /// A number for the next generation: none of those who live has it.
+    pub(super) fn unused_generation(&self) -> u64 {
+        let drain = self.lingering.iter().map(|l| l.identity.generation);
+        drain.fold(self.fixed.me.generation, u64::max) + 1
+    }
+
     /// A master has gone.
     pub(super) fn lingers_no_more(&mut self, pid: u32) {
         self.lingering.retain(|l| l.pid != pid);
@@ -244,7 +306,6 @@ fn still_draining(lingering: &[Lingering], news: &HashMap<u32, api::Master>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::message::Identity;
 
     fn master(pid: u32, phase: Phase) -> (u32, api::Master) {
         let master = api::Master {

@@ -213,7 +213,9 @@ impl Driver {
 
     /// Draining generations pile up when clients hold on for long.
     pub(super) fn too_many_draining(&self) -> Option<String> {
-        let draining = self.still_draining();
+        // One that was rejected drains on when the next one starts.
+        let evicted = self.machine.phase() == Phase::Evicting;
+        let draining = self.still_draining() + usize::from(evicted);
         (draining >= MOST_DRAINING).then(|| {
             format!(
                 "{draining} generations are still draining; try again when `status` shows fewer, \
@@ -263,7 +265,7 @@ impl Driver {
             OrderKind::Upgrade => {
                 let record = self.upgrade.as_ref();
                 let to = record.and_then(|r| r.to.clone()).unwrap_or_default();
-                let next = self.fixed.me.generation + 1;
+                let next = self.next_generation;
                 if self.machine.phase() == Phase::Beside {
                     return format!(
                         "g{next} ({to}) accepts beside g{}; WINCH to {} goes on, QUIT to the new \
@@ -290,10 +292,7 @@ impl Driver {
                     link.identity.generation, link.identity.version
                 ),
                 None if self.machine.phase() == Phase::Parked => {
-                    format!(
-                        "g{} serves the previous program",
-                        self.fixed.me.generation + 1
-                    )
+                    format!("g{} serves the previous program", self.next_generation)
                 }
                 None => format!(
                     "g{} ({}) serves",
@@ -306,7 +305,10 @@ impl Driver {
     }
 
     fn newest(&self) -> u64 {
-        self.fixed.me.generation + u64::from(self.successor.is_some())
+        match &self.successor {
+            Some(_) => self.next_generation,
+            None => self.fixed.me.generation,
+        }
     }
 
     fn failed(&self, kind: OrderKind, failure: &Failure) -> String {

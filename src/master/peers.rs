@@ -224,6 +224,7 @@ impl Driver {
 
     pub(super) fn successor_exited(&mut self, number: u64) -> Vec<Event> {
         let Some(link) = self.successor.as_ref().filter(|s| s.number == number) else {
+            self.outcast_exited(number);
             return Vec::new();
         };
         if self.machine.phase() == Phase::Draining && !self.machine.stopping() {

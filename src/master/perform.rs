@@ -75,6 +75,7 @@ impl Driver {
                 tracing::warn!("the predecessor does not let go: it is killed");
                 self.signal_predecessor(Os::SIGKILL);
             }
+            Action::LetLinger { limit } => self.let_linger(limit),
             Action::NameMain(who) => self.name_main(who).await,
             Action::Reclaim => self.reclaim_main().await,
             Action::NotifyReady => {
@@ -200,6 +201,7 @@ impl Driver {
         self.upgrade = Some(record);
         self.milestone(story::UPGRADE_STARTS).info(starts);
         self.launches += 1;
+        self.next_generation = self.unused_generation();
         let attempt = self.launches;
         let plan = Plan {
             store: Arc::clone(&self.store),
@@ -209,8 +211,7 @@ impl Driver {
             cwd: self.fixed.cwd.clone(),
             arg0: format!(
                 "{}: master process g{}",
-                self.fixed.name,
-                self.fixed.me.generation + 1
+                self.fixed.name, self.next_generation
             ),
             notify: self.manager.is_systemd(),
             timeout: self.config.upgrade.start_timeout,
@@ -253,7 +254,7 @@ impl Driver {
             protocol: PROTOCOL,
             pid: self.fixed.pid,
             from: self.fixed.me.clone(),
-            generation: self.fixed.me.generation + 1,
+            generation: self.next_generation,
             upgrade_id: record.id.clone(),
             hold: record.hold,
             started_at_ms: u64::try_from(record.started_at.as_millisecond()).unwrap_or(0),

@@ -485,6 +485,8 @@ fn assemble(
         successor: None,
         predecessor: None,
         lingering: Vec::new(),
+        outcasts: Vec::new(),
+        next_generation: parts.generation + 1,
         news: HashMap::new(),
         drain: None,
         farewell: None,

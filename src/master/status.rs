@@ -96,7 +96,7 @@ impl Driver {
             let pid = link.process.pid();
             if !known.contains(&pid) {
                 let version = link.hello.as_ref().map_or("", |h| h.version.as_str());
-                let generation = self.fixed.me.generation + 1;
+                let generation = self.next_generation;
                 let phase = match self.machine.phase() {
                     Phase::Evicting => Phase::Draining,
                     _ => Phase::Starting,
@@ -180,14 +180,14 @@ impl Driver {
                 None => String::new(),
             },
             Phase::Reloading => ": workers with the new configuration start".into(),
-            Phase::Launching => format!(": {} gets ready", other(me.generation + 1)),
+            Phase::Launching => format!(": {} gets ready", other(self.next_generation)),
             Phase::Beside => format!(
                 ": accepts beside {}; WINCH goes on, QUIT to the new one goes back",
-                other(me.generation + 1)
+                other(self.next_generation)
             ),
-            Phase::Parked => format!(": {} serves; HUP takes back", other(me.generation + 1)),
+            Phase::Parked => format!(": {} serves; HUP takes back", other(self.next_generation)),
             Phase::Reclaiming => ": workers start again".into(),
-            Phase::Evicting => format!(": the rejected {} leaves", other(me.generation + 1)),
+            Phase::Evicting => format!(": the rejected {} leaves", other(self.next_generation)),
             Phase::Draining => ": finishes what it has".into(),
             Phase::Done => ": leaves".into(),
         };

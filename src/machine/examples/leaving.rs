@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::kit::*;
-use crate::machine::event::{Event, FromSuccessor, Signal};
-use crate::machine::{Action, Phase, Timer, ToPredecessor};
+use crate::machine::event::{Event, FromSuccessor, Order, Signal};
+use crate::machine::{Action, OrderKind, Phase, Timer, ToPredecessor, Verdict};
 
 #[test]
 fn a_new_one_told_to_leave_finishes_what_it_holds() {
@@ -79,4 +79,53 @@ fn one_that_was_never_ready_gets_no_time_to_finish() {
     let _ = one.on(closed());
     assert_eq!(one.armed(Timer::Evict), Some(Duration::from_secs(3)));
     assert_eq!(one.waits_for(Timer::Evict), [Action::KillSuccessor]);
+}
+
+#[test]
+fn what_comes_next_does_not_wait_for_a_rejected_one_that_only_drains() {
+    let starts = |order: Order| {
+        let mut one = One::at(Phase::Evicting, Automatic);
+        assert_eq!(one.on(closed()), []);
+        one.now += Duration::from_secs(3);
+        let actions = one.order(order);
+        let limit = Some(Duration::from_secs(600));
+        place(&actions, &Action::LetLinger { limit });
+        assert!(!actions.contains(&Action::ReapSuccessor));
+        actions
+    };
+    let launch = |next| Action::Launch { back: false, next };
+    place(&starts(upgrade(Automatic)), &launch(None));
+    place(&starts(Order::Reload), &Action::Reload);
+
+    for (signal, first) in [(Signal::Usr2, launch(None)), (Signal::Hup, Action::Reload)] {
+        let mut one = One::at(Phase::Evicting, Hold);
+        let _ = one.on(closed());
+        place(&one.signal(signal), &first);
+    }
+
+    // Neither does the upgrade that superseded it.
+    let mut one = One::at(Phase::Evicting, Automatic);
+    let _ = one.told(FromSuccessor::Yield {
+        reason: "superseded".into(),
+        retire: true,
+        then: Some(next()),
+    });
+    place(&one.on(closed()), &launch(Some(next())));
+}
+
+#[track_caller]
+fn still_leaves(actions: &[Action]) {
+    let verdict = verdict(actions, OrderKind::Upgrade);
+    assert!(matches!(verdict, Some(Verdict::Refused(_))), "{actions:?}");
+}
+
+#[test]
+fn one_that_holds_the_channel_or_had_to_be_told_twice_is_waited_for() {
+    let mut one = One::at(Phase::Evicting, Automatic);
+    still_leaves(&one.order(upgrade(Automatic)));
+    let _ = one.waits_for(Timer::Evict);
+    let _ = one.on(closed());
+    still_leaves(&one.order(upgrade(Automatic)));
+    // It is gone, and the service is ours: as ever.
+    place(&one.on(exited()), &Action::ReapSuccessor);
 }

@@ -147,6 +147,14 @@ impl Explorer {
                         Some("the dead main process was reaped before the service was ours");
                 }
             }
+            Action::LetLinger { .. } => {
+                let served = world.masters[B].as_ref().is_some_and(|b| b.alive && b.owns());
+                if world.main == B || served {
+                    world.bad = Some("one that owns the service was left to itself");
+                }
+                // What follows is the story of A and a third master.
+                world.over = true;
+            }
             Action::NameMain(Who::Me) if self.plant == Plant::ReapsWithoutReclaiming => {}
             Action::NameMain(Who::Me) => self.name_main(world, who, who),
             Action::NameMain(Who::Successor) => self.name_main(world, who, B),

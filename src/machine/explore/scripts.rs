@@ -32,6 +32,10 @@ pub(super) fn scripts() -> Vec<(&'static str, Vec<Word>)> {
         ("upgrade", vec![upgrade()]),
         ("upgrade, commit", vec![upgrade(), order(Order::Commit)]),
         ("upgrade, rollback", vec![upgrade(), order(Order::Rollback)]),
+        (
+            "upgrade, rollback, upgrade",
+            vec![upgrade(), order(Order::Rollback), upgrade()],
+        ),
         ("upgrade, supersede", vec![upgrade(), supersede()]),
         ("upgrade, reload", vec![upgrade(), order(Order::Reload)]),
         ("upgrade, stop", vec![upgrade(), order(Order::Stop)]),
@@ -95,6 +99,10 @@ pub(super) fn scripts() -> Vec<(&'static str, Vec<Word>)> {
         (
             "USR2, WINCH, HUP, QUIT to the new",
             vec![hold(), a(Winch), a(Hup), b(Quit)],
+        ),
+        (
+            "USR2, QUIT to the new, USR2",
+            vec![hold(), b(Quit), hold()],
         ),
         (
             "USR2, WINCH, TERM to the new",
