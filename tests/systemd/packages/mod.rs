@@ -7,6 +7,7 @@
 mod app;
 mod deb;
 mod gone;
+mod logs;
 mod made;
 mod manager;
 mod rpm;
@@ -65,7 +66,9 @@ stories! {
     rpm::an_upgrade_is_one_hot_upgrade [Trixie] tools,
     rpm::a_bad_release_is_refused_and_a_rollback_is_explained [Trixie] tools,
     rpm::erased_it_leaves_nothing [Trixie] tools,
+    logs::a_rotation_loses_no_line [Trixie] tools,
     app::a_package_of_an_application_is_upgraded_like_any [Bookworm],
+    app::as_an_rpm_too [Trixie] tools,
 }
 
 /// One trial a story and suite.
