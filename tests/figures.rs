@@ -393,6 +393,56 @@ fn every_answer_of_every_generation_has_a_line_in_the_access_log() {
     assert!(!service.log_text().contains("/big?bytes=17"));
 }
 
+/// Whoever is told is the owner; a generation behind it that still answers somebody hears it too.
+#[test]
+fn a_rotation_reaches_every_generation_that_still_writes() {
+    let service = begin("rotation", PATIENT);
+    let log = service.dir().join("access.log");
+    let on = format!("{PATIENT}[log]\naccess = \"{}\"\n", log.display());
+    service.write_config(&on);
+    service.cli(&["reload"]).assert_code(0);
+    let committed_away = Download::begin(&service);
+    upgrade_and_commit(&service, 2);
+    let parked = Download::begin(&service);
+    replace(&service, 3 + 1);
+    service.cli(&["upgrade"]).assert_code(0);
+    let status = service.wait_status("one that drains, one that is parked", |s| {
+        s.generation == 3 && s.masters.iter().filter(|m| !m.workers.is_empty()).count() == 3
+    });
+    let old = service.dir().join("access.log.1");
+    fs::rename(&log, &old).expect("a log");
+    service.signal(service.master(3).pid, Signal::USR1);
+    let workers = status.masters.iter().flat_map(|m| &m.workers);
+    for worker in workers {
+        let end = Instant::now() + SOON;
+        while holds(worker.pid, &old) {
+            assert!(
+                Instant::now() < end,
+                "worker {} does not let go",
+                worker.pid
+            );
+            std::thread::yield_now();
+        }
+    }
+    committed_away.finish();
+    parked.finish();
+    service.wait_status("the end of every drain", |s| {
+        s.masters.iter().filter(|m| !m.workers.is_empty()).count() == 1
+    });
+    service.cli(&["stop"]).assert_code(0);
+    assert_eq!(fs::read_to_string(&old).expect("a log"), "");
+    let lines = fs::read_to_string(&log).expect("a log");
+    for generation in [" g1", " g2"] {
+        assert!(lines.lines().any(|l| l.ends_with(generation)), "{lines}");
+    }
+}
+
+fn holds(pid: u32, file: &Path) -> bool {
+    let fds = fs::read_dir(format!("/proc/{pid}/fd"));
+    let mut fds = fds.into_iter().flatten().flatten();
+    fds.any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == file))
+}
+
 #[test]
 fn an_access_log_that_cannot_be_written_and_a_group_that_is_not_there_are_errors_with_their_line() {
     let service = begin("unwritable", PATIENT);

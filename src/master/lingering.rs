@@ -20,6 +20,7 @@ use crate::machine::link::{Drained, News};
 use crate::machine::message::{Identity, Lingering, Message};
 use crate::machine::{Event, Phase};
 use crate::sys::handoff;
+use crate::sys::process::Other;
 
 /// A drain of ours that an upgrade caused.
 #[derive(Debug)]
@@ -266,6 +267,27 @@ impl Driver {
         let how = link.process.reap();
         tracing::info!("master {pid} {how}");
         self.lingers_no_more(pid);
+    }
+
+    /// All generations append to the same log files: those that only drain, or are parked, hear it
+    /// from the owner, and from nobody else.
+    pub(super) fn tell_others_to_reopen(&self) {
+        let successor = self.successor.as_ref().map(|s| s.process.pid());
+        let predecessor = self.predecessor.as_ref().map(|p| p.pid);
+        let mut others: Vec<u32> = self.lingering.iter().map(|l| l.pid).collect();
+        others.extend(successor.into_iter().chain(predecessor));
+        others.sort_unstable();
+        others.dedup();
+        for pid in others {
+            let told = match Other::open(pid) {
+                Ok(Some(process)) => process.signal(Signal::SIGUSR1),
+                Ok(None) => continue,
+                Err(e) => Err(e),
+            };
+            if let Err(e) = told {
+                tracing::warn!("cannot tell master {pid} to open its log files again: {e}");
+            }
+        }
     }
 
     /// A number for the next generation: none of those who live has it.

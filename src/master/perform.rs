@@ -98,7 +98,12 @@ impl Driver {
             Action::DropListeners => self.drop_listeners(),
             Action::Settle(kind, verdict) => self.settle(kind, verdict),
             Action::Conclude(outcome, failure) => self.conclude(outcome, failure),
-            Action::ReopenLogs => self.workers.reopen_logs(),
+            Action::ReopenLogs => {
+                self.workers.reopen_logs();
+                if self.machine.owns() {
+                    self.tell_others_to_reopen();
+                }
+            }
             Action::Note(note) => self.note(&note),
             Action::Exit(code) => self.exit = Some(code),
         }

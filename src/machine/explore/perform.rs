@@ -148,7 +148,9 @@ impl Explorer {
                 }
             }
             Action::LetLinger { .. } => {
-                let served = world.masters[B].as_ref().is_some_and(|b| b.alive && b.owns());
+                let served = world.masters[B]
+                    .as_ref()
+                    .is_some_and(|b| b.alive && b.owns());
                 if world.main == B || served {
                     world.bad = Some("one that owns the service was left to itself");
                 }

@@ -100,10 +100,7 @@ pub(super) fn scripts() -> Vec<(&'static str, Vec<Word>)> {
             "USR2, WINCH, HUP, QUIT to the new",
             vec![hold(), a(Winch), a(Hup), b(Quit)],
         ),
-        (
-            "USR2, QUIT to the new, USR2",
-            vec![hold(), b(Quit), hold()],
-        ),
+        ("USR2, QUIT to the new, USR2", vec![hold(), b(Quit), hold()]),
         (
             "USR2, WINCH, TERM to the new",
             vec![hold(), a(Winch), b(Term)],
