@@ -1,5 +1,6 @@
 //! Writes the files of the packages that follow from others: `handover(1)` and the shell completions
-//! from the command line, the units of `examples/greeter` from the daemon's. Its argument is the
+//! from the command line, the units of `examples/greeter` and its word to needrestart
+//! from the daemon's. Its argument is the
 //! repository: `cargo run --example package-files -- .`; what it writes is committed, and
 //! `tests/packaging.rs` says when it is out of date.
 
@@ -51,6 +52,11 @@ fn units(at: &Path) -> io::Result<()> {
         }
         fs::write(at.join(format!("greeter{unit}")), text)?;
     }
+    let needrestart = include_str!("../systemd/needrestart.conf");
+    fs::write(
+        at.join("greeter.needrestart"),
+        needrestart.replace("handover", "greeter"),
+    )?;
     Ok(())
 }
 

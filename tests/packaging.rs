@@ -24,6 +24,7 @@ fn what_follows_from_other_files_is_up_to_date() {
         "examples/greeter/package/greeter.service",
         "examples/greeter/package/greeter-restore.service",
         "examples/greeter/package/greeter-restore.path",
+        "examples/greeter/package/greeter.needrestart",
     ] {
         let new = fs::read_to_string(dir.path().join(file)).unwrap();
         assert!(

@@ -23,8 +23,8 @@ pub fn deb(version: &str) -> String {
 }
 
 /// An rpm in the container.
-pub fn rpm(version: &str) -> String {
-    format!("{}/handover-{version}-1.x86_64.rpm", place(version))
+pub fn rpm(package: &str, version: &str) -> String {
+    format!("{}/{package}-{version}-1.x86_64.rpm", place(version))
 }
 
 /// The bad one apart: apt takes the newest.
@@ -61,18 +61,21 @@ impl Packages {
         for version in VERSIONS {
             let program = packages.target("handover", version);
             strip(&build::other_version(version), &program);
-            packages.make_both("handover", version);
+            packages.cargo_deb("handover", version);
+            packages.cargo_generate_rpm("handover", ".", version);
             let program = packages.target("greeter", version);
             strip(
                 &build::other_version_of("greeter", "greeter", version),
                 &program,
             );
-            packages.cargo_deb("greeter", "greeter", version);
+            packages.cargo_deb("greeter", version);
+            packages.cargo_generate_rpm("greeter", "examples/greeter", version);
         }
         let program = packages.target("handover", BAD);
         fs::write(&program, bad_release(Bad::Exits3).expect("a bad release")).expect("written");
         ran(Command::new("chmod").arg("755").arg(&program));
-        packages.make_both("handover", BAD);
+        packages.cargo_deb("handover", BAD);
+        packages.cargo_generate_rpm("handover", ".", BAD);
         let index = ran(Command::new("dpkg-scanpackages")
             .args(["--multiversion", "."])
             .current_dir(packages.inside("/opt/packages")));
@@ -85,13 +88,13 @@ impl Packages {
         self.0.path()
     }
 
-    fn make_both(&self, package: &str, version: &str) {
-        self.cargo_deb(package, package, version);
+    /// A crate of this workspace: its name, and where it is.
+    fn cargo_generate_rpm(&self, package: &str, at: &str, version: &str) {
         let out = self.inside(place(version));
         ran(
             Command::new(tool("cargo-generate-rpm").expect("it is there"))
                 .current_dir(env!("CARGO_MANIFEST_DIR"))
-                .arg("--output")
+                .args(["--package", at, "--output"])
                 .arg(out)
                 .args(["--payload-compress", "none", "--set-metadata"])
                 .arg(format!("version = \"{version}\""))
@@ -100,7 +103,7 @@ impl Packages {
     }
 
     /// The program is built already: only what is packaged is taken from this directory.
-    fn cargo_deb(&self, package: &str, program: &str, version: &str) {
+    fn cargo_deb(&self, package: &str, version: &str) {
         let out = self.inside(place(version));
         fs::create_dir_all(&out).expect("a directory");
         ran(Command::new(tool("cargo-deb").expect("it is there"))
@@ -114,7 +117,7 @@ impl Packages {
             ])
             .arg("--output")
             .arg(out)
-            .env("CARGO_TARGET_DIR", self.target_dir(program, version)));
+            .env("CARGO_TARGET_DIR", self.target_dir(package, version)));
     }
 
     /// Where cargo would have put the program.

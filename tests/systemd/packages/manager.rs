@@ -30,7 +30,11 @@ pub fn dpkg(host: &Host, args: &[&str]) -> Ran {
 
 /// `rpm -U`: whatever Debian's packages provide is not in rpm's database.
 pub fn rpm_upgrade(host: &Host, version: &str, flags: &[&str]) -> Ran {
-    let file = made::rpm(version);
+    rpm_upgrade_of("handover", host, version, flags)
+}
+
+pub fn rpm_upgrade_of(package: &str, host: &Host, version: &str, flags: &[&str]) -> Ran {
+    let file = made::rpm(package, version);
     within(
         host,
         ["rpm", "--upgrade", "--nodeps"]
