@@ -22,14 +22,18 @@ use crate::machine::message::Identity;
 use crate::machine::pool::Budget;
 use crate::sys::board::Board;
 use crate::sys::channel::Channel;
-use crate::sys::handoff;
 use crate::sys::image::Image;
 use crate::sys::process::{Exit, Other, Process};
 use crate::sys::spawn::{self, Spawn, WORKER_ENV};
 
 mod deal;
+mod figures;
+mod queues;
 
 use deal::Hand;
+pub use figures::Question;
+use figures::drained;
+use queues::Held;
 
 /// All workers of this master.
 #[derive(Debug)]
@@ -85,24 +89,6 @@ struct Worker {
     answers: u64,
 }
 
-/// What a worker was asked for its figures.
-#[derive(Debug)]
-pub struct Question {
-    worker: u64,
-    number: u64,
-}
-
-/// A copy of the receiving end that the worker of a slot has.
-#[derive(Debug)]
-struct Held {
-    slot: u16,
-    /// The worker; `None`: it died.
-    receiver: Option<u64>,
-    /// The process that sends; 0: it has gone.
-    drainer: u32,
-    end: OwnedFd,
-}
-
 /// What of a worker has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Half {
@@ -137,8 +123,6 @@ struct Set {
 /// A worker may fail so often within the window before it is said.
 const FORGIVEN: usize = 3;
 const WINDOW: Duration = Duration::from_secs(10);
-/// So many questions of the watchdog may be open.
-const UNANSWERED: u32 = 2;
 /// For what a worker said last to be read, should something keep its channel open.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// A draining worker cuts what is left by itself; one that does not is killed after this.
@@ -560,11 +544,7 @@ impl Workers {
             ..worker.report
         };
         self.tally += drained(&worker.report);
-        for held in self.held.iter_mut().filter(|h| h.receiver == Some(id)) {
-            held.receiver = None;
-        }
-        self.let_queues_go();
-        self.settle_queues();
+        self.receiver_gone(id);
         if let Some(board) = self.set(worker.set).and_then(|set| set.board.as_ref()) {
             // The others must not wait for its turn.
             let cleared = board
@@ -647,99 +627,6 @@ impl Workers {
         }
     }
 
-    /// Makes a pair for every worker that accepts, for one that drains: returns the sending ends.
-    pub fn receive_from(&mut self, drainer: u32) -> Vec<OwnedFd> {
-        let Some(set) = self.current.as_ref().map(|set| set.id) else {
-            return Vec::new();
-        };
-        let mut sending = Vec::new();
-        let receivers = self
-            .all
-            .iter()
-            .filter(|(_, w)| w.set == set && w.state == State::Accepting);
-        for (id, worker) in receivers {
-            let made = handoff::pair().and_then(|(tx, rx)| Ok((tx, rx.try_clone()?, rx)));
-            match made {
-                Ok((tx, copy, rx)) => {
-                    worker.line.say(ToWorker::ReceiveFrom, vec![rx]);
-                    self.held.push(Held {
-                        slot: worker.slot,
-                        receiver: Some(*id),
-                        drainer,
-                        end: copy,
-                    });
-                    sending.push(tx);
-                }
-                Err(e) => tracing::error!("cannot make a pair for connections: {e}"),
-            }
-        }
-        sending
-    }
-
-    /// A draining worker has gone: nothing more comes from it. What it has sent may still lie in a
-    /// queue, and goes to a replacement should the receiver die before it has taken it.
-    pub fn drainer_gone(&mut self, drainer: u32) {
-        for held in self.held.iter_mut().filter(|h| h.drainer == drainer) {
-            held.drainer = 0;
-        }
-        self.let_queues_go();
-        self.looks_again &= drainer != 0;
-        if !self.looks_again && self.held.iter().any(|held| held.drainer == 0) {
-            // Not taken yet, in a moment it is.
-            self.looks_again = true;
-            let inbox = self.inbox.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(LAST_WORDS).await;
-                let _ = inbox.send(Input::DrainerGone(0)).await;
-            });
-        }
-    }
-
-    /// Lets go of the queues that nobody sends to any longer and that are empty.
-    fn let_queues_go(&mut self) {
-        self.held.retain(|held| {
-            held.drainer != 0 || rustix::io::ioctl_fionread(&held.end).is_ok_and(|n| n > 0)
-        });
-    }
-
-    /// What was queued for a worker that died goes to its replacement; where there will be none
-    /// (its set is another one, or was larger), to another worker.
-    fn settle_queues(&mut self) {
-        let Some((set, count)) = self.current.as_ref().map(|set| (set.id, set.count)) else {
-            return;
-        };
-        for held in self.held.iter_mut().filter(|h| h.receiver.is_none()) {
-            let mut takers = self
-                .all
-                .iter()
-                .filter(|(_, w)| w.set == set && w.state == State::Accepting);
-            let taker = takers.find(|(_, w)| w.slot == held.slot || held.slot >= count);
-            let Some((id, worker)) = taker else { continue };
-            match held.end.try_clone() {
-                Ok(end) => {
-                    worker.line.say(ToWorker::ReceiveFrom, vec![end]);
-                    held.receiver = Some(*id);
-                }
-                Err(e) => tracing::error!("cannot hand a queue of connections on: {e}"),
-            }
-        }
-    }
-
-    /// A drain begins: queues of workers that are not there go to one that is, which passes on
-    /// what is in them with its own.
-    fn rescue_queues(&mut self) {
-        for held in std::mem::take(&mut self.held) {
-            if held.receiver.is_some() {
-                continue;
-            }
-            let mut alive = self.all.values();
-            let alive = alive.find(|w| matches!(w.state, State::Accepting | State::Quiesced));
-            if let Some(worker) = alive {
-                worker.line.say(ToWorker::ReceiveFrom, vec![held.end]);
-            }
-        }
-    }
-
     /// A connection to every worker of the set that serves or shall serve, as if it had come to
     /// this listener; with the worker's pid.
     pub fn probe(&self, listener: &str) -> Vec<(u32, UnixStream)> {
@@ -761,56 +648,11 @@ impl Workers {
         streams
     }
 
-    /// Asks for the watchdog: whether one of those who serve answered one of the last questions.
-    pub fn answer_watchdog(&mut self) -> bool {
-        self.unanswered = self.unanswered.saturating_add(1);
-        self.deal();
-        self.ask();
-        self.unanswered <= UNANSWERED
-    }
-
-    /// Asks everybody for figures.
-    pub fn ask(&mut self) -> Vec<Question> {
-        let now = Instant::now();
-        let ask = |(id, worker): (&u64, &mut Worker)| {
-            worker.asked.get_or_insert(now);
-            worker.line.say(ToWorker::Report, Vec::new());
-            worker.questions += 1;
-            Question {
-                worker: *id,
-                number: worker.questions,
-            }
-        };
-        self.all.iter_mut().map(ask).collect()
-    }
-
-    /// Whether a worker has answered, or never will.
-    #[must_use]
-    pub fn has_answered(&self, question: &Question) -> bool {
-        let worker = self.all.get(&question.worker);
-        worker.is_none_or(|w| w.answers >= question.number)
-    }
-
     /// Log files are opened again.
     pub fn reopen_logs(&self) {
         for worker in self.all.values() {
             worker.line.say(ToWorker::ReopenLogs, Vec::new());
         }
-    }
-
-    /// For `status`.
-    #[must_use]
-    pub fn report(&self) -> Vec<api::Worker> {
-        self.all
-            .values()
-            .map(|w| api::Worker {
-                pid: w.process.pid(),
-                generation: self.generation,
-                state: w.state.as_str().into(),
-                connections: w.report.connections,
-                requests: w.report.requests,
-            })
-            .collect()
     }
 
     /// A worker that serves: it has not ended, and nobody has told it to leave.
@@ -830,39 +672,6 @@ impl Workers {
             set.sockets = Arc::clone(sockets);
         }
         self.deal();
-    }
-
-    /// What became of the connections of workers that have gone since [`Self::count_anew`].
-    #[must_use]
-    pub fn tally(&self) -> api::Connections {
-        self.tally
-    }
-
-    /// A drain begins that is counted by itself.
-    pub fn count_anew(&mut self) {
-        self.tally = api::Connections::default();
-    }
-
-    /// What became of the connections of all workers that drained.
-    #[must_use]
-    pub fn all_drained(&self) -> api::Connections {
-        drained(&self.served())
-    }
-
-    /// The figures of all workers together, those that have gone too.
-    #[must_use]
-    pub fn served(&self) -> Report {
-        let mut all = self.gone;
-        for worker in self.all.values() {
-            all += worker.report;
-        }
-        all
-    }
-
-    /// How often hyper's idle state and ours differed.
-    #[must_use]
-    pub fn disagreements(&self) -> u64 {
-        self.served().disagreements
     }
 
     fn gone_event(&self) -> Vec<Event> {
@@ -914,14 +723,6 @@ impl State {
             Self::Quiesced => "quiesced",
             Self::Draining => "draining",
         }
-    }
-}
-
-fn drained(report: &Report) -> api::Connections {
-    api::Connections {
-        passed: report.passed,
-        finished: report.finished,
-        cut: report.cut,
     }
 }
 
