@@ -6,7 +6,6 @@ mod kit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -17,7 +16,9 @@ use kit::build;
 use kit::client::{Load, Running, Target};
 use kit::port::Port;
 use kit::proc;
+use kit::queued::Queued;
 use kit::service::{SOON, Service, Setup};
+use kit::wait::{look_again, wait_until};
 use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
@@ -83,25 +84,8 @@ fn wait_dealt(service: &Service, generation: u64, sizes: &[usize]) -> BTreeSet<u
             "waited {SOON:?} for {sizes:?}: {last}"
         );
         last = format!("{hands:?} of {all:?}");
-        pause();
+        look_again();
     }
-}
-
-#[track_caller]
-fn wait(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + SOON;
-    while !done() {
-        assert!(Instant::now() < end, "waited {SOON:?} for {what}");
-        pause();
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a pause between two looks, until a deadline"
-)]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(3));
 }
 
 fn counts(service: &Service, generation: u64) -> Vec<u64> {
@@ -117,43 +101,16 @@ fn counts(service: &Service, generation: u64) -> Vec<u64> {
 /// Opens connections that stay, and says who has how many when all are accepted.
 #[track_caller]
 fn spread<S>(service: &Service, number: u64, connect: impl Fn() -> S) -> Vec<u64> {
-    wait("earlier clients to be gone", || {
+    wait_until("earlier clients to be gone", || {
         counts(service, 1).iter().sum::<u64>() == 0
     });
     let _open: Vec<S> = (0..number).map(|_| connect()).collect();
     let mut now = Vec::new();
-    wait("all connections to be accepted", || {
+    wait_until("all connections to be accepted", || {
         now = counts(service, 1);
         now.iter().sum::<u64>() == number
     });
     now
-}
-
-/// Clients that have connected and asked.
-struct Queued(Vec<TcpStream>);
-
-impl Queued {
-    fn ask(address: SocketAddr, number: usize) -> Self {
-        let ask = |_| {
-            let mut stream = TcpStream::connect(address).expect("nobody is refused");
-            stream.set_read_timeout(Some(SOON)).expect("a timeout");
-            stream
-                .write_all(b"GET / HTTP/1.1\r\nHost: kit.test\r\nConnection: close\r\n\r\n")
-                .expect("a request");
-            stream
-        };
-        Self((0..number).map(ask).collect())
-    }
-
-    #[track_caller]
-    fn assert_served(self) {
-        for mut stream in self.0 {
-            let mut answer = String::new();
-            let read = stream.read_to_string(&mut answer);
-            assert!(read.is_ok(), "{read:?} after {answer:?}");
-            assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
-        }
-    }
 }
 
 /// Fresh connections, and some that stay.
@@ -365,11 +322,11 @@ fn an_address_that_an_upgrade_brings_has_all_its_slots_when_it_listens() {
     service.replace(&build::other_version(TWO));
     service.cli(&["upgrade"]).assert_code(0);
     service.wait_owner(2, "probation");
-    wait("all slots to listen", || slots(port.number).len() == 3);
+    wait_until("all slots to listen", || slots(port.number).len() == 3);
     Queued::ask(to, 30).assert_served();
     service.cli(&["rollback"]).assert_code(0);
     service.wait_owner(1, "serving");
-    wait("the new address to be let go", || {
+    wait_until("the new address to be let go", || {
         slots(port.number).is_empty()
     });
 }

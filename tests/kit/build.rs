@@ -75,9 +75,11 @@ fn build(what: &[&str], artifact: &str, version: &str) -> PathBuf {
         .arg("--target-dir")
         .arg(&own_target);
     if release {
-        // The figures of a bench must not depend on the trick below.
+        // The figures of a bench must not depend on the trick below; and a directory each, or two
+        // versions would push each other out at every run.
         cargo.arg("--release");
-        cargo.env("CARGO_BUILD_BUILD_DIR", versions.join("build"));
+        let build = versions.join(format!("build-{version}"));
+        cargo.env("CARGO_BUILD_BUILD_DIR", build);
     } else {
         // A setting of no consequence makes cargo keep this crate's files apart, a version from
         // the other and from the tests', while the dependencies stay shared.

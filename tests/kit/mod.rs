@@ -34,6 +34,8 @@ pub mod http_peer;
 pub mod manager;
 pub mod port;
 pub mod proc;
+pub mod queued;
 pub mod relay;
 pub mod service;
 pub mod terminal;
+pub mod wait;

@@ -3,12 +3,14 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::kit::build;
 use crate::kit::client::Target;
 use crate::kit::manager::{Message, State, Unit};
+pub use crate::kit::queued::Queued;
 use crate::kit::service::{Output, Service, Setup};
+pub use crate::kit::wait::wait_until;
 
 /// The next release.
 pub const NEXT: &str = "2.0.0";
@@ -136,43 +138,5 @@ impl Download {
     pub fn finish(mut self) -> bool {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).is_ok() && self.got + rest.len() > BIG
-    }
-}
-
-/// Clients that have connected and asked; nobody has answered yet, perhaps.
-pub struct Queued(Vec<TcpStream>);
-
-impl Queued {
-    pub fn ask(address: std::net::SocketAddr, number: usize) -> Self {
-        let ask = |_| {
-            let mut stream = TcpStream::connect(address).expect("nobody is refused");
-            stream.set_read_timeout(Some(SOON)).expect("a timeout");
-            stream
-                .write_all(b"GET / HTTP/1.1\r\nHost: kit.test\r\nConnection: close\r\n\r\n")
-                .expect("a request");
-            stream
-        };
-        Self((0..number).map(ask).collect())
-    }
-
-    /// Everybody is served in full.
-    #[track_caller]
-    pub fn assert_served(self) {
-        for mut stream in self.0 {
-            let mut answer = String::new();
-            let read = stream.read_to_string(&mut answer);
-            assert!(read.is_ok(), "{read:?} after {answer:?}");
-            assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
-        }
-    }
-}
-
-/// Waits until this is true; for what nobody tells us about.
-#[track_caller]
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + SOON;
-    while !done() {
-        assert!(Instant::now() < end, "waited {SOON:?} for {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -200,6 +200,19 @@ impl Service {
         self.spawn(command);
     }
 
+    /// Starts it as systemd-socket-activate(1) does: without a service manager, with a socket.
+    pub fn start_activated(&self, listener: &str) {
+        let (_, socket) = self.socket(listener);
+        let mut command = Command::new("sh");
+        command
+            .args(["-euc", ACTIVATE, "sh"])
+            .arg(&self.program)
+            .stdin(socket)
+            .stdout(self.log_file())
+            .stderr(self.log_file());
+        self.spawn(command);
+    }
+
     /// Starts it on a terminal: it leads the session, as the only job of a shell would.
     pub fn start_on(&self, terminal: &Terminal) {
         let mut command = Command::new("setsid");
@@ -289,3 +302,6 @@ impl Service {
             .expect("a log file")
     }
 }
+
+/// The socket comes as stdin: a `Command` gives its child no other descriptor.
+const ACTIVATE: &str = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"";
