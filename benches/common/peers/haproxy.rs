@@ -99,6 +99,7 @@ impl Peer for Haproxy {
                 pause(Duration::from_micros(500));
             }
         }
+        panic!("haproxy starts no new worker");
     }
 
     fn settle(&mut self) {
