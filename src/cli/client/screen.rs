@@ -86,7 +86,12 @@ impl Screen {
         let phase = one_line(phase).replace('_', " ");
         let who = paint.bold(&format!("g{generation}"));
         let how = paint.attention(&phase);
-        self.say(&format!("{who} {how}: {}", one_line(message)));
+        let message = one_line(message);
+        self.say(&match message.strip_prefix(&format!("g{generation} ")) {
+            // A master's own line names itself.
+            Some(said) => format!("{who} {}", said.replacen(&phase, &how, 1)),
+            None => format!("{who} {how}: {message}"),
+        });
         if self.live {
             self.waiting = Some((format!("g{generation} {phase}"), Instant::now()));
             self.tick();

@@ -211,12 +211,14 @@ async fn an_order_is_told_as_it_goes_and_ends_with_its_exit_code() {
     for exit in [0, 1, 75, 76, 78] {
         let place = Place::new();
         let owner = Owner::start(place.listener(), serving(), move |_, answer| {
+            answer.step(step("g8 1.0 launching: g9 gets ready"));
             answer.step(step("pre-flight passed"));
             answer.step(step("workers are\n\x1b[2Jready"));
             answer.end(verdict(exit, "that was it"));
         });
         assert_eq!(place.ask(upgrade(Until::Takeover)).await, exit);
-        let steps = "g8 launching: pre-flight passed\ng8 launching: workers are  [2Jready\n";
+        let steps = "g8 1.0 launching: g9 gets ready\n\
+                     g8 launching: pre-flight passed\ng8 launching: workers are  [2Jready\n";
         if exit == 0 {
             assert_eq!(place.out.text(), format!("{steps}that was it\n"));
             assert_eq!(place.err.text(), "");
