@@ -1,21 +1,28 @@
 //! The keeper: without a service manager, the process that was started stays. It starts the first
-//! master in a session of its own, is the subreaper of all, forwards the operator's signals to the
+//! master in a session of its own, gives it what it was passed, is the subreaper of all, forwards the operator's signals to the
 //! owner, and exits with the owner's code when the last master has gone.
 //!
 //! So a terminal's resize or hang-up never reaches a master, and a commit, which ends the first
 //! master, never ends the foreground job or the container.
 
-use std::ffi::OsString;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags};
+use rustix::net::{
+    self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 
 use crate::sys::image::{Image, ImageError};
+use crate::sys::inherited::PassedListener;
 use crate::sys::process::{self, AnyChild, Exit, Other};
 use crate::sys::signals::Signals;
 use crate::sys::spawn::{self, KEEPER_ENV, Spawn, SpawnError};
@@ -40,23 +47,97 @@ pub(crate) struct Kept {
     pub(crate) program: PathBuf,
     /// Its arguments: ours.
     pub(crate) args: Vec<OsString>,
+    /// The sockets that were passed to us (`LISTEN_FDS`): they are for the first master.
+    pub(crate) listeners: Vec<PassedListener>,
 }
 
-/// The first thing a keeper says to its master: the program as executed.
-pub(crate) fn program(pipe: &std::os::fd::OwnedFd) -> Option<PathBuf> {
-    let mut pipe = UnixStream::from(pipe.try_clone().ok()?);
-    pipe.set_read_timeout(Some(std::time::Duration::from_secs(5)))
-        .ok()?;
-    let mut path = Vec::new();
-    let mut byte = [0];
-    loop {
-        pipe.read_exact(&mut byte).ok()?;
-        if byte == [0] {
-            break;
+/// What a keeper says to its master before anything else.
+#[derive(Debug)]
+pub(crate) struct Legacy {
+    /// The program as executed.
+    pub(crate) program: PathBuf,
+    /// The sockets that were passed to the keeper.
+    pub(crate) listeners: Vec<PassedListener>,
+}
+
+impl Kept {
+    /// The master is executed by descriptor, and cannot know how it was called; and what was passed
+    /// to us names our pid.
+    fn tell(&self, pipe: &UnixStream) -> io::Result<()> {
+        say(pipe, self.program.as_os_str().as_bytes(), None)?;
+        for listener in &self.listeners {
+            say(pipe, listener.name.as_bytes(), Some(listener.fd.as_fd()))?;
         }
-        path.push(byte[0]);
+        say(pipe, b"", None)
     }
-    Some(std::ffi::OsStr::from_bytes(&path).into())
+}
+
+impl Legacy {
+    /// Hears it.
+    pub(crate) fn hear(pipe: &OwnedFd) -> io::Result<Self> {
+        let pipe = UnixStream::from(pipe.try_clone()?);
+        pipe.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let (program, _) = hear(&pipe)?;
+        let mut listeners = Vec::new();
+        loop {
+            let (name, fd) = hear(&pipe)?;
+            if name.is_empty() {
+                break;
+            }
+            let name = String::from_utf8_lossy(&name).into_owned();
+            let fd = fd.ok_or(io::ErrorKind::InvalidData)?;
+            listeners.push(PassedListener::new(name, fd)?);
+        }
+        Ok(Self {
+            program: OsStr::from_bytes(&program).into(),
+            listeners,
+        })
+    }
+}
+
+/// A word, and what goes with it.
+fn say(pipe: &UnixStream, word: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let bytes = [word, &[0]].concat();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    let sent = net::sendmsg(
+        pipe,
+        &[IoSlice::new(&bytes)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
+    // A blocking stream takes all of it, or fails.
+    let mut pipe = pipe;
+    pipe.write_all(&bytes[sent..])
+}
+
+fn hear(pipe: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let (mut word, mut fd) = (Vec::new(), None);
+    loop {
+        let mut byte = [0];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = net::recvmsg(
+            pipe,
+            &mut [IoSliceMut::new(&mut byte)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                fd = fds.last().or(fd);
+            }
+        }
+        match (received.bytes, byte) {
+            (0, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            (_, [0]) => return Ok((word, fd)),
+            (_, [byte]) => word.push(byte),
+        }
+    }
 }
 
 /// Keeps a service until it has gone; the exit code.
@@ -73,10 +154,9 @@ pub(crate) fn keep(kept: Kept) -> Result<u8, KeeperError> {
         Signal::SIGUSR2,
         Signal::SIGWINCH,
     ])?;
-    let (mut news, pipe) = UnixStream::pair()?;
-    // The master is executed by descriptor and cannot know how it was called.
-    news.write_all(kept.program.as_os_str().as_bytes())?;
-    news.write_all(&[0])?;
+    let (news, pipe) = UnixStream::pair()?;
+    kept.tell(&news)?;
+    drop(kept.listeners);
     let image = Image::running()?;
     let mut spec = Spawn::new(image.as_fd(), kept.arg0);
     spec.args = kept.args;

@@ -16,12 +16,12 @@ use crate::cli::args::{self, Bare, Command, Globals, Invocation, Program, Run};
 use crate::cli::client::{Client, Deputies, Screen};
 use crate::cli::places::{Env, Places};
 use crate::config::{Config, ListenerConfig, Overrides, Sources, Workers};
-use crate::keeper::{self, Kept};
+use crate::keeper::{self, Kept, Legacy};
 use crate::machine::link::Start;
 use crate::master::store::{Store, deputy};
 use crate::master::{self, Origin, Setup};
 use crate::sys::image::Image;
-use crate::sys::inherited::{self, Inherited, Role};
+use crate::sys::inherited::{self, Inherited, Role, UNNAMED};
 use crate::sys::journal;
 use crate::worker;
 
@@ -184,8 +184,15 @@ impl Service {
             Role::Worker(channel) => self.work(&inherited, channel),
             Role::Successor(channel) => self.master(inherited, Origin::Predecessor(channel)),
             Role::FirstUnderKeeper(pipe) => {
-                if let Some(program) = keeper::program(&pipe) {
-                    inherited.program = program;
+                match Legacy::hear(&pipe) {
+                    Ok(legacy) => {
+                        inherited.program = legacy.program;
+                        inherited.listeners = legacy.listeners;
+                    }
+                    Err(e) => {
+                        eprintln!("{}: the keeper does not say what to run: {e}", self.name);
+                        return exit::FAILED;
+                    }
                 }
                 self.master(inherited, Origin::First(Some(pipe)))
             }
@@ -223,7 +230,7 @@ impl Service {
             Command::Run(_) if inherited.notify.is_some() => {
                 self.master(inherited, Origin::First(None))
             }
-            Command::Run(run) => self.keep(&inherited, &invocation.globals, run),
+            Command::Run(run) => self.keep(inherited, &invocation.globals, run),
             Command::Check => self.check(&invocation),
             Command::Ask(ask) => {
                 let env = environment(&inherited);
@@ -265,20 +272,26 @@ impl Service {
         }
     }
 
-    fn keep(self, inherited: &Inherited, globals: &Globals, run: &Run) -> u8 {
+    fn keep(self, inherited: Inherited, globals: &Globals, run: &Run) -> u8 {
         // What can be said at once is said by the process that was started.
-        let name = match self.sources(globals, run).load() {
-            Ok(loaded) => loaded.config.name,
+        let config = match self.sources(globals, run).load() {
+            Ok(loaded) => loaded.config,
             Err(e) => {
                 eprintln!("{e}");
                 return exit::CONFIG;
             }
         };
-        let kept = Kept {
-            arg0: format!("{name}: master process g1"),
-            program: inherited.program.clone(),
-            args: inherited.args.clone(),
+        let mut kept = Kept {
+            arg0: format!("{}: master process g1", config.name),
+            program: inherited.program,
+            args: inherited.args,
+            listeners: inherited.listeners,
         };
+        // systemd-socket-activate(1) without `--fdname`: the first one is for the first listener.
+        let unnamed = kept.listeners.iter_mut().filter(|l| l.name == UNNAMED);
+        for (listener, wanted) in unnamed.zip(&config.listeners) {
+            listener.name.clone_from(&wanted.name);
+        }
         keeper::keep(kept).unwrap_or_else(|e| {
             eprintln!("{}: {e}", self.name);
             exit::FAILED

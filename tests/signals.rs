@@ -443,6 +443,37 @@ fn the_keeper_exits_as_the_owner_does() {
     assert_eq!(kit::service::code_of(service.wait_exit()), 128 + 9);
 }
 
+/// `systemd-socket-activate`, with a name for the socket and without.
+#[test]
+fn a_socket_passed_to_the_keeper_is_the_service_s() {
+    for names in ["http", ""] {
+        let service = setup("activated")
+            .passed("http")
+            .env("LISTEN_FDNAMES", names)
+            .prepare();
+        service.start_activated("http");
+        service.wait_picture(&[ALONE]);
+        let status = service.status().expect("an answer");
+        let sources: Vec<&str> = status.listeners.iter().map(|l| &*l.source).collect();
+        assert_eq!(sources, ["systemd"]);
+        let load = light(&service);
+        service.replace(&build::other_version_of_example("workbench", "2.0.0"));
+        service.cli(&["upgrade"]).assert_code(0);
+        service.cli(&["commit"]).assert_code(0);
+        service.wait_picture(&[COMMITTED]);
+        load.wait_answers(20, SOON);
+        load.stop().assert_clean();
+        // Nobody else holds it, above all not the keeper.
+        let Target::Tcp(address) = service.target("http") else {
+            panic!("TCP");
+        };
+        service.signal(service.master(2).pid, Signal::TERM);
+        assert_eq!(kit::service::code_of(service.wait_exit()), 0);
+        let refused = TcpStream::connect(address).expect_err("nobody listens");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+}
+
 #[test]
 fn without_its_keeper_the_service_lives_on() {
     let service = serving("keeperless");

@@ -24,6 +24,9 @@ use super::{process, signals};
 /// systemd's first passed descriptor, `SD_LISTEN_FDS_START`.
 const FIRST_PASSED: RawFd = 3;
 
+/// What a socket without a name is called, as `sd_listen_fds_with_names(3)` has it.
+pub const UNNAMED: &str = "unknown";
+
 /// More than any store holds: a larger number is a mistake.
 const MOST_PASSED: u32 = 65_536;
 
@@ -323,7 +326,7 @@ fn passed(env: &Env, pid: u32) -> Result<Vec<PassedListener>, InheritError> {
     let mut passed: Vec<PassedListener> = Vec::new();
     for index in 0..fds.len() {
         let name = names.next().filter(|name| !name.is_empty());
-        let name = name.unwrap_or("unknown").to_owned();
+        let name = name.unwrap_or(UNNAMED).to_owned();
         let taken = take(&mut fds, index).and_then(|fd| PassedListener::new(name.clone(), fd));
         let new = taken.map_err(|source| InheritError::Passed {
             number: FIRST_PASSED + RawFd::try_from(index).unwrap_or(RawFd::MAX),
