@@ -82,9 +82,10 @@ pub(super) async fn pass_on(worker: &Arc<Worker>, targets: Vec<OwnedFd>) -> bool
 async fn tell_all(worker: &Worker) {
     let on_the_way = Arc::new(Semaphore::new(ON_THE_WAY));
     let mut gates = worker.connections.order(Order::Leave).into_iter();
-    let mut pace = Pace::begin(&worker.connections);
+    let pace = Pace::begin(&worker.connections);
     loop {
-        let chunk: Vec<_> = gates.by_ref().take(BATCH).collect();
+        let step = pace.step(&worker.connections);
+        let chunk: Vec<_> = gates.by_ref().take(step).collect();
         let Ok(count) = u32::try_from(chunk.len()) else {
             return;
         };

@@ -1,45 +1,54 @@
-//! How fast connections leave a worker: flat out when nothing else is asked of it, half the time
-//! once a request has come during the drain, so that those who wait for an answer do not notice.
+//! How fast connections leave a worker: flat out when nothing else is asked of it; a few at a time
+//! with rests in between once a request has come during the drain, so that those who wait for an
+//! answer hardly notice. (`cargo bench --bench drain` has both.)
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::connections::Connections;
+use super::frame::BATCH;
 
-/// Work in one go. (The runtime's timer counts in milliseconds: shorter rests are not to be had.)
-const SPELL: Duration = Duration::from_micros(200);
+/// So many in one go while others wait for answers, on whichever side: a receiver takes them in one
+/// go, too.
+const FEW: usize = 8;
 
-/// Waiting for a receiver is no work.
-const MOST: Duration = Duration::from_millis(3);
+/// As short as the runtime's timer can: it counts in milliseconds.
+const REST: Duration = Duration::from_micros(1);
 
 /// The pace of one drain.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// Requests that the worker had served before.
     requests: u64,
-    since: Instant,
 }
 
 impl Pace {
     pub(super) fn begin(connections: &Connections) -> Self {
         Self {
             requests: requests(connections),
-            since: Instant::now(),
         }
     }
 
-    /// Between two steps: after a spell of work, rests as long if anybody asks for anything.
-    pub(super) async fn rest(&mut self, connections: &Connections) {
-        let worked = self.since.elapsed();
-        if worked < SPELL {
-            return;
+    /// How many connections leave in the next step.
+    pub(super) fn step(&self, connections: &Connections) -> usize {
+        if self.is_disturbed(connections) {
+            FEW
+        } else {
+            BATCH
         }
-        if requests(connections) != self.requests {
-            sleep(worked.min(MOST)).await;
+    }
+
+    /// Between two steps.
+    pub(super) async fn rest(&self, connections: &Connections) {
+        if self.is_disturbed(connections) {
+            sleep(REST).await;
         }
-        self.since = Instant::now();
+    }
+
+    fn is_disturbed(&self, connections: &Connections) -> bool {
+        requests(connections) != self.requests
     }
 }
 
@@ -49,29 +58,22 @@ fn requests(connections: &Connections) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_rests_as_long_as_it_worked_once_somebody_asks_for_something() {
+    async fn it_slows_down_once_somebody_asks_for_something() {
         let connections = Connections::new(None, 8);
-        let mut pace = Pace::begin(&connections);
-        let work = Duration::from_millis(2);
-        let mut took = async |work: Duration| {
-            let began = Instant::now();
-            tokio::time::advance(work).await;
-            pace.rest(&connections).await;
-            began.elapsed()
-        };
-        // The timer rounds up to a millisecond.
-        let tick = Duration::from_millis(1);
-        let about = |time: Duration| time..=time + tick;
-        assert_eq!(took(work).await, work, "nobody asks");
+        connections.figures.requests.store(5, Ordering::Relaxed);
+        let pace = Pace::begin(&connections);
+        let began = Instant::now();
+        assert_eq!(pace.step(&connections), BATCH);
+        pace.rest(&connections).await;
+        assert_eq!(began.elapsed(), Duration::ZERO, "nobody asks");
         connections.figures.requests.fetch_add(1, Ordering::Relaxed);
-        for _ in 0..3 {
-            assert!(about(2 * work).contains(&took(work).await), "from then on");
-        }
-        assert_eq!(took(SPELL / 2).await, SPELL / 2, "not worth a rest");
-        let long = Duration::from_secs(2);
-        assert!(about(long + MOST).contains(&took(long).await));
+        assert_eq!(pace.step(&connections), FEW);
+        pace.rest(&connections).await;
+        assert!(began.elapsed() >= Duration::from_millis(1), "from then on");
     }
 }
