@@ -54,6 +54,18 @@ impl Manager {
         }
     }
 
+    /// Names another process and then this one, so that what the manager knows of the main process
+    /// is found out anew. In one breath: systemd reads notifications before it answers anybody, and
+    /// whoever asks or signals its main process meanwhile does not meet the other one.
+    pub async fn rename_main(&mut self, other: u32, pid: u32) {
+        if let Self::Systemd { notify, .. } = self {
+            if let Err(e) = notify.main_pid(other, None) {
+                tracing::warn!("{e}");
+            }
+        }
+        self.name_main(pid, None).await;
+    }
+
     /// The service runs.
     pub fn ready(&mut self, text: &str) {
         match self {

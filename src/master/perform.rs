@@ -418,8 +418,7 @@ impl Driver {
             tracing::warn!("no worker serves that could be named: systemd may not see us die");
             return;
         };
-        self.manager.name_main(worker, None).await;
-        self.manager.name_main(self.fixed.pid, None).await;
+        self.manager.rename_main(worker, self.fixed.pid).await;
         self.main_pid = Some(self.fixed.pid);
     }
 
