@@ -23,6 +23,13 @@ const GUARD: Duration = Duration::from_secs(20);
 /// For the disk, before the successor is sent away all the same: it is killed not much later.
 const RETIRE: Duration = Duration::from_secs(2);
 
+/// For the disk, before what begins another upgrade is refused: nothing else is done meanwhile.
+const SETTLES: Duration = Duration::from_secs(2);
+
+/// Why it is.
+pub(super) const DISK_BUSY: &str = "the program on disk is still being put right after the last \
+                                    upgrade; try again when that is done (root's guard has 20 s)";
+
 impl Driver {
     /// Keeps what runs as `.old`, and what it runs with.
     pub(super) fn keep_old(&mut self) {
@@ -71,6 +78,21 @@ impl Driver {
             let result = restore(store, found, &runtime).await;
             let _ = post.send(Input::Disk(result)).await;
         });
+    }
+
+    /// What begins another upgrade, in a phase in which one can begin, waits until the disk is as the
+    /// one before must leave it: else the rejected file would be taken for a new one, and the end of
+    /// the one for that of the other. False: it takes too long.
+    pub(super) async fn disk_settles(&mut self) -> bool {
+        let begins = |phase| matches!(phase, Phase::Serving | Phase::Evicting);
+        let end = tokio::time::Instant::now() + SETTLES;
+        while self.disk_busy && begins(self.machine.phase()) {
+            match tokio::time::timeout_at(end, self.inbox.recv()).await {
+                Ok(Some(input)) => self.arrived(input).await,
+                Ok(None) | Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// It is as it should be, or what went wrong: those who waited for it learn it.

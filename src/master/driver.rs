@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::control::{self, Access, Desk, Limits, Request};
+use super::disk::DISK_BUSY;
 use super::handoff::{self, HandoffDoor};
 use super::health;
 use super::history::History;
@@ -213,6 +214,10 @@ impl Driver {
             // every process of the unit, also to a successor that may not know what it means yet.
             return self.happen(Event::Order(Order::Stop)).await;
         }
+        if signal == Signal::Usr2 && !self.disk_settles().await {
+            tracing::warn!("SIGUSR2 is refused: {DISK_BUSY}");
+            return;
+        }
         let starts = matches!(self.machine.phase(), Phase::Serving | Phase::Evicting);
         if signal == Signal::Usr2 && starts {
             if let Some(full) = self.too_many_draining() {
@@ -235,7 +240,7 @@ impl Driver {
         }
     }
 
-    async fn arrived(&mut self, input: Input) {
+    pub(super) async fn arrived(&mut self, input: Input) {
         let events = match input {
             Input::Worker(id, heard) => {
                 let events = self.workers.heard(id, heard);

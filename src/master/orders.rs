@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::control::{Answer, Order as Asked, Peer};
+use super::disk::DISK_BUSY;
 use super::driver::Driver;
 use super::record::new_id;
 use crate::api::{self, Last, Outcome, Until, UpgradeOrder, exit};
@@ -109,6 +110,14 @@ impl Waiter {
 impl Driver {
     pub(super) async fn order(&mut self, order: Asked, peer: Peer, answer: Answer) {
         tracing::info!("{}: ordered by {peer}", order.verb());
+        let begins = matches!(order, Asked::Upgrade(_) | Asked::Apply(_) | Asked::Rollback);
+        if begins && !self.disk_settles().await {
+            return answer.end(api::Verdict {
+                exit: exit::REFUSED,
+                message: DISK_BUSY.into(),
+                id: None,
+            });
+        }
         match order {
             Asked::Upgrade(order) => self.order_upgrade(order, answer).await,
             Asked::Apply(order) => self.order_apply(order, answer).await,

@@ -54,6 +54,7 @@ stories! {
     reload::systemd_may_start_anew_in_the_middle ANY,
     rollback::one_command_goes_back BOTH,
     rollback::after_a_commit ANY,
+    rollback::an_upgrade_waits_for_the_disk_of_the_one_before ANY,
     rollback::nginx_s_signals_go_back ANY,
     rollback::nginx_s_signals_make_it_final ANY,
     kill::the_successor_before_it_is_ready ANY,

@@ -51,6 +51,40 @@ pub fn after_a_commit(host: &mut Host) {
     load.stop().assert_clean();
 }
 
+/// Root's guard is slow to put the previous binary back: what is on disk meanwhile is the rejected
+/// one, and not to be taken for the next release.
+pub fn an_upgrade_waits_for_the_disk_of_the_one_before(host: &mut Host) {
+    host.start();
+    let before = host.assert_runs(Build::A);
+    host.install(Build::B);
+    host.reload().ok();
+    host.systemctl(["stop", "handover-restore.path"]).ok();
+    let rollback = host
+        .container
+        .spawn(["/usr/bin/handover", "rollback"])
+        .expect("spawned");
+    until("the parked one to serve again", SOON, || {
+        let status = host.status();
+        let phase = status["phase"].as_str()?;
+        let serves = status["owner_pid"] == before && ["serving", "evicting"].contains(&phase);
+        serves.then_some(())
+    });
+    // Of the program that runs: /usr/bin/handover is the rejected one still.
+    let refused = host
+        .container
+        .run([&format!("{PROGRAM}.old"), "--name", "handover", "upgrade"]);
+    assert_eq!(refused.code, 75, "{refused}");
+    assert!(refused.stderr.contains("put right"), "{refused}");
+    host.systemctl(["start", "handover-restore.path"]).ok();
+    let out = rollback.wait_with_output().expect("waited");
+    assert!(out.status.success(), "{out:?}");
+    host.until_disk_is(Build::A);
+    assert_eq!(host.assert_runs(Build::A), before);
+    assert_eq!(host.disk().rejected, Some(Build::B.id()));
+    let history = host.handover(&["history", "--json"]);
+    assert_eq!(history.ok().lines().count(), 1, "{history}");
+}
+
 /// The sequence of nginx's manual, by `systemctl kill`: nothing happens but what a signal says.
 pub fn nginx_s_signals_go_back(host: &mut Host) {
     host.start();
