@@ -159,7 +159,9 @@ impl Driver {
         }
         let running = self.store.running().build_id();
         let disk = self.store.disk();
-        if disk.build_id.as_deref() == Some(running) {
+        // One that gives the service back does not answer for what will run.
+        let stays = self.machine.phase() != Phase::Yielded;
+        if disk.build_id.as_deref() == Some(running) && stays {
             let version = &self.fixed.me.version;
             return waiter.end(
                 exit::OK,
