@@ -24,7 +24,7 @@ use rustix::net::{
 use crate::sys::image::{Image, ImageError};
 use crate::sys::inherited::PassedListener;
 use crate::sys::process::{self, AnyChild, Exit, Other};
-use crate::sys::signals::Signals;
+use crate::sys::signals::{self, Signals};
 use crate::sys::spawn::{self, KEEPER_ENV, Spawn, SpawnError};
 
 /// Why there is nothing to keep.
@@ -161,6 +161,7 @@ pub(crate) fn keep(kept: Kept) -> Result<u8, KeeperError> {
     let mut spec = Spawn::new(image.as_fd(), kept.arg0);
     spec.args = kept.args;
     spec.channel = Some((KEEPER_ENV, pipe.into()));
+    spec.blocked = signals::BLOCKED_AT_EXEC;
     spec.new_session = true;
     let first = spawn::spawn(spec)?.pid();
     news.set_nonblocking(true)?;

@@ -10,6 +10,8 @@ mod kit;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kit::build;
@@ -441,6 +443,35 @@ fn the_keeper_exits_as_the_owner_does() {
     service.wait_picture(&[COMMITTED]);
     service.signal(service.master(2).pid, Signal::KILL);
     assert_eq!(kit::service::code_of(service.wait_exit()), 128 + 9);
+}
+
+/// Log files are opened again at any moment: also while a successor is executed, which does not know
+/// the signal yet.
+#[test]
+fn usr1_all_through_an_upgrade_harms_nobody() {
+    let service = serving("reopen");
+    let g1 = rustix::process::Pid::from_raw(service.master(1).pid as i32).expect("a pid");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                rustix::process::kill_process(g1, Signal::USR1).expect("it is there");
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        let rounds = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            for _ in 0..3 {
+                service.replace(&build::other_version_of_example("workbench", "2.0.0"));
+                service.cli(&["upgrade"]).assert_code(0);
+                service.cli(&["rollback"]).assert_code(0);
+                service.wait_picture(&[ALONE]);
+            }
+        }));
+        over.store(true, Ordering::Relaxed);
+        if let Err(panic) = rounds {
+            std::panic::resume_unwind(panic);
+        }
+    });
 }
 
 /// `systemd-socket-activate`, with a name for the socket and without.

@@ -16,6 +16,7 @@ use crate::machine::Failure;
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::process::{Exit, Process};
+use crate::sys::signals;
 use crate::sys::spawn::{self, CHANNEL_ENV, Output, Spawn};
 
 /// What to start.
@@ -119,6 +120,7 @@ async fn start(plan: &Plan, image: &Image) -> Result<(Process, Channel), Failure
     spec.args.clone_from(&plan.args);
     spec.cwd = Some(plan.cwd.clone());
     spec.channel = Some((CHANNEL_ENV, theirs));
+    spec.blocked = signals::BLOCKED_AT_EXEC;
     spec.keep_notify = plan.notify;
     let process = spawn::spawn(spec).map_err(|e| Failure::new(e.to_string()))?;
     Ok((process, ours))
@@ -131,6 +133,7 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
     spec.args.clone_from(&plan.check);
     spec.cwd = Some(plan.cwd.clone());
     spec.output = Output::Piped;
+    spec.blocked = signals::BLOCKED_AT_EXEC;
     let process = spawn::spawn(spec).map_err(|e| Failure::new(e.to_string()))?;
     let mut guard = Guard(process);
     let output = guard.0.take_output();

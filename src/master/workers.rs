@@ -24,6 +24,7 @@ use crate::sys::board::Board;
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::process::{Exit, Other, Process};
+use crate::sys::signals;
 use crate::sys::spawn::{self, Spawn, WORKER_ENV};
 
 mod deal;
@@ -266,6 +267,7 @@ impl Workers {
             format!("{}: worker process g{}", self.name, self.generation),
         );
         spec.channel = Some((WORKER_ENV, theirs));
+        spec.blocked = signals::BLOCKED_AT_EXEC;
         let process = spawn::spawn(spec)?;
         let id = self.next_worker;
         self.next_worker += 1;

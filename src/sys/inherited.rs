@@ -160,8 +160,9 @@ pub enum InheritError {
 /// and nothing was opened: later a descriptor's number could be somebody else's, and a second call
 /// finds the numbers taken.
 ///
-/// Afterwards no signal is blocked or ignored (but what a shell asked to ignore), or, in a process
-/// that a keeper or master started, the operator's signals are blocked until
+/// Afterwards no signal is ignored (but what a shell asked to ignore), and none blocked but
+/// [`BLOCKED_AT_EXEC`](signals::BLOCKED_AT_EXEC), where the starter did that (a pre-flight). In a
+/// process that a keeper or master started all the operator's signals are blocked until
 /// [`Signals`](signals::Signals) receives them, lest one that comes while it starts ends it.
 /// The soft limit of open files is the hard one.
 pub fn inherit() -> Result<Inherited, InheritError> {
@@ -169,14 +170,11 @@ pub fn inherit() -> Result<Inherited, InheritError> {
     let pid = std::process::id();
 
     spawn::default_dispositions(MAY_BE_IGNORED);
-    SigSet::empty()
-        .thread_set_mask()
-        .map_err(|e| InheritError::Signals(e.into()))?;
     raise_open_files();
 
     let role = role(&env)?;
+    set_mask(matches!(role, Role::First)).map_err(|e| InheritError::Signals(e.into()))?;
     if !matches!(role, Role::First) {
-        signals::block(signals::OPERATOR).map_err(InheritError::Signals)?;
         // Executed by descriptor, this process is called like its number.
         process::set_name(&own_name());
     }
@@ -272,6 +270,18 @@ impl Env {
             .map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
         named.is_some() && named == actual
     }
+}
+
+/// At no moment is unblocked what shall be blocked: a signal may be waiting.
+fn set_mask(first: bool) -> nix::Result<()> {
+    let before = SigSet::thread_get_mask()?;
+    let blocked: SigSet = if first {
+        let kept = signals::BLOCKED_AT_EXEC.iter().copied();
+        kept.filter(|signal| before.contains(*signal)).collect()
+    } else {
+        signals::OPERATOR.iter().copied().collect()
+    };
+    blocked.thread_set_mask()
 }
 
 fn role(env: &Env) -> Result<Role, InheritError> {
@@ -586,7 +596,10 @@ mod tests {
     fn signals_and_limits_are_put_right() {
         // CHLD ignored would make children vanish unreaped.
         let said = run("trap '' USR1 CHLD HUP INT; ulimit -S -n 64", &[], vec![]);
-        assert!(said.contains(&"SigBlk: ".to_owned()), "{said:#?}");
+        assert!(
+            said.contains(&"SigBlk: SIGHUP SIGUSR2 SIGWINCH".to_owned()),
+            "{said:#?}"
+        );
         // QUIT, too, when these tests run in the background of a shell.
         let ignored = [
             "SigIgn: SIGHUP SIGINT SIGPIPE",

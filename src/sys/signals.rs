@@ -1,7 +1,7 @@
 //! Signals as events: blocked, and read from a signalfd with who sent them.
 //!
 //! Blocked means blocked in every thread: call these before there are others. Nothing is ever
-//! unblocked again; children get an empty mask (`spawn`).
+//! unblocked again; children get a mask of their own (`spawn`).
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +29,17 @@ pub const OPERATOR: &[Signal] = &[
     Signal::SIGQUIT,
     Signal::SIGTERM,
     Signal::SIGINT,
+];
+
+/// Those that do not end a service, and that kill a program which does not know them yet:
+/// `systemctl kill --signal=USR1` reaches every process of the unit, also one that was executed a
+/// moment ago. Masters and workers are executed with these blocked ([`Spawn::blocked`](
+/// spawn::Spawn::blocked)), and receive what came meanwhile.
+pub const BLOCKED_AT_EXEC: &[Signal] = &[
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
 ];
 
 /// What a worker obeys.

@@ -78,6 +78,9 @@ pub struct Spawn<'a> {
     pub keep_notify: bool,
     /// Whether it leads a session of its own (no terminal).
     pub new_session: bool,
+    /// Signals that are blocked when it begins: a program that receives them by itself must not die
+    /// of one that comes before it does.
+    pub blocked: &'static [Signal],
     /// Where stdout and stderr go. stdin is ours.
     pub output: Output,
 }
@@ -141,13 +144,14 @@ impl<'a> Spawn<'a> {
             channel: None,
             keep_notify: false,
             new_session: false,
+            blocked: &[],
             output: Output::Inherit,
         }
     }
 }
 
 /// Starts it. The child has descriptors 0, 1, 2 and, with a channel, [`CHANNEL_FD`]; no signal
-/// blocked or ignored; our environment without what was meant for us alone. What the kernel refuses
+/// ignored, and none blocked but those it is to begin with; our environment without what was meant for us alone. What the kernel refuses
 /// is an error here, never an exit code. (`/proc` may show the last moments of the exec still, such as
 /// descriptors about to be closed.)
 ///
@@ -206,7 +210,7 @@ pub fn spawn(spec: Spawn<'_>) -> Result<Process, SpawnError> {
             .dup2(channel.as_raw_fd(), CHANNEL_FD)
             .map_err(&prepare)?;
     }
-    let attributes = Attributes::clean(spec.new_session).map_err(&prepare)?;
+    let attributes = Attributes::clean(spec.new_session, spec.blocked).map_err(&prepare)?;
 
     close_all_on_exec();
     let mut spawned = posix_spawn(&path, &actions, &attributes, &argv, &envp);
@@ -329,8 +333,8 @@ impl Drop for Actions {
 struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
-    /// No signal blocked, every disposition the default.
-    fn clean(new_session: bool) -> io::Result<Self> {
+    /// No other signal blocked, every disposition the default.
+    fn clean(new_session: bool, blocked: &[Signal]) -> io::Result<Self> {
         let mut flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
         if new_session {
             flags |= i32::from(libc::POSIX_SPAWN_SETSID);
@@ -347,7 +351,7 @@ impl Attributes {
             check(libc::posix_spawnattr_setflags(&raw mut this.0, flags))?;
             check(libc::posix_spawnattr_setsigmask(
                 &raw mut this.0,
-                SigSet::empty().as_ref(),
+                blocked.iter().copied().collect::<SigSet>().as_ref(),
             ))?;
             let mut every = MaybeUninit::<libc::sigset_t>::uninit();
             every.as_mut_ptr().write_bytes(0xff, 1);
@@ -597,6 +601,20 @@ pub(super) mod tests {
             command.fd_mappings(vec![mapping]).unwrap();
             assert_eq!(helper::run(&mut command), ["socket"]);
         }
+    }
+
+    #[test]
+    fn a_signal_that_is_blocked_at_the_exec_waits() {
+        let mut child = stopped(Spawn {
+            blocked: &[Signal::SIGUSR1],
+            ..Spawn::new(open("/bin/sh").as_fd(), "sh")
+        });
+        child.signal(Signal::SIGUSR1).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", child.pid())).unwrap();
+        assert!(status.contains("SigBlk:\t0000000000000200"), "{status}");
+        assert_eq!(child.peek(), None);
+        child.signal(Signal::SIGKILL).unwrap();
+        child.reap();
     }
 
     #[test]
