@@ -16,6 +16,7 @@ mod phase;
 pub mod pool;
 mod successor;
 mod timing;
+pub mod trial;
 
 pub use action::{Action, Note, ToPredecessor, ToSuccessor, Verdict, Who};
 pub use event::{Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};
