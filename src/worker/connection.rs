@@ -16,7 +16,7 @@ use super::connections::Live;
 use super::gate::Gate;
 use super::order::{Order, Word};
 use super::stream::{Peer, Stream};
-use super::{http2, serve};
+use super::{http1, http2};
 
 /// A connection outside hyper, at a boundary between two requests.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
         if connection.leftover.starts_with(PREFACE) {
             return Box::pin(http2::serve(connection, &worker)).await;
         }
-        match Box::pin(serve::serve(connection, &worker, heard)).await {
+        match Box::pin(http1::serve(connection, &worker, heard)).await {
             Some(left) => connection = left,
             None => return,
         }

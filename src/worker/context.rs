@@ -16,7 +16,7 @@ use super::access::AccessLog;
 use super::connection::Connection;
 use super::connections::Connections;
 use super::handoff::Outbox;
-use super::{lock, serve};
+use super::lock;
 use crate::config::Http;
 use crate::machine::link::Start;
 use crate::sys::board::Board;
@@ -78,7 +78,7 @@ impl Worker {
             max_connections,
             room,
             http: config.http.clone(),
-            http1: serve::builder(),
+            http1: super::http1::builder(),
             http2: super::http2::builder(),
             handoff: start
                 .handoff

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Worker;
 use super::handoff::pass_on;
+use super::handoff::receive::Receiver;
 use super::order::Order;
-use super::receive::Receiver;
 use crate::machine::link::Report;
 
 /// How a drain goes.

@@ -2,7 +2,7 @@
 //! between two requests, so that it can be taken out of hyper without losing or doubling a byte.
 //!
 //! The marks are set by the IO wrapper ([`super::io`]), the service and the body wrappers
-//! ([`super::exchange`]) and looked at by the driver ([`super::serve`]), the one task that polls
+//! ([`super::exchange`]) and looked at by the driver ([`super::http1`]), the one task that polls
 //! hyper. A connection is *quiet* when no answer is under way, no request body is unread, nothing
 //! written is unflushed and it is not bound to end. The reasons are in hyper's source: its own idle
 //! state is private, so it serves as the oracle that checks ours.
@@ -16,9 +16,9 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::http1::unread::Unread;
 use super::lock;
 use super::order::{Order, Orders};
-use super::unread::Unread;
 
 /// The marks of one connection.
 #[derive(Debug, Default)]

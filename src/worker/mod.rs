@@ -32,24 +32,18 @@ mod connections;
 mod context;
 mod drain;
 mod exchange;
-mod frame;
 mod gate;
 mod gated;
 mod handoff;
+mod http1;
 mod http2;
-mod linger;
 #[cfg(test)]
 mod mutants;
 mod obey;
 mod order;
-mod pace;
-mod receive;
-mod serve;
 mod start;
 mod stream;
-mod times;
 mod turns;
-mod unread;
 
 use context::Worker;
 pub use stream::UnixPeer;

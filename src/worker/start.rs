@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Routers;
 use super::accept::Listener;
 use super::connection::Served;
-use super::receive::Applications;
+use super::handoff::receive::Applications;
 use crate::machine::link::{Start, ToWorker, WorkerListener};
 use crate::sys::channel::{Channel, ChannelError};
 

@@ -15,16 +15,16 @@ use serde::{Deserialize, Serialize};
 use crate::machine::link::HANDOFF_VERSION;
 
 /// At most so many connections a message: beyond it the cost of a message hardly falls.
-pub(super) const BATCH: usize = 16;
+pub(in crate::worker) const BATCH: usize = 16;
 
 /// Bytes that may travel with one connection; one with more answers its request where it is.
-pub(super) const LEFTOVER_MAX: usize = 16 * 1024;
+pub(in crate::worker) const LEFTOVER_MAX: usize = 16 * 1024;
 
 /// Room for everything else in a message of one connection.
-pub(super) const OVERHEAD: usize = 512;
+pub(in crate::worker) const OVERHEAD: usize = 512;
 
 /// The longest message anybody sends.
-pub(super) const MESSAGE_MAX: usize = 64 * 1024;
+pub(in crate::worker) const MESSAGE_MAX: usize = 64 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
@@ -43,26 +43,26 @@ struct Entry {
 
 /// What is known about a connection that travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct About {
+pub(in crate::worker) struct About {
     /// The name of the listener it came from.
-    pub(super) listener: String,
+    pub(in crate::worker) listener: String,
     /// Requests so far, over all workers.
     #[serde(default)]
-    pub(super) requests: u64,
+    pub(in crate::worker) requests: u64,
     /// How long it has been idle.
     #[serde(default)]
-    pub(super) idle_ms: u64,
+    pub(in crate::worker) idle_ms: u64,
     /// For how long an unfinished head has been there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) head_ms: Option<u64>,
+    pub(in crate::worker) head_ms: Option<u64>,
     /// The TCP client, as the connection's first worker saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) peer: Option<SocketAddr>,
+    pub(in crate::worker) peer: Option<SocketAddr>,
 }
 
 impl About {
     /// A connection that begins here.
-    pub(super) fn new(listener: String) -> Self {
+    pub(in crate::worker) fn new(listener: String) -> Self {
         Self {
             listener,
             requests: 0,
@@ -75,7 +75,7 @@ impl About {
 
 /// Why a frame could not be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FrameError {
+pub(in crate::worker) enum FrameError {
     #[error("a frame of {0} bytes is too short")]
     Short(usize),
     #[error("cannot understand a frame: {0}")]
@@ -83,7 +83,7 @@ pub(super) enum FrameError {
 }
 
 /// The bytes of a message.
-pub(super) fn write<'a>(
+pub(in crate::worker) fn write<'a>(
     generation: u64,
     connections: impl IntoIterator<Item = (About, &'a [u8])>,
 ) -> Result<Vec<u8>, FrameError> {
@@ -111,7 +111,7 @@ pub(super) fn write<'a>(
 }
 
 /// The connections of a message, in the order of their sockets, and the sender's generation.
-pub(super) fn read(mut frame: &[u8]) -> Result<(u64, Vec<(About, Bytes)>), FrameError> {
+pub(in crate::worker) fn read(mut frame: &[u8]) -> Result<(u64, Vec<(About, Bytes)>), FrameError> {
     let len = frame.len();
     let short = || FrameError::Short(len);
     let head_len = frame.try_get_u32_le().map_err(|_| short())?;

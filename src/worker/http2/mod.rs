@@ -11,11 +11,11 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::{Instant, sleep_until};
 
-use super::Worker;
-use super::connection::Connection;
-use super::exchange::Exchange;
-use super::gated::Gated;
-use super::order::Order;
+use crate::worker::Worker;
+use crate::worker::connection::Connection;
+use crate::worker::exchange::Exchange;
+use crate::worker::gated::Gated;
+use crate::worker::order::Order;
 
 /// How long a client gets to end a connection without streams after our GOAWAY.
 const GOODBYE: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! Taking over connections: the receiving worker's side of [`super::handoff`].
+//! Taking over connections: the receiving worker's side of [`super`].
 
 use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
@@ -14,18 +14,18 @@ use tokio::time::{Instant, timeout};
 use tokio_seqpacket::UnixSeqpacket;
 use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
 
-use super::Worker;
-use super::connection::{self, Connection, Served};
 use super::frame::{self, About, BATCH, MESSAGE_MAX};
-use super::stream::{Peer, Stream};
 use crate::sys::channel::MAX_FDS;
+use crate::worker::Worker;
+use crate::worker::connection::{self, Connection, Served};
+use crate::worker::stream::{Peer, Stream};
 
 /// The applications of this worker by the names of their listeners.
-pub(super) type Applications = Arc<HashMap<String, Arc<Served>>>;
+pub(in crate::worker) type Applications = Arc<HashMap<String, Arc<Served>>>;
 
 /// A receiving end being read.
 #[derive(Debug)]
-pub(super) struct Receiver {
+pub(in crate::worker) struct Receiver {
     /// The task's; gone with it, so that an end nobody sends to any longer is closed.
     end: Weak<UnixSeqpacket>,
     task: JoinHandle<()>,
@@ -36,7 +36,7 @@ const REST: Duration = Duration::from_secs(2);
 
 impl Receiver {
     /// Takes over connections from `end` until all its senders have gone.
-    pub(super) fn start(
+    pub(in crate::worker) fn start(
         end: OwnedFd,
         worker: &Arc<Worker>,
         applications: &Applications,
@@ -53,12 +53,12 @@ impl Receiver {
     }
 
     /// Whether all its senders have gone.
-    pub(super) fn is_done(&self) -> bool {
+    pub(in crate::worker) fn is_done(&self) -> bool {
         self.task.is_finished()
     }
 
     /// Takes what is queued and no more: from now on senders get an error and keep what they have.
-    pub(super) async fn finish(mut self) {
+    pub(in crate::worker) async fn finish(mut self) {
         if let Some(end) = self.end.upgrade() {
             let _ = rustix::net::shutdown(&end, Shutdown::Read);
         }
@@ -139,7 +139,7 @@ fn take(
 }
 
 /// Serves a connection that somebody else has opened. Returns whether it does.
-pub(super) fn serve(
+pub(in crate::worker) fn serve(
     about: &About,
     leftover: Bytes,
     fd: OwnedFd,

@@ -5,6 +5,10 @@
 //! uneven. A socket is closed here only when the kernel has taken the message with it; until then,
 //! if the receiver dies, it is still ours and goes to another one or is served to its end here.
 
+pub(super) mod frame;
+mod pace;
+pub(super) mod receive;
+
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -18,12 +22,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_seqpacket::UnixSeqpacket;
 use tokio_seqpacket::ancillary::AncillaryMessageWriter;
 
-use super::Worker;
-use super::connection::{self, Connection};
-use super::frame::{self, About, BATCH, LEFTOVER_MAX, OVERHEAD};
-use super::order::Order;
-use super::pace::Pace;
-use super::stream::Peer;
+use self::frame::{About, BATCH, LEFTOVER_MAX, OVERHEAD};
+use self::pace::Pace;
+use crate::worker::Worker;
+use crate::worker::connection::{self, Connection};
+use crate::worker::order::Order;
+use crate::worker::stream::Peer;
 
 /// A receiver that takes nothing for so long is dead to us.
 const STUCK: Duration = Duration::from_secs(2);

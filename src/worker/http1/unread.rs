@@ -11,20 +11,20 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 /// A body is read over up to this length; a longer one ends the connection (as in Go).
-pub(super) const UNREAD_MAX: u64 = 256 * 1024;
+pub(in crate::worker) const UNREAD_MAX: u64 = 256 * 1024;
 
 /// The rest of a body.
 #[derive(Debug)]
-pub(super) struct Unread {
+pub(in crate::worker) struct Unread {
     body: Incoming,
     /// The number of its request.
-    pub(super) number: u32,
+    pub(in crate::worker) number: u32,
     left: u64,
 }
 
 impl Unread {
     /// The rest of the body of request `number`; `None`: certainly too long.
-    pub(super) fn new(body: Incoming, number: u32) -> Option<Self> {
+    pub(in crate::worker) fn new(body: Incoming, number: u32) -> Option<Self> {
         (body.size_hint().lower() <= UNREAD_MAX).then_some(Self {
             body,
             number,
@@ -33,7 +33,7 @@ impl Unread {
     }
 
     /// Reads on. Ready: it has ended (true), or it is too long or broken.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    pub(in crate::worker) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         loop {
             if self.body.is_end_stream() {
                 return Poll::Ready(true);

@@ -1,6 +1,10 @@
 //! HTTP/1.1 on one connection: the driver that polls hyper, keeps the time, and takes the
 //! connection out of hyper between two requests.
 
+pub(super) mod linger;
+pub(super) mod times;
+pub(super) mod unread;
+
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,15 +16,15 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::connection::{Connection, Served};
-use super::context::Worker;
-use super::exchange::Exchange;
-use super::gate::Gate;
-use super::gated::Gated;
-use super::linger::linger;
-use super::order::{Order, Word};
-use super::stream::Peer;
-use super::times::{Due, Times};
+use self::linger::linger;
+use self::times::{Due, Times};
+use crate::worker::connection::{Connection, Served};
+use crate::worker::context::Worker;
+use crate::worker::exchange::Exchange;
+use crate::worker::gate::Gate;
+use crate::worker::gated::Gated;
+use crate::worker::order::{Order, Word};
+use crate::worker::stream::Peer;
 
 type Http = http1::UpgradeableConnection<TokioIo<Gated>, Exchange>;
 
@@ -184,7 +188,7 @@ impl<'a> Driver<'a> {
     fn let_go(&mut self) -> Option<End> {
         self.gate.freeze();
         #[cfg(test)]
-        if !super::mutants::asks_the_oracle() {
+        if !crate::worker::mutants::asks_the_oracle() {
             return Some(End::Leave);
         }
         if self.gate.requests() == self.start {
@@ -245,7 +249,7 @@ impl<'a> Driver<'a> {
         }
         let leftover = join(&parts.read_buf, &before);
         #[cfg(test)]
-        let leftover = super::mutants::remembered(leftover);
+        let leftover = crate::worker::mutants::remembered(leftover);
         let head_since =
             (!leftover.is_empty()).then(|| self.times.head_since.unwrap_or_else(Instant::now));
         Some(Connection {

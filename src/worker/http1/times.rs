@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::gate::Gate;
 use crate::config::Http;
+use crate::worker::gate::Gate;
 
 /// An idle connection leaves hyper (and its 8 KiB buffer) after this. To come back costs a request
 /// that follows later some microseconds; buffers kept longer are memory that ten thousand clients

@@ -6,7 +6,7 @@ use rustix::net::Shutdown;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
-use super::stream::Stream;
+use crate::worker::stream::Stream;
 
 /// How long we read on.
 const TIME: Duration = Duration::from_secs(1);

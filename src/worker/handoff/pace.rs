@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::connections::Connections;
 use super::frame::BATCH;
+use crate::worker::connections::Connections;
 
 /// So many in one go while others wait for answers, on whichever side: a receiver takes them in one
 /// go, too.
