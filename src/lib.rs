@@ -50,6 +50,7 @@ pub mod api;
 #[doc(hidden)]
 pub mod cli;
 pub mod config;
+mod content;
 mod keeper;
 #[doc(hidden)]
 pub mod machine;

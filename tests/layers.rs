@@ -59,8 +59,13 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
          api (of machine it uses the protocol's number, for -V)",
     ),
     (
-        "site",
+        "content",
         &[],
+        "what an answer sends of a file: the site makes it, a worker may have the kernel send it",
+    ),
+    (
+        "site",
+        &["content"],
         "an ordinary axum application, as a library's user would bring; it knows nothing of upgrades",
     ),
     (

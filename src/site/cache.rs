@@ -2,26 +2,31 @@
 //! each time.
 //!
 //! A kept answer is given only while every look at the disk that led to it would find the same
-//! again: the same file with the same times and length, and still nothing where a precompressed
-//! one, or one in its place, would have been taken instead. That is asked anew for each request;
-//! what is saved is the opening, the reading and the headers. Two things no such look can tell, so
-//! what they concern is not kept: a file that was changed so recently that the next change could
-//! bear the same time; and after a second everything is read again, for who writes to a file's
-//! pages in memory, whose time the kernel changes late.
+//! again: the same file with the same times and length, and still nothing where a compressed form
+//! would have been taken instead. That is asked anew for each request; what is saved is the opening,
+//! the reading and the headers. Two things no such look can tell, so what they concern is not kept:
+//! a file that was changed so recently that the next change could bear the same time; and after a
+//! second everything is read again, for who writes to a file's pages in memory, whose time the
+//! kernel changes late.
+//!
+//! What clients say decides what is kept, never how much: an answer is found under the file's one
+//! name and the few kinds of [`Encodings`], and the oldest go when there is no more room.
 
-use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::collections::{HashMap, VecDeque};
+use std::mem::size_of;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
-use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::request::Parts;
+use http::{HeaderMap, Method, header};
 
-use super::disk::Disk;
+use super::disk::{Look, Looks};
+use super::encoding::Encodings;
+use super::target::Target;
 
 /// The longest body that is kept.
 pub(super) const LONGEST: u64 = 64 * 1024;
@@ -29,7 +34,10 @@ pub(super) const LONGEST: u64 = 64 * 1024;
 /// All that is kept, in bytes.
 const MOST: usize = 4 * 1024 * 1024;
 
-/// What an answer weighs beside its body.
+/// And in answers.
+const MOST_ANSWERS: usize = 2048;
+
+/// What an answer weighs beside its body, its name and its looks: headers, and places in tables.
 const HEAD: usize = 1024;
 
 /// Then it is read again.
@@ -38,43 +46,6 @@ const KEPT: Duration = Duration::from_secs(1);
 /// Longer than the steps of any file system's clock.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What a look at the disk found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
-    Nothing,
-    Directory,
-    File(Identity),
-}
-
-/// Which file, in which state. The last change (`ctime`) is the kernel's own and cannot be set
-/// back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-/// A look at the disk, to be taken again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Look {
-    pub(super) path: PathBuf,
-    pub(super) found: Found,
-}
-
-/// The looks that one answer is made of.
-#[derive(Debug, Default)]
-pub(super) struct Looks(Mutex<Taken>);
-
-#[derive(Debug, Default)]
-struct Taken {
-    looks: Vec<Look>,
-    /// One of them failed, or two were not the same.
-    unclear: bool,
-}
-
 /// The kept answers of one worker.
 #[derive(Debug)]
 pub(super) struct Cache {
@@ -82,71 +53,23 @@ pub(super) struct Cache {
     kept: Mutex<Kept>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
-    /// By path; then by what encodings the client takes.
-    answers: HashMap<Box<str>, Vec<(Option<HeaderValue>, Answer)>>,
+    /// By what a client takes ([`Encodings::kind`]), then by name.
+    answers: [HashMap<Name, Answer>; Encodings::KINDS],
+    /// Each of them once, the one that has been here longest first.
+    queue: VecDeque<(usize, Name)>,
     weight: usize,
 }
+
+type Name = Arc<[u8]>;
 
 #[derive(Debug, Clone)]
 struct Answer {
     headers: HeaderMap,
     body: Bytes,
-    looks: std::sync::Arc<[Look]>,
+    looks: Arc<[Look]>,
     read_at: Instant,
-}
-
-impl Found {
-    pub(super) fn of(metadata: &std::fs::Metadata) -> Self {
-        if metadata.is_dir() {
-            return Self::Directory;
-        }
-        Self::File(Identity {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-
-    /// Whether its last change lies so far back that the next one will bear another time.
-    fn is_settled(&self, now: SystemTime, settled: Duration) -> bool {
-        let Self::File(identity) = self else {
-            return true;
-        };
-        let (Ok(seconds), Ok(nanos)) = (
-            u64::try_from(identity.changed.0),
-            u32::try_from(identity.changed.1),
-        ) else {
-            return false;
-        };
-        let changed = UNIX_EPOCH + Duration::new(seconds, nanos);
-        changed + settled <= now
-    }
-}
-
-impl Looks {
-    /// Notes a look. `None`: it failed, and says nothing.
-    pub(super) fn note(&self, path: PathBuf, found: Option<Found>) {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(found) = found else {
-            taken.unclear = true;
-            return;
-        };
-        match taken.looks.iter().find(|look| look.path == path) {
-            Some(before) => taken.unclear |= before.found != found,
-            None => taken.looks.push(Look { path, found }),
-        }
-    }
-
-    /// All of them; `None` when they do not explain the answer.
-    fn take(&self) -> Option<Vec<Look>> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let looks = std::mem::take(&mut taken.looks);
-        (!taken.unclear && !looks.is_empty()).then_some(looks)
-    }
 }
 
 impl Cache {
@@ -157,30 +80,30 @@ impl Cache {
     fn with_settled(settled: Duration) -> Self {
         Self {
             settled,
-            kept: Mutex::default(),
+            kept: Mutex::new(Kept {
+                answers: std::array::from_fn(|_| HashMap::new()),
+                queue: VecDeque::new(),
+                weight: 0,
+            }),
         }
     }
 
-    /// Whether the answer to this request depends on nothing but its path and the encodings that
+    /// Whether the answer to this request depends on nothing but its target and the encodings that
     /// the client takes.
-    pub(super) fn is_for(request: &Request) -> bool {
-        let headers = request.headers();
-        request.method() == Method::GET
-            && !UNUSUAL.iter().any(|name| headers.contains_key(name))
-            && headers.get_all(header::ACCEPT_ENCODING).iter().count() <= 1
+    pub(super) fn is_for(request: &Parts) -> bool {
+        request.method == Method::GET
+            && !UNUSUAL
+                .iter()
+                .any(|name| request.headers.contains_key(name))
     }
 
     /// The answer that was kept, if the disk is as it was.
-    pub(super) fn get(&self, request: &Request) -> Option<Response> {
-        let encodings = request.headers().get(header::ACCEPT_ENCODING);
+    pub(super) fn get(&self, target: &Target<'_>, encodings: Encodings) -> Option<Response> {
         let answer = {
             let kept = self.lock();
-            let answers = kept.answers.get(request.uri().path())?;
-            let mut of_path = answers.iter();
-            let (_, answer) = of_path.find(|(of, _)| of.as_ref() == encodings)?;
-            answer.clone()
+            kept.answers[encodings.kind()].get(target.bytes())?.clone()
         };
-        let fresh = answer.read_at.elapsed() < KEPT && answer.looks.iter().all(Disk::is_still);
+        let fresh = answer.read_at.elapsed() < KEPT && answer.looks.iter().all(Look::is_still);
         fresh.then(|| {
             let mut response = Response::new(Body::from(answer.body));
             *response.headers_mut() = answer.headers;
@@ -188,40 +111,28 @@ impl Cache {
         })
     }
 
-    /// Keeps an answer to this request, unless what it says may change unnoticed.
+    /// Keeps an answer, unless what it says may change unnoticed.
     pub(super) fn keep(
         &self,
-        path: &str,
-        encodings: Option<HeaderValue>,
+        target: &Target<'_>,
+        encodings: Encodings,
         headers: &HeaderMap,
         body: &Bytes,
-        looks: &Looks,
+        looks: Looks,
     ) {
-        let Some(looks) = looks.take() else { return };
         let now = SystemTime::now();
-        if !looks
-            .iter()
-            .all(|look| look.found.is_settled(now, self.settled))
-        {
+        let settled = |look: &Look| look.found.is_settled(now, self.settled);
+        if looks.unclear || !looks.taken.iter().all(settled) {
             return;
         }
         let answer = Answer {
             headers: headers.clone(),
-            body: body.clone(),
-            looks: looks.into(),
+            // Not the buffer that it was read into.
+            body: Bytes::copy_from_slice(body),
+            looks: looks.taken.into(),
             read_at: Instant::now(),
         };
-        let mut kept = self.lock();
-        kept.drop_one(path, encodings.as_ref());
-        let weight = body.len() + HEAD;
-        if kept.weight + weight > MOST {
-            kept.drop_old();
-        }
-        if kept.weight + weight <= MOST {
-            kept.weight += weight;
-            let answers = kept.answers.entry(path.into()).or_default();
-            answers.push((encodings, answer));
-        }
+        self.lock().keep(encodings.kind(), target.bytes(), answer);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -230,30 +141,34 @@ impl Cache {
 }
 
 impl Kept {
-    fn drop_one(&mut self, path: &str, encodings: Option<&HeaderValue>) {
-        if let Some(answers) = self.answers.get_mut(path) {
-            let weight = &mut self.weight;
-            answers.retain(|(of, answer)| {
-                let another = of.as_ref() != encodings;
-                if !another {
-                    *weight -= answer.body.len() + HEAD;
-                }
-                another
-            });
+    fn keep(&mut self, kind: usize, name: &[u8], answer: Answer) {
+        self.weight += answer.weight(name);
+        if let Some(before) = self.answers[kind].get_mut(name) {
+            // It stays where it is in the queue: one that is asked for still comes back when its
+            // turn to go has come.
+            self.weight -= before.weight(name);
+            *before = answer;
+        } else {
+            let name = Name::from(name);
+            self.queue.push_back((kind, Arc::clone(&name)));
+            self.answers[kind].insert(name, answer);
+        }
+        while self.weight > MOST || self.queue.len() > MOST_ANSWERS {
+            let Some((kind, name)) = self.queue.pop_front() else {
+                return;
+            };
+            if let Some(gone) = self.answers[kind].remove(&name) {
+                self.weight -= gone.weight(&name);
+            }
         }
     }
+}
 
-    fn drop_old(&mut self) {
-        let mut weight = 0;
-        self.answers.retain(|_, answers| {
-            answers.retain(|(_, answer)| {
-                let young = answer.read_at.elapsed() < KEPT;
-                weight += usize::from(young) * (answer.body.len() + HEAD);
-                young
-            });
-            !answers.is_empty()
-        });
-        self.weight = weight;
+impl Answer {
+    /// In bytes.
+    fn weight(&self, name: &[u8]) -> usize {
+        let look = |look: &Look| size_of::<Look>() + look.path.as_os_str().as_bytes().len();
+        HEAD + name.len() + self.body.len() + self.looks.iter().map(look).sum::<usize>()
     }
 }
 
@@ -270,10 +185,11 @@ const UNUSUAL: [header::HeaderName; 6] = [
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
     use std::path::Path;
 
     use axum::body::to_bytes;
+    use axum::extract::Request;
     use tempfile::TempDir;
 
     use super::super::files::Directory;
@@ -312,13 +228,19 @@ mod tests {
                 let request = headers.iter().fold(request, |r, (n, v)| r.header(*n, *v));
                 request.body(Body::empty()).unwrap()
             };
-            let cache = &self.directory.cache;
-            let kept = Cache::is_for(&request()) && cache.get(&request()).is_some();
+            let kept = self.has(request());
             let directory = std::sync::Arc::clone(&self.directory);
             let response = directory.answer(request()).await;
             let status = response.status().as_u16();
             let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
             (status, String::from_utf8(body.to_vec()).unwrap(), kept)
+        }
+
+        fn has(&self, request: Request) -> bool {
+            let (request, _) = request.into_parts();
+            let target = Target::parse(request.uri.path()).unwrap();
+            let encodings = Encodings::accepted(&request.headers);
+            Cache::is_for(&request) && self.directory.cache.get(&target, encodings).is_some()
         }
 
         /// Returns when the next change will bear a later time than that file's last one.
@@ -358,9 +280,10 @@ mod tests {
                 std::sync::Arc::clone(&site.directory).answer(request)
             };
             let first = ask().await;
-            let request = Request::get(uri).body(Body::empty()).unwrap();
-            let cache = &site.directory.cache;
-            assert!(cache.get(&request).is_some(), "{uri}");
+            assert!(
+                site.has(Request::get(uri).body(Body::empty()).unwrap()),
+                "{uri}"
+            );
             let second = ask().await;
             assert_eq!(first.status(), second.status());
             assert_eq!(first.headers(), second.headers());
@@ -431,11 +354,10 @@ mod tests {
     async fn everything_is_read_again_after_a_second() {
         let site = Site::new(&[("a.txt", "hello")]);
         site.keep("/a.txt", &[]).await;
-        {
-            let mut kept = site.directory.cache.lock();
-            let (_, answer) = &mut kept.answers.get_mut("/a.txt").unwrap()[0];
-            answer.read_at -= KEPT;
-        }
+        site.directory.cache.lock().answers[0]
+            .get_mut(&b"/a.txt"[..])
+            .unwrap()
+            .read_at -= KEPT;
         assert!(!site.get("/a.txt", &[]).await.2);
         assert!(site.get("/a.txt", &[]).await.2);
     }
@@ -469,28 +391,79 @@ mod tests {
         assert!(!site.get("/missing", &[]).await.2);
     }
 
+    /// What the figures say, counted again.
+    fn weighed(site: &Site) -> (usize, usize) {
+        let kept = site.directory.cache.lock();
+        let all = || kept.answers.iter().flatten();
+        let weight: usize = all().map(|(name, answer)| answer.weight(name)).sum();
+        assert_eq!((kept.weight, kept.queue.len()), (weight, all().count()));
+        assert!(kept.weight <= MOST && kept.queue.len() <= MOST_ANSWERS);
+        (weight, kept.queue.len())
+    }
+
     #[tokio::test]
-    async fn no_more_is_kept_than_fits() {
+    async fn a_client_cannot_make_it_grow_by_what_it_says() {
+        let site = Site::new(&[("a.txt", "hello"), ("d/index.html", "d")]);
+        let mut most = 0;
+        for n in 0..2000_u32 {
+            let slashes = "/".repeat(usize::try_from(n % 50).unwrap() + 1);
+            let dots = "x/../".repeat(usize::try_from(n % 7).unwrap());
+            let uri = format!("{slashes}{dots}a.tx%7{}?{n}", 4);
+            let weights = (n % 10, n / 10 % 10, n / 100 % 10);
+            let accepts = format!(
+                "x-{n}, gzip;q=0.{}, br;q=0.{}, zstd;q=0.{}",
+                weights.0, weights.1, weights.2
+            );
+            let headers = [
+                ("accept-encoding", accepts.as_str()),
+                ("cookie", &uri),
+                ("accept", &uri),
+            ];
+            assert_eq!(site.get(&uri, &headers).await.1, "hello");
+            most = most.max(weighed(&site).1);
+            assert_eq!(site.get(&format!("/missing{n}"), &headers).await.0, 404);
+        }
+        // The ways to like three forms, or fewer.
+        assert_eq!(most, 16);
+    }
+
+    #[tokio::test]
+    async fn no_more_is_kept_than_fits_and_the_oldest_goes_first() {
         let long = "x".repeat(usize::try_from(LONGEST).unwrap());
         let longer = long.clone() + "x";
-        let site = Site::new(&[("a", &long), ("b", &longer)]);
-        site.get("/b", &[]).await;
-        assert_eq!(site.get("/b", &[]).await, (200, longer, false));
-        let weight = || site.directory.cache.lock().weight;
-        for n in 0..100 {
-            let encoding = format!("x-{n}");
-            let encoding = [("accept-encoding", &*encoding)];
-            assert_eq!(site.get("/a", &encoding).await.1, long);
-            assert!(weight() <= MOST);
+        let names: Vec<_> = (0..70).map(|n| format!("long{n}")).collect();
+        let mut files: Vec<_> = names.iter().map(|name| (&**name, &*long)).collect();
+        files.push(("longer", &longer));
+        let site = Site::new(&files);
+        site.get("/longer", &[]).await;
+        assert_eq!(site.get("/longer", &[]).await, (200, longer.clone(), false));
+        for name in &names {
+            site.keep(&format!("/{name}"), &[]).await;
+            weighed(&site);
         }
-        let kept = weight() / (long.len() + HEAD);
-        assert_eq!(kept, MOST / (long.len() + HEAD));
-        for answers in site.directory.cache.lock().answers.values_mut() {
-            for (_, answer) in answers {
-                answer.read_at -= KEPT;
-            }
+        let (weight, _) = weighed(&site);
+        assert!(
+            weight + long.len() + 2 * HEAD > MOST,
+            "there was room for more"
+        );
+        assert!(site.get("/long69", &[]).await.2 && !site.get("/long0", &[]).await.2);
+        assert!(!site.get("/long1", &[]).await.2, "it went for /long0");
+    }
+
+    #[tokio::test]
+    async fn no_more_answers_are_kept_than_the_table_is_meant_for() {
+        let names: Vec<_> = (0..MOST_ANSWERS + 10).map(|n| format!("f{n}")).collect();
+        let files: Vec<_> = names.iter().map(|name| (&**name, "x")).collect();
+        let site = Site::new(&files);
+        for name in &names {
+            site.get(&format!("/{name}"), &[]).await;
         }
-        site.keep("/a", &[]).await;
-        assert_eq!(weight(), long.len() + HEAD);
+        assert_eq!(weighed(&site).1, MOST_ANSWERS);
+        // What is read again stays one.
+        for answer in site.directory.cache.lock().answers[0].values_mut() {
+            answer.read_at -= KEPT;
+        }
+        site.keep(&format!("/f{MOST_ANSWERS}"), &[]).await;
+        assert_eq!(weighed(&site).1, MOST_ANSWERS);
     }
 }

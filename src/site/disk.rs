@@ -1,151 +1,190 @@
 //! What of a directory may be opened: regular files without a dot before any name. Everything that
-//! the file service reads goes through here, `index.html` and precompressed variants included.
+//! the site reads goes through here, `index.html` and compressed forms included.
 
 use std::fs::{File, Metadata};
-use std::future::ready;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::{BoxFuture, FutureExt};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
-use tower_http::services::fs as serve;
+use tokio::task::spawn_blocking;
 
-use super::cache::{Found, Look, Looks};
-use super::opened::Opened;
-
-/// Opens files below a directory. What may not be opened is not there: `NotFound`.
-#[derive(Debug, Clone)]
+/// Opens what is below a directory. What may not be opened is not there: `NotFound`.
+#[derive(Debug)]
 pub(super) struct Disk {
     root: PathBuf,
-    /// Where every look is noted.
-    looks: Option<Arc<Looks>>,
+}
+
+/// What is there.
+#[derive(Debug)]
+pub(super) enum Opened {
+    Directory,
+    File(File, Identity),
+}
+
+/// What a look at the disk found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    Directory,
+    File(Identity),
+}
+
+/// Which file, in which state. The last change (`ctime`) is the kernel's own and cannot be set
+/// back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) length: u64,
+    /// Seconds since 1970 and nanoseconds.
+    pub(super) modified: (i64, i64),
+    pub(super) changed: (i64, i64),
+}
+
+/// A look at the disk, to be taken again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Look {
+    pub(super) path: PathBuf,
+    pub(super) found: Found,
+}
+
+/// The looks that one answer is made of.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    pub(super) taken: Vec<Look>,
+    /// One of them failed and says nothing.
+    pub(super) unclear: bool,
+}
+
+impl Found {
+    fn of(metadata: &Metadata) -> Self {
+        if metadata.is_dir() {
+            Self::Directory
+        } else {
+            Self::File(Identity::of(metadata))
+        }
+    }
+
+    /// Whether its last change lies so far back that the next one will bear another time.
+    pub(super) fn is_settled(&self, now: SystemTime, settled: Duration) -> bool {
+        let Self::File(identity) = self else {
+            return true;
+        };
+        let (Ok(seconds), Ok(nanos)) = (
+            u64::try_from(identity.changed.0),
+            u32::try_from(identity.changed.1),
+        ) else {
+            return false;
+        };
+        let changed = UNIX_EPOCH.checked_add(Duration::new(seconds, nanos));
+        changed.is_some_and(|changed| now.duration_since(changed).is_ok_and(|age| age >= settled))
+    }
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl Look {
+    /// Whether it would find the same again, as far as the kernel knows without waiting.
+    pub(super) fn is_still(&self) -> bool {
+        match openat2(CWD, &self.path, NAME, Mode::empty(), ResolveFlags::CACHED) {
+            Ok(fd) => File::from(fd)
+                .metadata()
+                .is_ok_and(|metadata| Found::of(&metadata) == self.found),
+            Err(Errno::NOENT) => self.found == Found::Nothing,
+            Err(_) => false,
+        }
+    }
 }
 
 impl Disk {
     pub(super) fn new(root: &Path) -> Self {
-        // As ServeDir writes it: a relative root begins with a dot.
-        let root = Path::new(".").join(root);
-        Self { root, looks: None }
-    }
-
-    /// The same, noting what it finds.
-    pub(super) fn noting(&self, looks: &Arc<Looks>) -> Self {
         Self {
-            root: self.root.clone(),
-            looks: Some(Arc::clone(looks)),
+            root: root.to_owned(),
         }
     }
 
-    /// Whether a look would find the same again, as far as the kernel knows without waiting.
-    pub(super) fn is_still(look: &Look) -> bool {
-        match openat2(CWD, &look.path, NAME, Mode::empty(), ResolveFlags::CACHED) {
-            Ok(fd) => File::from(fd)
-                .metadata()
-                .is_ok_and(|metadata| Found::of(&metadata) == look.found),
-            Err(Errno::NOENT) => look.found == Found::Nothing,
-            Err(_) => false,
+    /// Opens what is there under a name below the root, and notes what was found.
+    pub(super) async fn open(&self, name: &Path, looks: &mut Looks) -> io::Result<Opened> {
+        if !is_visible(name) {
+            return Err(io::ErrorKind::NotFound.into());
         }
-    }
-
-    /// Notes what a look finds.
-    fn noted<T: Send + 'static>(
-        &self,
-        path: PathBuf,
-        look: BoxFuture<'static, io::Result<T>>,
-        metadata: fn(&T) -> &Metadata,
-    ) -> BoxFuture<'static, io::Result<T>> {
-        let Some(looks) = self.looks.clone() else {
-            return look;
+        // The root itself has no name.
+        let path = match name.as_os_str() {
+            name if name.is_empty() => self.root.clone(),
+            name => self.root.join(name),
         };
-        look.inspect(move |result| {
-            let found = match result {
-                Ok(found) => Some(Found::of(metadata(found))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Found::Nothing),
-                Err(_) => None,
-            };
-            looks.note(path, found);
-        })
-        .boxed()
-    }
-
-    fn is_visible(&self, path: &Path) -> bool {
-        let Ok(below) = path.strip_prefix(&self.root) else {
-            return false;
+        let opened = open(&path).await;
+        let found = match &opened {
+            Ok(Opened::Directory) => Some(Found::Directory),
+            Ok(Opened::File(_, identity)) => Some(Found::File(identity.clone())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Found::Nothing),
+            Err(_) => None,
         };
-        below.components().enumerate().all(|(n, part)| match part {
-            Component::Normal(name) => {
-                !name.as_encoded_bytes().starts_with(b".") || n == 0 && name == ".well-known"
-            }
-            _ => false,
-        })
-    }
-
-    /// Looks `path` up, here when the kernel has it all in memory (which is nearly always, and
-    /// costs a tenth of asking a thread), else where waiting for a disk holds up nobody.
-    fn with<T: Send + 'static>(
-        &self,
-        path: PathBuf,
-        what: OFlags,
-        work: fn(OwnedFd) -> io::Result<T>,
-    ) -> BoxFuture<'static, io::Result<T>> {
-        if !self.is_visible(&path) {
-            return ready(Err(io::ErrorKind::NotFound.into())).boxed();
+        match found {
+            Some(found) => looks.taken.push(Look { path, found }),
+            None => looks.unclear = true,
         }
-        match openat2(CWD, &path, what, Mode::empty(), ResolveFlags::CACHED) {
-            Ok(fd) => ready(work(fd)).boxed(),
-            Err(Errno::NOENT) => ready(Err(io::ErrorKind::NotFound.into())).boxed(),
-            // Not in memory, a kernel before 5.12, a filter of system calls, or an error that is
-            // found again.
-            Err(_) => async move {
-                tokio::task::spawn_blocking(move || work(look_up(&path, what)?)).await?
-            }
-            .boxed(),
+        opened
+    }
+}
+
+/// No part of the name begins with a dot, but for `.well-known` as the first.
+fn is_visible(name: &Path) -> bool {
+    name.components().enumerate().all(|(n, part)| match part {
+        Component::Normal(name) => {
+            !name.as_encoded_bytes().starts_with(b".") || n == 0 && name == ".well-known"
+        }
+        _ => false,
+    })
+}
+
+/// Here when the kernel has all that it takes in memory (which is nearly always, and costs a tenth
+/// of asking a thread), else where waiting for a disk holds up nobody.
+async fn open(path: &Path) -> io::Result<Opened> {
+    match openat2(CWD, path, CONTENTS, Mode::empty(), ResolveFlags::CACHED) {
+        Ok(fd) => opened(fd),
+        Err(Errno::NOENT) => Err(io::ErrorKind::NotFound.into()),
+        // Not in memory, a kernel before 5.12, a filter of system calls, or an error that is found
+        // again.
+        Err(_) => {
+            let path = path.to_owned();
+            spawn_blocking(move || opened(look_up(&path)?)).await?
         }
     }
 }
 
-impl serve::Backend for Disk {
-    type File = Opened;
-    type Metadata = Metadata;
-    type OpenFuture = BoxFuture<'static, io::Result<Opened>>;
-    type MetadataFuture = BoxFuture<'static, io::Result<Metadata>>;
-
-    fn open(&self, path: PathBuf) -> Self::OpenFuture {
-        let look = self.with(path.clone(), CONTENTS, file);
-        self.noted(path, look, Opened::metadata)
-    }
-
-    fn metadata(&self, path: PathBuf) -> Self::MetadataFuture {
-        let look = self.with(path.clone(), NAME, metadata);
-        self.noted(path, look, |metadata| metadata)
-    }
-}
-
-fn file(fd: OwnedFd) -> io::Result<Opened> {
+fn opened(fd: OwnedFd) -> io::Result<Opened> {
     let file = File::from(fd);
     let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Ok(Opened::Directory);
+    }
     if !metadata.is_file() {
         return Err(io::ErrorKind::NotFound.into());
     }
-    Ok(Opened::new(file, metadata))
-}
-
-fn metadata(fd: OwnedFd) -> io::Result<Metadata> {
-    let metadata = File::from(fd).metadata()?;
-    if !metadata.is_file() && !metadata.is_dir() {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    Ok(metadata)
+    Ok(Opened::File(file, Identity::of(&metadata)))
 }
 
 /// Waits for the disk.
-fn look_up(path: &Path, what: OFlags) -> io::Result<OwnedFd> {
-    rustix::fs::open(path, what, Mode::empty()).map_err(|error| match error {
-        // A name that is too long, a link to itself, a socket: nothing is wrong with the server.
-        Errno::NAMETOOLONG | Errno::LOOP | Errno::NXIO | Errno::NODEV => {
+fn look_up(path: &Path) -> io::Result<OwnedFd> {
+    rustix::fs::open(path, CONTENTS, Mode::empty()).map_err(|error| match error {
+        // A part of the name is a file, or too long, a link to itself, a socket: nothing is wrong
+        // with the server.
+        Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP | Errno::NXIO | Errno::NODEV => {
             io::ErrorKind::NotFound.into()
         }
         error => error.into(),
@@ -164,9 +203,7 @@ const NAME: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
 
@@ -177,7 +214,7 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
         let (answer, answered) = mpsc::channel();
         // A thread that may stay stuck: the test fails and does not hang.
-        std::thread::spawn(move || answer.send(look_up(&pipe, CONTENTS)));
+        std::thread::spawn(move || answer.send(look_up(&pipe)));
         let opened = answered.recv_timeout(Duration::from_secs(5));
         opened.expect("waits for a writer").unwrap();
     }
@@ -187,11 +224,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         std::fs::write(&path, "hello").unwrap();
-        for (path, what) in [(&path, CONTENTS), (&path, NAME), (&dir.path().into(), NAME)] {
-            let here = openat2(CWD, path, what, Mode::empty(), ResolveFlags::CACHED).unwrap();
-            let there = look_up(path, what).unwrap();
-            let (here, there) = (metadata(here).unwrap(), metadata(there).unwrap());
-            assert_eq!((here.ino(), here.len()), (there.ino(), there.len()));
+        for path in [&path, dir.path()] {
+            let here = openat2(CWD, path, CONTENTS, Mode::empty(), ResolveFlags::CACHED).unwrap();
+            let there = look_up(path).unwrap();
+            let found = [here, there].map(|fd| Found::of(&File::from(fd).metadata().unwrap()));
+            assert_eq!(found[0], found[1]);
         }
     }
 }

@@ -1,10 +1,15 @@
 //! The daemon's application: a directory, or a welcome page when there is none. It is an ordinary
 //! axum [`Router`], as any user of the library would bring; it knows nothing of upgrades.
 
+#[cfg(test)]
+mod as_nginx;
 mod cache;
+mod conditions;
 mod disk;
+mod encoding;
 mod files;
-mod opened;
+mod range;
+mod target;
 mod welcome;
 
 use std::path::PathBuf;
@@ -32,7 +37,8 @@ pub struct SiteContext {
 /// The site.
 ///
 /// With a root: its files, with types, ranges, conditional requests, `index.html` for a directory,
-/// and `.zst`, `.br` or `.gz` beside a file for clients that take them. Symbolic links are followed
+/// and `.zst`, `.br` or `.gz` beside a file for clients that take them. A path ends where nginx's
+/// static module ends; a redirect is a path, never another host's. Symbolic links are followed
 /// wherever they lead, as nginx does unless told otherwise. Names that begin with a dot are not
 /// there, but for `/.well-known`.
 ///
@@ -63,6 +69,12 @@ async fn explain(mut response: Response<Body>) -> Response<Body> {
         headers.insert(header::CONTENT_TYPE, PLAIN_TEXT);
     }
     response
+}
+
+/// A header's value that we have written, so that no byte in it is a bad one. (The query of a
+/// redirect is the client's, and was read as a part of a URI.)
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
