@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use axum::Router;
+use futures_util::FutureExt as _;
 
 use crate::api::exit;
 use crate::cli::args::{self, Bare, Command, Globals, Invocation, Program, Run};
@@ -40,6 +42,11 @@ use crate::worker;
 /// ```
 ///
 /// `main` must be synchronous: the service makes its runtimes itself, in processes of its own.
+///
+/// A handler that panics costs its own request (500), or its own answer where that had begun, and
+/// the log says so. That needs `panic = "unwind"`, which is cargo's default: in a program built with
+/// `panic = "abort"` nothing can be caught, and a panic ends the worker with all its requests (a
+/// master warns of that when it starts).
 #[must_use = "a service does nothing until it is run"]
 pub struct Service {
     name: &'static str,
@@ -347,6 +354,13 @@ impl Service {
         if let Err(e) = journal::init(inherited.journal_stream, &level) {
             eprintln!("{}: {e}", self.name);
         }
+        end_with_a_panic();
+        if cfg!(panic = "abort") {
+            tracing::warn!(
+                "built with panic = \"abort\": a handler that panics ends its worker and every \
+                 request in it; take it out of the profile in Cargo.toml"
+            );
+        }
         let env = environment(&inherited);
         let places = Places::resolve(&globals, &name, &env);
         if let Err(e) = places.prepare(env.uid) {
@@ -405,7 +419,12 @@ impl Service {
                 .get(&listener.name)
                 .or(self.every.as_ref())
                 .ok_or_else(|| NoApp(listener.name.clone()))?;
-            routers.insert(listener.name.clone(), make(context.clone()).await?);
+            let router = AssertUnwindSafe(async { make(context.clone()).await });
+            let router = router
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(Box::new(Panicked(listener.name.clone()))));
+            routers.insert(listener.name.clone(), router?);
         }
         Ok(routers)
     }
@@ -424,6 +443,21 @@ impl fmt::Debug for Service {
 #[derive(Debug, thiserror::Error)]
 #[error("the program has no application for listener {0:?}; remove it from the configuration")]
 struct NoApp(String);
+
+/// Where and why is on standard error.
+#[derive(Debug, thiserror::Error)]
+#[error("the application for listener {0:?} panicked while it was made")]
+struct Panicked(String);
+
+/// A master that has panicked somewhere must not live on without that part: everybody else is
+/// prepared for its death, and nobody for its silence.
+fn end_with_a_panic() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
+}
 
 fn app<F, Fut>(make: F) -> App
 where

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::{self, Connection, Served};
 use super::context::Worker;
+use super::guarded::Vital;
 use super::stream::{Peer, Stream};
 use super::turns::Turns;
 
@@ -172,6 +173,7 @@ impl Socket {
 }
 
 async fn accept(socket: Socket, worker: Arc<Worker>) {
+    let _vital = Vital("accepting");
     let connections = &worker.connections;
     let mut turns = Turns::new(socket.shared);
     loop {

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use http::header::{REFERER, USER_AGENT};
 use http::{HeaderName, Request};
 
+use super::guarded::Vital;
 use super::lock;
 use super::stream::Peer;
 
@@ -253,6 +254,7 @@ fn escape(bytes: &[u8], to: &mut String) {
 
 /// The thread; it lives as long as the process.
 fn write(shared: &Shared, mut file: File) {
+    let _vital = Vital("the access log");
     let mut lines = Vec::new();
     loop {
         let mut queue = lock(&shared.queue);

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Worker;
+use super::guarded::Vital;
 use super::handoff::pass_on;
 use super::handoff::receive::Receiver;
 use super::order::Order;
@@ -98,6 +99,7 @@ async fn drain(
     terms: Terms,
     mut deadline: watch::Receiver<Option<Instant>>,
 ) -> Report {
+    let _vital = Vital("draining");
     let connections = &worker.connections;
     tracing::info!(connections = connections.count(), "draining");
     tokio::select! {

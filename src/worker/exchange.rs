@@ -12,14 +12,16 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::routing::future::RouteFuture;
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::access::{AccessLog, Entry};
 use super::connections::Connections;
+use super::fault::is_faulty;
 use super::gate::Gate;
+use super::guarded::Subject;
 use super::stream::Peer;
 
 /// The application as one connection's service.
@@ -57,15 +59,23 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
             }
         }
         let connect = request.method() == Method::CONNECT;
+        let faulty = is_faulty(&request);
+        let subject = Subject::of(&request);
         let request = if self.multiplexed {
             self.gate.stream(true);
             request.map(Body::new)
         } else {
-            self.enter(request)
+            self.enter(request, faulty)
         };
         Answering {
-            // A router is always ready, and cloning one is cloning an `Arc`.
-            inner: tower::Service::call(&mut self.router.clone(), request),
+            inner: if faulty {
+                Err(StatusCode::BAD_REQUEST)
+            } else {
+                // A router is always ready, and cloning one is cloning an `Arc`.
+                let call = || tower::Service::call(&mut self.router.clone(), request);
+                subject.guard(call).map_err(|_| PANICKED)
+            },
+            subject,
             connect,
             entry,
             done: Some(Done {
@@ -77,10 +87,14 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
 }
 
 impl Exchange {
-    fn enter(&self, request: Request<Incoming>) -> Request<Body> {
+    fn enter(&self, request: Request<Incoming>, faulty: bool) -> Request<Body> {
         let has_body = !request.is_end_stream();
         let last = !keeps_alive(request.version(), request.headers());
         let number = self.gate.begin(has_body, last);
+        if faulty {
+            // Nothing is certain of what follows.
+            self.gate.end();
+        }
         if !has_body {
             return request.map(|_| Body::empty());
         }
@@ -94,7 +108,7 @@ impl Exchange {
             Body::new(Upload {
                 body: Some(body),
                 number,
-                asked: !waits,
+                asked: !waits && !faulty,
                 gate,
             })
         })
@@ -118,7 +132,9 @@ fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
 
 /// An answer being made.
 pub(super) struct Answering {
-    inner: RouteFuture<Infallible>,
+    /// The application's, or an error of ours.
+    inner: Result<RouteFuture<Infallible>, StatusCode>,
+    subject: Subject,
     connect: bool,
     entry: Option<Entry>,
     done: Option<Done>,
@@ -128,7 +144,17 @@ impl Future for Answering {
     type Output = Result<Response<Answer>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Ok(mut response) = ready!(Pin::new(&mut self.inner).poll(cx));
+        let this = &mut *self;
+        let mut response = match &mut this.inner {
+            Ok(inner) => match this.subject.guard(|| Pin::new(inner).poll(cx)) {
+                Ok(polled) => {
+                    let Ok(response) = ready!(polled);
+                    response
+                }
+                Err(_) => error(PANICKED),
+            },
+            Err(status) => error(*status),
+        };
         let done = self.done.take();
         if let Some(Done {
             gate,
@@ -151,16 +177,30 @@ impl Future for Answering {
         }
         Poll::Ready(Ok(response.map(|body| Answer {
             body,
+            subject: self.subject.clone(),
             entry,
             _done: done,
         })))
     }
 }
 
+/// What a client is told that has not been told anything yet.
+const PANICKED: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
+
+/// An answer of ours.
+fn error(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::from(format!("{status}\n")));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}
+
 /// The body of an answer. Its end is the end of the answer, whoever drops it.
 #[derive(Debug)]
 pub(super) struct Answer {
     body: Body,
+    subject: Subject,
     entry: Option<Entry>,
     _done: Option<Done>,
 }
@@ -173,7 +213,15 @@ impl HttpBody for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let this = &mut *self;
+        let body = Pin::new(&mut this.body);
+        let frame = match this.subject.guard(|| body.poll_frame(cx)) {
+            Ok(frame) => ready!(frame),
+            Err(panicked) => {
+                this.body = Body::empty();
+                Some(Err(axum::Error::new(panicked)))
+            }
+        };
         if let (Some(entry), Some(Ok(frame))) = (&self.entry, &frame) {
             entry.sent(frame.data_ref().map_or(0, Bytes::len));
         }

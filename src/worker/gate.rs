@@ -157,6 +157,11 @@ impl Gate {
         self.set(STICKY);
     }
 
+    /// The answer that is being made is the last one, by our will.
+    pub(super) fn end(&self) {
+        self.set(STICKY | CLOSE);
+    }
+
     /// The connection ends by our will: the client may still be sending.
     pub(super) fn closing(&self) -> bool {
         self.has(CLOSE)

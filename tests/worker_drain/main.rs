@@ -3,6 +3,7 @@
 
 mod client;
 mod fallback;
+mod faults;
 mod life;
 mod passing;
 mod rounds;

@@ -241,6 +241,8 @@ pub fn application(generation: u64) -> Router {
         .route("/upgrade", get(upgrade))
         .route("/peer", get(peer))
         .route("/background", post(background))
+        .route("/panic", get(panic).post(panic))
+        .route("/panic-later", get(panic_later))
         .layer(SetResponseHeaderLayer::overriding(
             HeaderName::from_static("x-generation"),
             HeaderValue::from(generation),
@@ -326,6 +328,20 @@ async fn upgrade(mut request: Request<Body>) -> Response<Body> {
     headers.insert("upgrade", HeaderValue::from_static("shout"));
     headers.insert("connection", HeaderValue::from_static("upgrade"));
     response
+}
+
+async fn panic(request: Request<Body>) -> &'static str {
+    sleep(Duration::from_millis(1)).await;
+    panic!("{} is too much", request.uri());
+}
+
+/// Panics when a part of the answer has been sent.
+async fn panic_later() -> Body {
+    Body::from_stream(futures_util::stream::unfold(0, |n| async move {
+        sleep(Duration::from_millis(20)).await;
+        assert!(n < 2, "the third chunk is too much");
+        Some((Ok::<_, Infallible>(format!("chunk {n};")), n + 1))
+    }))
 }
 
 async fn peer(request: Request<Body>) -> String {

@@ -18,6 +18,7 @@ use super::frame::{self, About, BATCH, MESSAGE_MAX};
 use crate::sys::channel::MAX_FDS;
 use crate::worker::Worker;
 use crate::worker::connection::{self, Connection, Served};
+use crate::worker::guarded::Vital;
 use crate::worker::stream::{Peer, Stream};
 
 /// The applications of this worker by the names of their listeners.
@@ -69,6 +70,7 @@ impl Receiver {
 }
 
 async fn receive(socket: Arc<UnixSeqpacket>, worker: Arc<Worker>, applications: Applications) {
+    let _vital = Vital("taking over connections");
     loop {
         // A descriptor that finds no room in our table is closed by the kernel: leave it queued.
         worker

@@ -1,0 +1,138 @@
+//! Requests that nobody may answer but with an error, whatever the application is: HTTP/1.1 that
+//! does not say, or not clearly, which host it is for (RFC 9112, 3.2). A proxy before us and the
+//! application behind us must never take one request for two different hosts.
+
+use http::header::HOST;
+use http::{Method, Request, Uri, Version};
+
+/// Whether the answer is 400.
+pub(super) fn is_faulty<B>(request: &Request<B>) -> bool {
+    let version = request.version();
+    if version > Version::HTTP_11 {
+        // `h2` looks at these itself.
+        return false;
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => is_host(host.as_bytes()),
+        (None, None) => version < Version::HTTP_11,
+        _ => false,
+    };
+    !host || !is_target(request.method(), request.uri())
+}
+
+/// A path, a whole URI, and for the methods that have it, `host:port` or an asterisk.
+fn is_target(method: &Method, uri: &Uri) -> bool {
+    let is_path = uri.path().starts_with('/');
+    match (uri.scheme(), uri.authority()) {
+        (Some(_), Some(_)) => is_path,
+        (None, Some(_)) => *method == Method::CONNECT,
+        (None, None) => is_path || uri.path() == "*" && *method == Method::OPTIONS,
+        (Some(_), None) => false,
+    }
+}
+
+/// `host`, `host:port`, `[v6]:port` (RFC 3986, 3.2.2). Underscores are in use; an empty one names
+/// nothing.
+fn is_host(host: &[u8]) -> bool {
+    let (name, port) = if let [b'[', rest @ ..] = host {
+        let Some(end) = rest.iter().position(|byte| *byte == b']') else {
+            return false;
+        };
+        let address = &rest[..end];
+        let plain = |b: &u8| b.is_ascii_hexdigit() || b":.".contains(b);
+        let is_address = !address.is_empty() && address.iter().all(plain);
+        (is_address, &rest[end + 1..])
+    } else {
+        let end = host.iter().position(|byte| *byte == b':');
+        let (name, port) = host.split_at(end.unwrap_or(host.len()));
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(b);
+        let two_dots = name.windows(2).any(|two| two == b"..");
+        let is_name = !name.is_empty() && name.iter().all(plain) && !two_dots;
+        (is_name, port)
+    };
+    let is_port = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    name && is_port
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for host in [
+            "a",
+            "a.b",
+            "a.",
+            "A-1.example",
+            "a_b",
+            "a:80",
+            "a:",
+            "127.0.0.1:8080",
+            "[::1]",
+            "[::1]:80",
+            "[::ffff:1.2.3.4]",
+            "xn--bcher-kva.example",
+            "a%41",
+            "a,b",
+        ] {
+            assert!(is_host(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "",
+            ":80",
+            "a b",
+            "a/b",
+            "a@b",
+            "a?b",
+            "a#b",
+            "a\\b",
+            "a..b",
+            "a:b",
+            "a:80:80",
+            "::1",
+            "[::1",
+            "[]",
+            "[::1]80",
+            "[a/b]",
+            "\u{fc}.de",
+            "a\t",
+            "<a>",
+            "\"a\"",
+        ] {
+            assert!(!is_host(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_target_has_the_form_that_its_method_wants() {
+        let ok = |method: &str, target: &str| {
+            is_target(&method.parse().unwrap(), &target.parse().unwrap())
+        };
+        for (method, target) in [
+            ("GET", "/"),
+            ("GET", "/a?b"),
+            ("GET", "http://a/b"),
+            ("GET", "http://a"),
+            ("GET", "http://a?b"),
+            ("OPTIONS", "*"),
+            ("CONNECT", "a:80"),
+            ("CONNECT", "/"),
+        ] {
+            assert!(ok(method, target), "{method} {target}");
+        }
+        for (method, target) in [
+            ("GET", "a.com:80"),
+            ("GET", "a"),
+            ("GET", "*"),
+            ("OPTIONS", "a"),
+        ] {
+            assert!(!ok(method, target), "{method} {target}");
+        }
+    }
+}
