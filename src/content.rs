@@ -43,6 +43,9 @@ pub struct FilePart {
 /// What is read at once.
 const READ: usize = 64 * 1024;
 
+/// The kernel reads ahead at least so much: if it has the first byte, it most likely has the rest.
+const READ_AHEAD: u64 = 128 * 1024;
+
 impl Content {
     /// One part of a file.
     #[must_use]
@@ -68,6 +71,14 @@ impl Content {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
+    }
+
+    /// The next bytes: a whole text, or at most `most` bytes of a file. `None`: that was all.
+    pub fn split_off(&mut self, most: u64) -> Option<Piece> {
+        match self.pieces.front_mut()? {
+            Piece::File(part) if part.left > most => Some(Piece::File(part.split_to(most))),
+            _ => self.pieces.pop_front(),
+        }
     }
 
     /// A body that reads them: what the kernel has in memory at once, the rest in tokio's threads.
@@ -120,10 +131,65 @@ impl Piece {
 }
 
 impl FilePart {
+    /// The file, and where in it the next byte is.
+    #[must_use]
+    pub fn place(&self) -> (&File, u64) {
+        (&self.file, self.position)
+    }
+
+    /// Bytes that are left.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
     /// So many have been sent.
     pub fn advance(&mut self, sent: u64) {
         self.position += sent;
         self.left -= sent;
+    }
+
+    fn split_to(&mut self, length: u64) -> Self {
+        let first = Self {
+            left: length,
+            ..self.clone()
+        };
+        self.advance(length);
+        first
+    }
+
+    /// Whether the kernel can give these bytes without waiting for a disk, as far as a few samples
+    /// tell.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        let end = self.position + self.left;
+        let mut at = self.position;
+        while at < end {
+            // At the file's end there is nothing to wait for.
+            if read_at_once(&self.file, &mut [0], at).is_none() {
+                return false;
+            }
+            at += READ_AHEAD;
+        }
+        true
+    }
+
+    /// Waits until the kernel has these bytes in memory. For a thread that may wait.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn load(&self) -> io::Result<()> {
+        let mut buffer = vec![0; READ];
+        let mut part = self.clone();
+        while part.left > 0 {
+            let most = part.most();
+            match self.file.read_at(&mut buffer[..most], part.position)? {
+                0 => break,
+                n => part.advance(n as u64),
+            }
+        }
+        Ok(())
     }
 
     /// The length of the next read.
@@ -297,5 +363,16 @@ mod tests {
         shrinks.set_len(4).unwrap();
         let error = content.bytes().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn what_was_just_written_is_in_memory() {
+        let bytes = bytes();
+        let mut content = Content::of_file(file(&bytes), 0, bytes.len() as u64);
+        while let Some(Piece::File(part)) = content.split_off(300_000) {
+            assert!(part.left() <= 300_000 && part.is_in_memory());
+            part.load().unwrap();
+        }
+        assert!(content.is_empty());
     }
 }

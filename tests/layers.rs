@@ -44,7 +44,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "worker",
-        &["config", "machine", "sys"],
+        &["config", "content", "machine", "sys"],
         "never the master's code, for the same reason; and it answers no operator, so no api",
     ),
     (

@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::routing::future::RouteFuture;
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::header::{CONNECTION, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -22,6 +22,7 @@ use super::connections::Connections;
 use super::fault::is_faulty;
 use super::gate::Gate;
 use super::guarded::Subject;
+use super::sendfile::{Chunk, Sent};
 use super::stream::Peer;
 
 /// The application as one connection's service.
@@ -175,8 +176,12 @@ impl Future for Answering {
         if let Some(entry) = &mut entry {
             entry.status = response.status().as_u16();
         }
+        let content = response.extensions_mut().remove();
         Poll::Ready(Ok(response.map(|body| Answer {
-            body,
+            body: match &done {
+                Some(done) if !done.multiplexed => Sent::new(body, content, &done.gate),
+                _ => Sent::Read(body),
+            },
             subject: self.subject.clone(),
             entry,
             _done: done,
@@ -199,31 +204,31 @@ fn error(status: StatusCode) -> Response<Body> {
 /// The body of an answer. Its end is the end of the answer, whoever drops it.
 #[derive(Debug)]
 pub(super) struct Answer {
-    body: Body,
+    body: Sent,
     subject: Subject,
     entry: Option<Entry>,
     _done: Option<Done>,
 }
 
 impl HttpBody for Answer {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = axum::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Chunk>, axum::Error>>> {
         let this = &mut *self;
-        let body = Pin::new(&mut this.body);
-        let frame = match this.subject.guard(|| body.poll_frame(cx)) {
+        let body = &mut this.body;
+        let frame = match this.subject.guard(|| body.poll(cx)) {
             Ok(frame) => ready!(frame),
             Err(panicked) => {
-                this.body = Body::empty();
+                this.body = Sent::Read(Body::empty());
                 Some(Err(axum::Error::new(panicked)))
             }
         };
         if let (Some(entry), Some(Ok(frame))) = (&self.entry, &frame) {
-            entry.sent(frame.data_ref().map_or(0, Bytes::len));
+            entry.sent(frame.data_ref().map_or(0, Chunk::remaining));
         }
         Poll::Ready(frame)
     }

@@ -19,6 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::http1::unread::Unread;
 use super::lock;
 use super::order::{Order, Orders};
+use super::sendfile::Queue;
 
 /// The marks of one connection.
 #[derive(Debug, Default)]
@@ -34,6 +35,8 @@ pub(super) struct Gate {
     streams: AtomicU32,
     /// What is asked of it.
     pub(super) orders: Orders,
+    /// Files that hyper believes to have the bytes of.
+    pub(super) files: Queue,
     /// A request body that the application dropped before its end.
     unread: Mutex<Option<Unread>>,
     driver: AtomicWaker,

@@ -59,14 +59,11 @@ impl AsyncRead for Gated {
 
 impl AsyncWrite for Gated {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.gate.will_write();
-        let n = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        self.gate.has_written();
-        Poll::Ready(Ok(n))
+        self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -74,9 +71,10 @@ impl AsyncWrite for Gated {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.gate.will_write();
-        let n = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
-        self.gate.has_written();
+        let this = &mut *self;
+        this.gate.will_write();
+        let n = ready!(this.gate.files.poll_write(&mut this.stream, cx, bufs))?;
+        this.gate.has_written();
         Poll::Ready(Ok(n))
     }
 

@@ -43,6 +43,7 @@ mod http2;
 mod mutants;
 mod obey;
 mod order;
+mod sendfile;
 mod start;
 mod stream;
 mod turns;

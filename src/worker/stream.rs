@@ -1,14 +1,14 @@
 //! A client's connection: TCP or Unix, and who is at the other end.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use rustix::net::{AddressFamily, RecvFlags, sockopt};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A connected socket, registered with the runtime.
@@ -87,6 +87,38 @@ impl Stream {
             Self::Tcp(s) => s.try_write(bytes),
             Self::Unix(s) => s.try_write(bytes),
         }
+    }
+
+    /// Calls `write` when the socket takes something, again when it does not after all.
+    pub(super) fn poll_when_writable<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut write: impl FnMut(&Self) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        use io::ErrorKind::{Interrupted, WouldBlock};
+        loop {
+            let done = match self {
+                Self::Tcp(s) => {
+                    ready!(s.poll_write_ready(cx))?;
+                    s.try_io(Interest::WRITABLE, || write(self))
+                }
+                Self::Unix(s) => {
+                    ready!(s.poll_write_ready(cx))?;
+                    s.try_io(Interest::WRITABLE, || write(self))
+                }
+            };
+            match done {
+                Err(e) if matches!(e.kind(), WouldBlock | Interrupted) => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Writes what the socket takes at once, and lets the kernel know that more follows.
+    pub(super) fn send_more(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let more = SendFlags::MORE | SendFlags::NOSIGNAL;
+        let sent = rustix::net::sendmsg(self, bufs, &mut SendAncillaryBuffer::default(), more)?;
+        Ok(sent)
     }
 
     /// Asks the kernel, not the runtime, whether unread bytes are there.

@@ -118,6 +118,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.buffer.drain(..len).collect()
     }
 
+    /// What has come and nobody has asked for.
+    pub fn exactly_buffered(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
     /// The rest of a chunked body.
     pub async fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();

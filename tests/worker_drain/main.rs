@@ -4,6 +4,7 @@
 mod client;
 mod fallback;
 mod faults;
+mod files;
 mod life;
 mod passing;
 mod rounds;

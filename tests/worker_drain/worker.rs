@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,10 +18,12 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use handover::config::Config;
 use handover::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
+use handover::site::{self, SiteContext};
 use handover::sys::channel::Channel;
 use handover::worker::{self, UnixPeer};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::sleep;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -243,10 +246,27 @@ pub fn application(generation: u64) -> Router {
         .route("/background", post(background))
         .route("/panic", get(panic).post(panic))
         .route("/panic-later", get(panic_later))
+        .fallback_service(site())
         .layer(SetResponseHeaderLayer::overriding(
             HeaderName::from_static("x-generation"),
             HeaderValue::from(generation),
         ))
+}
+
+/// What the test application serves where it has no route.
+pub fn directory() -> &'static std::path::Path {
+    static DIRECTORY: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+    DIRECTORY.path()
+}
+
+fn site() -> Router {
+    site::router(&SiteContext {
+        root: Some(directory().to_owned()),
+        name: "test".into(),
+        version: "1".into(),
+        generation: 1,
+        server_header: false,
+    })
 }
 
 async fn slow(Path(ms): Path<u64>) -> String {
