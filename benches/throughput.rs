@@ -4,7 +4,8 @@
 //! Servers take turns, several rounds of each; the medians are compared. With one worker, so that
 //! the load (wrk, where it is installed) has the other core of a small machine to itself, and with
 //! two. A small answer: an application of the library against the same one on bare hyper with the
-//! same runtime. Files: the daemon against nginx.
+//! same runtime, and as the library runs it by default (a thread a core) against `axum::serve`.
+//! Files: the daemon against nginx.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,7 +18,8 @@ mod kit;
 mod common;
 
 use common::peers::{Handover, Haproxy, Nginx, Peer, Way};
-use common::table::{Table, headline, verdict};
+use common::process;
+use common::table::{Table, headline, ms, verdict};
 use common::wrk::{self, Speed};
 use common::{SOON, VERSIONS, median, quick, setting, until, wanted};
 use kit::build;
@@ -30,6 +32,13 @@ const AIM_BARE: f64 = 0.98;
 /// Of nginx's, with a small file and with a large one.
 const AIM_SMALL: f64 = 1.0;
 const AIM_LARGE: f64 = 0.5;
+/// Of nginx's processor time for a large file.
+const AIM_LARGE_CPU: f64 = 1.2;
+/// Of what `axum::serve` takes for the slowest of a hundred answers, and of its memory.
+const AIM_P99: f64 = 1.1;
+const AIM_MEMORY: f64 = 2.0;
+
+const DEFAULT: &str = "small answer, a thread a core";
 
 /// A server that is asked in turn with others.
 struct Server {
@@ -58,6 +67,17 @@ impl Server {
         median(&mut rates).map_or(0.0, f64::from_bits)
     }
 
+    fn p99(&self) -> Duration {
+        let mut p99: Vec<_> = self.speeds.iter().map(|s| s.p99).collect();
+        median(&mut p99).unwrap_or_default()
+    }
+
+    /// KiB that nobody shares, after the load.
+    fn memory(&self) -> u64 {
+        let private = |pid: &u32| process::memory(*pid).map_or(0, |memory| memory.private);
+        self.pids.iter().map(private).sum()
+    }
+
     fn cpu(&self) -> Duration {
         let mut cpu: Vec<_> = self.speeds.iter().map(|s| s.cpu_per_request).collect();
         median(&mut cpu).unwrap_or_default()
@@ -84,11 +104,15 @@ fn main() -> ExitCode {
         "ratio",
         "CPU us/request",
         "ratio",
+        "p99 ms",
+        "ratio",
+        "private KiB",
     ]);
     let only = std::env::var("ONLY").unwrap_or_default();
     let mut verdicts = Vec::new();
-    let cases: [(&str, &str, usize, usize); 5] = [
+    let cases: [(&str, &str, usize, usize); 6] = [
         ("small answer", "/", 1, 64),
+        (DEFAULT, "/", 1, 64),
         ("small file", "/index.html", 1, 64),
         ("small file", "/index.html", 2, 64),
         ("10 MB file", "/large.bin", 1, 8),
@@ -98,10 +122,10 @@ fn main() -> ExitCode {
         if !what.contains(&only) {
             continue;
         }
-        let mut servers = if what == "small answer" {
-            small_answer()
-        } else {
-            files(site.path(), workers, what == "small file")
+        let mut servers = match what {
+            "small answer" => small_answer(),
+            DEFAULT => vec![hello(""), bare("axum::serve", "axum")],
+            _ => files(site.path(), workers, what == "small file"),
         };
         for _ in 0..rounds {
             for server in &mut servers {
@@ -113,6 +137,7 @@ fn main() -> ExitCode {
             continue;
         };
         let (rate, cpu) = (other.rate(), other.cpu().as_secs_f64());
+        let p99 = other.p99().as_secs_f64();
         for server in &servers {
             table.row([
                 what.into(),
@@ -122,48 +147,64 @@ fn main() -> ExitCode {
                 format!("{:.2}", server.rate() / rate),
                 format!("{:.2}", server.cpu().as_secs_f64() * 1e6),
                 format!("{:.2}", server.cpu().as_secs_f64() / cpu),
+                ms(server.p99()),
+                format!("{:.2}", server.p99().as_secs_f64() / p99),
+                server.memory().to_string(),
             ]);
         }
-        let ratio = servers[0].rate() / rate;
-        let against = format!(
-            "{what}, {workers} workers, requests/s against {}",
-            other.name
-        );
+        let ours = &servers[0];
+        let against = format!("{what}, {workers} workers, against {}", other.name);
         let aim = match what {
-            "small answer" => AIM_BARE,
             "small file" => AIM_SMALL,
-            _ => AIM_LARGE,
+            "10 MB file" => AIM_LARGE,
+            _ => AIM_BARE,
         };
-        verdicts.push((against, ratio, aim));
+        let mut judge = |figure: &str, ratio: f64, aim: f64, less: bool| {
+            verdicts.push((format!("{against}: {figure}"), ratio, aim, less));
+        };
+        judge("requests/s", ours.rate() / rate, aim, false);
+        if what == "10 MB file" {
+            let ratio = ours.cpu().as_secs_f64() / cpu;
+            judge("CPU a request", ratio, AIM_LARGE_CPU, true);
+        }
+        if what == DEFAULT {
+            judge("p99", ours.p99().as_secs_f64() / p99, AIM_P99, true);
+            #[expect(clippy::cast_precision_loss, reason = "KiB are few for a float")]
+            let ratio = ours.memory() as f64 / other.memory() as f64;
+            judge("private memory", ratio, AIM_MEMORY, true);
+        }
     }
     table.print();
-    for (name, ratio, aim) in verdicts {
-        verdict(&name, ratio, aim, false, "times");
+    for (name, ratio, aim, less_is_better) in verdicts {
+        verdict(&name, ratio, aim, less_is_better, "times");
     }
     ExitCode::SUCCESS
 }
 
 /// The library's smallest application, and the same without the library.
 fn small_answer() -> Vec<Server> {
+    let ours = hello("workers = 1\nthreads = 1\n");
+    let same = bare("hyper, the same router", "router");
+    let bare = bare("hyper, a function", "function");
+    vec![ours, same, bare]
+}
+
+fn hello(config: &str) -> Server {
     let hello = Service::setup("bench")
         .image(build::other_version_of_example("hello", VERSIONS[0]))
-        .config("workers = 1\nthreads = 1\n[log]\nlevel = \"warn\"\n")
+        .config(&format!("{config}[log]\nlevel = \"warn\"\n"))
         .start();
     let status = hello.wait_phase("serving");
     let Target::Tcp(address) = hello.target("http") else {
         panic!("it listens on a port")
     };
-    let pids = status.masters[0].workers.iter().map(|w| w.pid).collect();
-    let ours = Server {
+    Server {
         name: "handover, hello",
         address,
-        pids,
+        pids: status.masters[0].workers.iter().map(|w| w.pid).collect(),
         _owner: Box::new(hello),
         speeds: Vec::new(),
-    };
-    let same = bare("hyper, the same router", "router");
-    let bare = bare("hyper, a function", "function");
-    vec![ours, same, bare]
+    }
 }
 
 fn bare(name: &'static str, how: &str) -> Server {

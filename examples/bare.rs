@@ -1,9 +1,11 @@
-//! `hello` without the library, for `benches/throughput`: hyper with the same runtime, and either
-//! the same router or a bare function. `bare 127.0.0.1:8080 router|function`.
+//! `hello` without the library, for `benches/throughput`: hyper with a single-thread runtime, and
+//! either the same router or a bare function; or `axum::serve` with a thread a core.
+//! `bare 127.0.0.1:8080 router|function|axum`.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 
+use axum::serve::ListenerExt as _;
 use axum::{Router, routing::get};
 use http::{Request, Response};
 use http_body_util::Full;
@@ -20,13 +22,17 @@ fn main() -> std::io::Result<()> {
         .next()
         .and_then(|a| a.parse().ok())
         .expect("an address");
-    let routed = args.next().is_some_and(|how| how == "router");
+    let how = args.next().unwrap_or_default();
+    if how == "axum" {
+        return axum_serve(address);
+    }
+    let routed = how == "router";
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(address).await?;
-        let app = Router::new().route("/", get(|| async { "hello\n" }));
+        let app = hello_router();
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
@@ -47,6 +53,26 @@ fn main() -> std::io::Result<()> {
                 );
             }
         }
+    })
+}
+
+fn hello_router() -> Router {
+    Router::new().route("/", get(|| async { "hello\n" }))
+}
+
+fn axum_serve(address: SocketAddr) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(address).await?.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "what the library is measured against"
+        )]
+        axum::serve(listener, hello_router()).await
     })
 }
 

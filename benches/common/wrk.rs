@@ -14,6 +14,8 @@ pub struct Speed {
     pub rate: f64,
     /// Of all its processes.
     pub cpu_per_request: Duration,
+    /// The time that 99 of 100 answers took at most.
+    pub p99: Duration,
 }
 
 pub fn is_installed() -> bool {
@@ -31,7 +33,7 @@ pub fn measure(
 ) -> Speed {
     let before = process::cpu_of(pids);
     let began = std::time::Instant::now();
-    let requests = if is_installed() {
+    let (requests, p99) = if is_installed() {
         wrk(address, path, connections, time)
     } else {
         strict(address, path, connections, time)
@@ -47,12 +49,13 @@ pub fn measure(
     Speed {
         rate,
         cpu_per_request: used / each,
+        p99,
     }
 }
 
-fn wrk(address: SocketAddr, path: &str, connections: usize, time: Duration) -> u64 {
+fn wrk(address: SocketAddr, path: &str, connections: usize, time: Duration) -> (u64, Duration) {
     let output = Command::new("wrk")
-        .args(["-t1", &format!("-c{connections}")])
+        .args(["-t1", "--latency", &format!("-c{connections}")])
         .arg(format!("-d{}s", time.as_secs().max(1)))
         .arg(format!("http://{address}{path}"))
         .output()
@@ -65,10 +68,27 @@ fn wrk(address: SocketAddr, path: &str, connections: usize, time: Duration) -> u
         .lines()
         .find_map(|line| line.trim().split_once(" requests in "))
         .and_then(|(count, _)| count.parse().ok());
-    count.unwrap_or_else(|| panic!("wrk said {text}"))
+    let p99 = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("99%"))
+        .and_then(|time| as_duration(time.trim()));
+    count.zip(p99).unwrap_or_else(|| panic!("wrk said {text}"))
 }
 
-fn strict(address: SocketAddr, path: &str, connections: usize, time: Duration) -> u64 {
+/// `1.23ms`, as wrk writes it.
+fn as_duration(text: &str) -> Option<Duration> {
+    let unit = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let number: f64 = text[..unit].parse().ok()?;
+    let seconds = match &text[unit..] {
+        "us" => number / 1e6,
+        "ms" => number / 1e3,
+        "s" => number,
+        _ => return None,
+    };
+    Some(Duration::from_secs_f64(seconds))
+}
+
+fn strict(address: SocketAddr, path: &str, connections: usize, time: Duration) -> (u64, Duration) {
     let spec = Spec::new(address).connections(connections).path(path);
     let load = Load::start(spec);
     load.wait_connected(SOON);
@@ -77,5 +97,6 @@ fn strict(address: SocketAddr, path: &str, connections: usize, time: Duration) -
     load.mark("rest");
     let report = load.stop();
     report.assert_clean();
-    report.phase("measured").ok
+    let measured = report.phase("measured");
+    (measured.ok, measured.latency.percentile(99.0))
 }
