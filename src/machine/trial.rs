@@ -182,9 +182,10 @@ impl<I: Clone + PartialEq> Files<I> {
         let there = self.program.as_ref();
         plan(
             steps,
-            match is(there, Some(running)) {
-                true => Verdict::Good,
-                false => Verdict::OnTrial,
+            if is(there, Some(running)) {
+                Verdict::Good
+            } else {
+                Verdict::OnTrial
             },
         )
     }
