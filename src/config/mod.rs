@@ -139,11 +139,21 @@ pub struct Http {
     /// For the head of a request to arrive.
     #[serde(with = "words")]
     pub header_timeout: Duration,
+    /// Between two pieces of a request's body.
+    #[serde(with = "words")]
+    pub body_timeout: Duration,
+    /// Between two pieces of an answer that the client takes.
+    #[serde(with = "words")]
+    pub send_timeout: Duration,
     /// For an idle connection.
     #[serde(with = "words")]
     pub keepalive_timeout: Duration,
     /// A worker; 0: what the fd limit allows.
     pub max_connections: u64,
+    /// Whether HTTP/2 is spoken with clients that begin with it.
+    pub http2: bool,
+    /// Requests at a time on one HTTP/2 connection.
+    pub max_streams: u32,
 }
 
 /// Upgrades.
@@ -173,6 +183,8 @@ pub struct Drain {
     pub stop_timeout: Duration,
     /// Whether idle connections go to the owning generation.
     pub pass_connections: bool,
+    /// How many generations may drain beside the one that serves.
+    pub generations: u16,
 }
 
 /// Logging.
@@ -205,8 +217,12 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(75),
             max_connections: 0,
+            http2: true,
+            max_streams: 128,
         }
     }
 }
@@ -227,6 +243,7 @@ impl Default for Drain {
             timeout: Duration::from_secs(600),
             stop_timeout: Duration::from_secs(8),
             pass_connections: true,
+            generations: 8,
         }
     }
 }

@@ -185,6 +185,9 @@ pub struct Report {
     pub cut: u64,
     /// Times hyper's idle state and ours differed (must be 0).
     pub disagreements: u64,
+    /// Failed accepts.
+    #[serde(default)]
+    pub accept_errors: u64,
 }
 
 impl std::ops::AddAssign for Report {
@@ -197,5 +200,6 @@ impl std::ops::AddAssign for Report {
         self.finished += other.finished;
         self.cut += other.cut;
         self.disagreements += other.disagreements;
+        self.accept_errors += other.accept_errors;
     }
 }

@@ -80,6 +80,9 @@ pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
             }
         }
         if connection.leftover.starts_with(PREFACE) {
+            if !worker.http.http2 {
+                return Box::pin(http2::refuse(connection)).await;
+            }
             return Box::pin(http2::serve(connection, &worker)).await;
         }
         match Box::pin(http1::serve(connection, &worker, heard)).await {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::gate::Gate;
 use super::order::Order;
@@ -21,6 +21,8 @@ pub(super) struct Connections {
     max: usize,
     full: watch::Sender<bool>,
     ended: Notify,
+    /// One for each answer that may be made at a time: it may open a file.
+    answers: Arc<Semaphore>,
     pub(super) figures: Figures,
 }
 
@@ -40,6 +42,7 @@ struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     pub(super) accepted: AtomicU64,
+    pub(super) accept_errors: AtomicU64,
     pub(super) requests: AtomicU64,
     pub(super) passed: AtomicU64,
     pub(super) received: AtomicU64,
@@ -47,6 +50,12 @@ pub(super) struct Figures {
     cut: AtomicU64,
     pub(super) disagreements: AtomicU64,
 }
+
+/// Room for one answer, as long as this exists.
+#[derive(Debug)]
+pub(super) struct Room(
+    #[expect(dead_code, reason = "it is given back when dropped")] OwnedSemaphorePermit,
+);
 
 /// A connection counts as open as long as this exists.
 #[derive(Debug)]
@@ -72,7 +81,8 @@ impl Fullness {
 }
 
 impl Connections {
-    pub(super) fn new(board: Option<Board>, max: usize) -> Arc<Self> {
+    /// `max`: connections; `answers`: how many are made at a time.
+    pub(super) fn new(board: Option<Board>, max: usize, answers: usize) -> Arc<Self> {
         Arc::new(Self {
             open: Mutex::new(Open {
                 next: 0,
@@ -86,6 +96,7 @@ impl Connections {
             max,
             full: watch::Sender::new(false),
             ended: Notify::new(),
+            answers: Arc::new(Semaphore::new(answers.min(Semaphore::MAX_PERMITS))),
             figures: Figures::default(),
         })
     }
@@ -152,6 +163,20 @@ impl Connections {
         self.count() as u64 <= mean + mean / 8 + 2
     }
 
+    /// Room for an answer, if there is some.
+    pub(super) fn room_for_answer(&self) -> Option<Room> {
+        Arc::clone(&self.answers).try_acquire_owned().ok().map(Room)
+    }
+
+    /// Waits until there is room for an answer.
+    pub(super) async fn wait_for_answer(&self) -> Room {
+        match Arc::clone(&self.answers).acquire_owned().await {
+            Ok(room) => Room(room),
+            // Nobody closes it.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// How many are open.
     pub(super) fn count(&self) -> usize {
         self.open().gates.len()
@@ -204,6 +229,7 @@ impl Connections {
             finished: get(&f.finished),
             cut: get(&f.cut),
             disagreements: get(&f.disagreements),
+            accept_errors: get(&f.accept_errors),
         }
     }
 }

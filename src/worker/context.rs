@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::TokioExecutor;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::Instant;
@@ -16,6 +15,7 @@ use super::access::AccessLog;
 use super::connection::Connection;
 use super::connections::Connections;
 use super::handoff::Outbox;
+use super::http2::streams::Tasks;
 use super::lock;
 use crate::config::Http;
 use crate::machine::link::Start;
@@ -33,7 +33,7 @@ pub(super) struct Worker {
     pub(super) room: usize,
     pub(super) http: Http,
     pub(super) http1: http1::Builder,
-    pub(super) http2: http2::Builder<TokioExecutor>,
+    pub(super) http2: http2::Builder<Tasks>,
     /// `[log] access`.
     pub(super) access: Option<Arc<AccessLog>>,
     /// `handoff.sock`, when connections may be passed on.
@@ -63,23 +63,21 @@ impl Worker {
         let config = &start.config;
         #[cfg(test)]
         super::mutants::awake(&config.name);
-        let room = room();
-        let max_connections = match usize::try_from(config.http.max_connections) {
-            Ok(0) | Err(_) => room,
-            Ok(n) => n.min(room),
-        };
+        let files = files();
+        let max_connections = max_connections(files, config.http.max_connections);
         Ok(Self {
             generation: start.generation,
             access: AccessLog::open(&config.log.access, start.generation)?,
             connections: Connections::new(
                 board.map(|fd| Board::join(fd, start.slot)),
                 max_connections,
+                files - max_connections,
             ),
             max_connections,
-            room,
+            room: max_connections.max(files / 2),
             http: config.http.clone(),
             http1: super::http1::builder(),
-            http2: super::http2::builder(),
+            http2: super::http2::builder(&config.http),
             handoff: start
                 .handoff
                 .clone()
@@ -183,9 +181,34 @@ impl Worker {
 /// How long the owner is asked again when it hangs up.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How many connections the limit of open files allows, less an eighth for the application.
-fn room() -> usize {
+/// How many descriptors connections and their answers may take: the limit of open files, less an
+/// eighth for the application.
+fn files() -> usize {
     let (files, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    let room = files.saturating_sub((files / 8).max(64)).max(1);
-    usize::try_from(room).unwrap_or(usize::MAX)
+    let files = files.saturating_sub((files / 8).max(64)).max(2);
+    usize::try_from(files).unwrap_or(usize::MAX)
+}
+
+/// How many connections are accepted. A connection is a descriptor, and so is the file that an answer
+/// sends, so half of them are connections; one of HTTP/1.1 makes one answer at a time, and never waits
+/// for another one's file then. Whoever sets a higher limit knows that most of the answers open none.
+fn max_connections(files: usize, configured: u64) -> usize {
+    match usize::try_from(configured) {
+        Ok(0) | Err(_) => files / 2,
+        Ok(n) => n.min(files - (files / 8).max(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_room_for_the_files_of_their_answers() {
+        assert_eq!(max_connections(896, 0), 448);
+        assert_eq!(max_connections(896, 100), 100);
+        assert_eq!(max_connections(896, 10_000), 784);
+        assert_eq!(max_connections(2, 0), 1);
+        assert_eq!(max_connections(2, u64::MAX), 1);
+    }
 }

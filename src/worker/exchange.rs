@@ -2,10 +2,12 @@
 //! and wrappers of both bodies that leave their marks in the [`Gate`].
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -16,12 +18,14 @@ use http::header::{CONNECTION, CONTENT_TYPE, EXPECT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::access::{AccessLog, Entry};
-use super::connections::Connections;
+use super::connections::{Connections, Room};
 use super::fault::is_faulty;
 use super::gate::Gate;
-use super::guarded::Subject;
+use super::guarded::{Panicked, Subject};
+use super::http2::streams::Stream;
 use super::sendfile::{Chunk, Sent};
 use super::stream::Peer;
 
@@ -32,8 +36,9 @@ pub(super) struct Exchange {
     pub(super) peer: Peer,
     pub(super) gate: Arc<Gate>,
     pub(super) connections: Arc<Connections>,
-    /// HTTP/2: many at a time; only their number is tracked.
+    /// HTTP/2: many at a time.
     pub(super) multiplexed: bool,
+    pub(super) body_timeout: Duration,
     pub(super) access: Option<Arc<AccessLog>>,
 }
 
@@ -62,57 +67,82 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
         let connect = request.method() == Method::CONNECT;
         let faulty = is_faulty(&request);
         let subject = Subject::of(&request);
-        let request = if self.multiplexed {
-            self.gate.stream(true);
-            request.map(Body::new)
+        let (of, request) = self.enter(request, faulty);
+        // A router is always ready, and cloning one is cloning an `Arc`.
+        let mut router = self.router.clone();
+        let room = self.connections.room_for_answer();
+        let stage = if faulty {
+            Stage::Fails(StatusCode::BAD_REQUEST)
+        } else if room.is_some() {
+            Stage::begin(&subject, &mut router, request)
         } else {
-            self.enter(request, faulty)
+            let room = wait_for_room(Arc::clone(&self.connections));
+            Stage::Waits(Box::pin(room), Some((router, request)))
         };
         Answering {
-            inner: if faulty {
-                Err(StatusCode::BAD_REQUEST)
-            } else {
-                // A router is always ready, and cloning one is cloning an `Arc`.
-                let call = || tower::Service::call(&mut self.router.clone(), request);
-                subject.guard(call).map_err(|_| PANICKED)
-            },
+            stage,
             subject,
             connect,
             entry,
             done: Some(Done {
-                gate: Arc::clone(&self.gate),
-                multiplexed: self.multiplexed,
+                of,
+                room,
+                whole: false,
             }),
         }
     }
 }
 
 impl Exchange {
-    fn enter(&self, request: Request<Incoming>, faulty: bool) -> Request<Body> {
+    fn enter(&self, request: Request<Incoming>, faulty: bool) -> (Of, Request<Body>) {
         let has_body = !request.is_end_stream();
-        let last = !keeps_alive(request.version(), request.headers());
-        let number = self.gate.begin(has_body, last);
-        if faulty {
-            // Nothing is certain of what follows.
-            self.gate.end();
-        }
+        let (of, number) = if self.multiplexed {
+            (Of::Stream(Stream::begin(&self.gate)), 0)
+        } else {
+            let last = !keeps_alive(request.version(), request.headers());
+            let number = self.gate.begin(has_body, last);
+            if faulty {
+                // Nothing is certain of what follows.
+                self.gate.end();
+            }
+            (Of::Connection(Arc::clone(&self.gate)), number)
+        };
         if !has_body {
-            return request.map(|_| Body::empty());
+            return (of, request.map(|_| Body::empty()));
         }
         let waits = request.version() > Version::HTTP_10
             && request
                 .headers()
                 .get(EXPECT)
                 .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let gate = Arc::clone(&self.gate);
-        request.map(|body| {
-            Body::new(Upload {
-                body: Some(body),
-                number,
-                asked: !waits && !faulty,
-                gate,
-            })
-        })
+        let upload = |body| Upload {
+            body: Some(body),
+            number,
+            asked: !waits && !faulty,
+            of: of.clone(),
+            timeout: self.body_timeout,
+            silent: None,
+        };
+        let request = request.map(|body| Body::new(upload(body)));
+        (of, request)
+    }
+}
+
+/// What a request and its answer belong to.
+#[derive(Debug, Clone)]
+enum Of {
+    /// HTTP/1.1: there is one at a time.
+    Connection(Arc<Gate>),
+    /// HTTP/2.
+    Stream(Arc<Stream>),
+}
+
+impl Of {
+    fn is_body_late(&self) -> bool {
+        match self {
+            Self::Connection(gate) => gate.is_body_late(),
+            Self::Stream(stream) => stream.is_body_late(),
+        }
     }
 }
 
@@ -133,12 +163,39 @@ fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
 
 /// An answer being made.
 pub(super) struct Answering {
-    /// The application's, or an error of ours.
-    inner: Result<RouteFuture<Infallible>, StatusCode>,
+    stage: Stage,
     subject: Subject,
     connect: bool,
     entry: Option<Entry>,
     done: Option<Done>,
+}
+
+/// How far an answer is.
+enum Stage {
+    /// There are no files left for it to open: those of other answers come free first.
+    Waits(
+        Pin<Box<dyn Future<Output = Room> + Send>>,
+        Option<(Router, Request<Body>)>,
+    ),
+    /// The application makes it.
+    Runs(RouteFuture<Infallible>),
+    /// It is an error of ours.
+    Fails(StatusCode),
+    /// It switches protocols, which the driver must know before.
+    Switches(Option<Response<Body>>),
+}
+
+impl Stage {
+    fn begin(subject: &Subject, router: &mut Router, request: Request<Body>) -> Self {
+        match subject.guard(|| tower::Service::call(router, request)) {
+            Ok(answer) => Self::Runs(answer),
+            Err(Panicked) => Self::Fails(PANICKED),
+        }
+    }
+}
+
+async fn wait_for_room(connections: Arc<Connections>) -> Room {
+    connections.wait_for_answer().await
 }
 
 impl Future for Answering {
@@ -146,45 +203,70 @@ impl Future for Answering {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let mut response = match &mut this.inner {
-            Ok(inner) => match this.subject.guard(|| Pin::new(inner).poll(cx)) {
-                Ok(polled) => {
-                    let Ok(response) = ready!(polled);
-                    response
+        let mut response = loop {
+            match &mut this.stage {
+                Stage::Waits(room, waiting) => {
+                    let room = ready!(room.as_mut().poll(cx));
+                    if let Some(done) = &mut this.done {
+                        done.room = Some(room);
+                    }
+                    this.stage = match waiting.take() {
+                        Some((mut router, request)) => {
+                            Stage::begin(&this.subject, &mut router, request)
+                        }
+                        None => Stage::Fails(PANICKED),
+                    };
                 }
-                Err(_) => error(PANICKED),
-            },
-            Err(status) => error(*status),
+                Stage::Runs(answer) => match this.subject.guard(|| Pin::new(answer).poll(cx)) {
+                    Ok(polled) => {
+                        let Ok(response) = ready!(polled);
+                        if !switches(this.connect, this.done.as_ref(), &response) {
+                            break response;
+                        }
+                        this.stage = Stage::Switches(Some(response));
+                    }
+                    Err(Panicked) => this.stage = Stage::Fails(PANICKED),
+                },
+                Stage::Fails(status) => break error(*status),
+                Stage::Switches(held) => {
+                    let granted = match this.done.as_ref().map(|done| &done.of) {
+                        Some(Of::Connection(gate)) => gate.switch(),
+                        _ => true,
+                    };
+                    match held.take_if(|_| granted) {
+                        Some(response) => break response,
+                        // The driver polls again.
+                        None => return Poll::Pending,
+                    }
+                }
+            }
         };
-        let done = self.done.take();
-        if let Some(Done {
-            gate,
-            multiplexed: false,
-        }) = &done
-        {
-            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS
-                || (self.connect && response.status().is_success());
-            if switches || !keeps_alive(Version::HTTP_11, response.headers()) {
-                gate.stick();
-            } else if gate.says_close() {
-                response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
+        let mut done = this.done.take();
+        if let Some(done) = &mut done {
+            done.whole = response.body().is_end_stream();
+            let status = response.status();
+            if done.of.is_body_late() && (status.is_client_error() || status.is_server_error()) {
+                // The application failed for want of the body: the client is told what was missing.
+                response = error(StatusCode::REQUEST_TIMEOUT);
+            }
+            if let Of::Connection(gate) = &done.of {
+                say_whether_it_closes(gate, &mut response);
             }
         }
-        let mut entry = self.entry.take();
+        let mut entry = this.entry.take();
         if let Some(entry) = &mut entry {
             entry.status = response.status().as_u16();
         }
         let content = response.extensions_mut().remove();
         Poll::Ready(Ok(response.map(|body| Answer {
-            body: match &done {
-                Some(done) if !done.multiplexed => Sent::new(body, content, &done.gate),
+            body: match done.as_ref().map(|done| &done.of) {
+                Some(Of::Connection(gate)) => Sent::new(body, content, gate),
                 _ => Sent::Read(body),
             },
-            subject: self.subject.clone(),
+            rest: Bytes::new(),
+            subject: this.subject.clone(),
             entry,
-            _done: done,
+            done,
         })))
     }
 }
@@ -201,14 +283,45 @@ fn error(status: StatusCode) -> Response<Body> {
     response
 }
 
+/// Whether the application has the connection after this answer.
+fn switches(connect: bool, done: Option<&Done>, response: &Response<Body>) -> bool {
+    let status = response.status();
+    matches!(
+        done,
+        Some(Done {
+            of: Of::Connection(_),
+            ..
+        })
+    ) && (status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()))
+}
+
+fn say_whether_it_closes(gate: &Gate, response: &mut Response<Body>) {
+    if gate.switches() {
+        return;
+    }
+    if !keeps_alive(Version::HTTP_11, response.headers()) {
+        gate.closes();
+    } else if gate.says_close() {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
 /// The body of an answer. Its end is the end of the answer, whoever drops it.
 #[derive(Debug)]
 pub(super) struct Answer {
     body: Sent,
+    /// HTTP/2: of a long frame, what hyper has not been given.
+    rest: Bytes,
     subject: Subject,
     entry: Option<Entry>,
-    _done: Option<Done>,
+    done: Option<Done>,
 }
+
+/// What a stream gets at a time. HTTP/2 frames are no longer, and a stream's progress is counted in
+/// these ([`super::http2::streams`]).
+const PIECE: usize = 16 * 1024;
 
 impl HttpBody for Answer {
     type Data = Chunk;
@@ -219,22 +332,27 @@ impl HttpBody for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, axum::Error>>> {
         let this = &mut *self;
-        let body = &mut this.body;
-        let frame = match this.subject.guard(|| body.poll(cx)) {
-            Ok(frame) => ready!(frame),
-            Err(panicked) => {
-                this.body = Sent::Read(Body::empty());
-                Some(Err(axum::Error::new(panicked)))
-            }
-        };
-        if let (Some(entry), Some(Ok(frame))) = (&self.entry, &frame) {
+        let polled = this.poll_piece(cx);
+        if let Some(Of::Stream(stream)) = this.done.as_ref().map(|done| &done.of) {
+            stream.is_offered(polled.is_ready());
+        }
+        let frame = ready!(polled);
+        if let (Some(entry), Some(Ok(frame))) = (&this.entry, &frame) {
             entry.sent(frame.data_ref().map_or(0, Chunk::remaining));
+        }
+        let ends = match &frame {
+            None => true,
+            Some(Ok(_)) => this.is_end_stream(),
+            Some(Err(_)) => false,
+        };
+        if let Some(done) = this.done.as_mut().filter(|_| ends) {
+            done.whole = true;
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -242,19 +360,50 @@ impl HttpBody for Answer {
     }
 }
 
+impl Answer {
+    /// The next frame; for a stream, a piece of it.
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Chunk>, axum::Error>>> {
+        if self.rest.is_empty() {
+            let body = &mut self.body;
+            let frame = match self.subject.guard(|| body.poll(cx)) {
+                Ok(frame) => ready!(frame),
+                Err(panicked) => {
+                    self.body = Sent::Read(Body::empty());
+                    Some(Err(axum::Error::new(panicked)))
+                }
+            };
+            let is_stream = matches!(&self.done, Some(Done { of: Of::Stream(_), .. }));
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(Chunk::Bytes(bytes)))) if is_stream => self.rest = bytes,
+                Some(Ok(Ok(data))) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
+                Some(Err(e)) => return Poll::Ready(Some(Err(e))),
+                None => return Poll::Ready(None),
+            }
+        }
+        let piece = self.rest.split_to(self.rest.len().min(PIECE));
+        Poll::Ready(Some(Ok(Frame::data(Chunk::Bytes(piece)))))
+    }
+}
+
 /// Marks the end of an answer when dropped.
 #[derive(Debug)]
 struct Done {
-    gate: Arc<Gate>,
-    multiplexed: bool,
+    of: Of,
+    /// Back when the answer's files are closed.
+    room: Option<Room>,
+    /// All of it was given to hyper.
+    whole: bool,
 }
 
 impl Drop for Done {
     fn drop(&mut self) {
-        if self.multiplexed {
-            self.gate.stream(false);
-        } else {
-            self.gate.answered();
+        match &self.of {
+            Of::Stream(stream) => stream.end(self.whole),
+            Of::Connection(gate) => gate.answered(),
         }
     }
 }
@@ -266,36 +415,55 @@ struct Upload {
     number: u32,
     /// The client does not wait for `100 Continue`, or has been sent it.
     asked: bool,
-    gate: Arc<Gate>,
+    of: Of,
+    /// `[http] body_timeout`.
+    timeout: Duration,
+    /// Since the application waits for more: until when.
+    silent: Option<Pin<Box<Sleep>>>,
 }
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl HttpBody for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.asked = true;
         let Some(body) = self.body.as_mut() else {
             return Poll::Ready(None);
         };
-        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+            ready!(self.poll_silence(cx));
+            self.body = None;
+            match &self.of {
+                Of::Connection(gate) => gate.body_late(self.number),
+                Of::Stream(stream) => stream.body_late(),
+            }
+            return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::TimedOut).into())));
+        };
         let ended = match &frame {
             None => true,
             Some(Ok(_)) => body.is_end_stream(),
             // hyper ends such a connection.
             Some(Err(_)) => {
-                self.gate.stick();
+                if let Of::Connection(gate) = &self.of {
+                    gate.stick();
+                }
                 true
             }
         };
+        self.silent = None;
         if ended {
             self.body = None;
-            self.gate.body_read(self.number);
+            if let Of::Connection(gate) = &self.of {
+                gate.body_read(self.number);
+            }
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -309,10 +477,21 @@ impl HttpBody for Upload {
     }
 }
 
+impl Upload {
+    /// Ready when nothing has come for too long.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let timeout = self.timeout;
+        self.silent
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)))
+            .as_mut()
+            .poll(cx)
+    }
+}
+
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let Some(body) = self.body.take() {
-            self.gate.body_dropped(self.number, body, self.asked);
+        if let (Some(body), Of::Connection(gate)) = (self.body.take(), &self.of) {
+            gate.body_dropped(self.number, body, self.asked);
         }
     }
 }

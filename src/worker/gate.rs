@@ -33,6 +33,8 @@ pub(super) struct Gate {
     writes: AtomicU32,
     /// HTTP/2 streams that are being answered.
     streams: AtomicU32,
+    /// Of them, those that ended without a whole answer.
+    resets: AtomicU32,
     /// What is asked of it.
     pub(super) orders: Orders,
     /// Files that hyper believes to have the bytes of.
@@ -54,8 +56,8 @@ pub(super) const STICKY: u32 = 1 << 3;
 const ORACLE: u32 = 1 << 4;
 /// The first bytes of a next request were read while the connection was quiet.
 const HEAD: u32 = 1 << 5;
-/// hyper has read exactly one head and nothing behind it.
-const EXACT: u32 = 1 << 6;
+/// A request is under way, and hyper has no byte left of what it has read.
+const DRY: u32 = 1 << 6;
 /// The client closed its half while its answer is under way; hyper has not been told.
 const EOF_HELD: u32 = 1 << 7;
 /// hyper may be told.
@@ -66,6 +68,12 @@ const UNREAD: u32 = 1 << 9;
 const CLOSE: u32 = 1 << 10;
 /// Never set: stands for a request body that is not read to its end.
 pub(super) const BODY_PENDING: u32 = 1 << 11;
+/// An answer that switches protocols waits to be sent.
+const SWITCHES: u32 = 1 << 12;
+/// It may be sent: the driver has given the connection away.
+const SWITCH_GRANTED: u32 = 1 << 13;
+/// The request's body stopped coming ([`crate::config::Http::body_timeout`]).
+const BODY_LATE: u32 = 1 << 14;
 
 /// Which marks do not count: all do, but for the tests that prove that each is needed.
 #[cfg(not(test))]
@@ -165,6 +173,16 @@ impl Gate {
         self.set(STICKY | CLOSE);
     }
 
+    /// An answer waits that switches protocols.
+    pub(super) fn switches(&self) -> bool {
+        self.has(SWITCHES)
+    }
+
+    /// The application has the connection from now on: the gate stays open.
+    pub(super) fn grant_switch(&self) {
+        self.change(FROZEN, STICKY | SWITCH_GRANTED);
+    }
+
     /// The connection ends by our will: the client may still be sending.
     pub(super) fn closing(&self) -> bool {
         self.has(CLOSE)
@@ -255,16 +273,20 @@ impl Gate {
             || marks & (EOF_HELD | EOF_DUE | IN_FLIGHT) == EOF_HELD | IN_FLIGHT
     }
 
-    /// `bytes` were given to hyper.
-    pub(super) fn was_read(&self, bytes: &[u8]) {
+    /// Bytes were given to hyper.
+    pub(super) fn was_read(&self) {
         if self.has(IN_FLIGHT) || self.body_pending() {
-            self.clear(EXACT);
-            return;
-        }
-        if is_one_head(bytes) {
-            self.set(HEAD | EXACT);
+            self.clear(DRY);
         } else {
-            self.change(EXACT, HEAD);
+            self.set(HEAD);
+        }
+    }
+
+    /// hyper wants to read, and there is nothing. With a request under way it never asks before it
+    /// has used up what it had read.
+    pub(super) fn nothing_to_read(&self) {
+        if self.has(IN_FLIGHT) {
+            self.set(DRY);
         }
     }
 
@@ -309,10 +331,20 @@ impl Gate {
         self.requests.store(number, Ordering::Release);
         self.body
             .store(if has_body { number } else { 0 }, Ordering::Release);
-        let read_on = if has_body { EXACT } else { 0 };
         let ends = if last { STICKY } else { 0 };
-        self.change(HEAD | read_on, IN_FLIGHT | ends);
+        self.change(HEAD | DRY | BODY_LATE, IN_FLIGHT | ends);
         number
+    }
+
+    /// An answer that switches protocols is ready. True: it may be sent. Otherwise the driver gives
+    /// the connection away first, so that nothing of ours stands between the client and the
+    /// application afterwards.
+    pub(super) fn switch(&self) -> bool {
+        if self.has(SWITCH_GRANTED) {
+            return true;
+        }
+        self.set(SWITCHES);
+        false
     }
 
     /// The answer's body has ended or was dropped: it is in hyper's buffer as far as it goes.
@@ -352,13 +384,34 @@ impl Gate {
         }
     }
 
+    /// The body of request `number` stopped coming: the connection ends after the answer.
+    pub(super) fn body_late(&self, number: u32) {
+        self.set(STICKY | CLOSE | BODY_LATE);
+        self.body_read(number);
+    }
+
+    /// See [`Self::body_late`].
+    pub(super) fn is_body_late(&self) -> bool {
+        self.has(BODY_LATE)
+    }
+
+    /// The answer says `Connection: close` by the application's will. The client does not know yet,
+    /// and may be sending its next request.
+    pub(super) fn closes(&self) {
+        if !self.has(STICKY) {
+            self.set(STICKY | CLOSE);
+        }
+    }
+
     /// Whether the answer that is about to be sent must say `Connection: close`: hyper is going to
-    /// close, or this is a [`Order::Last`] connection and no further request has been read.
+    /// close, or this is a [`Order::Last`] connection and no further request has been read. (While
+    /// the body is still being sent nobody knows what follows it; RFC 9112, 9.3.2 asks clients to
+    /// send nothing then before they have seen this answer's head.)
     pub(super) fn says_close(&self) -> bool {
         if self.has(CLOSE) {
             return true;
         }
-        let last = self.order() == Order::Last && self.has(EXACT);
+        let last = self.order() == Order::Last && (self.has(DRY) || self.body_pending());
         if last {
             self.set(STICKY | CLOSE);
         }
@@ -367,14 +420,24 @@ impl Gate {
 
     // --- HTTP/2 ---
 
-    /// A stream begins (true) or has been answered.
-    pub(super) fn stream(&self, begins: bool) {
-        if begins {
-            self.requests.fetch_add(1, Ordering::AcqRel);
-            self.streams.fetch_add(1, Ordering::AcqRel);
-        } else {
-            self.streams.fetch_sub(1, Ordering::AcqRel);
+    /// One more stream is being answered.
+    pub(super) fn stream_begins(&self) {
+        self.requests.fetch_add(1, Ordering::AcqRel);
+        self.streams.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It is not any longer. `whole`: its answer was complete.
+    pub(super) fn stream_ends(&self, whole: bool) {
+        if !whole {
+            self.resets.fetch_add(1, Ordering::AcqRel);
         }
+        self.streams.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether at least `least` streams, and more than half of all, ended without a whole answer.
+    pub(super) fn resets_exceed(&self, least: u32) -> bool {
+        let resets = self.resets.load(Ordering::Acquire);
+        resets >= least && resets > self.requests() / 2
     }
 
     /// Streams that are being answered.
@@ -396,50 +459,15 @@ impl Gate {
     }
 }
 
-/// Whether `bytes` end a head, and hold nothing behind it. False when in doubt.
-fn is_one_head(bytes: &[u8]) -> bool {
-    // A line may end in a bare newline, and empty lines may come before a head (RFC 9112, 2.2). At
-    // the beginning they may also be the rest of an end that lies across two reads.
-    let Some(head) = bytes.strip_suffix(b"\r\n\r\n") else {
-        return false;
-    };
-    let empty_line = |newline: usize| {
-        let next = &head[newline + 1..];
-        next.starts_with(b"\n") || next.starts_with(b"\r\n")
-    };
-    head.first().is_some_and(|b| !b"\r\n".contains(b))
-        && !memchr::memchr_iter(b'\n', head).any(empty_line)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn one_head_and_nothing_behind_it_is_told_apart() {
-        assert!(is_one_head(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
-        assert!(is_one_head(b"t: a\r\nX: y\r\n\r\n"));
-        assert!(is_one_head(b"t: \xff\r\n\r\n"));
-        for bytes in [
-            &b"GET / HTTP/1.1\r\nHost: a\r\n"[..],
-            b"GET / HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n",
-            b"GET / HTTP/1.1\n\nGET /b HTTP/1.1\r\n\r\n",
-            b"GET / HTTP/1.1\n\r\nGET /b HTTP/1.1\r\n\r\n",
-            b"GET / HTTP/1.1\r\n\r\nGET /b HT",
-            b"\nGET /b HTTP/1.1\r\n\r\n",
-            b"\r\nGET /b HTTP/1.1\r\n\r\n",
-            b"\r\n\r\n",
-            b"\r\n\r\n\r\n",
-        ] {
-            assert!(!is_one_head(bytes), "{bytes:?}");
-        }
-    }
-
-    #[test]
     fn at_no_instant_between_the_request_and_the_flush_is_a_connection_quiet() {
         let gate = Gate::default();
         assert!(gate.quiet());
-        gate.was_read(b"GET / HTTP/1.1\r\n\r\n");
+        gate.was_read();
         assert!(gate.quiet() && gate.head_begun());
         let number = gate.begin(true, false);
         assert!(!gate.quiet() && !gate.head_begun());

@@ -31,12 +31,19 @@ impl AsyncRead for Gated {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.gate.read_closed() {
+            self.gate.nothing_to_read();
             // No waker: whatever opens the gate polls hyper again.
             return Poll::Pending;
         }
         let start = buf.filled().len();
         if self.before.is_empty() {
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            match Pin::new(&mut self.stream).poll_read(cx, buf) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => {
+                    self.gate.nothing_to_read();
+                    return Poll::Pending;
+                }
+            }
         } else {
             let n = self.before.len().min(buf.remaining());
             buf.put_slice(&self.before[..n]);
@@ -45,13 +52,11 @@ impl AsyncRead for Gated {
                 self.before = Bytes::new();
             }
         }
-        let got = &buf.filled()[start..];
-        if got.is_empty() {
-            if self.gate.hold_eof() {
-                return Poll::Pending;
-            }
-        } else {
-            self.gate.was_read(got);
+        if buf.filled().len() > start {
+            self.gate.was_read();
+        } else if self.gate.hold_eof() {
+            self.gate.nothing_to_read();
+            return Poll::Pending;
         }
         Poll::Ready(Ok(()))
     }

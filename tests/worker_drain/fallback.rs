@@ -98,6 +98,67 @@ async fn half_a_head_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_bodies_is_told_with_its_last_answer() {
+    for (path, head, body) in [
+        ("/upload", "Content-Length: 5", "hello"),
+        (
+            "/upload",
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n0\r\n\r\n",
+        ),
+        ("/ignore", "Content-Length: 5", "hello"),
+        (
+            "/ignore",
+            "Transfer-Encoding: chunked",
+            "5\r\nhello\r\n0\r\n\r\n",
+        ),
+    ] {
+        for together in [true, false] {
+            let worker = TestWorker::start().await;
+            let mut client = Client::accepted(&worker).await;
+            let head = format!("POST {path} HTTP/1.1\r\nHost: t\r\n{head}\r\n\r\n");
+            client.send(format!("{head}{body}")).await;
+            assert!(!client.answer().await.says_close());
+            worker.drain(MINUTE).await;
+            if together {
+                client.send(format!("{head}{body}")).await;
+            } else {
+                client.send(&head).await;
+                pause(30).await;
+                client.send(body).await;
+            }
+            let answer = client.answer().await;
+            assert!(
+                answer.status == 200 && answer.says_close(),
+                "{path} {answer:?}"
+            );
+            assert!(client.at_eof().await);
+            drop(client);
+            ends_well(worker, 1).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_pipelined_behind_a_body_is_answered() {
+    let worker = TestWorker::start().await;
+    let mut client = Client::accepted(&worker).await;
+    client.get("/hello").await;
+    worker.drain(MINUTE).await;
+    client
+        .send(
+            "POST /upload HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nhello\
+             GET /echo/7 HTTP/1.1\r\nHost: t\r\n\r\n",
+        )
+        .await;
+    assert_eq!(client.answer().await.text(), checksum(b"hello"));
+    let last = client.answer().await;
+    assert!(last.text() == "7" && last.says_close(), "{last:?}");
+    drop(client);
+    ends_well(worker, 1).await;
+}
+
+#[tokio::test]
 async fn a_slow_upload_finishes() {
     let worker = TestWorker::start().await;
     let mut client = Client::accepted(&worker).await;

@@ -79,7 +79,23 @@ impl TestWorker {
             receives: receives.is_some(),
             board: false,
         };
-        Self::from_start(start, listener.into(), receives).await
+        Self::from_start(start, listener.into(), receives, "http").await
+    }
+
+    /// One that calls its only listener so, and takes connections over from `receives`.
+    pub async fn named(name: &str, listener: impl Into<OwnedFd>, receives: OwnedFd) -> Self {
+        let start = Start {
+            name: "test".into(),
+            generation: 2,
+            slot: 0,
+            version: "1".into(),
+            config: config(),
+            listeners: 1,
+            handoff: None,
+            receives: true,
+            board: false,
+        };
+        Self::from_start(start, listener.into(), Some(receives), name).await
     }
 
     /// One of several on a listener, told apart by the slot.
@@ -95,16 +111,22 @@ impl TestWorker {
             receives: false,
             board: true,
         };
-        Self::from_start(start, listener, Some(board)).await
+        Self::from_start(start, listener, Some(board), "http").await
     }
 
-    async fn from_start(start: Start, listener: OwnedFd, beside: Option<OwnedFd>) -> Self {
+    async fn from_start(
+        start: Start,
+        listener: OwnedFd,
+        beside: Option<OwnedFd>,
+        listener_name: &str,
+    ) -> Self {
         let (channel, theirs) = Channel::pair().unwrap();
+        let name = listener_name.to_owned();
         let thread = std::thread::spawn(move || {
             worker::run(theirs, move |start| {
                 Box::pin(async move {
                     let router = application(start.generation);
-                    Ok(HashMap::from([("http".to_owned(), router)]))
+                    Ok(HashMap::from([(name, router)]))
                 })
             })
         });
@@ -116,7 +138,7 @@ impl TestWorker {
             .unwrap();
         let name = WorkerListener {
             id: 1,
-            name: "http".into(),
+            name: listener_name.into(),
             address: "x".into(),
             shared,
         };
@@ -242,6 +264,11 @@ pub fn application(generation: u64) -> Router {
         .route("/stream/{count}/{ms}", get(stream))
         .route("/late-end/{ms}", get(late_end))
         .route("/upgrade", get(upgrade))
+        .route("/late-upgrade/{ms}", get(late_upgrade))
+        .route(
+            "/last",
+            get(|| async { ([("connection", "close")], "last") }),
+        )
         .route("/peer", get(peer))
         .route("/background", post(background))
         .route("/panic", get(panic).post(panic))
@@ -362,6 +389,12 @@ async fn panic_later() -> Body {
         assert!(n < 2, "the third chunk is too much");
         Some((Ok::<_, Infallible>(format!("chunk {n};")), n + 1))
     }))
+}
+
+/// The same, after a while.
+async fn late_upgrade(Path(ms): Path<u64>, request: Request<Body>) -> Response<Body> {
+    sleep(Duration::from_millis(ms)).await;
+    upgrade(request).await
 }
 
 async fn peer(request: Request<Body>) -> String {

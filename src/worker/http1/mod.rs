@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use self::linger::linger;
 use self::times::{Due, Times};
@@ -26,7 +26,10 @@ use crate::worker::gated::Gated;
 use crate::worker::order::{Order, Word};
 use crate::worker::stream::Peer;
 
-type Http = http1::UpgradeableConnection<TokioIo<Gated>, Exchange>;
+/// Not hyper's upgradeable one. That one hands its socket to the application at the end of every
+/// connection on which an upgrade was ever asked for, also when every answer was an ordinary one:
+/// nobody waits for the socket then, and it is closed under the client.
+type Http = http1::Connection<TokioIo<Gated>, Exchange>;
 
 /// hyper's buffers; bounds what travels with a connection.
 const BUFFER_MAX: usize = 64 * 1024;
@@ -55,6 +58,10 @@ pub(super) async fn serve(
 ) -> Option<Connection> {
     let mut driver = Driver::new(connection, worker, heard);
     let end = poll_fn(|cx| driver.poll(cx)).await;
+    if let End::Switches = end {
+        driver.switch().await;
+        return None;
+    }
     driver.end(end).await
 }
 
@@ -83,6 +90,10 @@ enum End {
     Done,
     /// No whole head came in time.
     TimedOut,
+    /// The answer switches protocols: hyper gives the socket to the application.
+    Switches,
+    /// hyper has refused a head, and said so.
+    Refused,
     /// Broken, or nobody there.
     Broken,
 }
@@ -107,6 +118,7 @@ impl<'a> Driver<'a> {
             gate: Arc::clone(&gate),
             connections: Arc::clone(&worker.connections),
             multiplexed: false,
+            body_timeout: worker.http.body_timeout,
             access: worker.access.clone(),
         };
         let io = TokioIo::new(Gated {
@@ -116,7 +128,7 @@ impl<'a> Driver<'a> {
             live,
         });
         Self {
-            http: worker.http1.serve_connection(io, exchange).with_upgrades(),
+            http: worker.http1.serve_connection(io, exchange),
             before: requests,
             start: gate.requests(),
             times: Times::new(&gate, idle_since, head_since, Instant::now()),
@@ -145,7 +157,14 @@ impl<'a> Driver<'a> {
                 }
             }
             if let Poll::Ready(result) = Pin::new(&mut self.http).poll(cx) {
-                return Poll::Ready(result.map_or(End::Broken, |()| End::Done));
+                return Poll::Ready(match result {
+                    Ok(()) => End::Done,
+                    Err(e) if e.is_parse() => End::Refused,
+                    Err(_) => End::Broken,
+                });
+            }
+            if self.gate.switches() {
+                return Poll::Ready(End::Switches);
             }
             let now = Instant::now();
             self.times.look(&self.gate, now);
@@ -224,28 +243,38 @@ impl<'a> Driver<'a> {
         None
     }
 
+    /// Sends the answer that was held back until now, and gives the socket to the application. Orders
+    /// are none of that one's business, and what it reads is no request.
+    async fn switch(self) {
+        self.gate.grant_switch();
+        let sent = self.http.with_upgrades();
+        // A client that does not even take this head gets no other protocol.
+        let _ = timeout(self.worker.http.send_timeout, sent).await;
+    }
+
     async fn end(self, end: End) -> Option<Connection> {
         let requests = self.before + u64::from(self.gate.requests().wrapping_sub(self.start));
-        // `None`: upgraded, the application has it.
-        let parts = self.http.into_parts()?;
+        let parts = self.http.into_parts();
         let Gated {
             stream,
             before,
             gate,
             live,
         } = parts.io.into_inner();
-        match end {
-            End::Leave => {}
-            End::TimedOut => {
-                let _ = stream.try_write(TIMED_OUT);
+        if !matches!(end, End::Leave) {
+            let may_still_send = match end {
+                End::TimedOut => {
+                    let _ = stream.try_write(TIMED_OUT);
+                    true
+                }
+                End::Refused => true,
+                End::Done => gate.closing(),
+                End::Leave | End::Switches | End::Broken => false,
+            };
+            if may_still_send {
                 linger(stream).await;
-                return None;
             }
-            End::Done if gate.closing() => {
-                linger(stream).await;
-                return None;
-            }
-            End::Done | End::Broken => return None,
+            return None;
         }
         let leftover = join(&parts.read_buf, &before);
         #[cfg(test)]

@@ -120,7 +120,7 @@ impl Times {
         if let Some((since, _)) = self.half_closed {
             Some((since + HALF_CLOSED, Due::HalfClosed))
         } else if let Some((since, _)) = self.stalled {
-            Some((since + http.keepalive_timeout, Due::Stuck))
+            Some((since + http.send_timeout, Due::Stuck))
         } else if gate.in_flight() {
             None
         } else if gate.body_pending() {
@@ -133,7 +133,7 @@ impl Times {
             let after = PARK_AFTER.min(http.keepalive_timeout);
             Some((self.idle_since + after, Due::Park))
         } else {
-            Some((self.idle_since + http.keepalive_timeout, Due::Stuck))
+            Some((self.idle_since + http.send_timeout, Due::Stuck))
         }
     }
 }
@@ -168,16 +168,16 @@ mod tests {
         };
         let after = |seconds| now + Duration::from_secs(seconds);
         assert_eq!(next(&gate, now), Some((now + PARK_AFTER, Due::Park)));
-        gate.was_read(b"GET");
+        gate.was_read();
         assert_eq!(next(&gate, after(1)), Some((after(31), Due::Head)));
-        gate.was_read(b" ");
+        gate.was_read();
         assert_eq!(next(&gate, after(2)), Some((after(31), Due::Head)));
         gate.begin(false, false);
         assert_eq!(next(&gate, after(3)), None);
         gate.will_write();
-        assert_eq!(next(&gate, after(4)), Some((after(79), Due::Stuck)));
+        assert_eq!(next(&gate, after(4)), Some((after(64), Due::Stuck)));
         gate.has_written();
-        assert_eq!(next(&gate, after(5)), Some((after(80), Due::Stuck)));
+        assert_eq!(next(&gate, after(5)), Some((after(65), Due::Stuck)));
         gate.was_flushed();
         assert!(gate.hold_eof());
         assert_eq!(next(&gate, after(6)), Some((after(16), Due::HalfClosed)));
