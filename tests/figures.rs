@@ -242,6 +242,7 @@ fn passed_finished_and_cut_are_counted_by_upgrade() {
         "handover_finished_total 1",
         "handover_cut_total 1",
         "handover_disagreements_total 0",
+        "handover_accept_errors_total 0",
         "handover_last_upgrade{outcome=\"committed\"} 1",
         "handover_last_upgrade_connections{result=\"passed\"} 20",
         "handover_received_total 20",

@@ -46,6 +46,9 @@ pub enum AddressError {
         "is not an address: the path of a Unix socket has at most {UNIX_PATH_MAX} bytes, this one has {0}"
     )]
     TooLong(usize),
+    /// Datagrams.
+    #[error("cannot be served: HTTP needs connections, not datagrams")]
+    Datagrams,
     /// The path has a zero byte or another control character in it.
     #[error("is not an address: a control character in the path")]
     Control,

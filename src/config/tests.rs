@@ -87,8 +87,12 @@ fn every_key_of_the_documented_file_is_known_and_its_values_are_the_defaults() {
         [site]
         [http]
         header_timeout = "30s"
+        body_timeout = "60s"
+        send_timeout = "60s"
         keepalive_timeout = "75s"
         max_connections = 0
+        http2 = true
+        max_streams = 128
         [upgrade]
         start_timeout = "30s"
         probation = "60s"
@@ -96,6 +100,7 @@ fn every_key_of_the_documented_file_is_known_and_its_values_are_the_defaults() {
         timeout = "10m"
         stop_timeout = "8s"
         pass_connections = true
+        generations = 8
         [log]
         level = "info"
         access = "off"
@@ -424,7 +429,7 @@ fn values_that_cannot_be_name_the_key_and_show_the_line() {
         (
             "metrics.address = 'udp:[::]:1'",
             "metrics.address",
-            "\"udp:[::]:1\" is not an address: write an IP address and a port (\"127.0.0.1:80\", \"[::]:80\"), or \"unix:\" and a path",
+            "\"udp:[::]:1\" cannot be served: HTTP needs connections, not datagrams",
         ),
     ] {
         let value = line.split_once("= ").unwrap().1;
@@ -544,8 +549,12 @@ fn all_different(seed: u64) -> Config {
         },
         http: Http {
             header_timeout: time(3),
+            body_timeout: time(19),
+            send_timeout: time(23),
             keepalive_timeout: time(5),
             max_connections: seed >> 1 | 1,
+            http2: false,
+            max_streams: 7,
         },
         upgrade: Upgrade {
             start_timeout: time(7),
@@ -556,6 +565,7 @@ fn all_different(seed: u64) -> Config {
             timeout: time(13),
             stop_timeout: time(17),
             pass_connections: false,
+            generations: 3,
         },
         log: Log {
             level: "trace".into(),

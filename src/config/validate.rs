@@ -45,10 +45,16 @@ pub(super) fn validate(config: &Config) -> Result<(), Invalid> {
     let http = &config.http;
     let header = time(http.header_timeout, MOMENT..=DAY);
     at(&["http", "header_timeout"], header)?;
+    let body = time(http.body_timeout, MOMENT..=DAY);
+    at(&["http", "body_timeout"], body)?;
+    let send = time(http.send_timeout, MOMENT..=DAY);
+    at(&["http", "send_timeout"], send)?;
     let keepalive = time(http.keepalive_timeout, MOMENT..=DAY);
     at(&["http", "keepalive_timeout"], keepalive)?;
     let connections = number(http.max_connections, 0..=CONNECTIONS_MAX);
     at(&["http", "max_connections"], connections)?;
+    let streams = number(http.max_streams, 1..=STREAMS_MAX);
+    at(&["http", "max_streams"], streams)?;
     let upgrade = &config.upgrade;
     let start = time(upgrade.start_timeout, MOMENT..=DAY);
     at(&["upgrade", "start_timeout"], start)?;
@@ -62,13 +68,18 @@ pub(super) fn validate(config: &Config) -> Result<(), Invalid> {
     at(&["drain", "timeout"], timeout)?;
     let stop = time(drain.stop_timeout, Duration::ZERO..=DAY);
     at(&["drain", "stop_timeout"], stop)?;
+    let generations = number(drain.generations, 1..=GENERATIONS_MAX);
+    at(&["drain", "generations"], generations)?;
     at(&["log", "level"], level(&config.log.level))?;
     at(&["log", "access"], access(&config.log.access))?;
     if !config.control.group.is_empty() {
         at(&["control", "group"], known_group(&config.control.group))?;
     }
     if !config.metrics.address.is_empty() {
-        at(&["metrics", "address"], metrics(&config.metrics.address))?;
+        at(
+            &["metrics", "address"],
+            stream_address(&config.metrics.address).map(drop),
+        )?;
     }
     Ok(())
 }
@@ -93,7 +104,7 @@ fn listeners(listeners: &[ListenerConfig]) -> Result<(), Invalid> {
         };
         let name = &listener.name;
         listener_name(name).map_err(|p| invalid("name", p))?;
-        let parsed = listener.address.as_deref().map(address).transpose();
+        let parsed = listener.address.as_deref().map(stream_address).transpose();
         let parsed = parsed.map_err(|p| invalid("address", p))?;
 
         if !matches!(parsed, Some(Address::Unix(_))) {
@@ -153,13 +164,13 @@ fn address(text: &str) -> Result<Address, Problem> {
         .map_err(|why| Problem::Address(text.into(), why))
 }
 
-/// Scraped over HTTP, so not a place for datagrams.
-fn metrics(text: &str) -> Result<(), Problem> {
+/// Where HTTP is spoken.
+fn stream_address(text: &str) -> Result<Address, Problem> {
     match address(text)? {
         Address::Udp(_) | Address::Host { udp: true, .. } => {
-            Err(Problem::Address(text.into(), AddressError::Syntax))
+            Err(Problem::Address(text.into(), AddressError::Datagrams))
         }
-        _ => Ok(()),
+        address => Ok(address),
     }
 }
 
@@ -279,6 +290,10 @@ fn unless(holds: bool, problem: impl FnOnce() -> Problem) -> Result<(), Problem>
 const PROCESSES_MAX: u64 = 1024;
 /// What a count of connections may be, far more than there are descriptors.
 const CONNECTIONS_MAX: u64 = 1 << 32;
+/// Streams of one connection: each may be a file.
+const STREAMS_MAX: u64 = 1 << 16;
+/// Generations that drain, each with processes of its own.
+const GENERATIONS_MAX: u64 = 64;
 /// The kernel cuts it to `net.core.somaxconn`.
 const BACKLOG_MAX: u64 = 1 << 20;
 /// The least time that is a limit and not a mistake.

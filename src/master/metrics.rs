@@ -161,6 +161,12 @@ impl Driver {
         );
         text.value("disagreements_total", &[], self.workers.disagreements());
         text.family(
+            "accept_errors_total",
+            "counter",
+            "Connections that could not be accepted, and listeners that cannot accept.",
+        );
+        text.value("accept_errors_total", &[], self.workers.accept_errors());
+        text.family(
             "draining_generations",
             "gauge",
             "Earlier generations that only drain.",

@@ -70,7 +70,7 @@ impl Sockets {
         let mut sockets = Self::default();
         let mut missing = Vec::new();
         for wanted in &config.listeners {
-            sockets.take_passed(config, wanted, &mut found);
+            sockets.take_passed(config, wanted, &mut found)?;
             if sockets.is_passed(&wanted.name) {
                 continue;
             }
@@ -127,12 +127,23 @@ impl Sockets {
     }
 
     /// A unit's sockets count for every entry of their name, wherever they are.
-    fn take_passed(&mut self, config: &Config, wanted: &ListenerConfig, found: &mut Vec<Listener>) {
+    fn take_passed(
+        &mut self,
+        config: &Config,
+        wanted: &ListenerConfig,
+        found: &mut Vec<Listener>,
+    ) -> Result<(), ListenError> {
         let name = &wanted.name;
         let of_unit = |l: &Listener| l.name == *name && l.source == ListenerSource::Systemd;
         let passed = take(found, of_unit);
         let entries = config.listeners.iter().filter(|c| c.name == *name);
         let addresses: Vec<&String> = entries.filter_map(|c| c.address.as_ref()).collect();
+        if let Some(other) = passed.iter().find(|listener| !listener.is_stream()) {
+            return Err(ListenError::NotAStream {
+                name: name.clone(),
+                address: other.address().to_string(),
+            });
+        }
         for listener in &passed {
             let matches = |a: &&String| listeners::address_matches(listener, a);
             if !addresses.is_empty() && !addresses.iter().any(matches) {
@@ -148,6 +159,7 @@ impl Sockets {
             }
         }
         self.listeners.extend(passed);
+        Ok(())
     }
 
     fn bind(

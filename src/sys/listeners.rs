@@ -61,6 +61,17 @@ pub enum ListenError {
         /// Its name.
         name: String,
     },
+    /// Datagrams, or packets.
+    #[error(
+        "listener {name:?}: {address} is no stream of connections, and HTTP needs one: use \
+         ListenStream= in the .socket unit that has FileDescriptorName={name}"
+    )]
+    NotAStream {
+        /// Its name.
+        name: String,
+        /// Where it is.
+        address: String,
+    },
     /// Not an address.
     #[error(
         "listener {name:?}: cannot use address {address:?}: expected \"host:port\", \
@@ -240,6 +251,12 @@ impl Listener {
             slot: self.slot,
             fd: self.fd.try_clone()?,
         })
+    }
+
+    /// Whether it is a stream of connections, which is what HTTP needs.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        sockopt::socket_type(&self.fd) == Ok(rustix::net::SocketType::STREAM)
     }
 
     /// Whether connections are taken (into the queue, if nobody accepts). A datagram socket's

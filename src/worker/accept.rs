@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{self, Connection, Served};
 use super::context::Worker;
@@ -47,6 +47,12 @@ struct Held {
     listener: Listener,
     task: Option<JoinHandle<()>>,
 }
+
+/// So many errors in a row are those of connections that were lost in the queue. More are the socket's
+/// own, and it is tried again after this time and each time after twice as long, up to the longest.
+const IN_A_ROW: u32 = 16;
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// How long to wait when the process is out of descriptors and none of our connections ends.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
@@ -176,6 +182,7 @@ async fn accept(socket: Socket, worker: Arc<Worker>) {
     let _vital = Vital("accepting");
     let connections = &worker.connections;
     let mut turns = Turns::new(socket.shared);
+    let mut failing = Failing::default();
     loop {
         connections.at_most(worker.max_connections - 1).await;
         let mut ready = match socket.fd.readable().await {
@@ -188,6 +195,7 @@ async fn accept(socket: Socket, worker: Arc<Worker>) {
         let waited = turns.come(connections).await;
         match socket.accept() {
             Ok((stream, peer)) => {
+                failing = Failing::default();
                 turns.took_one(waited);
                 begin(stream, peer, &socket.served, &worker);
             }
@@ -196,13 +204,39 @@ async fn accept(socket: Socket, worker: Arc<Worker>) {
                 tracing::warn!(listener = socket.served.name, "cannot accept for now: {e}");
                 let _ = timeout(OUT_OF_DESCRIPTORS, connections.one_ended()).await;
             }
-            // The client has gone before we came to it: accept(2) says which errors mean that.
+            // The client has gone before we came to it, or a firewall is against it: accept(2) has
+            // the same errors for a socket that is good for nothing.
             Err(e) => {
-                tracing::debug!(listener = socket.served.name, "a connection was lost: {e}");
+                let errors = &connections.figures.accept_errors;
+                errors.fetch_add(1, Ordering::Relaxed);
+                if let Some(pause) = failing.again(&socket.served.name, &e) {
+                    sleep(pause).await;
+                }
             }
         }
         // Those that are here get their turn in a long queue, too.
         tokio::task::coop::consume_budget().await;
+    }
+}
+
+/// Errors in a row.
+#[derive(Debug, Default)]
+struct Failing(u32);
+
+impl Failing {
+    /// One more. How long to wait before the next try.
+    fn again(&mut self, listener: &str, e: &io::Error) -> Option<Duration> {
+        self.0 = self.0.saturating_add(1);
+        let beyond = self.0.checked_sub(IN_A_ROW)?;
+        if beyond == 0 {
+            tracing::error!(
+                listener,
+                "cannot accept: {e}; it is tried again every second and not said again"
+            );
+        } else {
+            tracing::debug!(listener, "cannot accept: {e}");
+        }
+        Some((SHORTEST * (1 << beyond.min(10))).min(LONGEST))
     }
 }
 

@@ -92,6 +92,10 @@ impl Workers {
 
     /// How often hyper's idle state and ours differed.
     #[must_use]
+    pub fn accept_errors(&self) -> u64 {
+        self.served().accept_errors
+    }
+
     pub fn disagreements(&self) -> u64 {
         self.served().disagreements
     }
