@@ -174,6 +174,9 @@ pub fn inherit() -> Result<Inherited, InheritError> {
 
     let role = role(&env)?;
     set_mask(matches!(role, Role::First)).map_err(|e| InheritError::Signals(e.into()))?;
+    for name in ROLES.iter().filter(|name| env.get(name).is_some()) {
+        spawn::forget_variable(name);
+    }
     if !matches!(role, Role::First) {
         // Executed by descriptor, this process is called like its number.
         process::set_name(&own_name());
@@ -284,8 +287,11 @@ fn set_mask(first: bool) -> nix::Result<()> {
     blocked.thread_set_mask()
 }
 
+/// The variables that say what a process is. Each is for one process, and taken out of its environment.
+const ROLES: [&str; 3] = [KEEPER_ENV, CHANNEL_ENV, WORKER_ENV];
+
 fn role(env: &Env) -> Result<Role, InheritError> {
-    let set: Vec<&'static str> = [KEEPER_ENV, CHANNEL_ENV, WORKER_ENV]
+    let set: Vec<&'static str> = ROLES
         .into_iter()
         .filter(|name| env.get(name).is_some())
         .collect();

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 use rustix::pipe::PipeFlags;
@@ -478,6 +478,39 @@ pub(super) fn default_dispositions(except: &[Signal]) {
                 action.sa_sigaction = libc::SIG_DFL;
                 libc::sigaction(number, &raw const action, std::ptr::null_mut());
             }
+        }
+    }
+}
+
+/// Receives these and does nothing. Unlike a blocked or an ignored signal that is not passed on to
+/// the programs we start: a handler is reset at their exec (signal(7)).
+pub(super) fn handle_with_nothing(signals: &[Signal]) -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+
+    let action = SigAction::new(
+        SigHandler::Handler(nothing),
+        SaFlags::SA_RESTART,
+        SigSet::empty(),
+    );
+    for signal in signals {
+        // SAFETY: a handler that does nothing may run at any moment.
+        unsafe { nix::sys::signal::sigaction(*signal, &action) }?;
+    }
+    Ok(())
+}
+
+/// Takes a variable out of our own environment, so that no program started by an application has it.
+/// Only while no other thread could be reading it, which is so on the first line of a `main`.
+pub(super) fn forget_variable(name: &str) {
+    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1);
+    if alone {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "there is no other thread, and a child must not take itself for one of ours"
+        )]
+        // SAFETY: no other thread reads or writes the environment: there is none.
+        unsafe {
+            std::env::remove_var(name);
         }
     }
 }

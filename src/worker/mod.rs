@@ -20,13 +20,14 @@ use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
-use nix::sys::signal::{SigSet, Signal};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::machine::link::Start;
+use crate::sys::signals;
 
 mod accept;
 mod access;
+mod applications;
 mod connection;
 mod connections;
 mod context;
@@ -72,12 +73,14 @@ enum WorkerError {
 /// Runs this process as a worker until its master sends it away: `channel` is the inherited end,
 /// `load` makes the application, inside the runtime.
 ///
-/// Signals are blocked for the calling thread and all it starts; call it on the first thread.
+/// Signals are received and do nothing from then on.
 pub fn run<F>(channel: OwnedFd, load: F) -> ExitCode
 where
     F: FnOnce(Start) -> Loading,
 {
-    ignore_signals();
+    if let Err(e) = signals::ignore_in_worker() {
+        tracing::warn!("cannot ignore signals: {e}");
+    }
     match work(channel, load) {
         Ok(code) => code,
         Err(e) => {
@@ -125,24 +128,6 @@ fn many(threads: usize) -> io::Result<Runtime> {
         .worker_threads(threads)
         .enable_all()
         .build()
-}
-
-/// Blocked, not handled: a blocked signal stays with this process and is lost with it.
-fn ignore_signals() {
-    let ours: SigSet = [
-        Signal::SIGHUP,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-        Signal::SIGTERM,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-        Signal::SIGWINCH,
-    ]
-    .into_iter()
-    .collect();
-    if let Err(e) = ours.thread_block() {
-        tracing::warn!("cannot block signals: {e}");
-    }
 }
 
 /// Nothing is left half done by a panic in one of our critical sections.
