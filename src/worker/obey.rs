@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accept::Acceptor;
+use super::applications::Applications;
 use super::connections::Fullness;
 use super::context::{Answer, Worker};
 use super::drain::{Draining, Terms};
 use super::handoff::frame::About;
-use super::handoff::receive::{self, Applications, Receiver};
+use super::handoff::receive::{self, Receiver};
 use super::start::{self, Beginning};
 use super::{Loading, hooks};
 use crate::config;
@@ -115,7 +116,7 @@ struct Life {
     channel: Channel,
     worker: Arc<Worker>,
     acceptor: Acceptor,
-    applications: Applications,
+    applications: Arc<Applications>,
     receivers: Vec<Receiver>,
     drain: config::Drain,
     draining: Option<Draining>,

@@ -1,14 +1,12 @@
 //! The beginning: what the master says first, and which application serves which listener.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::Routers;
 use super::accept::Listener;
-use super::connection::Served;
-use super::handoff::receive::Applications;
+use super::applications::Applications;
 use crate::machine::link::{Start, ToWorker, WorkerListener};
 use crate::sys::channel::{Channel, ChannelError};
 
@@ -74,34 +72,33 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
 pub(super) fn pair_up(
     listeners: Vec<(WorkerListener, OwnedFd)>,
     routers: Routers,
-) -> Result<(Vec<Listener>, Applications), String> {
-    let applications: HashMap<_, _> = routers
-        .into_iter()
-        .map(|(name, router)| (name.clone(), Arc::new(Served { name, router })))
-        .collect();
+) -> Result<(Vec<Listener>, Arc<Applications>), String> {
+    let applications = Arc::new(Applications::new(routers));
     let listeners: Result<_, String> = listeners
         .into_iter()
         .map(|(listener, fd)| serve(&listener, fd, &applications))
         .collect();
-    Ok((listeners?, Arc::new(applications)))
+    Ok((listeners?, applications))
 }
 
 /// A socket with its application. An error names the listener that has none.
 pub(super) fn serve(
     listener: &WorkerListener,
     fd: OwnedFd,
-    applications: &HashMap<String, Arc<Served>>,
+    applications: &Applications,
 ) -> Result<Listener, String> {
-    let served = applications.get(&listener.name).ok_or_else(|| {
-        format!(
-            "there is no application for the listener {:?}",
-            listener.name
-        )
-    })?;
+    let served = applications
+        .of_listener(&listener.name, &fd)
+        .ok_or_else(|| {
+            format!(
+                "there is no application for the listener {:?}",
+                listener.name
+            )
+        })?;
     Ok(Listener {
         id: listener.id,
         fd,
-        served: Arc::clone(served),
+        served,
         shared: listener.shared,
     })
 }

@@ -491,3 +491,17 @@ async fn a_thousand_idle_connections_are_passed_on_without_anybody_noticing() {
         assert_eq!(client.get("/hello").await.text(), "hello from g2");
     }
 }
+
+#[tokio::test]
+async fn a_listener_that_is_called_otherwise_now_serves_the_connections_of_its_address() {
+    let mut old = TestWorker::start().await;
+    let mut client = Client::accepted(&old).await;
+    client.get("/hello").await;
+    let (sending, receiving) = handoff::pair().unwrap();
+    let listener = old.listener.try_clone().unwrap();
+    let new = TestWorker::named("www", listener, receiving).await;
+    old.pass_to(&[&sending]).await;
+    assert_eq!(old.drained().await.passed, 1);
+    assert_eq!(client.get("/hello").await.text(), "hello from g2");
+    assert_eq!(new.report().await.received, 1);
+}

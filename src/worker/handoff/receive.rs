@@ -1,6 +1,5 @@
 //! Taking over connections: the receiving worker's side of [`super`].
 
-use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -17,12 +16,10 @@ use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
 use super::frame::{self, About, BATCH, MESSAGE_MAX};
 use crate::sys::channel::MAX_FDS;
 use crate::worker::Worker;
-use crate::worker::connection::{self, Connection, Served};
+use crate::worker::applications::Applications;
+use crate::worker::connection::{self, Connection};
 use crate::worker::guarded::Vital;
 use crate::worker::stream::{Peer, Stream};
-
-/// The applications of this worker by the names of their listeners.
-pub(in crate::worker) type Applications = Arc<HashMap<String, Arc<Served>>>;
 
 /// A receiving end being read.
 #[derive(Debug)]
@@ -40,7 +37,7 @@ impl Receiver {
     pub(in crate::worker) fn start(
         end: OwnedFd,
         worker: &Arc<Worker>,
-        applications: &Applications,
+        applications: &Arc<Applications>,
     ) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&end, true)?;
         let socket = Arc::new(UnixSeqpacket::try_from(end)?);
@@ -69,7 +66,7 @@ impl Receiver {
     }
 }
 
-async fn receive(socket: Arc<UnixSeqpacket>, worker: Arc<Worker>, applications: Applications) {
+async fn receive(socket: Arc<UnixSeqpacket>, worker: Arc<Worker>, applications: Arc<Applications>) {
     let _vital = Vital("taking over connections");
     loop {
         // A descriptor that finds no room in our table is closed by the kernel: leave it queued.
@@ -152,7 +149,7 @@ pub(in crate::worker) fn serve(
     let Ok((stream, peer)) = Stream::from_fd(fd) else {
         return false;
     };
-    let Some(served) = applications.get(&about.listener) else {
+    let Some(served) = applications.of_connection(&about.listener, &stream) else {
         tracing::info!(
             listener = about.listener,
             "closing a connection nobody here serves"
@@ -167,7 +164,7 @@ pub(in crate::worker) fn serve(
         leftover,
         gate,
         live,
-        served: Arc::clone(served),
+        served,
         peer: about.peer.map_or(peer, Peer::Tcp),
         requests: about.requests,
         idle_since: since(about.idle_ms),
