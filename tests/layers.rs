@@ -214,14 +214,18 @@ fn the_environment_is_read_in_one_place() {
 fn nobody_changes_the_environment() {
     // Before there is a second thread, and for the sake of children.
     let before_threads = ["sys/spawn.rs"];
-    only_in("changes of the environment", &before_threads, |file, bad| {
-        for path in &file.paths {
-            let called = called_of("env", path);
-            if let Some("set_var" | "remove_var" | "set_current_dir") = called {
-                bad(path.line, &path.to_string());
+    only_in(
+        "changes of the environment",
+        &before_threads,
+        |file, bad| {
+            for path in &file.paths {
+                let called = called_of("env", path);
+                if let Some("set_var" | "remove_var" | "set_current_dir") = called {
+                    bad(path.line, &path.to_string());
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Time is an argument, effects are answers: otherwise the explorer explores nothing.

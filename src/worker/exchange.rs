@@ -375,7 +375,13 @@ impl Answer {
                     Some(Err(axum::Error::new(panicked)))
                 }
             };
-            let is_stream = matches!(&self.done, Some(Done { of: Of::Stream(_), .. }));
+            let is_stream = matches!(
+                &self.done,
+                Some(Done {
+                    of: Of::Stream(_),
+                    ..
+                })
+            );
             match frame.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(Chunk::Bytes(bytes)))) if is_stream => self.rest = bytes,
                 Some(Ok(Ok(data))) => return Poll::Ready(Some(Ok(Frame::data(data)))),

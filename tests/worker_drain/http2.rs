@@ -181,3 +181,65 @@ async fn a_body_that_stops_coming_is_answered_with_408() {
     let answer = timeout(SOON, client.send_request(upload)).await.unwrap();
     assert_eq!(answer.unwrap().status(), 408);
 }
+
+/// A request for this path, as frames write it (RFC 7541, C.3: names from the static table).
+fn headers(stream: u32, path: &str) -> Vec<u8> {
+    let mut block = vec![0x82, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
+    block.extend_from_slice(path.as_bytes());
+    block.extend_from_slice(b"\x01\x01t");
+    let length = u32::try_from(block.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend_from_slice(&[1, 5]);
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(&block);
+    frame
+}
+
+/// The next frame: type, flags, stream, payload. `None`: the end.
+async fn frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
+    let mut head = [0; 9];
+    let read = timeout(SOON, stream.read_exact(&mut head)).await;
+    read.expect("a frame or the end").ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; usize::try_from(length).unwrap()];
+    stream.read_exact(&mut payload).await.unwrap();
+    let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    Some((head[3], head[4], id, payload))
+}
+
+/// The first GOAWAY only announces the end: until the client has seen it, which its answer to a PING
+/// says, whatever it asks for is answered. The second names the last of these.
+#[tokio::test]
+async fn no_request_is_lost_between_the_two_phases_of_goaway() {
+    let worker = TestWorker::start().await;
+    let mut stream = TcpStream::connect(worker.address).await.unwrap();
+    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    hello.extend(headers(1, "/slow/600"));
+    stream.write_all(&hello).await.unwrap();
+    while worker.report().await.requests < 1 {}
+    worker.drain(Some(Duration::from_secs(60))).await;
+
+    let (mut whole, mut last_ids) = (Vec::new(), Vec::new());
+    while let Some((kind, flags, id, payload)) = frame(&mut stream).await {
+        match kind {
+            // DATA with END_STREAM.
+            0 if flags & 1 == 1 => whole.push(id),
+            // PING, not an answer to ours.
+            6 if flags & 1 == 0 => {
+                // As one that was in the air when the first GOAWAY came.
+                stream.write_all(&headers(3, "/slow/100")).await.unwrap();
+                sleep(Duration::from_millis(50)).await;
+                stream.write_all(&headers(5, "/hello")).await.unwrap();
+                let mut ack = b"\0\0\x08\x06\x01\0\0\0\0".to_vec();
+                ack.extend_from_slice(&payload);
+                stream.write_all(&ack).await.unwrap();
+            }
+            7 => last_ids.push(u32::from_be_bytes(payload[..4].try_into().unwrap())),
+            3 => panic!("stream {id} was reset"),
+            _ => {}
+        }
+    }
+    whole.sort_unstable();
+    assert_eq!(whole, [1, 3, 5]);
+    assert_eq!(last_ids, [(1 << 31) - 1, 5]);
+}
