@@ -2,6 +2,8 @@
 //! does not say, or not clearly, which host it is for (RFC 9112, 3.2). A proxy before us and the
 //! application behind us must never take one request for two different hosts.
 
+use std::net::Ipv6Addr;
+
 use http::header::HOST;
 use http::{Method, Request, Uri, Version};
 
@@ -25,7 +27,8 @@ pub(super) fn is_faulty<B>(request: &Request<B>) -> bool {
 fn is_target(method: &Method, uri: &Uri) -> bool {
     let is_path = uri.path().starts_with('/');
     match (uri.scheme(), uri.authority()) {
-        (Some(_), Some(_)) => is_path,
+        // It goes before `Host`, so it must be one, too.
+        (Some(_), Some(authority)) => is_path && is_host(authority.as_str().as_bytes()),
         (None, Some(_)) => *method == Method::CONNECT,
         (None, None) => is_path || uri.path() == "*" && *method == Method::OPTIONS,
         (Some(_), None) => false,
@@ -39,16 +42,15 @@ fn is_host(host: &[u8]) -> bool {
         let Some(end) = rest.iter().position(|byte| *byte == b']') else {
             return false;
         };
-        let address = &rest[..end];
-        let plain = |b: &u8| b.is_ascii_hexdigit() || b":.".contains(b);
-        let is_address = !address.is_empty() && address.iter().all(plain);
+        let is_address = is_address(&rest[..end]);
         (is_address, &rest[end + 1..])
     } else {
         let end = host.iter().position(|byte| *byte == b':');
         let (name, port) = host.split_at(end.unwrap_or(host.len()));
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(b);
         let two_dots = name.windows(2).any(|two| two == b"..");
-        let is_name = !name.is_empty() && name.iter().all(plain) && !two_dots;
+        let is_empty = matches!(name, b"" | b".");
+        let is_name = !is_empty && name.iter().all(plain) && !two_dots;
         (is_name, port)
     };
     let is_port = match port {
@@ -57,6 +59,21 @@ fn is_host(host: &[u8]) -> bool {
         _ => false,
     };
     name && is_port
+}
+
+/// Between brackets: version 6, or one that is still to come (`v9.x`).
+fn is_address(address: &[u8]) -> bool {
+    let Ok(address) = std::str::from_utf8(address) else {
+        return false;
+    };
+    let future = || {
+        let (version, rest) = address.strip_prefix(['v', 'V'])?.split_once('.')?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:".contains(c);
+        let is_version = version.chars().all(|c| c.is_ascii_hexdigit());
+        let has_both = !version.is_empty() && !rest.is_empty();
+        Some(has_both && is_version && rest.chars().all(plain))
+    };
+    address.parse::<Ipv6Addr>().is_ok() || future() == Some(true)
 }
 
 #[cfg(test)]
@@ -77,6 +94,7 @@ mod tests {
             "[::1]",
             "[::1]:80",
             "[::ffff:1.2.3.4]",
+            "[v1f.a:b]",
             "xn--bcher-kva.example",
             "a%41",
             "a,b",
@@ -97,7 +115,14 @@ mod tests {
             "a:80:80",
             "::1",
             "[::1",
+            ".",
+            ".:80",
             "[]",
+            "[1]",
+            "[::1.]",
+            "[g::1]",
+            "[1::2::3]",
+            "[v.a]",
             "[::1]80",
             "[a/b]",
             "\u{fc}.de",
@@ -129,6 +154,8 @@ mod tests {
         for (method, target) in [
             ("GET", "a.com:80"),
             ("GET", "a"),
+            ("GET", "http://user@b/"),
+            ("GET", "http://./"),
             ("GET", "*"),
             ("OPTIONS", "a"),
         ] {
