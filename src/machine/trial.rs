@@ -1,12 +1,11 @@
 //! The program on disk: what each verb does to the five files, as steps.
 //!
 //! One rule: a program that differs from `.good` is on trial, whoever put it there and however. No
-//! marker says so, so none can be forgotten. Two hands carry the steps out: `master::store` where
-//! the service's user owns the directory, `systemd/guard` (a shell script that follows the same
-//! rules) where root does. Tests run one table of cases against both.
+//! marker says so, so none can be forgotten. Nothing carries these steps out yet: `master::store` and
+//! `systemd/guard` still go by a marker, `.trial`. Their replacement is held to the table of cases.
 //!
 //! Each step changes at most one name, all at once. After a crash at any point the same verb, or
-//! [`start`], finishes the work.
+//! [`Files::start`], finishes the work.
 
 #[cfg(test)]
 pub(crate) mod cases;
