@@ -106,7 +106,10 @@ fn a_slow_download_lives_through_four_upgrades_and_its_generation_is_shown() {
 
 #[test]
 fn with_three_draining_generations_the_next_upgrade_is_refused_until_one_has_gone() {
-    let service = begin("three_draining", PATIENT);
+    let service = begin(
+        "three_draining",
+        &format!("{PATIENT}[drain]\ngenerations = 3\n"),
+    );
     let mut slow = vec![Download::begin(&service)];
     for generation in 2..=4 {
         upgrade_and_commit(&service, generation);

@@ -227,7 +227,7 @@ impl Driver {
         // One that was rejected drains on when the next one starts.
         let evicted = self.machine.phase() == Phase::Evicting;
         let draining = self.still_draining() + usize::from(evicted);
-        (draining >= MOST_DRAINING).then(|| {
+        (draining >= usize::from(self.config.drain.generations)).then(|| {
             format!(
                 "{draining} generations are still draining; try again when `status` shows fewer, \
                  or shorten [drain] timeout"
@@ -366,6 +366,3 @@ fn check_id(id: &str) -> Result<(), String> {
         Err(format!("an upgrade's id has 32 hex digits, not {id:?}"))
     }
 }
-
-/// So many generations may drain beside the one that serves.
-const MOST_DRAINING: usize = 3;
