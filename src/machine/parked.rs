@@ -54,7 +54,7 @@ impl Machine {
                 self.arm(Timer::Silence, self.timing.silence, s);
                 self.launch_done(s);
             }
-            Event::PredecessorExited => self.bereaved(),
+            Event::PredecessorExited => self.predecessor_has_gone(),
             Event::Signal(Signal::Winch) => {
                 s.refuse_signal(Signal::Winch, "this master is parked already");
             }
@@ -84,7 +84,7 @@ impl Machine {
 
     /// Our own predecessor, which drained, is gone. The successor is the main process: there is
     /// nothing to claim.
-    fn bereaved(&mut self) {
+    fn predecessor_has_gone(&mut self) {
         self.timers.disarm(Timer::Linger);
         self.predecessor = None;
     }
@@ -164,7 +164,7 @@ impl Machine {
             Event::WorkersReady => self.reclaimed(s),
             // The pool starts them again, with growing pauses, for ever.
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
-            Event::PredecessorExited => self.bereaved(),
+            Event::PredecessorExited => self.predecessor_has_gone(),
             Event::SuccessorClosed(_) | Event::SuccessorExited(_) => {
                 s.act(Action::NameMain(Who::Me));
                 self.restore_disk(s);
