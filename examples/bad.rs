@@ -20,7 +20,7 @@ use axum::Router;
 use axum::routing::get;
 use handover::machine::message::{Hello, Message, PROTOCOL, Protocol};
 use handover::sys::inherited::{Role, inherit};
-use handover::{AppError, Context, Service};
+use handover::{BoxError, Context, Service};
 use rustix::net::{SendFlags, Shutdown};
 
 /// What is run as.
@@ -135,7 +135,7 @@ fn good() -> ExitCode {
         .run()
 }
 
-async fn application(_: Context) -> Result<Router, AppError> {
+async fn application(_: Context) -> Result<Router, BoxError> {
     match behaviour().as_str() {
         "workers crash at start" => std::process::abort(),
         "workers exit at start" => std::process::exit(4),

@@ -3,6 +3,9 @@
 
 use std::process::ExitCode;
 
+use axum::Router;
+use handover::{BoxError, Context};
+
 #[path = "../tests/kit/app.rs"]
 mod app;
 
@@ -11,15 +14,13 @@ fn main() -> ExitCode {
     handover::Service::new("torture")
         .version(version)
         .about("Answers that can be checked to the last byte")
-        .http_with(
-            "http",
-            "127.0.0.1:8080",
-            |cx: handover::Context| async move {
-                Ok(app::router(app::Identity {
-                    server: format!("torture/{}", cx.version),
-                    generation: cx.generation.to_string(),
-                }))
-            },
-        )
+        .http("http", "127.0.0.1:8080", application)
         .run()
+}
+
+async fn application(cx: Context) -> Result<Router, BoxError> {
+    Ok(app::router(app::Identity {
+        server: format!("torture/{}", cx.version()),
+        generation: cx.generation().to_string(),
+    }))
 }

@@ -10,7 +10,7 @@ mod app;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use handover::{Context, Service};
+use handover::{BoxError, Context, Service};
 
 const VERSION: &str = match option_env!("HANDOVER_VERSION") {
     Some(version) => version,
@@ -23,9 +23,9 @@ fn main() -> ExitCode {
         .worker_per_core()
         .every_listener("http", "127.0.0.1:8080", async |cx: Context| {
             wait_for_the_gate().await;
-            Ok(app::router(app::Identity {
-                server: format!("workbench/{}", cx.version),
-                generation: format!("g{}", cx.generation),
+            Ok::<_, BoxError>(app::router(app::Identity {
+                server: format!("workbench/{}", cx.version()),
+                generation: format!("g{}", cx.generation()),
             }))
         })
         .run()

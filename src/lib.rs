@@ -51,6 +51,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 mod content;
+mod context;
 mod keeper;
 #[doc(hidden)]
 pub mod machine;
@@ -61,10 +62,53 @@ mod service;
 pub mod site;
 #[doc(hidden)]
 pub mod sys;
+pub mod testing;
 #[doc(hidden)]
 pub mod worker;
 
-pub use service::{AppError, Context, Service};
+pub use axum;
+pub use context::{Context, Drain, DrainReason, Peer, UnixPeer};
+pub use service::{App, BoxError, Service};
+
+/// `WebSocket`s that live through upgrades and rollbacks: at a drain a session is stopped between two
+/// messages, and goes with what its application says about it to the generation that owns the
+/// service. Its client notices nothing.
+///
+/// ```
+/// use axum::{Router, response::Response, routing::get};
+/// use handover::{BoxError, Context, ws::{Event, Resumed, Upgrade, WebSocket}};
+///
+/// async fn app(cx: Context) -> Result<Router, BoxError> {
+///     cx.resume("count", async |session: Resumed| {
+///         let Ok(count) = session.blob.try_into() else { return };
+///         talk(u64::from_be_bytes(count), session.socket).await;
+///     });
+///     let begin = async |upgrade: Upgrade| -> Response {
+///         upgrade.accept(|socket| talk(0, socket))
+///     };
+///     Ok(Router::new().route("/count", get(begin)))
+/// }
+///
+/// /// Numbers the messages of each client, however often the program is replaced meanwhile.
+/// async fn talk(mut count: u64, mut socket: WebSocket) {
+///     loop {
+///         match socket.next().await {
+///             Event::Message(_) => {
+///                 count += 1;
+///                 if socket.send(count.to_string()).await.is_err() {
+///                     return;
+///                 }
+///             }
+///             Event::Drain => return socket.pass_on("count", count.to_be_bytes()).await,
+///             _ => return,
+///         }
+///     }
+/// }
+/// ```
+#[cfg(feature = "ws")]
+pub mod ws {
+    pub use crate::worker::ws::{Closed, Event, Message, Resumed, Upgrade, WebSocket};
+}
 
 /// The daemon as a service: a directory over HTTP, or a welcome page when there is none.
 pub fn daemon() -> Service {
@@ -74,12 +118,13 @@ pub fn daemon() -> Service {
         .worker_per_core()
         .serves_a_site()
         .every_listener("http", "127.0.0.1:8080", |cx: Context| async move {
-            Ok(site::router(&site::SiteContext {
-                root: cx.config.site.root.clone(),
-                name: cx.name,
-                version: cx.version,
-                generation: cx.generation,
-                server_header: cx.config.site.server_header,
+            let site = &cx.settings().site;
+            Ok::<_, BoxError>(site::router(&site::SiteContext {
+                root: site.root.clone(),
+                name: cx.name().into(),
+                version: cx.version().into(),
+                generation: cx.generation(),
+                server_header: site.server_header,
             }))
         })
 }

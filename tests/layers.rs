@@ -28,6 +28,12 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ),
     ("config", &[], "the configuration file as plain data"),
     (
+        "context",
+        &["config", "machine"],
+        "what an application knows of its worker: both the worker and the front give it out, and it \
+         calls neither",
+    ),
+    (
         "machine",
         &["api", "config"],
         "pure: messages carry configurations and statuses, nothing else is known",
@@ -44,7 +50,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "worker",
-        &["config", "content", "machine", "sys"],
+        &["config", "content", "context", "machine", "sys"],
         "never the master's code, for the same reason; and it answers no operator, so no api",
     ),
     (
@@ -71,14 +77,19 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     (
         "service",
         &[
-            "api", "config", "machine", "sys", "master", "worker", "keeper", "cli",
+            "api", "config", "context", "sys", "master", "worker", "keeper", "cli",
         ],
         "it decides which role this process plays, so it knows every role; but no application",
     ),
     (
+        "testing",
+        &["config", "context", "machine", "service", "sys", "worker"],
+        "a service in one process: it plays the masters' part before real workers",
+    ),
+    (
         "lib",
-        &["service", "site"],
-        "the front; the daemon is the library's first user, so it is made from these two alone",
+        &["context", "service", "site", "worker"],
+        "the front; the daemon is the library's first user, so it is made from these alone",
     ),
     (
         "main",

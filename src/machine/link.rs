@@ -34,6 +34,8 @@ pub enum ToWorker {
         timeout_ms: Option<u64>,
         /// Somebody else serves on: ask on `handoff.sock` who takes the connections.
         pass: bool,
+        /// For the application.
+        reason: DrainReason,
     },
     /// Say [`FromWorker::Report`].
     Report,
@@ -55,6 +57,35 @@ pub enum ToWorker {
         /// Its name.
         listener: String,
     },
+}
+
+/// Why a worker is told to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DrainReason {
+    /// Another generation has taken over.
+    Upgrade,
+    /// The generation before has taken the service back.
+    Rollback,
+    /// Workers with another configuration have taken over.
+    Reload,
+    /// The service stops: nobody serves on.
+    Stop,
+    /// The worker's master has gone without a word.
+    MasterGone,
+}
+
+impl std::fmt::Display for DrainReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Upgrade => "upgrade",
+            Self::Rollback => "rollback",
+            Self::Reload => "reload",
+            Self::Stop => "stop",
+            Self::MasterGone => "its master has gone",
+        })
+    }
 }
 
 /// A draining worker, or its master, to the owner's master over `handoff.sock`.

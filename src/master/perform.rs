@@ -14,6 +14,7 @@ use super::record::{Record, millis, new_id};
 use super::start::timing;
 use super::story::{self, Milestone};
 use crate::api::{self, Outcome, exit};
+use crate::machine::link::DrainReason;
 use crate::machine::message::{
     Inheritance, Inherited, KeptConfig, Lingering, Message, PROTOCOL, Supersede,
 };
@@ -40,7 +41,7 @@ impl Driver {
                 if !stop {
                     self.drain_begins();
                 }
-                return self.workers.drain(limit, !stop);
+                return self.workers.drain(limit, self.drain_reason(stop));
             }
             Action::KillWorkers => {
                 self.close_handoff();
@@ -108,6 +109,15 @@ impl Driver {
             Action::Exit(code) => self.exit = Some(code),
         }
         Vec::new()
+    }
+
+    /// What the application is told.
+    fn drain_reason(&self, stop: bool) -> DrainReason {
+        match (stop, &self.predecessor) {
+            (true, _) => DrainReason::Stop,
+            (false, Some(_)) => DrainReason::Rollback,
+            (false, None) => DrainReason::Upgrade,
+        }
     }
 
     /// Facts that events bring for us, before the machine sees them.

@@ -17,7 +17,7 @@ use super::sockets::Sockets;
 use crate::api;
 use crate::config::Config;
 use crate::machine::Event;
-use crate::machine::link::{FromWorker, Report, Start, ToWorker};
+use crate::machine::link::{DrainReason, FromWorker, Report, Start, ToWorker};
 use crate::machine::message::Identity;
 use crate::machine::pool::Budget;
 use crate::sys::board::Board;
@@ -347,19 +347,19 @@ impl Workers {
 
     /// Everybody drains. A second call with a shorter limit counts.
     ///
-    /// With `pass` somebody else serves on and takes the connections.
-    pub fn drain(&mut self, limit: Option<Duration>, pass: bool) -> Vec<Event> {
+    /// Unless the service stops, somebody else serves on and takes the connections.
+    pub fn drain(&mut self, limit: Option<Duration>, reason: DrainReason) -> Vec<Event> {
         self.rescue_queues();
         self.current = None;
         self.candidate = None;
         let ids: Vec<u64> = self.all.keys().copied().collect();
         for id in ids {
-            self.drain_one(id, limit, pass);
+            self.drain_one(id, limit, reason);
         }
         self.gone_event()
     }
 
-    fn drain_one(&mut self, id: u64, limit: Option<Duration>, pass: bool) {
+    fn drain_one(&mut self, id: u64, limit: Option<Duration>, reason: DrainReason) {
         let Some(worker) = self.all.get_mut(&id) else {
             return;
         };
@@ -369,9 +369,12 @@ impl Workers {
         }
         worker.state = State::Draining;
         let timeout_ms = limit.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        worker
-            .line
-            .say(ToWorker::Drain { timeout_ms, pass }, Vec::new());
+        let order = ToWorker::Drain {
+            timeout_ms,
+            pass: reason != DrainReason::Stop,
+            reason,
+        };
+        worker.line.say(order, Vec::new());
         if let Some(limit) = limit {
             let inbox = self.inbox.clone();
             tokio::spawn(async move {
@@ -504,7 +507,7 @@ impl Workers {
             .map(|(id, _)| *id)
             .collect();
         for id in leaving {
-            self.drain_one(id, limit, true);
+            self.drain_one(id, limit, DrainReason::Reload);
         }
         vec![Event::Reloaded]
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,10 +14,11 @@ use tokio::time::Instant;
 use super::access::AccessLog;
 use super::connection::Connection;
 use super::connections::Connections;
-use super::handoff::Outbox;
+use super::handoff::{Outbox, Session};
 use super::http2::streams::Tasks;
 use super::lock;
 use crate::config::Http;
+use crate::context::Context;
 use crate::machine::link::Start;
 use crate::sys::board::Board;
 use crate::sys::handoff::{self, HandoffError};
@@ -26,6 +27,8 @@ use crate::sys::handoff::{self, HandoffError};
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) generation: u64,
+    /// As the application knows it.
+    pub(super) application: Context,
     pub(super) connections: Arc<Connections>,
     /// So many are accepted.
     pub(super) max_connections: usize,
@@ -36,6 +39,7 @@ pub(super) struct Worker {
     pub(super) http2: http2::Builder<Tasks>,
     /// `[log] access`.
     pub(super) access: Option<Arc<AccessLog>>,
+    runtime: Option<PathBuf>,
     /// `handoff.sock`, when connections may be passed on.
     handoff: Option<PathBuf>,
     /// Since when idle connections are on their grace time, and how long it is.
@@ -67,6 +71,12 @@ impl Worker {
         let max_connections = max_connections(files, config.http.max_connections);
         Ok(Self {
             generation: start.generation,
+            application: Context::new(
+                start.name.clone(),
+                start.version.clone(),
+                start.generation,
+                start.config.clone(),
+            ),
             access: AccessLog::open(&config.log.access, start.generation)?,
             connections: Connections::new(
                 board.map(|fd| Board::join(fd, start.slot)),
@@ -78,6 +88,11 @@ impl Worker {
             http: config.http.clone(),
             http1: super::http1::builder(),
             http2: super::http2::builder(&config.http),
+            runtime: start
+                .handoff
+                .as_deref()
+                .and_then(Path::parent)
+                .map(Path::to_owned),
             handoff: start
                 .handoff
                 .clone()
@@ -87,6 +102,11 @@ impl Worker {
             offered: Notify::new(),
             outbox: Mutex::default(),
         })
+    }
+
+    /// The service's runtime directory.
+    pub(super) fn runtime(&self) -> Option<&Path> {
+        self.runtime.as_deref()
     }
 
     /// From now on idle connections are closed after the grace time.
@@ -163,6 +183,19 @@ impl Worker {
 
     pub(super) fn close_outbox(&self) {
         *lock(&self.outbox) = None;
+    }
+
+    /// The same for a session.
+    pub(super) fn give_session(
+        &self,
+        connection: Connection,
+        session: Session,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), Box<(Connection, Session)>> {
+        match &*lock(&self.outbox) {
+            Some(outbox) => outbox.put_session(connection, session, permit),
+            None => Err(Box::new((connection, session))),
+        }
     }
 
     /// Gives a connection to another worker, or back.

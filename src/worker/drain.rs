@@ -4,20 +4,22 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::Worker;
 use super::guarded::Vital;
 use super::handoff::pass_on;
 use super::handoff::receive::Receiver;
 use super::order::Order;
+use crate::context::DrainReason;
 use crate::machine::link::Report;
 
 /// How a drain goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
+    /// For the application.
+    pub(super) reason: DrainReason,
     /// What is left then is cut; `None`: no limit.
     pub(super) limit: Option<Duration>,
     /// How long an idle connection that nobody takes may still bring a request.
@@ -31,7 +33,6 @@ pub(super) struct Terms {
 /// A drain under way.
 #[derive(Debug)]
 pub(super) struct Draining {
-    deadline: watch::Sender<Option<Instant>>,
     task: JoinHandle<Report>,
 }
 
@@ -47,9 +48,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 impl Terms {
     /// As ordered by the master. The grace is part of the limit: a service that stops within seconds
     /// does not spend them on idle connections.
-    pub(super) fn ordered(limit: Option<Duration>) -> Self {
+    pub(super) fn ordered(reason: DrainReason, limit: Option<Duration>) -> Self {
         let (least, most) = (Duration::from_secs(1), Duration::from_secs(5));
         Self {
+            reason,
             limit,
             grace: limit.map_or(most, |limit| (limit / 8).clamp(least, most)),
             ask: false,
@@ -60,6 +62,7 @@ impl Terms {
     /// Without a master, and nobody to pass connections to: idle ones go within a second.
     pub(super) fn orphaned(limit: Duration) -> Self {
         Self {
+            reason: DrainReason::MasterGone,
             limit: Some(limit),
             grace: Duration::from_millis(750),
             ask: false,
@@ -69,21 +72,11 @@ impl Terms {
 }
 
 impl Draining {
-    /// Starts. The worker accepts no more already; what its `receivers` have queued is still taken.
+    /// Starts. The worker accepts no more already, and its application knows until when all must
+    /// have ended; what its `receivers` have queued is still taken.
     pub(super) fn start(worker: Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) -> Self {
-        let (deadline, changes) = watch::channel(terms.limit.map(|limit| Instant::now() + limit));
-        let task = tokio::spawn(drain(worker, receivers, terms, changes));
-        Self { deadline, task }
-    }
-
-    /// A drain in a drain can only end sooner.
-    pub(super) fn hurry(&self, limit: Option<Duration>) {
-        let Some(at) = limit.map(|limit| Instant::now() + limit) else {
-            return;
-        };
-        self.deadline.send_modify(|deadline| {
-            *deadline = Some(deadline.map_or(at, |before| before.min(at)));
-        });
+        let task = tokio::spawn(drain(worker, receivers, terms));
+        Self { task }
     }
 
     /// When nothing is left. Cancel safe.
@@ -93,23 +86,24 @@ impl Draining {
     }
 }
 
-async fn drain(
-    worker: Arc<Worker>,
-    receivers: Vec<Receiver>,
-    terms: Terms,
-    mut deadline: watch::Receiver<Option<Instant>>,
-) -> Report {
+async fn drain(worker: Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) -> Report {
     let _vital = Vital("draining");
-    let connections = &worker.connections;
+    let (connections, application) = (&worker.connections, &worker.application);
     tracing::info!(connections = connections.count(), "draining");
     tokio::select! {
         biased;
         () = leave(&worker, receivers, terms) => {}
-        () = async {
-            passed(&mut deadline).await;
-            connections.cut();
-        } => {}
+        () = application.connections_overdue() => connections.cut(),
     }
+    tokio::select! {
+        biased;
+        () = application.work_done() => {}
+        () = application.connections_overdue() => tracing::warn!(
+            "{} jobs in the background are not done at the end of the drain: they are cut",
+            application.work_left()
+        ),
+    }
+    application.run_hooks().await;
     let report = connections.report();
     tracing::info!(
         passed = report.passed,
@@ -173,21 +167,4 @@ async fn end_politely(worker: &Worker, grace: Duration) {
         tokio::task::yield_now().await;
     }
     worker.connections.at_most(0).await;
-}
-
-/// Waits until the deadline, wherever it moves.
-async fn passed(deadline: &mut watch::Receiver<Option<Instant>>) {
-    loop {
-        let at = *deadline.borrow_and_update();
-        let come = async {
-            match at {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = come => return,
-            Ok(()) = deadline.changed() => {}
-        }
-    }
 }

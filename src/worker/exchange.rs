@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::routing::future::RouteFuture;
 use bytes::{Buf as _, Bytes};
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -28,11 +28,15 @@ use super::guarded::{Panicked, Subject};
 use super::http2::streams::Stream;
 use super::sendfile::{Chunk, Sent};
 use super::stream::Peer;
+use super::streaming::Events;
+use super::ws::Farewell;
+use crate::context::Context;
 
 /// The application as one connection's service.
 #[derive(Debug)]
 pub(super) struct Exchange {
     pub(super) router: Router,
+    pub(super) context: Context,
     pub(super) peer: Peer,
     pub(super) gate: Arc<Gate>,
     pub(super) connections: Arc<Connections>,
@@ -64,6 +68,7 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
                 request.extensions_mut().insert(peer);
             }
         }
+        request.extensions_mut().insert(self.context.clone());
         let connect = request.method() == Method::CONNECT;
         let faulty = is_faulty(&request);
         let subject = Subject::of(&request);
@@ -83,6 +88,7 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
             stage,
             subject,
             connect,
+            context: self.context.clone(),
             entry,
             done: Some(Done {
                 of,
@@ -166,6 +172,7 @@ pub(super) struct Answering {
     stage: Stage,
     subject: Subject,
     connect: bool,
+    context: Context,
     entry: Option<Entry>,
     done: Option<Done>,
 }
@@ -201,7 +208,7 @@ async fn wait_for_room(connections: Arc<Connections>) -> Room {
 impl Future for Answering {
     type Output = Result<Response<Answer>, Infallible>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let mut response = loop {
             match &mut this.stage {
@@ -251,6 +258,9 @@ impl Future for Answering {
             }
             if let Of::Connection(gate) = &done.of {
                 say_whether_it_closes(gate, &mut response);
+                if gate.switches() && is_web_socket(&response) {
+                    gate.web_socket(Farewell::new(this.context.ending()));
+                }
             }
         }
         let mut entry = this.entry.take();
@@ -258,12 +268,14 @@ impl Future for Answering {
             entry.status = response.status().as_u16();
         }
         let content = response.extensions_mut().remove();
+        let events = Events::of(&response, &this.context);
         Poll::Ready(Ok(response.map(|body| Answer {
             body: match done.as_ref().map(|done| &done.of) {
                 Some(Of::Connection(gate)) => Sent::new(body, content, gate),
                 _ => Sent::Read(body),
             },
             rest: Bytes::new(),
+            events,
             subject: this.subject.clone(),
             entry,
             done,
@@ -295,6 +307,11 @@ fn switches(connect: bool, done: Option<&Done>, response: &Response<Body>) -> bo
     ) && (status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()))
 }
 
+fn is_web_socket(response: &Response<Body>) -> bool {
+    let upgrade = response.headers().get(UPGRADE);
+    upgrade.is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
 fn say_whether_it_closes(gate: &Gate, response: &mut Response<Body>) {
     if gate.switches() {
         return;
@@ -314,6 +331,8 @@ pub(super) struct Answer {
     body: Sent,
     /// HTTP/2: of a long frame, what hyper has not been given.
     rest: Bytes,
+    /// Of a stream of events, where it may end.
+    events: Option<Box<Events>>,
     subject: Subject,
     entry: Option<Entry>,
     done: Option<Done>,
@@ -329,14 +348,24 @@ impl HttpBody for Answer {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        cx: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, axum::Error>>> {
         let this = &mut *self;
-        let polled = this.poll_piece(cx);
+        let ends_here = this.events.as_mut().is_some_and(|e| e.end_here(cx));
+        let polled = if ends_here {
+            Poll::Ready(None)
+        } else {
+            this.poll_piece(cx)
+        };
         if let Some(Of::Stream(stream)) = this.done.as_ref().map(|done| &done.of) {
             stream.is_offered(polled.is_ready());
         }
         let frame = ready!(polled);
+        if let (Some(events), Some(Ok(frame))) = (&mut this.events, &frame) {
+            if let Some(Chunk::Bytes(bytes)) = frame.data_ref() {
+                events.sent(bytes);
+            }
+        }
         if let (Some(entry), Some(Ok(frame))) = (&this.entry, &frame) {
             entry.sent(frame.data_ref().map_or(0, Chunk::remaining));
         }
@@ -364,7 +393,7 @@ impl Answer {
     /// The next frame; for a stream, a piece of it.
     fn poll_piece(
         &mut self,
-        cx: &mut Context<'_>,
+        cx: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, axum::Error>>> {
         if self.rest.is_empty() {
             let body = &mut self.body;
@@ -436,7 +465,7 @@ impl HttpBody for Upload {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        cx: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.asked = true;
         let Some(body) = self.body.as_mut() else {
@@ -485,7 +514,7 @@ impl HttpBody for Upload {
 
 impl Upload {
     /// Ready when nothing has come for too long.
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_silence(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         let timeout = self.timeout;
         self.silent
             .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)))

@@ -20,6 +20,7 @@ use super::http1::unread::Unread;
 use super::lock;
 use super::order::{Order, Orders};
 use super::sendfile::Queue;
+use super::ws::Farewell;
 
 /// The marks of one connection.
 #[derive(Debug, Default)]
@@ -41,6 +42,8 @@ pub(super) struct Gate {
     pub(super) files: Queue,
     /// A request body that the application dropped before its end.
     unread: Mutex<Option<Unread>>,
+    /// See [`WEB_SOCKET`].
+    farewell: Mutex<Option<Box<Farewell>>>,
     driver: AtomicWaker,
 }
 
@@ -66,6 +69,8 @@ const EOF_DUE: u32 = 1 << 8;
 const UNREAD: u32 = 1 << 9;
 /// The next answer says `Connection: close`.
 const CLOSE: u32 = 1 << 10;
+/// The application has been given a WebSocket; how it ends waits in the slot for the IO wrapper.
+const WEB_SOCKET: u32 = 1 << 15;
 /// Never set: stands for a request body that is not read to its end.
 pub(super) const BODY_PENDING: u32 = 1 << 11;
 /// An answer that switches protocols waits to be sent.
@@ -318,6 +323,15 @@ impl Gate {
         self.clear(DIRTY);
     }
 
+    /// Once: what was written and flushed so far was HTTP, what follows is a WebSocket.
+    pub(super) fn becomes_web_socket(&self) -> Option<Box<Farewell>> {
+        if !self.has(WEB_SOCKET) {
+            return None;
+        }
+        self.clear(WEB_SOCKET);
+        lock(&self.farewell).take()
+    }
+
     /// See [`Self::consult`].
     pub(super) fn swallows_shutdown(&self) -> bool {
         self.has(ORACLE)
@@ -416,6 +430,12 @@ impl Gate {
             self.set(STICKY | CLOSE);
         }
         last
+    }
+
+    /// The answer that is about to be sent makes a WebSocket of the connection.
+    pub(super) fn web_socket(&self, farewell: Farewell) {
+        *lock(&self.farewell) = Some(Box::new(farewell));
+        self.set(WEB_SOCKET);
     }
 
     // --- HTTP/2 ---

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::connections::Live;
 use super::gate::Gate;
 use super::stream::Stream;
+use super::ws::Farewell;
 
 /// The wrapper. It owns the connection's [`Live`] guard, because an upgraded connection (a
 /// WebSocket) leaves the driver and lives on in the application.
@@ -22,6 +23,8 @@ pub(super) struct Gated {
     pub(super) before: Bytes,
     pub(super) gate: Arc<Gate>,
     pub(super) live: Live,
+    /// The application has it.
+    pub(super) web_socket: Option<Box<Farewell>>,
 }
 
 impl AsyncRead for Gated {
@@ -34,6 +37,12 @@ impl AsyncRead for Gated {
             self.gate.nothing_to_read();
             // No waker: whatever opens the gate polls hyper again.
             return Poll::Pending;
+        }
+        let this = &mut *self;
+        if let Some(farewell) = &mut this.web_socket {
+            if farewell.poll_over(&mut this.stream, cx) {
+                return Poll::Ready(Ok(()));
+            }
         }
         let start = buf.filled().len();
         if self.before.is_empty() {
@@ -77,6 +86,10 @@ impl AsyncWrite for Gated {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        if let Some(farewell) = &mut this.web_socket {
+            let first = bufs.iter().find(|buf| !buf.is_empty());
+            return farewell.poll_write(&mut this.stream, cx, first.map_or(&[], |buf| buf));
+        }
         this.gate.will_write();
         let n = ready!(this.gate.files.poll_write(&mut this.stream, cx, bufs))?;
         this.gate.has_written();
@@ -90,6 +103,9 @@ impl AsyncWrite for Gated {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.gate.was_flushed();
+        if let Some(farewell) = self.gate.becomes_web_socket() {
+            self.web_socket = Some(farewell);
+        }
         Poll::Ready(Ok(()))
     }
 

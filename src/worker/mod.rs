@@ -22,7 +22,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use axum::Router;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::machine::link::Start;
+use crate::context::Context;
 use crate::sys::signals;
 
 mod accept;
@@ -40,6 +40,7 @@ mod guarded;
 mod handoff;
 mod http1;
 mod http2;
+mod leader;
 #[cfg(test)]
 mod mutants;
 mod obey;
@@ -47,10 +48,11 @@ mod order;
 mod sendfile;
 mod start;
 mod stream;
+mod streaming;
 mod turns;
+pub mod ws;
 
 use context::Worker;
-pub use stream::UnixPeer;
 
 /// What an application is made of: a router a listener, by the listener's name.
 pub type Routers = HashMap<String, Router>;
@@ -76,7 +78,7 @@ enum WorkerError {
 /// Signals are received and do nothing from then on.
 pub fn run<F>(channel: OwnedFd, load: F) -> ExitCode
 where
-    F: FnOnce(Start) -> Loading,
+    F: FnOnce(Context) -> Loading,
 {
     if let Err(e) = signals::ignore_in_worker() {
         tracing::warn!("cannot ignore signals: {e}");
@@ -104,7 +106,7 @@ fn hooks() -> MutexGuard<'static, Vec<Hook>> {
 
 fn work<F>(channel: OwnedFd, load: F) -> Result<ExitCode, WorkerError>
 where
-    F: FnOnce(Start) -> Loading,
+    F: FnOnce(Context) -> Loading,
 {
     let runtime = Builder::new_current_thread()
         .enable_all()

@@ -15,15 +15,16 @@ use super::drain::{Draining, Terms};
 use super::handoff::frame::About;
 use super::handoff::receive::{self, Receiver};
 use super::start::{self, Beginning};
-use super::{Loading, hooks};
+use super::{Loading, hooks, leader};
 use crate::config;
-use crate::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
+use crate::context::{Context, DrainReason};
+use crate::machine::link::{FromWorker, Report, ToWorker, WorkerListener};
 use crate::sys::channel::{Channel, ChannelError, Received};
 
 /// Lives, from the loading of the application to the end.
 pub(super) async fn obey<F>(channel: OwnedFd, beginning: Beginning, load: F) -> io::Result<ExitCode>
 where
-    F: FnOnce(Start) -> Loading,
+    F: FnOnce(Context) -> Loading,
 {
     let channel = Channel::from_fd(channel)?;
     let worker = match Worker::new(&beginning.start, beginning.board) {
@@ -40,7 +41,7 @@ where
 
     let mut waiting = VecDeque::new();
     let routers = tokio::select! {
-        routers = load(beginning.start) => routers,
+        routers = load(worker.application.clone()) => routers,
         () = sent_away(&channel, &worker, &mut waiting) => return Ok(ExitCode::SUCCESS),
     };
     let paired = routers
@@ -54,6 +55,10 @@ where
             return Ok(ExitCode::FAILURE);
         }
     };
+    // Where sessions that move find their way.
+    let (all, this) = (&applications, &worker);
+    worker.application.keep(|| Arc::clone(all));
+    worker.application.keep(|| Arc::downgrade(this));
     let worker_full = worker.connections.fullness();
     let mut life = Life {
         acceptor: Acceptor::new(listeners),
@@ -165,8 +170,12 @@ impl Life {
         match message {
             ToWorker::Accept => self.accept().await,
             ToWorker::Quiesce => self.acceptor.stop(&self.worker).await,
-            ToWorker::Drain { timeout_ms, pass } => {
-                let mut terms = Terms::ordered(timeout_ms.map(Duration::from_millis));
+            ToWorker::Drain {
+                timeout_ms,
+                pass,
+                reason,
+            } => {
+                let mut terms = Terms::ordered(reason, timeout_ms.map(Duration::from_millis));
                 terms.ask = pass;
                 terms.again = pass;
                 self.leave(terms).await;
@@ -213,6 +222,7 @@ impl Life {
         if let Err(e) = self.acceptor.start(&self.worker) {
             self.cannot_accept(&e.to_string()).await;
         }
+        leader::compete(&self.worker.application, self.worker.runtime());
     }
 
     /// Sockets that others accepted on, or nobody.
@@ -252,11 +262,14 @@ impl Life {
 
     /// Drains; a drain under way is only hurried.
     async fn leave(&mut self, terms: Terms) {
-        if let Some(draining) = &self.draining {
-            draining.hurry(terms.limit);
+        if self.draining.is_none() {
+            self.acceptor.close(&self.worker).await;
+        }
+        let application = &self.worker.application;
+        application.begin_drain(terms.reason, terms.limit);
+        if self.draining.is_some() {
             return;
         }
-        self.acceptor.close(&self.worker).await;
         let receivers = std::mem::take(&mut self.receivers);
         self.draining = Some(Draining::start(Arc::clone(&self.worker), receivers, terms));
     }
@@ -270,7 +283,7 @@ impl Life {
         tracing::info!("the master has gone");
         self.acceptor.close(&self.worker).await;
         let limit = Some(self.drain.timeout).filter(|limit| !limit.is_zero());
-        let mut patient = Terms::ordered(limit);
+        let mut patient = Terms::ordered(DrainReason::MasterGone, limit);
         patient.again = true;
         match self.worker.ask_owner().await {
             Answer::Targets(targets) => {

@@ -1,7 +1,6 @@
 //! A client's connection: TCP or Unix, and who is at the other end.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -11,31 +10,14 @@ use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, sock
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+pub(super) use crate::context::Peer;
+use crate::context::UnixPeer;
+
 /// A connected socket, registered with the runtime.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-}
-
-/// Who is at the other end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Peer {
-    Tcp(SocketAddr),
-    Unix(UnixPeer),
-}
-
-/// The process at the other end of a Unix socket, as an extension of every request that came
-/// through one (TCP has [`axum::extract::ConnectInfo`]`<SocketAddr>`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct UnixPeer {
-    /// Its process id, where the kernel knows it.
-    pub pid: Option<i32>,
-    /// Its user.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
 }
 
 impl Stream {
@@ -119,6 +101,13 @@ impl Stream {
         let more = SendFlags::MORE | SendFlags::NOSIGNAL;
         let sent = rustix::net::sendmsg(self, bufs, &mut SendAncillaryBuffer::default(), more)?;
         Ok(sent)
+    }
+
+    /// Writes what the socket takes at once, and asks the kernel, not the runtime, whether it does: a
+    /// stream that was registered just now is writable to the kernel, and not yet to the runtime.
+    pub(super) fn say_last(&self, bytes: &[u8]) {
+        // Nobody is left to be told that it failed.
+        let _ = rustix::net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
     /// Asks the kernel, not the runtime, whether unread bytes are there.

@@ -233,7 +233,7 @@ async fn peer(request: Request) -> String {
     if let Some(ConnectInfo(address)) = extensions.get::<ConnectInfo<SocketAddr>>() {
         return address.to_string();
     }
-    let peer = extensions.get::<handover::worker::UnixPeer>();
+    let peer = extensions.get::<handover::UnixPeer>();
     peer.map_or_else(|| "nobody".into(), |peer| format!("uid {}", peer.uid))
 }
 

@@ -20,7 +20,7 @@ use handover::config::Config;
 use handover::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
 use handover::site::{self, SiteContext};
 use handover::sys::channel::Channel;
-use handover::worker::{self, UnixPeer};
+use handover::{DrainReason, UnixPeer, worker};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
@@ -125,7 +125,7 @@ impl TestWorker {
         let thread = std::thread::spawn(move || {
             worker::run(theirs, move |start| {
                 Box::pin(async move {
-                    let router = application(start.generation);
+                    let router = application(start.generation());
                     Ok(HashMap::from([(name, router)]))
                 })
             })
@@ -199,6 +199,7 @@ impl TestWorker {
             &ToWorker::Drain {
                 timeout_ms,
                 pass: false,
+                reason: DrainReason::Upgrade,
             },
             &[],
         )
@@ -212,6 +213,7 @@ impl TestWorker {
             &ToWorker::Drain {
                 timeout_ms,
                 pass: false,
+                reason: DrainReason::Upgrade,
             },
             &[],
         )

@@ -4,6 +4,10 @@
 //! u32 length of the JSON, little endian | JSON | leftover bytes of connection 1, 2, ...
 //! ```
 //!
+//! A session of an application (a WebSocket) has a message of its own, with two descriptors: its
+//! socket, and a memfd that holds its leftover bytes and then what the application said. A reader
+//! that does not know sessions sees a message without connections and closes both.
+//!
 //! Sender and receiver may be different builds: unknown fields are ignored, missing ones have a
 //! default, and none ever changes its meaning. Times are ages, so no clock is shared.
 
@@ -31,6 +35,31 @@ struct Head {
     version: u32,
     generation: u64,
     connections: Vec<Entry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    session: Option<SessionEntry>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct SessionEntry {
+    name: String,
+    leftover: usize,
+    blob: usize,
+    #[serde(flatten)]
+    about: About,
+}
+
+/// What a message holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::worker) enum Content {
+    /// In the order of their sockets, with their leftovers.
+    Connections(Vec<(About, Bytes)>),
+    /// Its name, and how long the two parts of its memfd are.
+    Session {
+        about: About,
+        name: String,
+        leftover: usize,
+        blob: usize,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -102,29 +131,71 @@ pub(in crate::worker) fn write<'a>(
         version: HANDOFF_VERSION,
         generation,
         connections,
+        session: None,
     })?;
+    frame(&head, &leftovers)
+}
+
+/// The bytes of a session's message.
+pub(in crate::worker) fn write_session(
+    generation: u64,
+    about: About,
+    name: &str,
+    leftover: usize,
+    blob: usize,
+) -> Result<Vec<u8>, FrameError> {
+    let head = serde_json::to_vec(&Head {
+        version: HANDOFF_VERSION,
+        generation,
+        connections: Vec::new(),
+        session: Some(SessionEntry {
+            name: name.into(),
+            leftover,
+            blob,
+            about,
+        }),
+    })?;
+    frame(&head, &[])
+}
+
+fn frame(head: &[u8], leftovers: &[u8]) -> Result<Vec<u8>, FrameError> {
     let mut frame = BytesMut::with_capacity(4 + head.len() + leftovers.len());
     frame.put_u32_le(u32::try_from(head.len()).map_err(|_| FrameError::Short(head.len()))?);
-    frame.put_slice(&head);
-    frame.put_slice(&leftovers);
+    frame.put_slice(head);
+    frame.put_slice(leftovers);
     Ok(frame.into())
 }
 
-/// The connections of a message, in the order of their sockets, and the sender's generation.
-pub(in crate::worker) fn read(mut frame: &[u8]) -> Result<(u64, Vec<(About, Bytes)>), FrameError> {
+/// What a message holds, and the sender's generation.
+pub(in crate::worker) fn read(mut frame: &[u8]) -> Result<(u64, Content), FrameError> {
     let len = frame.len();
     let short = || FrameError::Short(len);
     let head_len = frame.try_get_u32_le().map_err(|_| short())?;
     let head_len = usize::try_from(head_len).map_err(|_| short())?;
     let head: Head = serde_json::from_slice(frame.get(..head_len).ok_or_else(short)?)?;
     frame.advance(head_len);
+    if let Some(session) = head.session {
+        let SessionEntry {
+            name,
+            leftover,
+            blob,
+            about,
+        } = session;
+        let content = Content::Session {
+            about,
+            name,
+            leftover,
+            blob,
+        };
+        return Ok((head.generation, content));
+    }
     let mut connections = Vec::with_capacity(head.connections.len());
     for Entry { leftover, about } in head.connections {
         let bytes = frame.get(..leftover).ok_or_else(short)?;
         connections.push((about, Bytes::copy_from_slice(bytes)));
         frame.advance(leftover);
     }
-    Ok((head.generation, connections))
+    Ok((head.generation, Content::Connections(connections)))
 }
 
 #[cfg(test)]
@@ -141,6 +212,27 @@ mod tests {
         }
     }
 
+    fn connections(frame: &[u8]) -> (u64, Vec<(About, Bytes)>) {
+        match read(frame).unwrap() {
+            (generation, Content::Connections(connections)) => (generation, connections),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_session_is_a_message_of_its_own_and_an_older_build_sees_no_connection_in_it() {
+        let sent = write_session(6, about("a"), "chat", 3, 70_000).unwrap();
+        let content = Content::Session {
+            about: about("a"),
+            name: "chat".into(),
+            leftover: 3,
+            blob: 70_000,
+        };
+        assert_eq!(read(&sent).unwrap(), (6, content));
+        let json: serde_json::Value = serde_json::from_slice(&sent[4..]).unwrap();
+        assert_eq!(json["connections"], serde_json::json!([]));
+    }
+
     #[test]
     fn every_connection_keeps_its_own_leftover() {
         let sent = [
@@ -148,7 +240,7 @@ mod tests {
             (about("b"), b""),
             (about("c"), b"\0\xff{"),
         ];
-        let (generation, got) = read(&write(6, sent.clone()).unwrap()).unwrap();
+        let (generation, got) = connections(&write(6, sent.clone()).unwrap());
         assert_eq!(generation, 6);
         let got: Vec<_> = got.iter().map(|(a, b)| (a.clone(), &b[..])).collect();
         assert_eq!(got, sent);
@@ -168,7 +260,7 @@ mod tests {
             br#"{"version":9,"generation":8,"new":1,"connections":[{"listener":"a","x":[]}]}"#;
         let mut frame = u32::try_from(head.len()).unwrap().to_le_bytes().to_vec();
         frame.extend_from_slice(head);
-        let (_, got) = read(&frame).unwrap();
+        let (_, got) = connections(&frame);
         let plain = About {
             requests: 0,
             idle_ms: 0,

@@ -8,6 +8,7 @@
 pub(super) mod frame;
 mod pace;
 pub(super) mod receive;
+mod session;
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -24,6 +25,7 @@ use tokio_seqpacket::ancillary::AncillaryMessageWriter;
 
 use self::frame::{About, BATCH, LEFTOVER_MAX, OVERHEAD};
 use self::pace::Pace;
+pub(super) use self::session::{BLOB_MAX, Session};
 use crate::worker::Worker;
 use crate::worker::connection::{self, Connection};
 use crate::worker::order::Order;
@@ -39,6 +41,8 @@ const ON_THE_WAY: usize = 2 * BATCH;
 #[derive(Debug)]
 pub(super) struct Parcel {
     connection: Connection,
+    /// The application's, when it is no longer HTTP.
+    session: Option<Session>,
     /// Back when the kernel has it: the next ones may leave.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -59,9 +63,33 @@ impl Outbox {
         }
         let parcel = Parcel {
             connection,
+            session: None,
             _permit: permit,
         };
         self.0.send(parcel).map_err(|e| Box::new(e.0.connection))
+    }
+
+    /// Takes the session, or gives it back: nobody sends any longer.
+    pub(super) fn put_session(
+        &self,
+        connection: Connection,
+        session: Session,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), Box<(Connection, Session)>> {
+        let parcel = Parcel {
+            connection,
+            session: Some(session),
+            _permit: permit,
+        };
+        self.0.send(parcel).map_err(|e| {
+            let Parcel {
+                connection,
+                session,
+                ..
+            } = e.0;
+            let session = session.unwrap_or_default();
+            Box::new((connection, session))
+        })
     }
 }
 
@@ -165,7 +193,13 @@ async fn deal(worker: &Arc<Worker>, mut inbox: UnboundedReceiver<Parcel>, target
 
 /// The connection goes on here.
 fn keep(worker: &Arc<Worker>, parcel: Parcel) {
-    tokio::spawn(connection::run(parcel.connection, Arc::clone(worker)));
+    match parcel.session {
+        Some(session) => session.resume(parcel.connection, worker),
+        None => drop(tokio::spawn(connection::run(
+            parcel.connection,
+            Arc::clone(worker),
+        ))),
+    }
 }
 
 /// Sends to one receiving worker, until it or its queue is no more.
@@ -209,10 +243,11 @@ async fn deliver(
     }
 }
 
-/// How many of them fit into one message; at least one.
+/// How many of them fit into one message; at least one. A session has one of its own.
 fn fitting(batch: &[Parcel], room: usize) -> usize {
     let mut size = 0;
-    let fits = batch.iter().take_while(|parcel| {
+    let plain = batch.iter().take_while(|parcel| parcel.session.is_none());
+    let fits = plain.take_while(|parcel| {
         size += parcel.connection.leftover.len() + OVERHEAD;
         size <= room
     });
@@ -221,12 +256,29 @@ fn fitting(batch: &[Parcel], room: usize) -> usize {
 
 async fn send(socket: &UnixSeqpacket, generation: u64, batch: &[Parcel]) -> io::Result<()> {
     let now = Instant::now();
-    let entries = batch.iter().map(|parcel| {
-        let c = &parcel.connection;
-        (c.about(now), &c.leftover[..])
-    });
-    let bytes = frame::write(generation, entries).map_err(io::Error::other)?;
-    let fds: Vec<BorrowedFd<'_>> = batch.iter().map(|p| p.connection.stream.as_fd()).collect();
+    let mut fds: Vec<BorrowedFd<'_>> = batch.iter().map(|p| p.connection.stream.as_fd()).collect();
+    let state;
+    let bytes = if let [
+        Parcel {
+            connection,
+            session: Some(session),
+            ..
+        },
+    ] = batch
+    {
+        state = session.pack(&connection.leftover)?;
+        fds.push(state.as_fd());
+        let lengths = (connection.leftover.len(), session.blob.len());
+        let about = connection.about(now);
+        frame::write_session(generation, about, &session.name, lengths.0, lengths.1)
+    } else {
+        let entries = batch.iter().map(|parcel| {
+            let c = &parcel.connection;
+            (c.about(now), &c.leftover[..])
+        });
+        frame::write(generation, entries)
+    };
+    let bytes = bytes.map_err(io::Error::other)?;
     let mut space = vec![0; 64 + fds.len() * size_of::<i32>()];
     loop {
         let mut ancillary = AncillaryMessageWriter::new(&mut space);

@@ -13,7 +13,8 @@ use tokio::time::{Instant, timeout};
 use tokio_seqpacket::UnixSeqpacket;
 use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
 
-use super::frame::{self, About, BATCH, MESSAGE_MAX};
+use super::Session;
+use super::frame::{self, About, BATCH, Content, MESSAGE_MAX};
 use crate::sys::channel::MAX_FDS;
 use crate::worker::Worker;
 use crate::worker::applications::Applications;
@@ -76,11 +77,24 @@ async fn receive(socket: Arc<UnixSeqpacket>, worker: Arc<Worker>, applications: 
             .await;
         match next(&socket).await {
             Ok(Some((frame, fds))) => match frame::read(&frame) {
-                Ok((generation, connections)) => {
+                Ok((generation, Content::Connections(connections))) => {
                     tracing::debug!(generation, count = fds.len(), "taking over connections");
                     for ((about, leftover), fd) in connections.into_iter().zip(fds) {
                         take(&about, leftover, fd, &worker, &applications);
                     }
+                }
+                Ok((
+                    generation,
+                    Content::Session {
+                        about,
+                        name,
+                        leftover,
+                        blob,
+                    },
+                )) => {
+                    tracing::debug!(generation, name, "taking over a session");
+                    let lengths = (leftover, blob);
+                    take_session(&about, name, lengths, fds, &worker, &applications);
                 }
                 Err(e) => tracing::error!("connections were lost: {e}"),
             },
@@ -137,6 +151,38 @@ fn take(
     }
 }
 
+fn take_session(
+    about: &About,
+    name: String,
+    lengths: (usize, usize),
+    fds: Vec<OwnedFd>,
+    worker: &Arc<Worker>,
+    applications: &Applications,
+) {
+    let Ok([socket, state]) = <[OwnedFd; 2]>::try_from(fds) else {
+        tracing::error!("a session was lost: a descriptor is missing");
+        return;
+    };
+    let (leftover, blob) = match Session::unpack(&state, lengths) {
+        Ok(parts) => parts,
+        Err(e) => {
+            tracing::error!("a session was lost: {e}");
+            return;
+        }
+    };
+    let Some(connection) = adopt(about, leftover, socket, worker, applications) else {
+        return;
+    };
+    let received = &worker.connections.figures.received;
+    received.fetch_add(1, Ordering::Relaxed);
+    let session = Session {
+        name,
+        blob,
+        heard: None,
+    };
+    session.resume(connection, worker);
+}
+
 /// Serves a connection that somebody else has opened. Returns whether it does.
 pub(in crate::worker) fn serve(
     about: &About,
@@ -145,21 +191,35 @@ pub(in crate::worker) fn serve(
     worker: &Arc<Worker>,
     applications: &Applications,
 ) -> bool {
+    let adopted = adopt(about, leftover, fd, worker, applications);
+    let serves = adopted.is_some();
+    if let Some(connection) = adopted {
+        tokio::spawn(connection::run(connection, Arc::clone(worker)));
+    }
+    serves
+}
+
+/// One more connection of ours; `None`: its client has gone, or nobody here serves it.
+fn adopt(
+    about: &About,
+    leftover: Bytes,
+    fd: OwnedFd,
+    worker: &Arc<Worker>,
+    applications: &Applications,
+) -> Option<Connection> {
     // An error means that the client has gone already.
-    let Ok((stream, peer)) = Stream::from_fd(fd) else {
-        return false;
-    };
+    let (stream, peer) = Stream::from_fd(fd).ok()?;
     let Some(served) = applications.of_connection(&about.listener, &stream) else {
         tracing::info!(
             listener = about.listener,
             "closing a connection nobody here serves"
         );
-        return false;
+        return None;
     };
     let now = Instant::now();
     let since = |age: u64| now.checked_sub(Duration::from_millis(age)).unwrap_or(now);
     let (gate, live) = worker.connections.enter();
-    let connection = Connection {
+    Some(Connection {
         stream,
         leftover,
         gate,
@@ -169,7 +229,5 @@ pub(in crate::worker) fn serve(
         requests: about.requests,
         idle_since: since(about.idle_ms),
         head_since: about.head_ms.map(since),
-    };
-    tokio::spawn(connection::run(connection, Arc::clone(worker)));
-    true
+    })
 }

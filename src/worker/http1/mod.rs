@@ -114,6 +114,7 @@ impl<'a> Driver<'a> {
         gate.restart();
         let exchange = Exchange {
             router: served.router.clone(),
+            context: worker.application.at(&served.name, peer),
             peer,
             gate: Arc::clone(&gate),
             connections: Arc::clone(&worker.connections),
@@ -126,6 +127,7 @@ impl<'a> Driver<'a> {
             before: leftover,
             gate: Arc::clone(&gate),
             live,
+            web_socket: None,
         });
         Self {
             http: worker.http1.serve_connection(io, exchange),
@@ -260,6 +262,7 @@ impl<'a> Driver<'a> {
             before,
             gate,
             live,
+            web_socket: _,
         } = parts.io.into_inner();
         if !matches!(end, End::Leave) {
             let may_still_send = match end {

@@ -66,6 +66,9 @@ pub(super) async fn serve(connection: Connection, worker: &Worker) {
     gate.restart();
     let exchange = Exchange {
         router: connection.served.router.clone(),
+        context: worker
+            .application
+            .at(&connection.served.name, connection.peer),
         peer: connection.peer,
         gate: Arc::clone(&gate),
         connections: Arc::clone(&worker.connections),
@@ -78,6 +81,7 @@ pub(super) async fn serve(connection: Connection, worker: &Worker) {
         before: connection.leftover,
         gate: Arc::clone(&gate),
         live: connection.live,
+        web_socket: None,
     });
     let mut http = pin!(worker.http2.serve_connection(io, exchange));
     let keepalive = worker.http.keepalive_timeout;

@@ -6,7 +6,6 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -18,14 +17,20 @@ use crate::cli::args::{self, Bare, Command, Globals, Invocation, Program, Run};
 use crate::cli::client::{Client, Deputies, Screen};
 use crate::cli::places::{Env, Places};
 use crate::config::{Config, ListenerConfig, Overrides, Sources, Workers};
+use crate::context::Context;
 use crate::keeper::{self, Kept, Legacy};
-use crate::machine::link::Start;
 use crate::master::store::{Store, deputy};
 use crate::master::{self, Origin, Setup};
 use crate::sys::image::Image;
 use crate::sys::inherited::{self, Inherited, Role, UNNAMED};
 use crate::sys::journal;
 use crate::worker;
+
+mod app;
+mod checks;
+
+use app::Maker;
+pub use app::{App, BoxError};
 
 /// A network service that can replace its own running program.
 ///
@@ -49,35 +54,19 @@ use crate::worker;
 /// master warns of that when it starts).
 #[must_use = "a service does nothing until it is run"]
 pub struct Service {
-    name: &'static str,
-    version: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) version: &'static str,
     about: &'static str,
     bare: Bare,
     site: bool,
-    defaults: Config,
-    apps: HashMap<String, App>,
-    every: Option<App>,
+    pub(crate) defaults: Config,
+    apps: HashMap<String, Maker>,
+    every: Option<Maker>,
+    /// A listener that two applications were given for.
+    twice: Option<String>,
+    /// Whether the program has said its version.
+    versioned: bool,
 }
-
-/// What an application may want to know when it is made, in each worker of each generation.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Context {
-    /// The service's name.
-    pub name: String,
-    /// The program's version.
-    pub version: String,
-    /// The generation of this worker.
-    pub generation: u64,
-    /// The configuration of this generation.
-    pub config: Config,
-}
-
-/// Why an application could not be made; the generation that serves serves on.
-pub type AppError = Box<dyn Error + Send + Sync>;
-
-type Making = Pin<Box<dyn Future<Output = Result<Router, AppError>> + Send>>;
-type App = Arc<dyn Fn(Context) -> Making + Send + Sync>;
 
 impl Service {
     /// A service of this name: its directories, configuration file and socket are called so.
@@ -96,12 +85,15 @@ impl Service {
             },
             apps: HashMap::new(),
             every: None,
+            twice: None,
+            versioned: false,
         }
     }
 
     /// The program's version: what `status` and the journal call it.
     pub fn version(mut self, version: &'static str) -> Self {
         self.version = version;
+        self.versioned = true;
         self
     }
 
@@ -115,36 +107,43 @@ impl Service {
     /// `unix:/path`) holds unless the configuration has another one or a socket unit passes the
     /// name.
     ///
-    /// The router is made in every process, the masters too: one that opens pools or files belongs
-    /// into [`http_with`](Self::http_with).
-    pub fn http(self, listener: &str, address: &str, app: Router) -> Self {
-        self.http_with(listener, address, move |_| {
-            let app = app.clone();
-            async { Ok(app) }
-        })
-    }
-
-    /// As [`http`](Self::http), with an application that is made when a worker starts. An error
-    /// makes the start fail: of an upgrade, that the running generation serves on.
-    pub fn http_with<F, Fut>(mut self, listener: &str, address: &str, make: F) -> Self
-    where
-        F: Fn(Context) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Router, AppError>> + Send + 'static,
-    {
+    /// `app` is a `Router`, or an async function that makes one in every worker: see [`App`].
+    pub fn http<Kind>(mut self, listener: &str, address: &str, app: impl App<Kind>) -> Self {
         self.default_listener(listener, address);
-        self.apps.insert(listener.into(), app(make));
+        let before = self.apps.insert(listener.into(), app::maker(app));
+        if before.is_some() {
+            self.twice = Some(listener.into());
+        }
         self
     }
 
     /// Serves one application on every configured listener that has none of its own; where nothing
-    /// is configured, on this one.
-    pub fn every_listener<F, Fut>(mut self, listener: &str, address: &str, make: F) -> Self
-    where
-        F: Fn(Context) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Router, AppError>> + Send + 'static,
-    {
+    /// is configured, on this one. As [`http`](Self::http) otherwise.
+    pub fn every_listener<Kind>(
+        mut self,
+        listener: &str,
+        address: &str,
+        app: impl App<Kind>,
+    ) -> Self {
         self.default_listener(listener, address);
-        self.every = Some(app(make));
+        self.every = Some(app::maker(app));
+        self
+    }
+
+    /// What holds where no configuration file and no flag says another thing.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # let service = handover::Service::new("hello");
+    /// service.defaults(|settings| {
+    ///     settings.upgrade.health = Some("/healthz".into());
+    ///     settings.upgrade.probation = Duration::from_secs(300);
+    ///     settings.drain.timeout = Duration::from_secs(60);
+    /// })
+    /// # .run();
+    /// ```
+    pub fn defaults(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.defaults);
         self
     }
 
@@ -174,9 +173,18 @@ impl Service {
     }
 
     /// Reads the environment and the command line and does what they say; returns when that is
-    /// done. Call it first thing in a synchronous `main`, before any thread is started.
+    /// done. Call it first thing in a synchronous `main`, before any thread is started; where one
+    /// runs, or a runtime, it says so and exits with 1.
+    ///
+    /// `main` runs in every process of the service: the masters, the workers, the keeper that a
+    /// terminal needs, and the clients (`status`, `upgrade`...). What only workers need belongs into
+    /// the function that makes the application.
     #[must_use = "the exit code is for the caller of the program"]
     pub fn run(self) -> ExitCode {
+        if let Err(e) = checks::placed() {
+            eprintln!("{}: {e}", self.name);
+            return ExitCode::from(exit::FAILED);
+        }
         match inherited::inherit() {
             Ok(inherited) => ExitCode::from(self.be(inherited)),
             Err(e) => {
@@ -288,6 +296,10 @@ impl Service {
                 return exit::CONFIG;
             }
         };
+        if let Err(e) = self.serves(&config) {
+            eprintln!("{}: {e}", self.name);
+            return exit::CONFIG;
+        }
         let mut kept = Kept {
             arg0: format!("{}: master process g1", config.name),
             program: inherited.program,
@@ -308,6 +320,13 @@ impl Service {
     fn check(&self, invocation: &Invocation) -> u8 {
         match self.sources(&invocation.globals, &Run::default()).load() {
             Ok(loaded) => {
+                if let Err(e) = self.serves(&loaded.config) {
+                    eprintln!("{}: {e}", self.name);
+                    return exit::CONFIG;
+                }
+                for doubt in self.doubts(&loaded.config) {
+                    eprintln!("{}: warning: {doubt}", self.name);
+                }
                 let from = loaded
                     .path
                     .map_or("built-in defaults".into(), |p| p.display().to_string());
@@ -343,16 +362,29 @@ impl Service {
         };
         let globals = invocation.globals;
         let sources = self.sources(&globals, &run);
+        let (mut unserved, mut doubts) = (None, Vec::new());
         let (name, level) = match sources.load() {
-            Ok(loaded) => (loaded.config.name, loaded.config.log.level),
+            Ok(loaded) => {
+                // A successor may be given another configuration; its pre-flight has checked ours.
+                if let Origin::First(_) = &origin {
+                    unserved = self.serves(&loaded.config).err();
+                    doubts = self.doubts(&loaded.config);
+                }
+                (loaded.config.name, loaded.config.log.level)
+            }
             // Said again, to the one who must know, where the configuration is really needed.
             Err(_) => (
                 globals.name.clone().unwrap_or_else(|| self.name.into()),
                 "info".into(),
             ),
         };
-        if let Err(e) = journal::init(inherited.journal_stream, &level) {
-            eprintln!("{}: {e}", self.name);
+        start_log(inherited.journal_stream, &level);
+        for doubt in &doubts {
+            tracing::warn!("{doubt}");
+        }
+        if let Some(e) = unserved {
+            tracing::error!("{e}");
+            return exit::CONFIG;
         }
         end_with_a_panic();
         if cfg!(panic = "abort") {
@@ -391,40 +423,39 @@ impl Service {
 
     fn work(self, inherited: &Inherited, channel: std::os::fd::OwnedFd) -> u8 {
         let journal = inherited.journal_stream;
-        let code = worker::run(channel, move |start: Start| {
-            if let Err(e) = journal::init(journal, &start.config.log.level) {
-                eprintln!("{e}");
-            }
-            journal::set_generation(start.generation);
-            Box::pin(self.load(start))
+        let code = worker::run(channel, move |context: Context| {
+            start_log(journal, &context.settings().log.level);
+            journal::set_generation(context.generation());
+            Box::pin(async move { self.load(context).await })
         });
         u8::from(code != ExitCode::SUCCESS)
     }
 
-    /// The application of every configured listener.
-    async fn load(self, start: Start) -> Result<HashMap<String, Router>, AppError> {
-        let context = Context {
-            name: start.name,
-            version: start.version,
-            generation: start.generation,
-            config: start.config,
-        };
+    /// The application of every configured listener; each is made once.
+    pub(crate) async fn load(&self, context: Context) -> Result<HashMap<String, Router>, BoxError> {
         let mut routers = HashMap::new();
-        for listener in &context.config.listeners {
-            if routers.contains_key(&listener.name) {
+        let mut everywhere = None;
+        for ListenerConfig { name, .. } in &context.settings().listeners {
+            if routers.contains_key(name) {
                 continue;
             }
-            let make = self
-                .apps
-                .get(&listener.name)
-                .or(self.every.as_ref())
-                .ok_or_else(|| NoApp(listener.name.clone()))?;
+            let make = match (self.apps.get(name), &everywhere, &self.every) {
+                (None, Some(router), _) => {
+                    routers.insert(name.clone(), Router::clone(router));
+                    continue;
+                }
+                (Some(make), ..) | (None, None, Some(make)) => make,
+                (None, None, None) => return Err(checks::Unserved::Unknown(name.clone()).into()),
+            };
             let router = AssertUnwindSafe(async { make(context.clone()).await });
             let router = router
                 .catch_unwind()
                 .await
-                .unwrap_or_else(|_| Err(Box::new(Panicked(listener.name.clone()))));
-            routers.insert(listener.name.clone(), router?);
+                .unwrap_or_else(|_| Err(Box::new(Panicked(name.clone()))))?;
+            if !self.apps.contains_key(name) {
+                everywhere = Some(router.clone());
+            }
+            routers.insert(name.clone(), router);
         }
         Ok(routers)
     }
@@ -438,11 +469,6 @@ impl fmt::Debug for Service {
             .finish_non_exhaustive()
     }
 }
-
-/// The configuration names a listener that the program does not know.
-#[derive(Debug, thiserror::Error)]
-#[error("the program has no application for listener {0:?}; remove it from the configuration")]
-struct NoApp(String);
 
 /// Where and why is on standard error.
 #[derive(Debug, thiserror::Error)]
@@ -459,12 +485,13 @@ fn end_with_a_panic() {
     }));
 }
 
-fn app<F, Fut>(make: F) -> App
-where
-    F: Fn(Context) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Router, AppError>> + Send + 'static,
-{
-    Arc::new(move |context| Box::pin(make(context)))
+/// The log of this process. A program that has a subscriber of its own, set before
+/// [`Service::run`], keeps it: what we say goes there.
+fn start_log(journal: bool, level: &str) {
+    match journal::init(journal, level) {
+        Ok(()) | Err(journal::JournalError::Installed) => {}
+        Err(e) => eprintln!("{e}"),
+    }
 }
 
 /// A pre-flight reads the same configuration as the service.

@@ -1,0 +1,181 @@
+//! A worker in a thread of this process, seen by its master.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+use super::TestError;
+use crate::context::DrainReason;
+use crate::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
+use crate::service::Service;
+use crate::sys::channel::Channel;
+use crate::sys::handoff;
+use crate::worker;
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Generation {
+    pub(super) number: u64,
+    pub(super) service: Arc<Service>,
+    channel: Arc<Channel>,
+    state: watch::Receiver<State>,
+    thread: Option<JoinHandle<ExitCode>>,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Starting,
+    Ready,
+    Failed(String),
+    Drained(Report),
+    Gone,
+}
+
+impl Generation {
+    /// Starts one and waits until it is ready; it does not accept yet.
+    pub(super) async fn start(
+        number: u64,
+        service: Arc<Service>,
+        listeners: &[(String, OwnedFd)],
+        runtime: &Path,
+    ) -> Result<Self, TestError> {
+        let (channel, theirs) = Channel::pair()?;
+        let channel = Arc::new(channel);
+        let loading = Arc::clone(&service);
+        let thread = std::thread::Builder::new()
+            .name(format!("worker g{number}"))
+            .spawn(move || {
+                worker::run(theirs, move |context| {
+                    Box::pin(async move { loading.load(context).await })
+                })
+            })?;
+        let start = Start {
+            name: service.name.into(),
+            generation: number,
+            slot: 0,
+            version: service.version.into(),
+            config: service.defaults.clone(),
+            listeners: listeners.len(),
+            handoff: Some(runtime.join("handoff.sock")),
+            receives: false,
+            board: false,
+        };
+        let (said, state) = watch::channel(State::Starting);
+        tokio::spawn(hear(Arc::clone(&channel), said));
+        let mut generation = Self {
+            number,
+            service,
+            channel,
+            state,
+            thread: Some(thread),
+        };
+        generation
+            .say(&ToWorker::Start(Box::new(start)), &[])
+            .await?;
+        let (names, fds): (Vec<_>, Vec<_>) = listeners
+            .iter()
+            .zip(1..)
+            .map(|((name, fd), id)| {
+                let listener = WorkerListener {
+                    id,
+                    name: name.clone(),
+                    address: String::new(),
+                    shared: false,
+                };
+                (listener, fd.as_fd())
+            })
+            .unzip();
+        if !names.is_empty() {
+            generation
+                .say(&ToWorker::Listeners { listeners: names }, &fds)
+                .await?;
+        }
+        let state = generation
+            .state
+            .wait_for(|s| !matches!(s, State::Starting))
+            .await;
+        let state = state.map_or(State::Gone, |state| state.clone());
+        match state {
+            State::Ready => Ok(generation),
+            State::Failed(reason) => Err(TestError::NotReady(reason)),
+            _ => Err(TestError::NotReady("it ended before it was ready".into())),
+        }
+    }
+
+    pub(super) async fn accept(&self) -> Result<(), TestError> {
+        self.say(&ToWorker::Accept, &[]).await
+    }
+
+    /// What can move goes there, when this one drains or does so already.
+    pub(super) async fn pass_to(&self, to: &Self) -> Result<(), TestError> {
+        let (sending, receiving) = handoff::pair()?;
+        to.say(&ToWorker::ReceiveFrom, &[receiving.as_fd()]).await?;
+        self.say(&ToWorker::PassTo { count: 1 }, &[sending.as_fd()])
+            .await
+    }
+
+    /// Drains.
+    pub(super) async fn drain(&self, reason: DrainReason) -> Result<(), TestError> {
+        let drain = &self.service.defaults.drain;
+        let limit = match reason {
+            DrainReason::Stop => Some(drain.stop_timeout),
+            _ => Some(drain.timeout).filter(|limit| !limit.is_zero()),
+        };
+        let order = ToWorker::Drain {
+            timeout_ms: limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+            pass: false,
+            reason,
+        };
+        self.say(&order, &[]).await
+    }
+
+    /// Waits for the end of its drain.
+    pub(super) async fn drained(mut self) -> Report {
+        let ended = |state: &State| matches!(state, State::Drained(_) | State::Gone);
+        let report = match self.state.wait_for(ended).await.as_deref() {
+            Ok(State::Drained(report)) => *report,
+            _ => Report::default(),
+        };
+        if let Some(thread) = self.thread.take() {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        report
+    }
+
+    /// Ends it, whatever it does.
+    pub(super) async fn end(mut self) {
+        let _ = self.say(&ToWorker::Exit, &[]).await;
+        if let Some(thread) = self.thread.take() {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    async fn say(&self, message: &ToWorker, fds: &[BorrowedFd<'_>]) -> Result<(), TestError> {
+        self.channel.send(message, fds).await?;
+        Ok(())
+    }
+}
+
+/// What it says, until it ends.
+async fn hear(channel: Arc<Channel>, said: watch::Sender<State>) {
+    while let Ok(Some(received)) = channel.recv().await {
+        let state = match received.decode() {
+            Ok(FromWorker::Ready) => State::Ready,
+            Ok(FromWorker::Failed { reason }) => State::Failed(reason),
+            Ok(FromWorker::Drained(report)) => State::Drained(report),
+            Ok(FromWorker::Report(_) | FromWorker::Full { .. }) | Err(_) => continue,
+        };
+        said.send_replace(state);
+    }
+    said.send_if_modified(|state| {
+        let silent = !matches!(state, State::Drained(_) | State::Failed(_));
+        if silent {
+            *state = State::Gone;
+        }
+        silent
+    });
+}

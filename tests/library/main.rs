@@ -1,0 +1,8 @@
+//! The library as its users have it: applications in `handover::testing`, with nothing played but
+//! the masters.
+
+mod client;
+mod draining;
+mod leader;
+mod sessions;
+mod streams;
