@@ -67,8 +67,10 @@ pub mod testing;
 pub mod worker;
 
 pub use axum;
+pub use clap;
 pub use context::{Context, Drain, DrainReason, Peer, UnixPeer};
-pub use service::{App, BoxError, Service};
+pub use service::{App, BoxError, Log, Service};
+pub use worker::state::StateError;
 
 /// `WebSocket`s that live through upgrades and rollbacks: at a drain a session is stopped between two
 /// messages, and goes with what its application says about it to the generation that owns the

@@ -6,17 +6,20 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::api::{self, UpgradeOrder};
 use crate::config::Workers;
 
+mod own;
 mod typed;
 
+pub use own::Own;
 use typed::Typed;
 
 /// The program whose command line this is: the daemon, or a library user's service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Program {
     /// The service's name unless `--name` says another.
     pub name: &'static str,
@@ -28,6 +31,8 @@ pub struct Program {
     pub bare: Bare,
     /// Whether it serves a directory (`run --root`).
     pub site: bool,
+    /// What the application adds.
+    pub own: Own,
 }
 
 /// What it means when nothing at all was typed.
@@ -47,6 +52,8 @@ pub struct Invocation {
     pub globals: Globals,
     /// What about it.
     pub command: Command,
+    /// What was typed of the application's own arguments.
+    pub own: Option<clap::ArgMatches>,
 }
 
 /// Which service, and where it lives; valid before and after the subcommand.
@@ -71,6 +78,8 @@ pub enum Command {
     Check,
     /// Talk to the one that runs.
     Ask(Ask),
+    /// The application's own; `own` says which.
+    Own,
 }
 
 /// `run`: what the command line says over the configuration.
@@ -138,7 +147,7 @@ pub struct Upgrade {
 pub fn parse<I, T>(program: &Program, argv: I) -> Result<Invocation, ExitCode>
 where
     I: IntoIterator<Item = T>,
-    T: Into<OsString> + Clone,
+    T: Into<OsString>,
 {
     interpret(program, argv).map_err(|told| {
         told.print();
@@ -150,27 +159,78 @@ where
 pub fn interpret<I, T>(program: &Program, argv: I) -> Result<Invocation, Told>
 where
     I: IntoIterator<Item = T>,
-    T: Into<OsString> + Clone,
+    T: Into<OsString>,
 {
     let mut clap = command(program);
-    let argv: Vec<T> = argv.into_iter().collect();
+    let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
     let bare = argv.len() < 2;
-    let matches = clap.try_get_matches_from_mut(argv)?;
+    let own_arguments = program.own.arguments.is_some();
+    let matches = match clap.try_get_matches_from_mut(&argv) {
+        // `hello --loud` is `hello run --loud`.
+        Err(e)
+            if e.kind() == ErrorKind::UnknownArgument
+                && own_arguments
+                && program.bare == Bare::Run
+                && !names_a_command(&clap, &argv) =>
+        {
+            clap.try_get_matches_from_mut(with_run(&argv))?
+        }
+        matches => matches?,
+    };
+    if matches
+        .subcommand_name()
+        .is_some_and(|name| program.own.is_own(name))
+    {
+        return Ok(Invocation {
+            globals: Globals::default(),
+            command: Command::Own,
+            own: Some(matches),
+        });
+    }
     let typed = Typed::from_arg_matches(&matches)?;
-    typed.meaning(program, &mut clap, bare)
+    let mut invocation = typed.meaning(program, &mut clap, bare)?;
+    if own_arguments && matches!(invocation.command, Command::Run(_)) {
+        // The defaults and what must not be missing, where nothing was typed.
+        let whole = match matches.subcommand_name() {
+            Some(_) => matches,
+            None => clap.try_get_matches_from_mut(with_run(&argv))?,
+        };
+        invocation.own = whole.subcommand_matches("run").cloned();
+    }
+    Ok(invocation)
+}
+
+fn names_a_command(clap: &clap::Command, argv: &[OsString]) -> bool {
+    let names = |word: &OsString| {
+        word.to_str()
+            .is_some_and(|w| clap.find_subcommand(w).is_some())
+    };
+    argv.iter().skip(1).any(names)
+}
+
+fn with_run(argv: &[OsString]) -> Vec<OsString> {
+    let mut argv = argv.to_vec();
+    argv.insert(argv.len().min(1), "run".into());
+    argv
 }
 
 /// The command line as clap has it, for completions and the manual page.
 #[must_use]
 pub fn command(program: &Program) -> clap::Command {
     let hide_root = !program.site;
-    Typed::command()
+    let ours = typed_command()
         .name(program.name)
         .about(program.about)
         .version(program.version)
         .mut_subcommand("run", |run| {
             run.mut_arg("root", |root| root.hide(hide_root))
-        })
+        });
+    program.own.add_to(ours)
+}
+
+/// Ours alone.
+fn typed_command() -> clap::Command {
+    Typed::command()
 }
 
 /// What is said instead of done.

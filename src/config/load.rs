@@ -10,7 +10,7 @@ use super::error::ConfigError;
 use super::merge::{Document, Merged, Origin, Step};
 use super::place::{Place, Where};
 use super::validate::{service_name, validate};
-use super::{Config, ListenerConfig, Workers};
+use super::{Config, ListenerConfig, Reader, Workers};
 
 /// Where a configuration comes from, each laid over the one before:
 ///
@@ -30,6 +30,8 @@ pub struct Sources {
     pub defaults: Config,
     /// The command line.
     pub overrides: Overrides,
+    /// How the application reads its part.
+    pub application: Reader,
 }
 
 /// What the command line says over the files; a reload says it again.
@@ -74,6 +76,7 @@ impl Config {
                 ..defaults
             },
             overrides: Overrides::default(),
+            application: Reader::default(),
         };
         sources.load()
     }
@@ -120,6 +123,7 @@ impl Sources {
 
         let merged = Merged::new(&documents)?;
         let mut config: Config = merged.read()?;
+        self.application.check(&merged)?;
         make_absolute(&mut config, &merged)?;
         validate(&config).map_err(|invalid| ConfigError::Invalid {
             at: merged.place_of(&invalid.way),

@@ -89,6 +89,11 @@ impl<'d> Merged<'d> {
         self.document(start).map(|(_, document)| &document.origin)
     }
 
+    /// What stands under a key.
+    pub(super) fn value(&self, key: &str) -> Option<&Spanned<DeValue<'d>>> {
+        self.table.get(key)
+    }
+
     fn find(&self, way: &[Step]) -> Option<&Spanned<DeValue<'d>>> {
         let (first, rest) = way.split_first()?;
         let Step::Key(key) = first else { return None };
@@ -120,7 +125,7 @@ impl<'d> Merged<'d> {
         }
     }
 
-    fn syntax(&self, error: &toml::de::Error, base: usize) -> ConfigError {
+    pub(super) fn syntax(&self, error: &toml::de::Error, base: usize) -> ConfigError {
         let span = error.span().unwrap_or(0..0);
         ConfigError::Syntax {
             at: self.place(span.start + base..span.end + base),
@@ -167,14 +172,16 @@ impl Origin {
 }
 
 /// serde's words in an operator's.
-fn plain(message: &str) -> String {
+pub(super) fn plain(message: &str) -> String {
     if message == "invalid type: map, expected a sequence" {
         // The only list there is.
         return "there may be several listeners: write `[[listener]]`, with two brackets".into();
     }
     let mut message = message
         .replace("unknown field", "unknown key")
-        .replace("missing field", "missing key");
+        .replace("missing field", "missing key")
+        // Not of every program.
+        .replace(", `application`", "");
     if let Some((found, expected)) = message.split_once(", expected ") {
         let expected = match expected {
             "u16" | "u32" | "u64" | "usize" => "a whole number, not below 0",

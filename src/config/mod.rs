@@ -2,6 +2,7 @@
 //! error shows the line. A master keeps its `Sources`, so that a reload reads the same again.
 
 mod address;
+mod application;
 mod error;
 mod load;
 mod merge;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::address::{Address, AddressError};
+pub use self::application::{Application, Reader};
 pub use self::error::{ConfigError, Problem};
 pub use self::load::{Loaded, Overrides, Sources};
 pub use self::place::{Place, Where};
@@ -50,6 +52,9 @@ pub struct Config {
     pub control: Control,
     /// Prometheus.
     pub metrics: Metrics,
+    /// The application's own part.
+    #[serde(skip_serializing_if = "Application::is_empty")]
+    pub application: Application,
 }
 
 impl Default for Config {
@@ -66,6 +71,7 @@ impl Default for Config {
             log: Log::default(),
             control: Control::default(),
             metrics: Metrics::default(),
+            application: Application::default(),
         }
     }
 }

@@ -577,6 +577,11 @@ fn all_different(seed: u64) -> Config {
         metrics: Metrics {
             address: "[::1]:9100".into(),
         },
+        application: toml::from_str(&format!(
+            "text = '{seed}'\nnumber = {}\nhalf = 0.5\nday = 1979-05-27\n[[table]]\nyes = true",
+            seed >> 1
+        ))
+        .unwrap(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! end waits for. A worker makes one [`Context`]; its connections have copies that also know their
 //! listener and their client.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use http::{Extensions, StatusCode};
+use tokio::sync::watch;
 
 use crate::config::Config;
 
@@ -60,6 +62,10 @@ struct Shared {
     version: String,
     generation: u64,
     config: Config,
+    /// The command line of its master.
+    typed: Vec<OsString>,
+    /// Why nobody goes back from this generation.
+    irreversible: watch::Sender<Option<String>>,
     drain: Watched,
     work: Work,
     /// What the worker has said, by its type.
@@ -91,12 +97,20 @@ pub struct UnixPeer {
 
 impl Context {
     /// Of a worker.
-    pub(crate) fn new(name: String, version: String, generation: u64, config: Config) -> Self {
+    pub(crate) fn new(
+        name: String,
+        version: String,
+        generation: u64,
+        config: Config,
+        typed: Vec<OsString>,
+    ) -> Self {
         let worker = Shared {
             name,
             version,
             generation,
             config,
+            typed,
+            irreversible: watch::Sender::new(None),
             drain: Watched::default(),
             work: Work::default(),
             kept: Mutex::default(),
@@ -139,6 +153,32 @@ impl Context {
     #[must_use]
     pub fn settings(&self) -> &Config {
         &self.0.worker.config
+    }
+
+    /// The program's own part of the configuration, `[application]`, as
+    /// [`Service::config`](crate::Service::config) has it.
+    ///
+    /// # Panics
+    /// When the service was not given this type.
+    #[must_use]
+    pub fn config<T: Send + Sync + 'static>(&self) -> Arc<T> {
+        let kept = self.kept::<Arc<T>>();
+        kept.expect("the type that Service::config was called with")
+    }
+
+    /// The program's own arguments, as [`Service::arguments`](crate::Service::arguments) has them.
+    ///
+    /// # Panics
+    /// When the service was not given this type.
+    #[must_use]
+    pub fn arguments<A: Send + Sync + 'static>(&self) -> Arc<A> {
+        let kept = self.kept::<Arc<A>>();
+        kept.expect("the type that Service::arguments was called with")
+    }
+
+    /// The command line of its master, without the program.
+    pub(crate) fn typed(&self) -> &[OsString] {
+        &self.0.worker.typed
     }
 
     /// The listener that the request came through; `None` outside of requests.
@@ -195,6 +235,25 @@ impl Context {
     {
         let hook = Box::new(move |drain| Box::pin(hook(drain)) as _);
         self.0.worker.work.at_the_end(limit, hook);
+    }
+
+    /// What this generation has done cannot be undone: from now on a `rollback` from it is refused
+    /// with this reason, such as "schema 42". The place to say so is
+    /// [`Service::prepare`](crate::Service::prepare), every time: a service that is started anew knows
+    /// nothing of it.
+    ///
+    /// Orders are refused. A generation that fails by itself in its probation is still taken back,
+    /// since it serves nobody; and nginx's signals do what they say.
+    pub fn irreversible(&self, reason: impl Into<String>) {
+        self.0.worker.irreversible.send_replace(Some(reason.into()));
+    }
+
+    /// What was said so.
+    pub(crate) fn irreversibles(&self) -> watch::Receiver<Option<String>> {
+        let mut said = self.0.worker.irreversible.subscribe();
+        // What was said before is new, too.
+        said.mark_changed();
+        said
     }
 
     /// Something that the parts of a worker find here; the first of its type is made by `first`.

@@ -158,6 +158,9 @@ pub struct Start {
     /// Whether the next descriptor is the generation's [`crate::sys::board`].
     #[serde(default)]
     pub board: bool,
+    /// The command line, without the program: the application may have arguments of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub typed: Vec<std::ffi::OsString>,
 }
 
 /// What one descriptor beside [`ToWorker::Listeners`] is.
@@ -182,6 +185,11 @@ pub enum FromWorker {
     Ready,
     /// It cannot serve and leaves.
     Failed {
+        /// For the operator.
+        reason: String,
+    },
+    /// Nobody goes back from this generation, says its application.
+    Irreversible {
         /// For the operator.
         reason: String,
     },

@@ -209,6 +209,13 @@ impl Driver {
     }
 
     async fn order_rollback(&mut self, answer: Answer) {
+        if let Some(reason) = self.workers.irreversible() {
+            return answer.end(api::Verdict {
+                exit: exit::REFUSED,
+                message: format!("the application says that there is no way back: {reason}"),
+                id: None,
+            });
+        }
         if self.machine.phase() == Phase::Serving && self.store.rollback_to().is_none() {
             return answer.end(api::Verdict {
                 exit: exit::REFUSED,

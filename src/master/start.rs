@@ -447,6 +447,7 @@ fn assemble(
         Arc::clone(&parts.image),
         &setup.name,
         &me,
+        setup.args.clone(),
         passes.then(|| setup.runtime.join(handoff::SOCKET)),
     );
     workers.know_kin(std::process::id());

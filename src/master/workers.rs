@@ -2,6 +2,7 @@
 //! started again when they die, sent away.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ pub struct Workers {
     image: Arc<Image>,
     name: String,
     version: String,
+    /// Our command line.
+    typed: Vec<OsString>,
     generation: u64,
     /// `handoff.sock`.
     handoff: Option<PathBuf>,
@@ -63,6 +66,8 @@ pub struct Workers {
     pids: Pids,
     /// The unanswered questions of the watchdog.
     unanswered: u32,
+    /// Why nobody goes back from this generation, if its application says so.
+    irreversible: Option<String>,
 }
 
 /// Processes of the service: our workers, this master and those before it, whose children are
@@ -137,6 +142,7 @@ impl Workers {
         image: Arc<Image>,
         name: &str,
         me: &Identity,
+        typed: Vec<OsString>,
         handoff: Option<PathBuf>,
     ) -> Self {
         Self {
@@ -144,6 +150,7 @@ impl Workers {
             image,
             name: name.into(),
             version: me.version.clone(),
+            typed,
             generation: me.generation,
             handoff,
             held: Vec::new(),
@@ -157,7 +164,14 @@ impl Workers {
             tally: api::Connections::default(),
             pids: Pids::default(),
             unanswered: 0,
+            irreversible: None,
         }
+    }
+
+    /// Why nobody goes back from this generation, if its application says so.
+    #[must_use]
+    pub fn irreversible(&self) -> Option<&str> {
+        self.irreversible.as_deref()
     }
 
     /// Another master is one of us.
@@ -289,6 +303,7 @@ impl Workers {
             handoff: self.handoff.clone(),
             receives: false,
             board: board.is_some(),
+            typed: self.typed.clone(),
         };
         line.say(
             ToWorker::Start(Box::new(start)),
@@ -432,6 +447,13 @@ impl Workers {
                 worker.state = State::Draining;
                 self.deal();
                 self.give_up(set, &reason)
+            }
+            Ok(FromWorker::Irreversible { reason }) => {
+                if self.irreversible.as_ref() != Some(&reason) {
+                    tracing::warn!("there is no way back from this generation: {reason}");
+                }
+                self.irreversible = Some(reason);
+                Vec::new()
             }
             Ok(FromWorker::Full { full }) => {
                 worker.full = full;

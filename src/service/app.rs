@@ -61,6 +61,9 @@ where
     }
 }
 
+pub(super) type Preparing = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+pub(super) type Prepare = Arc<dyn Fn(Context) -> Preparing + Send + Sync>;
+
 pub(super) fn maker<Kind>(app: impl App<Kind>) -> Maker {
     Arc::new(move |context| Box::pin(app.make(context)))
 }

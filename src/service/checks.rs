@@ -4,6 +4,7 @@
 use std::fs;
 
 use super::Service;
+use crate::cli::args;
 use crate::config::Config;
 
 /// Why nothing can be run here.
@@ -19,6 +20,8 @@ pub(super) enum Misplaced {
          service: call it first in `main`, and start threads where the application is made"
     )]
     Threads(usize),
+    #[error("the program's own {0} is one of ours, too: give it another name")]
+    Clash(String),
 }
 
 /// Why this program cannot serve what its configuration says.
@@ -44,6 +47,12 @@ pub(super) fn placed() -> Result<(), Misplaced> {
         Ok(threads @ 2..) => Err(Misplaced::Threads(threads)),
         _ => Ok(()),
     }
+}
+
+/// Whether what the program adds to the command line has names of its own.
+pub(super) fn distinct(own: args::Own) -> Result<(), Misplaced> {
+    own.clash()
+        .map_or(Ok(()), |what| Err(Misplaced::Clash(what)))
 }
 
 impl Service {

@@ -23,14 +23,17 @@ use crate::master::store::{Store, deputy};
 use crate::master::{self, Origin, Setup};
 use crate::sys::image::Image;
 use crate::sys::inherited::{self, Inherited, Role, UNNAMED};
-use crate::sys::journal;
+use crate::sys::{journal, signals};
 use crate::worker;
 
 mod app;
 mod checks;
+mod own;
 
-use app::Maker;
 pub use app::{App, BoxError};
+use app::{Maker, Prepare};
+pub use own::Log;
+use own::Own;
 
 /// A network service that can replace its own running program.
 ///
@@ -62,10 +65,12 @@ pub struct Service {
     pub(crate) defaults: Config,
     apps: HashMap<String, Maker>,
     every: Option<Maker>,
+    prepare: Option<Prepare>,
     /// A listener that two applications were given for.
     twice: Option<String>,
     /// Whether the program has said its version.
     versioned: bool,
+    own: Own,
 }
 
 impl Service {
@@ -85,8 +90,10 @@ impl Service {
             },
             apps: HashMap::new(),
             every: None,
+            prepare: None,
             twice: None,
             versioned: false,
+            own: Own::default(),
         }
     }
 
@@ -127,6 +134,37 @@ impl Service {
     ) -> Self {
         self.default_listener(listener, address);
         self.every = Some(app::maker(app));
+        self
+    }
+
+    /// What every generation does once, before any of its workers serves: a migration, a cache to
+    /// fill. It runs in one of its workers, whose functions for applications come after it, while the
+    /// generation before serves on; the others wait. Its error fails the upgrade. It has the time that
+    /// a start has, `[upgrade] start_timeout`. One whose worker dies meanwhile is begun again.
+    ///
+    /// ```no_run
+    /// # use handover::{BoxError, Context};
+    /// # async fn migrate() -> Result<u32, BoxError> { Ok(42) }
+    /// # let service = handover::Service::new("hello");
+    /// service.prepare(async |cx: Context| {
+    ///     let schema = migrate().await?;
+    ///     if schema >= 42 {
+    ///         cx.irreversible(format!("schema {schema}"));
+    ///     }
+    ///     Ok::<_, BoxError>(())
+    /// })
+    /// # .run();
+    /// ```
+    pub fn prepare<F, Fut, E>(mut self, prepare: F) -> Self
+    where
+        F: Fn(Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.prepare = Some(Arc::new(move |context| {
+            let preparing = prepare(context);
+            Box::pin(async move { preparing.await.map_err(Into::into) })
+        }));
         self
     }
 
@@ -181,12 +219,13 @@ impl Service {
     /// the function that makes the application.
     #[must_use = "the exit code is for the caller of the program"]
     pub fn run(self) -> ExitCode {
-        if let Err(e) = checks::placed() {
+        let misplaced = checks::placed().and_then(|()| checks::distinct(self.own.typed));
+        if let Err(e) = misplaced {
             eprintln!("{}: {e}", self.name);
             return ExitCode::from(exit::FAILED);
         }
         match inherited::inherit() {
-            Ok(inherited) => ExitCode::from(self.be(inherited)),
+            Ok(inherited) => self.be(inherited),
             Err(e) => {
                 eprintln!("{}: {e}", self.name);
                 ExitCode::from(exit::FAILED)
@@ -194,8 +233,8 @@ impl Service {
         }
     }
 
-    fn be(self, mut inherited: Inherited) -> u8 {
-        match std::mem::replace(&mut inherited.role, Role::First) {
+    fn be(self, mut inherited: Inherited) -> ExitCode {
+        let code = match std::mem::replace(&mut inherited.role, Role::First) {
             Role::Worker(channel) => self.work(&inherited, channel),
             Role::Successor(channel) => self.master(inherited, Origin::Predecessor(channel)),
             Role::FirstUnderKeeper(pipe) => {
@@ -206,13 +245,14 @@ impl Service {
                     }
                     Err(e) => {
                         eprintln!("{}: the keeper does not say what to run: {e}", self.name);
-                        return exit::FAILED;
+                        return ExitCode::from(exit::FAILED);
                     }
                 }
                 self.master(inherited, Origin::First(Some(pipe)))
             }
-            Role::First => self.typed(inherited),
-        }
+            Role::First => return self.typed(inherited),
+        };
+        ExitCode::from(code)
     }
 
     /// Its command line, for manual pages and completions.
@@ -229,19 +269,27 @@ impl Service {
             about: self.about,
             bare: self.bare,
             site: self.site,
+            own: self.own.typed,
         }
     }
 
     /// A person, a script or systemd typed something.
-    fn typed(self, inherited: Inherited) -> u8 {
-        let invocation = match self.parse(&inherited) {
+    fn typed(self, inherited: Inherited) -> ExitCode {
+        let invocation = match self.interpret(&inherited.args) {
             Ok(invocation) => invocation,
             Err(told) => {
                 told.print();
-                return told.exit();
+                return ExitCode::from(told.exit());
             }
         };
-        match &invocation.command {
+        let code = match &invocation.command {
+            Command::Own => {
+                let typed = invocation.own.unwrap_or_default();
+                return self.run_own(&typed).unwrap_or_else(|told| {
+                    told.print();
+                    ExitCode::from(told.exit())
+                });
+            }
             Command::Run(_) if inherited.notify.is_some() => {
                 self.master(inherited, Origin::First(None))
             }
@@ -266,11 +314,12 @@ impl Service {
                 };
                 client.run(ask, &mut screen)
             }
-        }
+        };
+        ExitCode::from(code)
     }
 
-    fn parse(&self, inherited: &Inherited) -> Result<Invocation, args::Told> {
-        let argv = std::iter::once(OsString::from(self.name)).chain(inherited.args.clone());
+    fn interpret(&self, typed: &[OsString]) -> Result<Invocation, args::Told> {
+        let argv = std::iter::once(OsString::from(self.name)).chain(typed.iter().cloned());
         args::interpret(&self.program(), argv)
     }
 
@@ -284,6 +333,7 @@ impl Service {
                 root: run.root.clone(),
                 workers: run.workers,
             },
+            application: self.own.reader,
         }
     }
 
@@ -346,7 +396,7 @@ impl Service {
     }
 
     fn master(self, inherited: Inherited, origin: Origin) -> u8 {
-        let invocation = match self.parse(&inherited) {
+        let invocation = match self.interpret(&inherited.args) {
             Ok(invocation) => invocation,
             Err(told) => {
                 told.print();
@@ -355,7 +405,7 @@ impl Service {
         };
         let run = match invocation.command {
             Command::Run(run) => run,
-            Command::Check | Command::Ask(_) => {
+            Command::Check | Command::Ask(_) | Command::Own => {
                 eprintln!("{}: a master cannot be started so", self.name);
                 return exit::USAGE;
             }
@@ -378,7 +428,11 @@ impl Service {
                 "info".into(),
             ),
         };
-        start_log(inherited.journal_stream, &level);
+        // Those of threads that a log starts, too.
+        if let Err(e) = signals::block(signals::OPERATOR) {
+            eprintln!("{}: cannot block signals: {e}", self.name);
+        }
+        self.start_log(inherited.journal_stream, &level);
         for doubt in &doubts {
             tracing::warn!("{doubt}");
         }
@@ -424,15 +478,33 @@ impl Service {
     fn work(self, inherited: &Inherited, channel: std::os::fd::OwnedFd) -> u8 {
         let journal = inherited.journal_stream;
         let code = worker::run(channel, move |context: Context| {
-            start_log(journal, &context.settings().log.level);
+            self.start_log(journal, &context.settings().log.level);
             journal::set_generation(context.generation());
             Box::pin(async move { self.load(context).await })
         });
         u8::from(code != ExitCode::SUCCESS)
     }
 
+    /// The log of this process. A program that has a subscriber of its own, set before
+    /// [`Service::run`], keeps it: what we say goes there.
+    fn start_log(&self, journal: bool, level: &str) {
+        if let Some(start) = &self.own.log {
+            return start(Log::new(journal, level));
+        }
+        match journal::init(journal, level) {
+            Ok(()) | Err(journal::JournalError::Installed) => {}
+            Err(e) => eprintln!("{e}"),
+        }
+    }
+
     /// The application of every configured listener; each is made once.
     pub(crate) async fn load(&self, context: Context) -> Result<HashMap<String, Router>, BoxError> {
+        self.keep_own(&context)?;
+        if let Some(prepare) = &self.prepare {
+            let work = AssertUnwindSafe(async { prepare(context.clone()).await }).catch_unwind();
+            let work = async { work.await.unwrap_or_else(|_| Err(Box::new(Unprepared))) };
+            worker::prepare::once(&context, work).await?;
+        }
         let mut routers = HashMap::new();
         let mut everywhere = None;
         for ListenerConfig { name, .. } in &context.settings().listeners {
@@ -475,6 +547,10 @@ impl fmt::Debug for Service {
 #[error("the application for listener {0:?} panicked while it was made")]
 struct Panicked(String);
 
+#[derive(Debug, thiserror::Error)]
+#[error("what this generation does before it serves has panicked")]
+struct Unprepared;
+
 /// A master that has panicked somewhere must not live on without that part: everybody else is
 /// prepared for its death, and nobody for its silence.
 fn end_with_a_panic() {
@@ -483,15 +559,6 @@ fn end_with_a_panic() {
         say(panic);
         std::process::abort();
     }));
-}
-
-/// The log of this process. A program that has a subscriber of its own, set before
-/// [`Service::run`], keeps it: what we say goes there.
-fn start_log(journal: bool, level: &str) {
-    match journal::init(journal, level) {
-        Ok(()) | Err(journal::JournalError::Installed) => {}
-        Err(e) => eprintln!("{e}"),
-    }
 }
 
 /// A pre-flight reads the same configuration as the service.

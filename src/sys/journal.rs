@@ -21,9 +21,9 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
-use tracing_subscriber::layer::{Layered, SubscriberExt};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{Registry, reload};
+use tracing_subscriber::reload;
 
 use super::inherited::own_name;
 
@@ -60,46 +60,65 @@ pub enum JournalError {
     Installed,
 }
 
-type Filter = reload::Layer<Targets, Registry>;
-type Filtered = Layered<Filter, Registry>;
-
 /// What can still be changed.
 struct Control {
-    level: reload::Handle<Targets, Registry>,
-    journald: Option<reload::Handle<tracing_journald::Layer, Filtered>>,
+    level: Box<dyn Fn(Targets) + Send + Sync>,
+    journald: Option<Box<dyn Fn(tracing_journald::Layer) + Send + Sync>>,
 }
 
 /// Starts the log of this process. With `journal` (stderr is the journal:
 /// [`Inherited::journal_stream`](super::inherited::Inherited::journal_stream)) events go to journald
 /// as fields; where its socket cannot be reached, as lines with the priority in front.
 pub fn init(journal: bool, level: &str) -> Result<(), JournalError> {
-    let targets = targets(level)?;
-    let (filter, level) = reload::Layer::new(targets);
-    let filtered = tracing_subscriber::registry().with(filter);
+    targets(level)?;
+    let (layer, control) = build(journal, level);
+    let installed =
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
+    installed.map_err(|_| JournalError::Installed)?;
+    CONTROL.set(control).map_err(|_| JournalError::Installed)
+}
+
+/// The same beside other layers of a program's own. [`set_level`] and [`set_generation`] move it.
+pub fn layer<S>(journal: bool, level: &str) -> impl Layer<S> + Send + Sync + use<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    let (layer, control) = build(journal, level);
+    // A second one stays as it is.
+    let _ = CONTROL.set(control);
+    layer
+}
+
+fn build<S>(journal: bool, level: &str) -> (impl Layer<S> + Send + Sync + use<S>, Control)
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    let (filter, handle) = reload::Layer::new(targets(level).unwrap_or_default());
+    let level = move |targets| {
+        // It fails only when the subscriber is gone, and with it the log.
+        let _ = handle.reload(targets);
+    };
     let native = if journal { journald(0).ok() } else { None };
-    let (journald, installed) = match native {
+    let (layer, journald): (Box<dyn Layer<S> + Send + Sync>, _) = match native {
         Some(layer) => {
             let (layer, handle) = reload::Layer::new(layer);
-            let installed = tracing::subscriber::set_global_default(filtered.with(layer));
-            (Some(handle), installed)
+            let change = move |layer| drop(handle.reload(layer));
+            (Box::new(layer), Some(Box::new(change) as _))
         }
-        None => (
-            None,
-            tracing::subscriber::set_global_default(lines(filtered, journal, io::stderr)),
-        ),
+        None => (Box::new(lines(journal, io::stderr)), None),
     };
-    installed.map_err(|_| JournalError::Installed)?;
-    CONTROL
-        .set(Control { level, journald })
-        .map_err(|_| JournalError::Installed)
+    let control = Control {
+        level: Box::new(level),
+        journald,
+    };
+    (layer.with_filter(filter), control)
 }
 
 /// Changes how much is logged, from now on.
 pub fn set_level(level: &str) -> Result<(), JournalError> {
     let targets = targets(level)?;
     if let Some(control) = CONTROL.get() {
-        // It fails only when the subscriber is gone, and with it the log.
-        let _ = control.level.reload(targets);
+        (control.level)(targets);
     }
     Ok(())
 }
@@ -109,7 +128,7 @@ pub fn set_generation(generation: u64) {
     GENERATION.store(generation, Ordering::Relaxed);
     let handle = CONTROL.get().and_then(|control| control.journald.as_ref());
     if let (Some(handle), Ok(layer)) = (handle, journald(generation)) {
-        let _ = handle.reload(layer);
+        handle(layer);
     }
 }
 
@@ -124,18 +143,17 @@ fn journald(generation: u64) -> io::Result<tracing_journald::Layer> {
     Ok(layer.with_custom_fields([("HANDOVER_GENERATION", generation.to_string())]))
 }
 
-fn lines<S, W>(subscriber: S, journal: bool, to: W) -> impl Subscriber + Send + Sync
+fn lines<S, W>(journal: bool, to: W) -> impl Layer<S> + Send + Sync
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let layer = tracing_subscriber::fmt::layer()
+    tracing_subscriber::fmt::layer()
         .event_format(Lines { journal })
         .fmt_fields(Fields)
         .with_ansi(false)
         .log_internal_errors(false)
-        .with_writer(to);
-    subscriber.with(layer)
+        .with_writer(to)
 }
 
 fn targets(level: &str) -> Result<Targets, JournalError> {
@@ -303,7 +321,7 @@ mod tests {
         let to = Written::default();
         let writer = to.clone();
         let filtered = tracing_subscriber::registry().with(targets(level).unwrap());
-        let subscriber = lines(filtered, journal, move || writer.clone());
+        let subscriber = filtered.with(lines(journal, move || writer.clone()));
         tracing::subscriber::with_default(subscriber, log);
         let bytes = to.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()

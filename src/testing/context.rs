@@ -33,13 +33,27 @@ impl TestContext {
     #[must_use]
     pub fn new(generation: u64) -> Self {
         let (name, version) = ("test".into(), "0.0.0".into());
-        Self(Context::new(name, version, generation, Config::default()))
+        Self(Context::new(
+            name,
+            version,
+            generation,
+            Config::default(),
+            Vec::new(),
+        ))
     }
 
     /// As the function that makes the application gets it.
     #[must_use]
     pub fn context(&self) -> Context {
         self.0.clone()
+    }
+
+    /// What [`Context::config`] and [`Context::arguments`] give.
+    #[must_use]
+    pub fn with<T: Send + Sync + 'static>(self, own: T) -> Self {
+        let own = std::sync::Arc::new(own);
+        self.0.keep(|| own);
+        self
     }
 
     /// As a handler gets it.

@@ -23,6 +23,8 @@ pub(super) struct Generation {
     pub(super) service: Arc<Service>,
     channel: Arc<Channel>,
     state: watch::Receiver<State>,
+    /// Why nobody goes back from it.
+    pub(super) irreversible: watch::Receiver<Option<String>>,
     thread: Option<JoinHandle<ExitCode>>,
 }
 
@@ -63,14 +65,17 @@ impl Generation {
             handoff: Some(runtime.join("handoff.sock")),
             receives: false,
             board: false,
+            typed: service.given(),
         };
         let (said, state) = watch::channel(State::Starting);
-        tokio::spawn(hear(Arc::clone(&channel), said));
+        let (no_way_back, irreversible) = watch::channel(None);
+        tokio::spawn(hear(Arc::clone(&channel), said, no_way_back));
         let mut generation = Self {
             number,
             service,
             channel,
             state,
+            irreversible,
             thread: Some(thread),
         };
         generation
@@ -161,12 +166,20 @@ impl Generation {
 }
 
 /// What it says, until it ends.
-async fn hear(channel: Arc<Channel>, said: watch::Sender<State>) {
+async fn hear(
+    channel: Arc<Channel>,
+    said: watch::Sender<State>,
+    irreversible: watch::Sender<Option<String>>,
+) {
     while let Ok(Some(received)) = channel.recv().await {
         let state = match received.decode() {
             Ok(FromWorker::Ready) => State::Ready,
             Ok(FromWorker::Failed { reason }) => State::Failed(reason),
             Ok(FromWorker::Drained(report)) => State::Drained(report),
+            Ok(FromWorker::Irreversible { reason }) => {
+                irreversible.send_replace(Some(reason));
+                continue;
+            }
             Ok(FromWorker::Report(_) | FromWorker::Full { .. }) | Err(_) => continue,
         };
         said.send_replace(state);

@@ -28,6 +28,8 @@
 //! # }
 //! ```
 //!
+//! No configuration file is read unless [`started_with`] gives one.
+//!
 //! A drain goes as the service's own settings say: one that still has a connection waits for
 //! `[drain] timeout`, ten minutes by default. Dropping [`Running`] ends everything at once.
 
@@ -36,4 +38,4 @@ mod generation;
 mod running;
 
 pub use context::TestContext;
-pub use running::{Ended, Running, TestError};
+pub use running::{Ended, Running, TestError, started_with};

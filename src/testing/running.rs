@@ -51,9 +51,42 @@ pub enum TestError {
     /// There is no generation to go back to.
     #[error("there is no generation before this one")]
     NothingBefore,
+    /// [`Context::irreversible`](crate::Context::irreversible).
+    #[error("the application says that there is no way back: {0}")]
+    Irreversible(String),
+    /// The configuration or the arguments of [`started_with`].
+    #[error("{0}")]
+    Start(String),
     /// All generations have ended.
     #[error("the service has stopped")]
     Stopped,
+}
+
+/// A service as if it had been started with this text for its configuration file and with these
+/// arguments: `started_with(service(), "[application]\ngreeting = \"hi\"", &["--loud"])`.
+///
+/// # Errors
+/// What `check` would say.
+pub fn started_with(
+    service: Service,
+    configuration: &str,
+    arguments: &[&str],
+) -> Result<Service, TestError> {
+    let directory = temporary_directory()?;
+    let file = directory.join("test.toml");
+    let service = std::fs::write(&file, configuration)
+        .map_err(TestError::Io)
+        .and_then(|()| {
+            let started = service.started_with(&file, arguments);
+            started.map_err(|e| TestError::Start(e.to_string()))
+        });
+    let _ = std::fs::remove_dir_all(&directory);
+    service
+}
+
+fn temporary_directory() -> io::Result<PathBuf> {
+    let template = std::env::temp_dir().join("handover-test-XXXXXX");
+    Ok(nix::unistd::mkdtemp(&template)?)
 }
 
 enum Order {
@@ -78,8 +111,7 @@ impl Running {
             addresses.push((listener.name.clone(), socket.local_addr()?));
             listeners.push((listener.name.clone(), socket.into()));
         }
-        let directory = nix::unistd::mkdtemp(&std::env::temp_dir().join("handover-test-XXXXXX"));
-        let directory = directory.map_err(io::Error::from)?;
+        let directory = temporary_directory()?;
         let (orders, inbox) = mpsc::unbounded_channel();
         let (answer, started) = oneshot::channel();
         let (alive, dropped) = oneshot::channel();
@@ -122,7 +154,7 @@ impl Running {
     /// drains: as `rollback` does. Returns the number of the one that serves now.
     ///
     /// # Errors
-    /// [`TestError::NothingBefore`]; or its application cannot be made a second time.
+    /// [`TestError::NothingBefore`], [`TestError::Irreversible`]; or its application cannot be made a second time.
     pub async fn rollback(&mut self) -> Result<u64, TestError> {
         self.ask(Order::Rollback)
             .await
@@ -241,6 +273,10 @@ impl Masters {
     }
 
     async fn rollback(&mut self) -> Result<u64, TestError> {
+        let serving = self.serving.as_ref();
+        if let Some(reason) = serving.and_then(|g| g.irreversible.borrow().clone()) {
+            return Err(TestError::Irreversible(reason));
+        }
         let (number, service) = self.before.last().ok_or(TestError::NothingBefore)?;
         let back =
             Generation::start(*number, Arc::clone(service), &self.listeners, &self.runtime).await?;

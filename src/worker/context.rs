@@ -51,6 +51,15 @@ pub(super) struct Worker {
     outbox: Mutex<Option<Outbox>>,
 }
 
+/// Where this worker is, for those who know only the context.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) runtime: PathBuf,
+    pub(super) slot: u16,
+    /// The master's process.
+    pub(super) master: i32,
+}
+
 /// Who takes connections.
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -69,14 +78,18 @@ impl Worker {
         super::mutants::awake(&config.name);
         let files = files();
         let max_connections = max_connections(files, config.http.max_connections);
+        let application = Context::new(
+            start.name.clone(),
+            start.version.clone(),
+            start.generation,
+            start.config.clone(),
+            start.typed.clone(),
+        );
+        let handoff = start.handoff.as_deref();
+        let runtime = handoff.and_then(Path::parent).map(Path::to_owned);
         Ok(Self {
             generation: start.generation,
-            application: Context::new(
-                start.name.clone(),
-                start.version.clone(),
-                start.generation,
-                start.config.clone(),
-            ),
+            application,
             access: AccessLog::open(&config.log.access, start.generation)?,
             connections: Connections::new(
                 board.map(|fd| Board::join(fd, start.slot)),
@@ -88,11 +101,7 @@ impl Worker {
             http: config.http.clone(),
             http1: super::http1::builder(),
             http2: super::http2::builder(&config.http),
-            runtime: start
-                .handoff
-                .as_deref()
-                .and_then(Path::parent)
-                .map(Path::to_owned),
+            runtime,
             handoff: start
                 .handoff
                 .clone()

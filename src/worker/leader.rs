@@ -2,18 +2,16 @@
 //! of its file leads. The kernel gives it up with the process that holds it, however that ends; so
 //! no message can be lost, and no answer can be old.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::retry_on_intr;
-use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use super::flock::hold;
 use super::lock;
 use crate::context::Context;
 
@@ -86,7 +84,7 @@ async fn lead(leader: Leader, file: Option<PathBuf>, context: Context) {
     let held = tokio::select! {
         biased;
         _ = context.draining() => return,
-        held = hold(file) => held,
+        held = held(file) => held,
     };
     let held = match held {
         Ok(held) => held,
@@ -128,26 +126,12 @@ async fn lead(leader: Leader, file: Option<PathBuf>, context: Context) {
     drop(held);
 }
 
-/// The lock, once nobody else has it. `None`: there is no place for its file, so nobody else either.
-async fn hold(file: Option<PathBuf>) -> io::Result<Option<File>> {
-    let Some(path) = file else { return Ok(None) };
-    let (holds, held) = oneshot::channel();
-    // Waiting for a lock blocks, and can not be ended. Who gets it for nobody lets it go again.
-    std::thread::Builder::new()
-        .name("leader".into())
-        .spawn(move || {
-            let options = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path);
-            let locked = options.and_then(|file| {
-                retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
-                Ok(file)
-            });
-            let _ = holds.send(locked);
-        })?;
-    held.await.map_err(io::Error::other)?.map(Some)
+/// `None`: there is no place for its file, so nobody else leads either.
+async fn held(file: Option<PathBuf>) -> io::Result<Option<File>> {
+    match file {
+        Some(path) => hold(&path).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 impl Leader {

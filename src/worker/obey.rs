@@ -7,15 +7,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::accept::Acceptor;
 use super::applications::Applications;
 use super::connections::Fullness;
-use super::context::{Answer, Worker};
+use super::context::{Answer, Place, Worker};
 use super::drain::{Draining, Terms};
 use super::handoff::frame::About;
 use super::handoff::receive::{self, Receiver};
 use super::start::{self, Beginning};
-use super::{Loading, hooks, leader};
+use super::{Loading, hooks, leader, state};
 use crate::config;
 use crate::context::{Context, DrainReason};
 use crate::machine::link::{FromWorker, Report, ToWorker, WorkerListener};
@@ -38,6 +40,15 @@ where
         }
     };
     let drain = beginning.start.config.drain.clone();
+    if let Some(runtime) = worker.runtime() {
+        // A socket pair's credentials are those of the process that made it.
+        let master = channel.peer_cred().ok().and_then(|cred| cred.pid());
+        worker.application.keep(|| Place {
+            runtime: runtime.to_owned(),
+            slot: beginning.start.slot,
+            master: master.unwrap_or_default(),
+        });
+    }
 
     let mut waiting = VecDeque::new();
     let routers = tokio::select! {
@@ -60,6 +71,7 @@ where
     worker.application.keep(|| Arc::clone(all));
     worker.application.keep(|| Arc::downgrade(this));
     let worker_full = worker.connections.fullness();
+    let irreversible = worker.application.irreversibles();
     let mut life = Life {
         acceptor: Acceptor::new(listeners),
         worker,
@@ -68,6 +80,7 @@ where
         drain,
         draining: None,
         full: worker_full,
+        irreversible,
         channel,
     };
     if let Some(end) = beginning.receives {
@@ -126,6 +139,7 @@ struct Life {
     drain: config::Drain,
     draining: Option<Draining>,
     full: Fullness,
+    irreversible: watch::Receiver<Option<String>>,
 }
 
 enum Next {
@@ -145,6 +159,13 @@ impl Life {
                 }
                 full = self.full.changed(), if !alone && self.draining.is_none() => {
                     say(&self.channel, &FromWorker::Full { full }).await;
+                    continue;
+                }
+                Ok(()) = self.irreversible.changed(), if !alone => {
+                    let said = self.irreversible.borrow_and_update().clone();
+                    if let Some(reason) = said {
+                        say(&self.channel, &FromWorker::Irreversible { reason }).await;
+                    }
                     continue;
                 }
                 Some(received) = async { waiting.pop_front() } => Some(received),
@@ -222,6 +243,7 @@ impl Life {
         if let Err(e) = self.acceptor.start(&self.worker) {
             self.cannot_accept(&e.to_string()).await;
         }
+        state::serve(&self.worker.application);
         leader::compete(&self.worker.application, self.worker.runtime());
     }
 

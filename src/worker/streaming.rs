@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn an_event_ends_with_an_empty_line_however_it_is_cut() {
-        let context = Context::new("x".into(), "1".into(), 1, Config::default());
+        let context = Context::new("x".into(), "1".into(), 1, Config::default(), Vec::new());
         let answer = |kind| {
             let response = Response::builder().header(CONTENT_TYPE, kind);
             response.body(Body::empty()).unwrap()

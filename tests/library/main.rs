@@ -4,5 +4,8 @@
 mod client;
 mod draining;
 mod leader;
+mod own;
+mod prepare;
 mod sessions;
+mod state;
 mod streams;

@@ -286,6 +286,7 @@ async fn an_application_that_cannot_load_says_why() {
             handoff: None,
             receives: false,
             board: false,
+            typed: Vec::new(),
         };
         channel
             .send(&ToWorker::Start(Box::new(start)), &[])

@@ -78,6 +78,7 @@ impl TestWorker {
             handoff,
             receives: receives.is_some(),
             board: false,
+            typed: Vec::new(),
         };
         Self::from_start(start, listener.into(), receives, "http").await
     }
@@ -94,6 +95,7 @@ impl TestWorker {
             handoff: None,
             receives: true,
             board: false,
+            typed: Vec::new(),
         };
         Self::from_start(start, listener.into(), Some(receives), name).await
     }
@@ -110,6 +112,7 @@ impl TestWorker {
             handoff: None,
             receives: false,
             board: true,
+            typed: Vec::new(),
         };
         Self::from_start(start, listener, Some(board), "http").await
     }

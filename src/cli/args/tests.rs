@@ -9,6 +9,10 @@ const DAEMON: Program = Program {
     about: "Replaces itself",
     bare: Bare::Help,
     site: true,
+    own: Own {
+        arguments: None,
+        commands: None,
+    },
 };
 const HELLO: Program = Program {
     name: "hello",

@@ -165,7 +165,11 @@ impl Typed {
             Command::Run(Run { root: Some(_), .. }) if !program.site => {
                 Err(usage(clap, "--root: this program serves no directory"))
             }
-            _ => Ok(Invocation { globals, command }),
+            _ => Ok(Invocation {
+                globals,
+                command,
+                own: None,
+            }),
         }
     }
 }
