@@ -28,6 +28,23 @@ pub fn example(name: &str) -> PathBuf {
     path
 }
 
+/// The same program as another build: its build id differs, and nothing else.
+pub fn twin(image: &Path) -> PathBuf {
+    // In front of a GNU build id of 20 bytes: the lengths of its name and itself, its type, its name
+    // (elf(5), notes).
+    const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    let mut bytes = std::fs::read(image).expect("the program");
+    let note = memchr::memmem::find(&bytes, NOTE).expect("a build id");
+    bytes[note + NOTE.len()] ^= 0xff;
+    let twins = image.with_file_name("twins");
+    std::fs::create_dir_all(&twins).expect("a directory for twins");
+    let path = twins.join(image.file_name().expect("a program's name"));
+    let new = path.with_extension(format!("{}", std::process::id()));
+    std::fs::write(&new, bytes).expect("room for a twin");
+    std::fs::rename(&new, &path).expect("a rename");
+    path
+}
+
 /// `handover`, built with another `HANDOVER_VERSION`.
 pub fn other_version(version: &str) -> PathBuf {
     build(&["--bin", "handover"], "handover", version)

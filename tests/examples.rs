@@ -1,0 +1,377 @@
+//! The examples as their authors would run them: each is upgraded and taken back while its clients
+//! are there, and none of them notices what it should not.
+
+mod kit;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use futures_util::{SinkExt as _, StreamExt as _};
+use handover::api::Status;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use kit::build;
+use kit::client::{Load, Target};
+use kit::service::{SOON, Service};
+use kit::wait::wait_until;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite;
+
+/// Changes of the program in one test; every second one is taken back.
+const CHANGES: usize = 10;
+
+/// An example that runs.
+struct Example {
+    service: Service,
+    builds: [PathBuf; 2],
+}
+
+impl Example {
+    fn start(name: &'static str, config: &str, args: &[&str]) -> Self {
+        let image = build::example(name);
+        let builds = [image.clone(), build::twin(&image)];
+        let mut setup = Service::setup(name).name(name).image(image).config(config);
+        for arg in args {
+            setup = setup.arg(*arg);
+        }
+        let service = setup.start();
+        service.wait_phase("serving");
+        Self { service, builds }
+    }
+
+    /// Upgrades to the other build, and back, again and again; `between` runs after each of them.
+    /// Returns the other build.
+    fn changes(&self, mut between: impl FnMut()) -> &Path {
+        let mut runs = 0;
+        for n in 0..CHANGES {
+            // What drains is limited (`[drain] generations`).
+            let few = |status: &Status| status.masters.len() < 5;
+            self.service.wait_status("few generations", few);
+            self.service.replace(&self.builds[1 - runs]);
+            self.service.cli(&["upgrade"]).assert_code(0);
+            between();
+            if n % 2 == 0 {
+                self.service.cli(&["commit"]).assert_code(0);
+                runs = 1 - runs;
+            } else {
+                self.service.cli(&["rollback"]).assert_code(0);
+                between();
+            }
+        }
+        &self.builds[1 - runs]
+    }
+
+    /// Stops; everything has ended then.
+    fn stop(self) -> Service {
+        self.service.cli(&["stop"]).assert_code(0);
+        assert_eq!(self.service.wait_exit().code(), Some(0));
+        self.service
+    }
+
+    fn address(&self) -> SocketAddr {
+        match self.service.target("http") {
+            Target::Tcp(address) => address,
+            Target::Unix(path) => panic!("{}", path.display()),
+        }
+    }
+}
+
+/// Clients in the background, until they are asked what they have seen.
+struct Clients<T> {
+    runtime: tokio::runtime::Runtime,
+    stop: Arc<AtomicBool>,
+    running: Vec<tokio::task::JoinHandle<T>>,
+}
+
+impl<T: Send + 'static> Clients<T> {
+    fn start<F>(count: usize, client: impl Fn(usize, Arc<AtomicBool>) -> F) -> Self
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let running = (0..count)
+            .map(|n| runtime.spawn(client(n, Arc::clone(&stop))))
+            .collect();
+        Self {
+            runtime,
+            stop,
+            running,
+        }
+    }
+
+    fn stop(self) -> Vec<T> {
+        self.stop.store(true, Ordering::Relaxed);
+        let each = self.running.into_iter().map(|client| {
+            let ended = async { tokio::time::timeout(SOON, client).await };
+            self.runtime.block_on(ended).unwrap().unwrap()
+        });
+        each.collect()
+    }
+}
+
+async fn ask(address: SocketAddr, request: Request<Body>) -> Response<Incoming> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sender.send_request(request).await.unwrap()
+}
+
+#[test]
+fn hello_fails_no_request() {
+    let example = Example::start("hello", "", &[]);
+    let http = || {
+        let pause = Duration::from_millis(2);
+        example.service.load("http").body("hello\n").pause(pause)
+    };
+    let fresh = Load::start(http().fresh().connections(2));
+    let kept = Load::start(http().keep_alive().connections(4));
+    kept.wait_answers(100, SOON);
+    example.changes(|| kept.wait_answers(50, SOON));
+    fresh.stop().assert_clean();
+    kept.stop().assert_clean().assert_kept();
+    example.stop();
+}
+
+#[test]
+fn a_counter_counts_every_request_once_whichever_generation_answers() {
+    let example = Example::start("counter", "", &[]);
+    let address = example.address();
+    let clients = Clients::start(4, |_, stop| async move {
+        let mut counted = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let request = Request::get("/").header("host", "kit.test");
+            let answer = ask(address, request.body(Body::empty()).unwrap()).await;
+            let text = answer.into_body().collect().await.unwrap().to_bytes();
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            counted.push(text.trim().parse::<u64>().expect(&text));
+        }
+        counted
+    });
+    example.changes(|| {});
+    let mut counted: Vec<u64> = clients.stop().into_iter().flatten().collect();
+    counted.sort_unstable();
+    let all: Vec<u64> = (1..=counted.len() as u64).collect();
+    assert!(all.len() > 100 && counted == all, "{} answers", all.len());
+    example.stop();
+}
+
+#[test]
+fn the_sessions_of_a_chat_live_on_and_hear_each_message_once_and_in_order() {
+    const CLIENTS: usize = 4;
+    let example = Example::start("chat", "", &[]);
+    let address = example.address();
+    let clients = Clients::start(CLIENTS, |number, stop| async move {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let url = format!("ws://{address}/chat");
+        let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+        let (mut said, mut heard) = (0, Vec::new());
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        let mut ended = 0;
+        while ended < CLIENTS {
+            tokio::select! {
+                _ = ticks.tick(), if !stop.load(Ordering::Relaxed) => {
+                    said += 1;
+                    let text = format!("{number} {said}");
+                    socket.send(tungstenite::Message::text(text)).await.unwrap();
+                }
+                message = socket.next() => {
+                    let message = message.unwrap().unwrap();
+                    let text = message.to_text().unwrap().to_owned();
+                    ended += usize::from(text.ends_with("end"));
+                    heard.push(text);
+                }
+                // The last word, once.
+                () = std::future::ready(()), if stop.load(Ordering::Relaxed) && said < usize::MAX => {
+                    said = usize::MAX;
+                    let text = format!("{number} end");
+                    socket.send(tungstenite::Message::text(text)).await.unwrap();
+                }
+            }
+        }
+        heard
+    });
+    example.changes(|| {});
+    let heard = clients.stop();
+    for one in &heard {
+        assert_eq!(*one, heard[0], "all hear the same");
+    }
+    let mut by_client: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in &heard[0] {
+        let (client, word) = line.split_once(' ').unwrap();
+        by_client.entry(client).or_default().push(word);
+    }
+    assert_eq!(by_client.len(), CLIENTS);
+    for (client, words) in by_client {
+        let (last, numbers) = words.split_last().unwrap();
+        assert_eq!(*last, "end");
+        assert!(numbers.len() > 20, "client {client} said {}", numbers.len());
+        for (at, number) in numbers.iter().enumerate() {
+            assert_eq!(*number, (at + 1).to_string(), "of client {client}");
+        }
+    }
+    example.stop();
+}
+
+#[test]
+fn a_client_of_events_misses_none_and_is_never_cut() {
+    let example = Example::start("events", "", &[]);
+    let address = example.address();
+    let clients = Clients::start(4, |_, stop| async move {
+        let (mut next, mut streams) = (0_u64, 0);
+        while !stop.load(Ordering::Relaxed) {
+            streams += 1;
+            let mut request = Request::builder().uri("/events").header("host", "kit.test");
+            if next > 0 {
+                request = request.header("last-event-id", (next - 1).to_string());
+            }
+            let answer = ask(address, request.body(Body::empty()).unwrap()).await;
+            let (mut body, mut text) = (answer.into_body(), String::new());
+            while let Some(frame) = body.frame().await {
+                let data = frame
+                    .expect("an end between two events")
+                    .into_data()
+                    .unwrap();
+                text.push_str(std::str::from_utf8(&data).unwrap());
+                while let Some((event, rest)) = text.split_once("\n\n") {
+                    assert_eq!(event, format!("id: {next}\ndata: event {next}"));
+                    next += 1;
+                    text = rest.to_owned();
+                }
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+            assert!(text.is_empty() || stop.load(Ordering::Relaxed), "{text:?}");
+        }
+        (next, streams)
+    });
+    example.changes(|| {});
+    // Each has met the end of a stream.
+    example
+        .service
+        .wait_status("one generation", |status| status.masters.len() == 1);
+    for (events, streams) in clients.stop() {
+        assert!(events > 100 && streams > 1, "{events} in {streams}");
+    }
+    example.stop();
+}
+
+#[test]
+fn a_report_is_made_by_one_at_a_time_through_upgrades_and_a_kill() {
+    let example = Example::start("cron", "", &[]);
+    let log = example.service.dir().join("cron.log");
+    let reports = || fs::read_to_string(&log).unwrap_or_default();
+    let wait_more = || {
+        let before = reports().lines().count();
+        wait_until("more reports", || reports().lines().count() >= before + 2);
+    };
+    wait_more();
+    example.changes(wait_more);
+    let owner = example.service.wait_phase("serving").generation;
+    let worker = example.service.workers(owner)[0].pid;
+    example.service.make_sure_of(worker);
+    wait_more();
+    let service = example.stop();
+    let text = fs::read_to_string(service.dir().join("cron.log")).unwrap();
+    let mut generations = std::collections::BTreeSet::new();
+    for (n, line) in text.lines().enumerate() {
+        let (number, generation) = line.rsplit_once(" by ").unwrap();
+        assert_eq!(number, format!("report {}", n + 1), "{text}");
+        generations.insert(generation.to_owned());
+    }
+    assert!(generations.len() > CHANGES / 2, "{generations:?}");
+}
+
+#[test]
+fn every_job_behind_a_202_is_done_and_written() {
+    let example = Example::start("jobs", "", &[]);
+    let address = example.address();
+    let clients = Clients::start(2, |client, stop| async move {
+        let mut accepted = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let request = Request::post("/jobs").header("host", "kit.test");
+            let job = Body::from(format!("{client} {accepted}"));
+            let answer = ask(address, request.body(job).unwrap()).await;
+            assert_eq!(answer.status(), 202);
+            accepted += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        accepted
+    });
+    example.changes(|| {});
+    let accepted = clients.stop();
+    let service = example.stop();
+    let written = fs::read_to_string(service.dir().join("jobs.log")).unwrap();
+    let mut written: Vec<&str> = written.lines().collect();
+    written.sort_unstable();
+    let each = |(client, count): (usize, &usize)| {
+        let jobs: Vec<String> = (0..*count).map(|n| format!("{client} {n}")).collect();
+        jobs
+    };
+    let mut expected: Vec<String> = accepted.iter().enumerate().flat_map(each).collect();
+    expected.sort_unstable();
+    assert!(expected.len() > 100, "{}", expected.len());
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn a_program_of_its_authors_own_has_his_arguments_commands_and_configuration() {
+    // A failing health check is tried again all that time.
+    let hi = "[application]\ngreeting = \"hi\"\n[upgrade]\nstart_timeout = \"5s\"";
+    let example = Example::start("own", hi, &["--loud"]);
+    let (service, load) = (&example.service, example.service.load("http").path("/Ann"));
+    let load = Load::start(load.body("HI Ann\n").pause(Duration::from_millis(2)));
+    load.wait_answers(20, SOON);
+    // The arguments go to every generation.
+    let other = example.changes(|| load.wait_answers(20, SOON));
+    load.stop().assert_clean().assert_kept();
+
+    // What the health check refuses does not serve.
+    service.write_config("[application]\ngreeting = \"\"");
+    service.replace(other);
+    let refused = service.cli(&["upgrade"]);
+    refused.assert_code(1);
+    assert!(refused.stderr.contains("not ready"), "{}", refused.stderr);
+
+    // A wrong key is shown where it stands, by whoever reads the file.
+    service.write_config("[application]\ngreting = \"hi\"");
+    let own = |args: &[&str]| {
+        let output = std::process::Command::new(&service.program)
+            .args(args)
+            .output();
+        let output = output.unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), said + &text)
+    };
+    let config = service.config.to_str().unwrap();
+    let (code, said) = own(&["check", "--config", config]);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains(".toml:2:1: unknown key `greting`"), "{said}");
+
+    let (code, said) = own(&["greet", "Ann"]);
+    assert_eq!((code, &*said), (Some(0), "hello Ann\n"));
+    let (code, said) = own(&["run", "--louder"]);
+    assert!(code == Some(64) && said.contains("'--louder'"), "{said}");
+    let (_, help) = own(&["--help"]);
+    assert!(
+        help.contains("greet ") && help.contains("upgrade "),
+        "{help}"
+    );
+    example.stop();
+}
