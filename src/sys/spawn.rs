@@ -461,6 +461,38 @@ pub(crate) fn watch(fd: Arc<OwnedFd>, interest: Interest) -> io::Result<AsyncFd<
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }
 
+/// The supplementary groups of the process at the other end of a Unix socket, when it connected
+/// (`SO_PEERGROUPS`). The kernel's word: `/proc` shows nothing of other users to a service under
+/// `ProtectProc=invisible`.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let bytes = groups.len() * size_of::<libc::gid_t>();
+        let mut length = libc::socklen_t::try_from(bytes).map_err(io::Error::other)?;
+        // SAFETY: the kernel writes at most `length` bytes, which is the buffer's size, and puts
+        // into `length` how many there are.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let number = usize::try_from(length).map_err(io::Error::other)? / size_of::<libc::gid_t>();
+        match Errno::result(result) {
+            Ok(_) => {
+                groups.truncate(number);
+                return Ok(groups);
+            }
+            // There are more: so many.
+            Err(Errno::ERANGE) if number > groups.len() => groups.resize(number, 0),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
 /// Gives the signals that whoever started us had set to be ignored their default action, but for
 /// `except`. Handlers stay.
 pub(super) fn default_dispositions(except: &[Signal]) {

@@ -9,69 +9,41 @@
 //! with; it is no wall around somebody who runs code of his own as this user.
 
 use std::fmt;
+use std::os::fd::AsFd;
 
-use nix::unistd::{Gid, Group, Uid};
+use nix::unistd::{Group, Uid};
 use tokio::net::UnixStream;
 
-use crate::sys::process;
+use crate::sys::{process, spawn};
 
 /// The process that connected, as the kernel saw it at that moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Its process; 0 when it lives in another pid namespace.
     pub pid: u32,
     /// Its effective user.
     pub uid: u32,
-    /// Its effective group.
-    pub gid: u32,
+    /// Its groups, the effective one first.
+    pub groups: Vec<u32>,
 }
 
 impl Peer {
     /// Asks the kernel.
     pub fn of(stream: &UnixStream) -> std::io::Result<Self> {
         let cred = stream.peer_cred()?;
+        let mut groups = vec![cred.gid()];
+        groups.extend(spawn::peer_groups(stream.as_fd())?);
         Ok(Self {
             pid: cred.pid().and_then(|p| p.try_into().ok()).unwrap_or(0),
             uid: cred.uid(),
-            gid: cred.gid(),
+            groups,
         })
-    }
-
-    /// Whether the process is in `gid`, supplementary groups included.
-    ///
-    /// Neither nix nor rustix has `SO_PEERGROUPS`, so the list comes from `/proc/PID/status`; it
-    /// counts only while that process still has the user and group it connected with, so a
-    /// recycled pid of somebody else lends nobody its groups.
-    fn in_group(self, gid: u32) -> bool {
-        if self.gid == gid {
-            return true;
-        }
-        std::fs::read_to_string(format!("/proc/{}/status", self.pid))
-            .is_ok_and(|status| self.groups_in(&status).contains(&gid))
-    }
-
-    fn groups_in(self, status: &str) -> Vec<u32> {
-        let numbers = |key: &str| -> Vec<u32> {
-            status
-                .lines()
-                .find_map(|line| line.strip_prefix(key))
-                .map(|rest| {
-                    rest.split_ascii_whitespace()
-                        .filter_map(|n| n.parse().ok())
-                        .collect()
-                })
-                .unwrap_or_default()
-        };
-        // proc(5): real, effective, saved, file system.
-        let same =
-            numbers("Uid:").get(1) == Some(&self.uid) && numbers("Gid:").get(1) == Some(&self.gid);
-        if same { numbers("Groups:") } else { Vec::new() }
     }
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pid {} of uid {}", self.pid, self.uid)
+        write!(f, "process {} of uid {}", self.pid, self.uid)
     }
 }
 
@@ -79,8 +51,10 @@ impl fmt::Display for Peer {
 pub struct Access {
     /// `[control] group`.
     group: Option<Group>,
-    /// Ourselves, where the operator is nobody else.
-    same_user: Option<u32>,
+    /// Ourselves.
+    us: u32,
+    /// Whether the operator may be of our user.
+    same_user: bool,
     /// Which processes are the service's own; `None`: its processes may order as anybody else.
     ours: Option<Box<dyn Fn(u32) -> bool + Send + Sync>>,
 }
@@ -113,15 +87,16 @@ impl Access {
         };
         Ok(Self {
             group,
-            same_user: Some(Uid::effective().as_raw()),
+            us: Uid::effective().as_raw(),
+            same_user: true,
             ours: None,
         })
     }
 
-    /// The service has a user of its own, who may not order.
+    /// The service has a user of its own, who may not order, whatever groups it is in.
     #[must_use]
     pub fn but_not_our_user(mut self) -> Self {
-        self.same_user = None;
+        self.same_user = false;
         self
     }
 
@@ -133,33 +108,33 @@ impl Access {
         self
     }
 
-    /// The group that may, for the socket's own group and mode.
-    #[must_use]
-    pub fn group(&self) -> Option<Gid> {
-        self.group.as_ref().map(|g| g.gid)
-    }
-
     /// Whether this process may give orders.
-    pub fn decide(&self, peer: Peer) -> Result<(), Denied> {
+    pub fn decide(&self, peer: &Peer) -> Result<(), Denied> {
         let descent = self.ours.as_ref().map(|ours| descent(peer.pid, ours));
         if descent == Some(Descent::Ours) {
-            return Err(Denied::Worker { peer });
+            return Err(Denied::Worker { peer: peer.clone() });
         }
-        // One that cannot be looked at may have been started by anybody.
-        let trusted = Some(peer.uid) == self.same_user && descent != Some(Descent::Unknown);
-        let member = |group: &Group| peer.in_group(group.gid.as_raw());
-        if peer.uid == 0 || trusted || self.group.as_ref().is_some_and(member) {
+        let may = if peer.uid == 0 {
+            true
+        } else if peer.uid == self.us {
+            // One that cannot be looked at may have been started by anybody.
+            self.same_user && descent != Some(Descent::Unknown)
+        } else {
+            let group = self.group.as_ref().map(|group| group.gid.as_raw());
+            group.is_some_and(|gid| peer.groups.contains(&gid))
+        };
+        if may {
             return Ok(());
         }
         Err(Denied::Stranger {
-            peer,
+            peer: peer.clone(),
             may: self.who_may(),
         })
     }
 
     fn who_may(&self) -> String {
         let mut who = vec!["root".to_owned()];
-        who.extend(self.same_user.map(|uid| format!("uid {uid}")));
+        who.extend(self.same_user.then(|| format!("uid {}", self.us)));
         match &self.group {
             Some(group) => who.push(format!("members of group {}", group.name)),
             None => who.push("members of the group named by [control] group (none is)".into()),
@@ -247,13 +222,21 @@ pub enum AccessError {
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::Gid;
+
     use super::*;
 
-    const ALICE: Peer = Peer {
-        pid: 4_000_000,
-        uid: 1000,
-        gid: 1000,
-    };
+    fn peer(pid: u32, uid: u32) -> Peer {
+        Peer {
+            pid,
+            uid,
+            groups: vec![uid, 27],
+        }
+    }
+
+    fn alice() -> Peer {
+        peer(4_000_000, 1000)
+    }
 
     fn access(group: Option<u32>, same_user: u32) -> Access {
         Access {
@@ -263,19 +246,26 @@ mod tests {
                 gid: Gid::from_raw(gid),
                 mem: Vec::new(),
             }),
-            same_user: Some(same_user),
+            us: same_user,
+            same_user: true,
             ours: None,
         }
     }
 
     #[test]
     fn root_the_group_and_the_same_user_may_order() {
-        let root = Peer { uid: 0, ..ALICE };
-        assert_eq!(access(None, 7).decide(root), Ok(()));
-        assert_eq!(access(Some(1000), 7).decide(ALICE), Ok(()));
-        assert_eq!(access(None, 1000).decide(ALICE), Ok(()));
-        assert!(access(None, 7).decide(ALICE).is_err());
-        assert!(access(Some(5), 7).decide(ALICE).is_err());
+        let root = peer(4_000_000, 0);
+        assert_eq!(access(None, 7).decide(&root), Ok(()));
+        for group in [1000, 27] {
+            assert_eq!(access(Some(group), 7).decide(&alice()), Ok(()));
+        }
+        assert_eq!(access(None, 1000).decide(&alice()), Ok(()));
+        assert!(access(None, 7).decide(&alice()).is_err());
+        assert!(access(Some(5), 7).decide(&alice()).is_err());
+        // A system service's own user, in whatever group: a worker has it.
+        let system = access(Some(27), 1000).but_not_our_user();
+        assert!(system.decide(&alice()).is_err());
+        assert_eq!(system.decide(&peer(1, 1001)), Ok(()));
     }
 
     /// A shell with a child of its own; killed by its group.
@@ -320,71 +310,47 @@ mod tests {
         let worker = family.shell.id();
         let access = access(Some(0), 0).but_not(move |pid| pid == worker);
         for pid in [worker, family.child] {
-            let peer = Peer {
-                pid,
-                uid: 0,
-                gid: 0,
-            };
-            assert_eq!(access.decide(peer), Err(Denied::Worker { peer }));
+            let peer = peer(pid, 0);
+            assert_eq!(access.decide(&peer), Err(Denied::Worker { peer }));
         }
         // What started the worker is somebody else.
-        let parent = Peer {
-            pid: std::process::id(),
-            uid: 0,
-            gid: 0,
-        };
-        assert_eq!(access.decide(parent), Ok(()));
+        let parent = peer(std::process::id(), 0);
+        assert_eq!(access.decide(&parent), Ok(()));
     }
 
     #[test]
     fn the_same_user_may_order_when_it_is_seen_not_to_be_a_worker() {
         let family = Family::new();
-        let sibling = Peer {
-            pid: family.child,
-            uid: 1000,
-            gid: 1000,
-        };
+        let sibling = peer(family.child, 1000);
         let worker = std::process::id() + 1_000_000;
         let access = || access(None, 1000).but_not(move |pid| pid == worker);
-        assert_eq!(access().decide(sibling), Ok(()));
+        assert_eq!(access().decide(&sibling), Ok(()));
         // Gone, or in another pid namespace.
         for pid in [0, 4_100_000] {
-            let unseen = Peer { pid, ..sibling };
-            let denied = access().decide(unseen);
+            let denied = access().decide(&peer(pid, 1000));
             assert!(matches!(denied, Err(Denied::Stranger { .. })), "{denied:?}");
-            let root = Peer { uid: 0, ..unseen };
-            assert_eq!(access().decide(root), Ok(()));
+            assert_eq!(access().decide(&peer(pid, 0)), Ok(()));
         }
     }
 
     #[test]
     fn a_denial_says_who_was_refused_and_who_may() {
-        let why = access(Some(5), 7).decide(ALICE).unwrap_err();
+        let why = access(Some(5), 7).decide(&alice()).unwrap_err();
         assert_eq!(
             why.to_string(),
-            "pid 4000000 of uid 1000 may not give orders; these may: root, uid 7, members of group ops"
+            "process 4000000 of uid 1000 may not give orders; these may: root, uid 7, members of group ops"
         );
     }
 
-    #[test]
-    fn supplementary_groups_count_only_for_the_process_that_connected() {
-        let status = "Name:\tcurl\nUid:\t1000\t1000\t1000\t1000\nGid:\t1000\t1000\t1000\t1000\n\
-                      FDSize:\t64\nGroups:\t4 27 1000 \n";
-        assert_eq!(ALICE.groups_in(status), [4, 27, 1000]);
-        let recycled = status.replace("Uid:\t1000\t1000", "Uid:\t1000\t0");
-        assert_eq!(ALICE.groups_in(&recycled), [0_u32; 0]);
-    }
-
-    #[test]
-    fn our_own_supplementary_groups_are_found() {
+    #[tokio::test]
+    async fn the_kernel_says_all_groups_of_who_connected() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let peer = Peer::of(&one).unwrap();
+        assert_eq!(peer.pid, std::process::id());
+        assert_eq!(peer.groups[0], nix::unistd::getegid().as_raw());
         let groups = nix::unistd::getgroups().unwrap();
-        let me = Peer {
-            pid: std::process::id(),
-            uid: Uid::effective().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-        };
-        assert!(groups.iter().all(|gid| me.in_group(gid.as_raw())));
-        assert!(!me.in_group(4_123_456_789));
+        assert!(groups.iter().all(|gid| peer.groups.contains(&gid.as_raw())));
+        assert!(!peer.groups.contains(&4_123_456_789));
     }
 
     #[test]

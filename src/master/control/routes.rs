@@ -151,7 +151,7 @@ async fn order(
         tracing::warn!("{verb} not carried out: {} has left", caller.peer);
         return Ok(denied(&Denied::Left));
     }
-    let story = desk.handle.order(order, caller.peer).await?;
+    let story = desk.handle.order(order, caller.peer.clone()).await?;
     Ok(lines(stream::unfold(Some(story), |story| async move {
         let mut story: mpsc::UnboundedReceiver<Event> = story?;
         let event = story.recv().await?;

@@ -332,7 +332,7 @@ async fn who_has_said_all_it_has_to_say_is_still_there_and_who_has_closed_is_not
         peer: Peer {
             pid: 1,
             uid: 0,
-            gid: 0,
+            groups: Vec::new(),
         },
         may_order: Ok(()),
         limits: Limits::default(),
@@ -362,9 +362,9 @@ async fn an_order_nobody_waits_for_any_more_is_passed_over_at_the_desk() {
     let peer = Peer {
         pid: 1,
         uid: 0,
-        gid: 0,
+        groups: Vec::new(),
     };
-    drop(handle.order(Order::Rollback, peer).await.unwrap());
+    drop(handle.order(Order::Rollback, peer.clone()).await.unwrap());
     let _story = handle.order(Order::Commit, peer).await.unwrap();
     assert_eq!(next_order(&mut desk).await.0, Order::Commit);
 }
