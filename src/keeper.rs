@@ -6,7 +6,7 @@
 //! master, never ends the foreground job or the container.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +15,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::net::{
     self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -104,15 +105,29 @@ fn say(pipe: &UnixStream, word: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result
     if !fds.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     }
-    let sent = net::sendmsg(
-        pipe,
-        &[IoSlice::new(&bytes)],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    )?;
-    // A blocking stream takes all of it, or fails.
-    let mut pipe = pipe;
-    pipe.write_all(&bytes[sent..])
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let rest = [IoSlice::new(&bytes[sent..])];
+        match net::sendmsg(pipe, &rest, &mut ancillary, SendFlags::NOSIGNAL) {
+            Ok(n) => {
+                sent += n;
+                // The descriptor went with the first byte.
+                ancillary.clear();
+            }
+            // More descriptors are on their way than we may have open: the other side takes them
+            // out (unix(7)).
+            Err(Errno::TOOMANYREFS) => {
+                let moment = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 1_000_000,
+                };
+                let _ = rustix::event::poll(&mut [], Some(&moment));
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 fn hear(pipe: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
@@ -155,15 +170,20 @@ pub(crate) fn keep(kept: Kept) -> Result<u8, KeeperError> {
         Signal::SIGWINCH,
     ])?;
     let (news, pipe) = UnixStream::pair()?;
-    kept.tell(&news)?;
-    drop(kept.listeners);
     let image = Image::running()?;
-    let mut spec = Spawn::new(image.as_fd(), kept.arg0);
-    spec.args = kept.args;
+    let mut spec = Spawn::new(image.as_fd(), kept.arg0.clone());
+    spec.args.clone_from(&kept.args);
     spec.channel = Some((KEEPER_ENV, pipe.into()));
     spec.blocked = signals::BLOCKED_AT_EXEC;
     spec.new_session = true;
     let first = spawn::spawn(spec)?.pid();
+    // Only now that somebody listens: a pipe takes some hundred descriptors and then waits.
+    match kept.tell(&news) {
+        // It has ended; what it came to is seen below.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
+        told => told?,
+    }
+    drop(kept);
     news.set_nonblocking(true)?;
     let mut keeper = Keeper {
         news: Some(news),

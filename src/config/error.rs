@@ -142,6 +142,30 @@ pub enum Problem {
         /// What the system says.
         why: io::ErrorKind,
     },
+    /// More listeners than a start by systemd survives.
+    #[error(
+        "{found} listeners are more than systemd passes to a service that it starts again \
+         ({most}): the next start would fail with status 202/FDS"
+    )]
+    TooManyForSystemd {
+        /// How many there are.
+        found: u64,
+        /// How many there can be.
+        most: u64,
+    },
+    /// More listeners than a process can open.
+    #[error(
+        "{found} listeners need {needed} open files, and a process may have {files} (raise \
+         LimitNOFILE= of the unit, or `ulimit -Hn`)"
+    )]
+    TooManyForFiles {
+        /// How many there are.
+        found: u64,
+        /// The open files that a master needs.
+        needed: u64,
+        /// The limit.
+        files: u64,
+    },
     /// A path that a message between processes could not carry.
     #[error("{} is not UTF-8", .0.display())]
     NotUtf8(PathBuf),

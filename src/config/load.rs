@@ -30,8 +30,17 @@ pub struct Sources {
     pub defaults: Config,
     /// The command line.
     pub overrides: Overrides,
-    /// How the application reads its part.
-    pub application: Reader,
+    /// What there is room for here.
+    pub room: Room,
+}
+
+/// How many listeners can be had.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Room {
+    /// The descriptors that a process may open (`RLIMIT_NOFILE`); `None`: not looked at.
+    pub files: Option<u64>,
+    /// Whether systemd keeps the listeners.
+    pub systemd: bool,
 }
 
 /// What the command line says over the files; a reload says it again.
@@ -76,7 +85,7 @@ impl Config {
                 ..defaults
             },
             overrides: Overrides::default(),
-            application: Reader::default(),
+            room: Room::default(),
         };
         sources.load()
     }
@@ -125,7 +134,7 @@ impl Sources {
         let mut config: Config = merged.read()?;
         self.application.check(&merged)?;
         make_absolute(&mut config, &merged)?;
-        validate(&config).map_err(|invalid| ConfigError::Invalid {
+        validate(&config, self.room).map_err(|invalid| ConfigError::Invalid {
             at: merged.place_of(&invalid.way),
             key: invalid.key(),
             problem: invalid.problem,

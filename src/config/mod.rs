@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use self::address::{Address, AddressError};
 pub use self::application::{Application, Reader};
 pub use self::error::{ConfigError, Problem};
-pub use self::load::{Loaded, Overrides, Sources};
+pub use self::load::{Loaded, Overrides, Room, Sources};
 pub use self::place::{Place, Where};
 pub use self::words::WorkersError;
 

@@ -44,6 +44,7 @@ impl Etc {
 
 fn sources() -> Sources {
     Sources {
+        room: Room::default(),
         defaults: Config {
             name: "web".into(),
             listeners: vec![listener("http", "127.0.0.1:8080")],
@@ -77,7 +78,7 @@ fn without_files_the_defaults_hold() {
 
 #[test]
 fn every_key_of_the_documented_file_is_known_and_its_values_are_the_defaults() {
-    // DESIGN 10, less the root, which would have to exist.
+    // Every key of explained.toml, less the root, which would have to exist.
     let text = r#"
         name = "handover"
         workers = "auto"

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::address::{Address, AddressError};
 use super::error::{FDNAME_MAX, NAME_MAX, Problem};
 use super::merge::Step;
-use super::{Config, ListenerConfig, Workers};
+use super::{Config, ListenerConfig, Room, Workers};
 
 /// A problem and the way to the value that has it.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,13 +32,14 @@ impl Invalid {
 }
 
 /// The first problem there is. Looks at the disk for the site's directory.
-pub(super) fn validate(config: &Config) -> Result<(), Invalid> {
+pub(super) fn validate(config: &Config, room: Room) -> Result<(), Invalid> {
     at(&["name"], service_name(&config.name))?;
     if let Workers::Count(n) = config.workers {
         at(&["workers"], number(n, 1..=PROCESSES_MAX))?;
     }
     at(&["threads"], number(config.threads, 1..=PROCESSES_MAX))?;
     listeners(&config.listeners)?;
+    at(&["listener"], room_for(config.listeners.len(), room))?;
     if let Some(root) = &config.site.root {
         at(&["site", "root"], site_root(root))?;
     }
@@ -149,6 +150,26 @@ fn listeners(listeners: &[ListenerConfig]) -> Result<(), Invalid> {
         }
     }
     Ok(())
+}
+
+/// Whether so many listeners can be opened, handed over, and passed again by systemd.
+fn room_for(listeners: usize, room: Room) -> Result<(), Problem> {
+    let found = u64::try_from(listeners).unwrap_or(u64::MAX);
+    if room.systemd && found > SYSTEMD_PASSES {
+        return Err(Problem::TooManyForSystemd {
+            found,
+            most: SYSTEMD_PASSES,
+        });
+    }
+    // A reload holds each of them twice.
+    match room.files {
+        Some(files) if found * 2 + FILES_ELSE > files => Err(Problem::TooManyForFiles {
+            found,
+            needed: found * 2 + FILES_ELSE,
+            files,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// systemd's `fdname_is_valid()`, and none of our own marks.
@@ -287,6 +308,11 @@ fn unless(holds: bool, problem: impl FnOnce() -> Problem) -> Result<(), Problem>
     if holds { Ok(()) } else { Err(problem()) }
 }
 
+/// systemd 252 fails to start a service that it passes some 700 descriptors (status 202/FDS), 257
+/// one of some 1,000.
+const SYSTEMD_PASSES: u64 = 640;
+/// What a master opens beside its listeners.
+const FILES_ELSE: u64 = 256;
 const PROCESSES_MAX: u64 = 1024;
 /// What a count of connections may be, far more than there are descriptors.
 const CONNECTIONS_MAX: u64 = 1 << 32;

@@ -2,13 +2,15 @@
 //! executes it. All on one opened descriptor, so that what was checked is what runs.
 
 use std::ffi::OsString;
-use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
 
 use super::store::{Found, Store, StoreError};
 use crate::api::exit;
@@ -133,14 +135,14 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
     spec.args.clone_from(&plan.check);
     spec.cwd = Some(plan.cwd.clone());
     spec.output = Output::Piped;
+    // It says whether systemd will carry all listeners, so it must see that systemd is there.
+    spec.keep_notify = plan.notify;
     spec.blocked = signals::BLOCKED_AT_EXEC;
     let process = spawn::spawn(spec).map_err(|e| Failure::new(e.to_string()))?;
     let mut guard = Guard(process);
-    let output = guard.0.take_output();
-    if tokio::time::timeout(plan.timeout, guard.0.exited())
-        .await
-        .is_err()
-    {
+    let output = guard.0.take_output().map(Said::hear);
+    let ended = tokio::time::timeout(plan.timeout, guard.0.exited()).await;
+    if ended.is_err() {
         return Err(Failure::new(format!(
             "pre-flight: `{path} check` did not end within {} (start_timeout)",
             humantime::format_duration(plan.timeout)
@@ -150,7 +152,10 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
     if ended.success() {
         return Ok(());
     }
-    let said = output.map(words).unwrap_or_default();
+    let said = match output {
+        Some(said) => said.words().await,
+        None => String::new(),
+    };
     let code = match ended {
         Exit::Code(78) => exit::CONFIG,
         _ => exit::FAILED,
@@ -164,26 +169,43 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
     })
 }
 
-/// What it said: the end of it, should it be long.
-fn words(output: std::os::fd::OwnedFd) -> String {
-    const MOST: usize = 4096;
-    let mut bytes = Vec::new();
-    let mut file = std::fs::File::from(output);
-    // The process has ended; what it left in the pipe is there. A grandchild may hold the pipe.
-    let _ = rustix::io::ioctl_fionbio(&file, true);
-    let mut chunk = [0; MOST];
-    while let Ok(n) = file.read(&mut chunk) {
-        if n == 0 {
-            break;
-        }
-        bytes.extend_from_slice(&chunk[..n]);
-        if bytes.len() > 16 * MOST {
-            break;
-        }
+/// What a process says, read while it runs: one that fills the pipe waits until somebody reads.
+struct Said(JoinHandle<Vec<u8>>);
+
+impl Said {
+    fn hear(output: OwnedFd) -> Self {
+        Self(tokio::spawn(async move {
+            let mut tail = Vec::new();
+            let Ok(mut pipe) = pipe::Receiver::from_owned_fd(output) else {
+                return tail;
+            };
+            let mut chunk = [0; MOST];
+            while let Ok(n @ 1..) = pipe.read(&mut chunk).await {
+                tail.extend_from_slice(&chunk[..n]);
+                tail.drain(..tail.len().saturating_sub(MOST));
+            }
+            tail
+        }))
     }
-    let from = bytes.len().saturating_sub(MOST);
-    String::from_utf8_lossy(&bytes[from..]).trim().to_owned()
+
+    /// The end of it, once the process has ended. What it started may hold the pipe open.
+    async fn words(mut self) -> String {
+        let heard = tokio::time::timeout(REST, &mut self.0).await;
+        let heard = heard.ok().and_then(Result::ok).unwrap_or_default();
+        String::from_utf8_lossy(&heard).trim().to_owned()
+    }
 }
+
+impl Drop for Said {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// So much of what a pre-flight said is told.
+const MOST: usize = 4096;
+/// For what is in the pipe when the process has ended.
+const REST: Duration = Duration::from_secs(1);
 
 /// Kills and reaps a process that nobody waits for any more.
 struct Guard(Process);

@@ -45,8 +45,12 @@ impl<T: Serialize + Send + Sync + 'static> Line<T> {
             while let Some((message, fds)) = queue.recv().await {
                 let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
                 if let Err(e) = ours.send(&message, &borrowed).await {
-                    // The reader sees the end and tells.
-                    tracing::debug!("cannot send a message: {e}");
+                    // Of an end the reader sees more, and tells.
+                    if e.kind() == std::io::ErrorKind::BrokenPipe {
+                        tracing::debug!("cannot send a message: {e}");
+                    } else {
+                        tracing::error!("cannot send a message to another process of ours: {e}");
+                    }
                     break;
                 }
             }

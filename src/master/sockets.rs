@@ -234,6 +234,7 @@ impl Sockets {
         let addresses = self.slotted();
         let room = MOST / addresses.len().max(1);
         let mut more = Vec::new();
+        let (mut crowded, mut failed, mut failure) = (0, 0, None);
         for places in addresses {
             let first = &self.listeners[places[0]];
             let there = u16::try_from(places.len()).unwrap_or(u16::MAX);
@@ -241,12 +242,7 @@ impl Sockets {
                 continue;
             }
             if usize::from(workers) > room {
-                tracing::warn!(
-                    "listener {:?} at {} is shared by {workers} workers: the store has room for \
-                     {room} sockets of it",
-                    first.name,
-                    first.address()
-                );
+                crowded += 1;
                 continue;
             }
             for slot in there..workers {
@@ -259,11 +255,25 @@ impl Sockets {
                 match added {
                     Ok(one) => more.push(one),
                     Err(e) => {
-                        tracing::warn!("{e}; it is shared by {workers} workers");
+                        failed += 1;
+                        failure.get_or_insert(e);
                         break;
                     }
                 }
             }
+        }
+        if crowded > 0 {
+            tracing::warn!(
+                "{crowded} listening addresses have one socket each, which all {workers} workers \
+                 share: a socket for each worker would be more than {MOST} in all, and systemd \
+                 keeps no more"
+            );
+        }
+        if let Some(e) = failure {
+            tracing::warn!(
+                "{failed} listening addresses are shared by workers that have no socket of their \
+                 own, the first because: {e}"
+            );
         }
         let added = !more.is_empty();
         self.listeners.extend(more);
@@ -468,9 +478,10 @@ fn backlog(config: &Config, listener: &Listener) -> Option<u32> {
 /// A manager closes what it was told to let go of in its own time.
 const LETTING_GO: Duration = Duration::from_secs(1);
 
-/// So many sockets of our own on TCP, at most: the store takes 1024 descriptors (the unit's
-/// `FileDescriptorStoreMax=`), and listeners that an upgrade replaces are in it beside the new ones.
-const MOST: usize = 768;
+/// So many sockets of our own on TCP, at most. The store takes 1024 descriptors (the unit's
+/// `FileDescriptorStoreMax=`), but systemd 252 fails to start a service with more than about 700
+/// (status 202/FDS); and listeners that an upgrade replaces are in it beside the new ones.
+const MOST: usize = 512;
 
 fn take(found: &mut Vec<Listener>, wanted: impl Fn(&Listener) -> bool) -> Vec<Listener> {
     let (taken, rest) = std::mem::take(found).into_iter().partition(|l| wanted(l));

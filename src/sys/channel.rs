@@ -1,9 +1,12 @@
 //! Datagrams with descriptors between our own processes: a `SOCK_SEQPACKET` socketpair carrying
 //! one JSON message a datagram. EOF means the other process is gone (or let go on purpose).
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
+use rustix::fs::MemfdFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_seqpacket::UnixSeqpacket;
@@ -12,8 +15,15 @@ use tokio_seqpacket::ancillary::{AncillaryMessageWriter, OwnedAncillaryMessage};
 /// The kernel takes at most this many descriptors in one message (`SCM_MAX_FD`).
 pub const MAX_FDS: usize = 253;
 
-/// The longest message; must stay below the socket's send buffer.
+/// The longest message that travels in the socket; must stay below its send buffer. A longer one is
+/// put into a file in memory, whose descriptor travels before the others.
 pub const MAX_MESSAGE: usize = 160 * 1024;
+
+/// The longest message there can be.
+pub const LONGEST: usize = 64 * 1024 * 1024;
+
+/// In the place of a message that is in a file. No JSON begins so.
+const IN_A_FILE: &[u8] = b"\0in the first descriptor";
 
 /// One end of a conversation. Needs a tokio runtime.
 #[derive(Debug)]
@@ -91,16 +101,28 @@ impl Channel {
         fds: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
-        if bytes.len() > MAX_MESSAGE || fds.len() > MAX_FDS {
+        let long = bytes.len() > MAX_MESSAGE;
+        if bytes.len() > LONGEST || fds.len() + usize::from(long) > MAX_FDS {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
-                    "a message of {} bytes and {} descriptors is too large",
+                    "a message of {} bytes and {} descriptors is too large: {LONGEST} bytes and \
+                     {MAX_FDS} descriptors are the most",
                     bytes.len(),
                     fds.len()
                 ),
             ));
         }
+        if !long {
+            return self.send_bytes(&bytes, fds).await;
+        }
+        let file = in_a_file(&bytes)?;
+        let mut all = vec![file.as_fd()];
+        all.extend(fds);
+        self.send_bytes(IN_A_FILE, &all).await
+    }
+
+    async fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = vec![0; rights_space(fds.len())];
         loop {
             let mut ancillary = AncillaryMessageWriter::new(&mut space);
@@ -111,7 +133,7 @@ impl Channel {
             }
             match self
                 .socket
-                .send_vectored_with_ancillary(&[IoSlice::new(&bytes)], &mut ancillary)
+                .send_vectored_with_ancillary(&[IoSlice::new(bytes)], &mut ancillary)
                 .await
             {
                 Ok(_) => return Ok(()),
@@ -159,6 +181,12 @@ impl Channel {
             return Ok(None);
         }
         bytes.truncate(info.bytes_read());
+        if bytes == IN_A_FILE {
+            if fds.is_empty() {
+                return Err(ChannelError::Truncated);
+            }
+            bytes = out_of_a_file(fds.remove(0))?;
+        }
         Ok(Some(Received { bytes, fds }))
     }
 }
@@ -169,6 +197,26 @@ impl AsFd for Channel {
     }
 }
 
+fn in_a_file(bytes: &[u8]) -> io::Result<File> {
+    let file = rustix::fs::memfd_create("message", MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(file);
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// Nothing but a file with an end is read: a pipe would be waited for.
+fn out_of_a_file(fd: OwnedFd) -> io::Result<Vec<u8>> {
+    let file = File::from(fd);
+    let about = file.metadata()?;
+    let length = usize::try_from(about.len()).unwrap_or(usize::MAX);
+    if !about.is_file() || length > LONGEST {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    }
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
 /// Room for one `SCM_RIGHTS` of `count` descriptors, with slack for the header's alignment.
 fn rights_space(count: usize) -> usize {
     64 + count * size_of::<i32>()
@@ -177,7 +225,6 @@ fn rights_space(count: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::fs::File;
     use std::time::Duration;
 
     use nix::sys::resource::{Resource, setrlimit};
@@ -291,12 +338,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_message_of_any_length_arrives_with_its_descriptors() {
+        let (a, b) = pair();
+        let null = File::open("/dev/null").unwrap();
+        for length in [MAX_MESSAGE - 2, MAX_MESSAGE - 1, 40 * MAX_MESSAGE] {
+            for fds in [vec![], vec![null.as_fd(); MAX_FDS - 1]] {
+                let text = "x".repeat(length);
+                a.send(&text, &fds).await.unwrap();
+                let got = next(&b).await.unwrap();
+                assert_eq!(got.fds.len(), fds.len());
+                assert!(got.decode::<String>().unwrap() == text, "{length}");
+            }
+        }
+        let text = "x".repeat(MAX_MESSAGE);
+        let error = a.send(&text, &[null.as_fd(); MAX_FDS]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        // Whatever else comes as such a file, the next message is read.
+        let (pipe, _other) = rustix::pipe::pipe().unwrap();
+        for fds in [vec![], vec![pipe.as_fd()], vec![null.as_fd()]] {
+            a.send_bytes(IN_A_FILE, &fds).await.unwrap();
+            b.recv().await.unwrap_err();
+        }
+        a.send(&message(1), &[]).await.unwrap();
+        assert!(next(&b).await.is_some());
+    }
+
+    #[tokio::test]
     async fn what_is_too_long_is_refused_here_and_noticed_there() {
         let (a, b) = pair();
-        let fits = "x".repeat(MAX_MESSAGE - 2);
-        a.send(&fits, &[]).await.unwrap();
-        assert_eq!(next(&b).await.unwrap().decode::<String>().unwrap(), fits);
-        let error = a.send(&"x".repeat(MAX_MESSAGE), &[]).await.unwrap_err();
+        let error = a.send(&"x".repeat(LONGEST), &[]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         // Somebody with other limits.
         a.socket.send(&vec![b' '; MAX_MESSAGE + 1]).await.unwrap();

@@ -73,6 +73,8 @@ pub struct Inherited {
     pub unit_rev: Option<String>,
     /// How many descriptors the store takes (`FDSTORE`; systemd 254 and later say it).
     pub fdstore_max: Option<u32>,
+    /// The descriptors that a process may open here.
+    pub files_max: u64,
     /// This start of the unit (`INVOCATION_ID`).
     pub invocation_id: Option<String>,
     /// The program as executed, made absolute, links unresolved. Behind a predecessor, a master or a
@@ -200,6 +202,7 @@ pub fn inherit() -> Result<Inherited, InheritError> {
             || env.get("TERM").is_some_and(|v| v == "dumb"),
         unit_rev: env.text("HANDOVER_UNIT_REV"),
         fdstore_max: env.number("FDSTORE"),
+        files_max: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         invocation_id: env.text("INVOCATION_ID"),
         program: program(&cwd),
         args: std::env::args_os().skip(1).collect(),

@@ -202,10 +202,15 @@ impl Service {
 
     /// Starts it as systemd-socket-activate(1) does: without a service manager, with a socket.
     pub fn start_activated(&self, listener: &str) {
+        self.start_activated_times(listener, 1);
+    }
+
+    /// The same, with so many descriptors of that one socket.
+    pub fn start_activated_times(&self, listener: &str, times: usize) {
         let (_, socket) = self.socket(listener);
-        let mut command = Command::new("sh");
+        let mut command = Command::new("bash");
         command
-            .args(["-euc", ACTIVATE, "sh"])
+            .args(["-euc", ACTIVATE, &times.to_string()])
             .arg(&self.program)
             .stdin(socket)
             .stdout(self.log_file())
@@ -304,4 +309,5 @@ impl Service {
 }
 
 /// The socket comes as stdin: a `Command` gives its child no other descriptor.
-const ACTIVATE: &str = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"";
+const ACTIVATE: &str = "for ((n = 3; n < 3 + $0; n++)); do eval \"exec $n<&0\"; done; \
+    exec </dev/null; export LISTEN_PID=$$ LISTEN_FDS=$0; exec \"$@\"";

@@ -1,0 +1,138 @@
+//! Large numbers: what the design carries works, what it cannot carry is refused with the numbers.
+
+mod kit;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use kit::build;
+use kit::client::Load;
+use kit::service::{SOON, Service};
+
+/// More than fit into one message between processes, or into a pipe as lines.
+const MANY: usize = 2_500;
+
+fn many(number: usize) -> String {
+    let mut config = String::from("workers = 2\n[upgrade]\nprobation = \"10m\"\n");
+    for n in 0..number {
+        let _ = write!(
+            config,
+            "[[listener]]\nname = \"listener-number-{n}-of-very-many\"\naddress = \"127.0.0.1:0\"\n"
+        );
+    }
+    config
+}
+
+#[test]
+fn thousands_of_listeners_are_checked_served_reloaded_upgraded_and_taken_back() {
+    let service = Service::setup("many").config(&many(MANY)).start();
+    service.wait_owner(1, "serving");
+    let load = Load::start_all(vec![service.load("http").keep_alive().connections(4)]);
+    load.wait_connected(SOON);
+    let addresses = || {
+        let status = service.status().expect("an owner");
+        let mut all: Vec<_> = status.listeners.into_iter().map(|l| l.address).collect();
+        all.sort();
+        all
+    };
+    let before = addresses();
+    assert_eq!(before.len(), MANY + 1);
+    let config = service.config.to_str().expect("a path");
+    let checked = service.cli(&["check", "--config", config]);
+    checked.assert_code(0);
+    // The line of every listener, more than a pipe holds.
+    assert!(checked.stdout.len() > 65_536, "{}", checked.stdout.len());
+
+    service.cli(&["reload"]).assert_code(0);
+    assert_eq!(addresses(), before);
+    service.replace(&build::other_version("2.0.0"));
+    service.cli(&["upgrade"]).assert_code(0);
+    service.wait_owner(2, "probation");
+    assert_eq!(addresses(), before);
+    service.cli(&["rollback"]).assert_code(0);
+    service.wait_owner(1, "serving");
+    assert_eq!(addresses(), before);
+    load.stop().assert_clean();
+
+    // It is said once that they have no socket for each worker, not once each.
+    let log = fs::read_to_string(&service.log).expect("a log");
+    let said = log.matches("share").count();
+    assert!((1..20).contains(&said), "{said} lines");
+}
+
+#[test]
+fn more_listeners_than_open_files_are_refused_with_the_numbers() {
+    let service = Service::setup("files").config(&many(1_000)).prepare();
+    let (program, config) = (service.program.display(), service.config.display());
+    let command = format!("ulimit -n 1500; exec {program} check --config {config}");
+    let ran = std::process::Command::new("sh")
+        .args(["-c", &command])
+        .output()
+        .expect("a shell");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(78), "{said}");
+    for part in [
+        "1001 listeners",
+        "2258 open files",
+        "may have 1500",
+        "LimitNOFILE=",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn more_listeners_than_systemd_passes_again_are_refused_with_the_numbers() {
+    let service = Service::setup("systemd").config(&many(700)).prepare();
+    let ran = std::process::Command::new(&service.program)
+        .args(["check", "--config"])
+        .arg(&service.config)
+        .env("NOTIFY_SOCKET", "@nobody")
+        .output()
+        .expect("a check");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(78), "{said}");
+    assert!(said.contains("701 listeners are more than"), "{said}");
+    assert!(said.contains("(640)") && said.contains("202/FDS"), "{said}");
+}
+
+#[test]
+fn hundreds_of_sockets_go_through_the_keeper() {
+    let service = Service::setup("keeper").prepare();
+    service.start_activated_times("http", 300);
+    service.wait_owner(1, "serving");
+    let load = Load::start_all(vec![service.load("http").keep_alive().connections(4)]);
+    load.wait_connected(SOON);
+    load.stop().assert_clean();
+}
+
+/// Somebody tidies the runtime directory. The owner makes its socket again, and a client that comes
+/// before says that the service runs.
+#[test]
+fn a_control_socket_that_was_removed_is_made_again() {
+    let service = Service::setup("tidied").config("workers = 2\n").start();
+    service.wait_owner(1, "serving");
+    for what in ["control.sock", "handoff.sock", "handover.pid"] {
+        fs::remove_file(service.runtime.join(what)).expect("it is there");
+    }
+    let end = Instant::now() + SOON;
+    while !service.runtime.join("control.sock").exists() {
+        assert!(Instant::now() < end, "it is not made again");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    let status = service.cli(&["status"]);
+    status.assert_code(0);
+    fs::remove_dir_all(&service.runtime).expect("a directory");
+    while !service.runtime.join("handover.pid").exists() {
+        assert!(Instant::now() < end + SOON, "it is not made again");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    service.replace(&build::other_version("2.0.0"));
+    service.cli(&["upgrade"]).assert_code(0);
+    service.wait_owner(2, "probation");
+    // The parked one holds the socket of before; it makes its own again when it takes back.
+    fs::remove_file(service.runtime.join("control.sock")).expect("it is there");
+    service.cli(&["rollback"]).assert_code(0);
+    service.wait_owner(1, "serving");
+}
