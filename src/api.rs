@@ -29,6 +29,9 @@ pub struct Status {
     pub systemd_main_pid: Option<u32>,
     /// The listening sockets.
     pub listeners: Vec<Listener>,
+    /// What `[metrics] address` listens on.
+    #[serde(default)]
+    pub metrics: Option<String>,
     /// All masters that are alive, newest first.
     pub masters: Vec<Master>,
     /// The binary on disk.

@@ -109,7 +109,7 @@ fn a_bad_configuration_leaves_the_old_one_serving_and_ends_with_78() {
         let output = service.cli(&[verb]);
         output.assert_code(78);
         let place = format!("{}:1", service.config.display());
-        says(&output.stderr, &[&place, "wrokers = 1", "g1 serves on"]);
+        says(&output.stderr, &[&place, "wrokers = 1", "(g1) serves on"]);
     }
     let status = service.wait_owner(1, "serving");
     assert!(!status.config.matches_disk);

@@ -48,7 +48,10 @@ pub fn headline(status: &Status, now: Timestamp, look: Look<'_>) -> String {
         "yielded" | "reclaiming" | "evicting" => paint.bad(&how),
         _ => paint.attention(&how),
     };
-    let who = format!("{} g{} {}", status.name, status.generation, status.version);
+    let who = format!(
+        "{}: {} (g{})",
+        status.name, status.version, status.generation
+    );
     let who = paint.bold(&who);
     match next {
         Some(next) => format!("{who} {how}; {next}"),
@@ -67,47 +70,41 @@ fn phase(status: &Status, now: Timestamp, command: &str) -> (String, Option<Stri
         .rollback_to
         .as_ref()
         .map(|build| format!("`{command} rollback` goes back to {}", named(build)));
-    match status.phase.as_str() {
-        "starting" => ("is starting".into(), None),
-        "standby" => (format!("is ready and waits for {from}"), None),
+    let how = match status.phase.as_str() {
+        "starting" => "starts".into(),
+        "standby" => format!("is ready and waits until {from} hands over"),
         "probation" => {
             let how = match upgrade.and_then(|u| u.probation_left_ms) {
-                Some(ms) => format!("in probation, commits in {}", text::left(ms)),
-                None => format!("in probation until `{command} commit`"),
+                Some(ms) => format!("serves, in probation; it is final in {}", text::left(ms)),
+                None => format!("serves, in probation until `{command} commit`"),
             };
-            (how, back)
+            return (how, back);
         }
-        "committing" => (format!("is committing: {from} leaves"), None),
-        "yielded" => (format!("gave up: {from} takes the service back"), None),
+        "committing" => format!("serves and is final when {from} has left"),
+        "yielded" => format!("gives the service back and serves until {from} is ready"),
         "serving" => {
             let since = ago(&status.started_at, now);
-            (format!("serving, started {since} ago"), back)
+            return (format!("serves, started {since} ago"), back);
         }
-        "reloading" => ("serving, takes its configuration anew".into(), None),
-        "launching" => {
-            let next = format!("{to} gets ready");
-            (format!("serving, upgrade {}", id(status)), Some(next))
-        }
+        "reloading" => "serves; workers with the new configuration start".into(),
+        "launching" => format!("serves; {to} gets ready"),
         "beside" => {
-            let next = format!("`{command} commit` or `{command} rollback` decides");
-            (format!("accepts beside {to} (hold)"), Some(next))
+            let next =
+                format!("`{command} commit` keeps the new one, `{command} rollback` this one");
+            return (format!("and {to} both serve (hold)"), Some(next));
         }
-        "parked" => (format!("is parked behind {to}"), None),
-        "reclaiming" => (format!("takes the service back from {to}"), None),
-        "evicting" => (format!("serving again, {to} is sent away"), None),
+        "parked" => format!("stays ready to take over again; {to} serves"),
+        "reclaiming" => format!("takes the service back from {to}"),
+        "evicting" => format!("serves again; the rejected {to} leaves"),
         "draining" => {
-            let connections = connections(&status.masters);
-            let rest = count(connections, "connection");
-            ("is leaving".into(), Some(format!("{rest} to finish")))
+            let rest = count(connections(&status.masters), "connection");
+            return ("leaves".into(), Some(format!("{rest} to finish")));
         }
-        "done" => ("has left".into(), None),
+        "done" => "has left".into(),
         // Of a newer version.
-        other => (format!("is {}", other.replace('_', " ")), back),
-    }
-}
-
-fn id(status: &Status) -> &str {
-    status.upgrade.as_ref().map_or("", |u| short(&u.id))
+        other => return (format!("is {}", other.replace('_', " ")), back),
+    };
+    (how, None)
 }
 
 fn connections(masters: &[Master]) -> u64 {
@@ -181,8 +178,8 @@ fn facts(status: &Status, now: Timestamp, look: Look<'_>) -> Vec<(&'static str, 
         } else {
             let (running, installed) = (&unit.running, &unit.installed);
             Paint(look.colour).attention(&format!(
-                "revision {running} runs, {installed} is installed: it takes effect at the next \
-                 restart"
+                "the service runs with revision {running} of its unit file; revision {installed} \
+                 takes effect at the next restart"
             ))
         };
         facts.push(("unit", line));
@@ -236,7 +233,7 @@ fn config(status: &Status, look: Look<'_>) -> String {
         path => {
             let path = path.as_deref().unwrap_or("the configuration".as_ref());
             Paint(look.colour).attention(&format!(
-                "{} has changed: `{} reload` takes it",
+                "{} has changed since: `{} reload` puts it into use",
                 path.display(),
                 look.command
             ))
@@ -247,9 +244,11 @@ fn config(status: &Status, look: Look<'_>) -> String {
 fn systemd(status: &Status, look: Look<'_>) -> String {
     match status.systemd_main_pid {
         None => "not under systemd".into(),
-        Some(pid) if pid == status.owner_pid => format!("main process {pid}, the owner"),
+        Some(pid) if pid == status.owner_pid => {
+            format!("main process {pid}, which owns the service")
+        }
         Some(pid) => Paint(look.colour).attention(&format!(
-            "main process {pid}, the owner is {}",
+            "main process {pid}, but process {} owns the service",
             status.owner_pid
         )),
     }

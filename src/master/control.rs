@@ -10,6 +10,7 @@
 mod access;
 mod routes;
 mod serve;
+mod socket;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -18,6 +19,7 @@ use crate::api::{Event, Status, UpgradeOrder, Verdict};
 pub use access::{Access, AccessError, Denied, Peer};
 pub use routes::{metrics_router, router};
 pub use serve::{Limits, serve};
+pub use socket::{ControlSocket, SOCKET};
 
 /// What an operator asks of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::control::{self, Access, Desk, Limits, Request};
+use super::control::{self, Access, ControlSocket, Desk, Limits, Request, SOCKET};
 use super::disk::DISK_BUSY;
 use super::handoff::{self, HandoffDoor};
 use super::health;
@@ -33,8 +33,8 @@ use crate::config::{Config, Sources};
 use crate::machine::link::Drained;
 use crate::machine::message::{Identity, Lingering};
 use crate::machine::{Event, Machine, Order, Phase, Signal};
+use crate::sys::process;
 use crate::sys::signals::{Received, Signals};
-use crate::sys::{listeners, process};
 
 /// What does not change while a master lives.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ pub(super) struct Driver {
     pub(super) signals: Signals,
     pub(super) desk: Desk,
     pub(super) handle: control::Handle,
-    pub(super) control: OwnedFd,
+    pub(super) control: ControlSocket,
     pub(super) door: Option<Door>,
     pub(super) handoff: Option<OwnedFd>,
     pub(super) handoff_door: Option<HandoffDoor>,
@@ -177,6 +177,7 @@ impl Driver {
         }
         if now >= self.tick {
             self.feed();
+            self.mend_paths();
             let every = self.manager.watchdog().map_or(TICK, |w| (w / 3).min(TICK));
             self.tick = now + every;
         }
@@ -378,6 +379,30 @@ impl Driver {
         self.door = Some(Door { closing, task });
     }
 
+    /// What names the owner in the runtime directory is made again when somebody removed it.
+    fn mend_paths(&mut self) {
+        if self.door.is_none() {
+            return;
+        }
+        if self.control.mend() {
+            self.close_door();
+            self.open_door();
+            match &self.predecessor {
+                Some(before) if before.line.is_some() => {
+                    self.pidfiles.pair(self.fixed.pid, before.pid);
+                }
+                _ => self.pidfiles.alone(self.fixed.pid),
+            }
+        }
+        if self.handoff_door.is_some() && !self.fixed.runtime.join(handoff::SOCKET).exists() {
+            if let Ok(socket) = handoff::open(&self.fixed.runtime) {
+                self.close_handoff();
+                self.handoff = Some(socket);
+                self.open_handoff();
+            }
+        }
+    }
+
     /// Who may order. Where there is no systemd, the service's own processes may too.
     fn access(&self) -> Option<Access> {
         let access = Access::new(&self.config.control.group).or_else(|e| {
@@ -451,9 +476,6 @@ impl Driver {
     }
 }
 
-/// The control socket's name in the runtime directory.
-pub(super) const SOCKET: &str = "control.sock";
-
 fn operator(signal: nix::sys::signal::Signal) -> Option<Signal> {
     use nix::sys::signal::Signal as Os;
     Some(match signal {
@@ -466,26 +488,4 @@ fn operator(signal: nix::sys::signal::Signal) -> Option<Signal> {
         Os::SIGINT => Signal::Int,
         _ => return None,
     })
-}
-
-/// Opens the control socket, taking the place of one that nobody answers on.
-pub(super) fn open_control(
-    runtime: &std::path::Path,
-    access_group: &str,
-) -> Result<OwnedFd, listeners::ListenError> {
-    let config = crate::config::ListenerConfig {
-        name: "control".into(),
-        address: Some(format!("unix:{}", runtime.join(SOCKET).display())),
-        backlog: None,
-        mode: Some(
-            if access_group.is_empty() {
-                "0600"
-            } else {
-                "0660"
-            }
-            .into(),
-        ),
-        group: Some(access_group.to_owned()).filter(|g| !g.is_empty()),
-    };
-    listeners::bind(&config).map(listeners::Listener::into_fd)
 }

@@ -29,6 +29,7 @@ mod status;
 pub mod store;
 mod story;
 mod unit;
+mod words;
 mod workers;
 
 pub use start::{Origin, Setup, StartError, run};

@@ -8,6 +8,7 @@ use super::control::{Answer, Order as Asked, Peer};
 use super::disk::DISK_BUSY;
 use super::driver::Driver;
 use super::record::new_id;
+use super::words::{self, Who};
 use crate::api::{self, Last, Outcome, Until, UpgradeOrder, exit};
 use crate::machine::message::Supersede;
 use crate::machine::{Event, Failure, Order, OrderKind, Phase, Verdict};
@@ -64,7 +65,8 @@ impl Orders {
     /// Those who waited for the commit learn it.
     pub(super) fn committed(&mut self, last: &Last) {
         for waiter in std::mem::take(&mut self.until_commit) {
-            waiter.end(exit::OK, format!("upgrade {} is committed", last.id));
+            let text = words::ended(Outcome::Committed, &last.from, last.to.as_deref());
+            waiter.end(exit::OK, text);
         }
     }
 
@@ -73,12 +75,12 @@ impl Orders {
         if last.outcome == Outcome::Committed {
             return self.committed(last);
         }
-        let why = last.reason.as_deref().unwrap_or("it was rolled back");
+        let mut text = words::ended(last.outcome, &last.from, last.to.as_deref());
+        if let Some(why) = &last.reason {
+            text = format!("{text}: {why}");
+        }
         for waiter in std::mem::take(&mut self.until_commit) {
-            waiter.end(
-                exit::FAILED,
-                format!("{why}; the previous generation serves"),
-            );
+            waiter.end(exit::FAILED, text.clone());
         }
     }
 
@@ -165,7 +167,7 @@ impl Driver {
             let version = &self.fixed.me.version;
             return waiter.end(
                 exit::OK,
-                format!("already running {version}: the file on disk is what runs"),
+                format!("{version} runs already: it is the program on disk"),
             );
         }
         if let Some(full) = self.too_many_draining() {
@@ -199,8 +201,8 @@ impl Driver {
             return self.order_upgrade(order, answer).await;
         }
         if rejected {
-            let message = "the file on disk was already tried and rejected: only the \
-                           configuration is reloaded; `upgrade` tries it again"
+            let message = "the program on disk was tried before and rejected, so only the \
+                           configuration is reloaded; `upgrade` tries the program again"
                 .to_owned();
             tracing::warn!("{message}");
             answer.step(self.step_event(self.machine.phase(), message));
@@ -219,8 +221,8 @@ impl Driver {
         if self.machine.phase() == Phase::Serving && self.store.rollback_to().is_none() {
             return answer.end(api::Verdict {
                 exit: exit::REFUSED,
-                message: "there is nothing to go back to: no master is parked, and no previous \
-                          program is kept beside the one on disk"
+                message: "there is nothing to go back to: no upgrade is in probation, and no \
+                          program of before is kept beside the one on disk"
                     .into(),
                 id: None,
             });
@@ -281,71 +283,44 @@ impl Driver {
     fn done(&self, kind: OrderKind) -> String {
         match kind {
             OrderKind::Upgrade => {
-                let record = self.upgrade.as_ref();
-                let to = record.and_then(|r| r.to.clone()).unwrap_or_default();
-                let next = self.next_generation;
                 if self.machine.phase() == Phase::Beside {
-                    return format!(
-                        "g{next} ({to}) accepts beside g{}; WINCH to {} goes on, QUIT to the new \
-                         one goes back",
-                        self.fixed.me.generation, self.fixed.pid
-                    );
+                    return self.status_line();
                 }
+                let record = self.upgrade.as_ref();
                 let probation = record
                     .and_then(|r| r.probation)
                     .unwrap_or(self.config.upgrade.probation);
-                if probation.is_zero() {
-                    return format!("g{next} ({to}) serves");
-                }
-                format!(
-                    "g{next} ({to}) serves, in probation for {}; `rollback` goes back to {}",
-                    humantime::format_duration(probation),
-                    self.fixed.me.version
-                )
+                words::took_over(self.who(), self.successor_who(), probation)
             }
-            OrderKind::Commit => format!("g{} is committed", self.newest()),
+            OrderKind::Commit => format!("{} is committed and serves", self.newest()),
             OrderKind::Rollback => match &self.predecessor {
                 Some(link) => format!(
-                    "g{} ({}) serves again",
-                    link.identity.generation, link.identity.version
+                    "{} (g{}) serves again",
+                    link.identity.version, link.identity.generation
                 ),
                 None if self.machine.phase() == Phase::Parked => {
-                    format!("g{} serves the previous program", self.next_generation)
+                    format!("{} serves: the program of before", self.successor_who())
                 }
-                None => format!(
-                    "g{} ({}) serves",
-                    self.fixed.me.generation, self.fixed.me.version
-                ),
+                None => format!("{} serves", self.who()),
             },
-            OrderKind::Reload => "the new configuration serves".into(),
+            OrderKind::Reload => "the new configuration is in use".into(),
             OrderKind::Stop => "stopped".into(),
         }
     }
 
-    fn newest(&self) -> u64 {
+    fn newest(&self) -> Who<'_> {
         match &self.successor {
-            Some(_) => self.next_generation,
-            None => self.fixed.me.generation,
+            Some(_) => self.successor_who(),
+            None => self.who(),
         }
     }
 
     fn failed(&self, kind: OrderKind, failure: &Failure) -> String {
-        let old = self.store.path().display();
+        let (why, who) = (&failure.reason, self.who());
         match kind {
-            OrderKind::Upgrade => format!(
-                "{}; g{} ({}) serves on",
-                failure.reason, self.fixed.me.generation, self.fixed.me.version
-            ),
-            OrderKind::Rollback => format!(
-                "{}; g{} ({}) serves on; see also `{old}.old rollback`",
-                failure.reason, self.fixed.me.generation, self.fixed.me.version
-            ),
-            OrderKind::Commit | OrderKind::Reload | OrderKind::Stop => {
-                format!(
-                    "{}\ng{} serves on as before",
-                    failure.reason, self.fixed.me.generation
-                )
-            }
+            OrderKind::Upgrade | OrderKind::Rollback => format!("{why}; {who} serves on"),
+            OrderKind::Reload => format!("{why}\n{who} serves on with the configuration of before"),
+            OrderKind::Commit | OrderKind::Stop => format!("{why}\n{who} serves on as before"),
         }
     }
 

@@ -13,6 +13,7 @@ use super::launch::{self, Plan};
 use super::record::{Record, millis, new_id};
 use super::start::timing;
 use super::story::{self, Milestone};
+use super::words;
 use crate::api::{self, Outcome, exit};
 use crate::machine::link::DrainReason;
 use crate::machine::message::{
@@ -212,7 +213,7 @@ impl Driver {
             .set_probation(probation.unwrap_or(wanted.probation));
         record.old_pid = Some(self.fixed.pid);
         let found = Arc::clone(&record.found);
-        let starts = format!("upgrade {} starts", record.id);
+        let starts = format!("an upgrade of {} starts", self.who());
         self.upgrade = Some(record);
         self.milestone(story::UPGRADE_STARTS).info(starts);
         self.launches += 1;
@@ -548,10 +549,10 @@ impl Driver {
         }
         let reason = failure.map(|f| f.reason);
         let last = record.ended(outcome, reason.clone());
-        let text = match (outcome, &reason) {
-            (Outcome::Committed, _) => format!("upgrade {} is committed", record.id),
-            (_, Some(why)) => format!("upgrade {} {}: {why}", record.id, ended_as(outcome)),
-            (_, None) => format!("upgrade {} {}", record.id, ended_as(outcome)),
+        let text = words::ended(outcome, &last.from, last.to.as_deref());
+        let text = match &reason {
+            Some(why) => format!("{text}: {why}"),
+            None => text,
         };
         let predecessor = matches!(self.machine.phase(), Phase::Draining | Phase::Done);
         if outcome == Outcome::Committed && predecessor {

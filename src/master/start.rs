@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::control;
-use super::driver::{Constants, Driver, open_control};
+use super::control::ControlSocket;
+use super::driver::{Constants, Driver};
 use super::handoff;
 use super::heritage::{self, Heritage, HeritageError};
 use super::history::History;
@@ -187,8 +188,7 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
     let image = Arc::new(Image::running()?);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
     let _ = store.tidy();
-    let control = open_control(&setup.runtime, &loaded.config.control.group)
-        .map_err(|e| already_runs(&setup, e))?;
+    let control = ControlSocket::open(&setup.runtime).map_err(|e| already_runs(&setup, e))?;
     let manager = manager(&setup, keeper);
     let (found, others): (Vec<_>, Vec<_>) = setup.passed.drain(..).partition(|p| p.listening);
     for other in others {
@@ -203,7 +203,7 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
     let sockets = Sockets::arrange_cold(&loaded.config, found, &manager).await;
     let sockets = sockets.inspect_err(|_| {
         // Ours by now, and nobody answers on them.
-        for name in [super::driver::SOCKET, handoff::SOCKET] {
+        for name in [control::SOCKET, handoff::SOCKET] {
             let _ = std::fs::remove_file(setup.runtime.join(name));
         }
     })?;
@@ -293,8 +293,8 @@ fn succeed(
     let sockets = Sockets::arrange(&config, heritage.listeners, true)?;
     let metrics = MetricsSocket::open(&config.metrics.address, heritage.metrics)?;
     let control = match heritage.control {
-        Some(control) => control,
-        None => open_control(&setup.runtime, &config.control.group)?,
+        Some(control) => ControlSocket::inherited(control, &setup.runtime),
+        None => ControlSocket::open(&setup.runtime)?,
     };
     let handoff = heritage.handoff.or_else(|| open_handoff(&setup));
     let manager = manager(&setup, heritage.keeper);
@@ -369,7 +369,7 @@ fn open_handoff(setup: &Setup) -> Option<OwnedFd> {
 
 /// The control socket is taken: say by whom.
 fn already_runs(setup: &Setup, error: ListenError) -> StartError {
-    let socket = setup.runtime.join(super::driver::SOCKET);
+    let socket = setup.runtime.join(control::SOCKET);
     match &error {
         ListenError::Refused { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => {
             let pid = std::os::unix::net::UnixStream::connect(&socket)
@@ -415,7 +415,7 @@ struct Parts {
     config_path: Option<PathBuf>,
     image: Arc<Image>,
     store: Store,
-    control: OwnedFd,
+    control: ControlSocket,
     handoff: Option<OwnedFd>,
     manager: Manager,
     sockets: Sockets,

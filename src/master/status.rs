@@ -1,10 +1,11 @@
 //! What `status` and `systemctl status` say.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::driver::Driver;
 use super::record::api_time;
 use super::unit;
+use super::words::{self, Scene, Who};
 use crate::api;
 use crate::machine::Phase;
 use crate::sys::process;
@@ -63,6 +64,7 @@ impl Driver {
             started_at: api_time(self.fixed.started_at),
             systemd_main_pid: self.main_pid.filter(|_| self.manager.is_systemd()),
             listeners: self.sockets.report(),
+            metrics: Some(self.config.metrics.address.clone()).filter(|a| !a.is_empty()),
             masters,
             disk,
             rollback_to: self.rollback_to(),
@@ -149,56 +151,43 @@ impl Driver {
         Some(api::Build { version, build_id })
     }
 
-    /// One line: version, generation, phase, what happens next and when.
+    /// One line for `systemctl status`, the journal and whoever follows.
     pub(super) fn status_line(&self) -> String {
-        let me = &self.fixed.me;
-        let phase = self.machine.phase();
-        let mut line = format!("g{} {} {phase}", me.generation, me.version);
-        let other = |generation: u64| format!("g{generation}");
-        let next = match phase {
-            Phase::Starting => ": workers start".to_owned(),
-            Phase::Standby => ": ready, waits for the takeover".into(),
-            Phase::Probation => match self.machine.probation_left(Instant::now()) {
-                Some(left) => {
-                    format!(
-                        ": commits by itself at {}; `rollback` goes back to {}",
-                        clock(left),
-                        self.predecessor
-                            .as_ref()
-                            .map_or("the previous one", |p| p.identity.version.as_str())
-                    )
-                }
-                None => ": `commit` or `rollback` (or nginx's signals) decide".into(),
-            },
-            Phase::Committing => ": the predecessor leaves".into(),
-            Phase::Yielded => ": serves until the predecessor takes back".into(),
-            Phase::Serving => match self.cold_trial {
-                Some(end) => {
-                    let left = end.saturating_duration_since(Instant::now());
-                    format!(": started cold on trial, is kept at {}", clock(left))
-                }
-                None => String::new(),
-            },
-            Phase::Reloading => ": workers with the new configuration start".into(),
-            Phase::Launching => format!(": {} gets ready", other(self.next_generation)),
-            Phase::Beside => format!(
-                ": accepts beside {}; WINCH goes on, QUIT to the new one goes back",
-                other(self.next_generation)
-            ),
-            Phase::Parked => format!(": {} serves; HUP takes back", other(self.next_generation)),
-            Phase::Reclaiming => ": workers start again".into(),
-            Phase::Evicting => format!(": the rejected {} leaves", other(self.next_generation)),
-            Phase::Draining => ": finishes what it has".into(),
-            Phase::Done => ": leaves".into(),
+        let now = Instant::now();
+        let scene = Scene {
+            me: self.who(),
+            phase: self.machine.phase(),
+            predecessor: self.predecessor.as_ref().map(|link| Who {
+                version: Some(&link.identity.version),
+                generation: link.identity.generation,
+            }),
+            successor: self.successor_who(),
+            left: self.machine.probation_left(now),
+            unproved: self
+                .cold_trial
+                .map(|end| end.saturating_duration_since(now)),
         };
-        line.push_str(&next);
-        line
+        words::status_line(&scene, jiff::Timestamp::now())
     }
-}
 
-/// The time of day then.
-fn clock(left: Duration) -> String {
-    jiff::Timestamp::now()
-        .checked_add(left)
-        .map_or_else(|_| "soon".into(), |at| format!("{at:.0}"))
+    /// This master, in words.
+    pub(super) fn who(&self) -> Who<'_> {
+        Who {
+            version: Some(&self.fixed.me.version),
+            generation: self.fixed.me.generation,
+        }
+    }
+
+    /// The successor there is, or was last, in words.
+    pub(super) fn successor_who(&self) -> Who<'_> {
+        let hello = self.successor.as_ref().and_then(|link| link.hello.as_ref());
+        let told = self
+            .upgrade
+            .as_ref()
+            .and_then(|record| record.to.as_deref());
+        Who {
+            version: hello.map(|hello| hello.version.as_str()).or(told),
+            generation: self.next_generation,
+        }
+    }
 }

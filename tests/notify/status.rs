@@ -22,7 +22,7 @@ fn ready_is_said_once_by_the_first_master_and_names_it() {
     assert_eq!(ready[0].pid, g1);
     assert!(ready[0].has("MAINPID", &g1.to_string()));
     let status = ready[0].get("STATUS").unwrap_or_default();
-    assert_eq!(status, format!("g1 {} serving", own_version()));
+    assert_eq!(status, format!("{} (g1) serves", own_version()));
     assert_manners(&service, &[g1, g2]);
 }
 
@@ -32,15 +32,15 @@ fn the_status_says_who_serves_in_which_phase_and_what_happens_next_and_when() {
     let own = own_version();
     let manager = service.manager();
     upgrade(&service);
-    let expected = format!("g2 {NEXT} probation: commits by itself at 2");
+    let expected = format!("{NEXT} (g2) serves, in probation until 2");
     let shown = manager.wait_for("what the owner says", |s| {
         s.status.starts_with(&expected).then(|| s.status.clone())
     });
     assert!(
-        shown.ends_with(&format!("`rollback` goes back to {own}")),
+        shown.ends_with(&format!("`rollback` goes back to {own} (g1)")),
         "{shown}"
     );
-    let launching = format!("g1 {own} launching: g2 gets ready");
+    let launching = format!("{own} (g1) serves; g2 gets ready");
     assert!(manager.look(|s| s.statuses().contains(&launching.as_str())));
 
     rollback(&service);
@@ -48,7 +48,7 @@ fn the_status_says_who_serves_in_which_phase_and_what_happens_next_and_when() {
         all.iter().all(|p| !p.comm.starts_with("g2"))
     });
     manager.wait_for("what the owner says", |s| {
-        (s.status == format!("g1 {own} serving")).then_some(())
+        (s.status == format!("{own} (g1) serves")).then_some(())
     });
 }
 

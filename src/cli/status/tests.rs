@@ -15,6 +15,7 @@ pub(in crate::cli) fn serving() -> Status {
         phase: "serving".into(),
         started_at: "2026-11-22T12:00:00Z".into(),
         systemd_main_pid: Some(4100),
+        metrics: None,
         listeners: vec![Listener {
             name: "http".into(),
             address: "[::]:80".into(),
@@ -133,7 +134,7 @@ fn a_probation_shows_when_it_ends_and_the_way_back() {
     assert_eq!(
         render(&probation(), now(), PLAIN),
         "\
-handover g8 1.4.2 in probation, commits in 42 s; `handover rollback` goes back to 1.4.1
+handover: 1.4.2 (g8) serves, in probation; it is final in 42 s; `handover rollback` goes back to 1.4.1
 
 MASTER          VERSION  PHASE      MEMORY   CONNS  REQUESTS  WORKERS
 4312 g8  owner  1.4.2    probation  2.0 MiB  14     2000      2 accepting
@@ -143,7 +144,7 @@ upgrade   3fa9c2d1000000000000000000000001: 1.4.1 -> 1.4.2, ordered 18 s ago
 listens   [::]:80 (http, systemd)
 disk      /usr/lib/handover/bin/handover is what runs
 config    /etc/handover/handover.toml is what runs
-systemd   main process 4312, the owner
+systemd   main process 4312, which owns the service
 "
     );
 }
@@ -165,16 +166,16 @@ fn a_quiet_service_after_a_failure_shows_what_does_not_fit() {
     assert_eq!(
         render(&status, now(), PLAIN),
         "\
-handover g7 1.4.1 serving, started 3 h ago
-warning: g6 still drains
+handover: 1.4.1 (g7) serves, started 3 h ago
+warning: g6 still\\x1bdrains
 
 MASTER          VERSION  PHASE    MEMORY   CONNS  REQUESTS  WORKERS
 4100 g7  owner  1.4.1    serving  2.0 MiB  14     2000      2 accepting
 
 listens   [::]:80 (http, systemd)
 disk      /usr/lib/handover/bin/handover is build cccccccc, not what runs: `handover upgrade` runs it
-config    /etc/handover/handover.toml has changed: `handover reload` takes it
-unit      revision 2 runs, 3 is installed: it takes effect at the next restart
+config    /etc/handover/handover.toml has changed since: `handover reload` puts it into use
+unit      the service runs with revision 2 of its unit file; revision 3 takes effect at the next restart
 systemd   not under systemd
 last      1.4.1 -> 1.4.2 rolled back 3 min ago: workers keep crashing (takeover 12 ms, drain 3.1 s, 14 passed on, 3 finished, 0 cut)
 "
@@ -210,27 +211,33 @@ fn every_phase_has_a_headline_that_says_what_comes_next() {
     let mut status = serving();
     status.upgrade = Some(upgrade("", None));
     for (phase, expected) in [
-        ("starting", "is starting"),
-        ("standby", "is ready and waits for 1.4.1"),
-        ("probation", "in probation until `handover commit`"),
-        ("committing", "is committing: 1.4.1 leaves"),
-        ("yielded", "gave up: 1.4.1 takes the service back"),
-        ("serving", "serving, started 3 h ago"),
-        ("reloading", "serving, takes its configuration anew"),
-        ("launching", "serving, upgrade 3fa9c2d1; 1.4.2 gets ready"),
+        ("starting", "starts"),
+        ("standby", "is ready and waits until 1.4.1 hands over"),
+        ("probation", "serves, in probation until `handover commit`"),
+        ("committing", "serves and is final when 1.4.1 has left"),
+        (
+            "yielded",
+            "gives the service back and serves until 1.4.1 is ready",
+        ),
+        ("serving", "serves, started 3 h ago"),
+        (
+            "reloading",
+            "serves; workers with the new configuration start",
+        ),
+        ("launching", "serves; 1.4.2 gets ready"),
         (
             "beside",
-            "accepts beside 1.4.2 (hold); `handover commit` or `handover rollback` decides",
+            "and 1.4.2 both serve (hold); `handover commit` keeps the new one, `handover rollback` this one",
         ),
-        ("parked", "is parked behind 1.4.2"),
+        ("parked", "stays ready to take over again; 1.4.2 serves"),
         ("reclaiming", "takes the service back from 1.4.2"),
-        ("evicting", "serving again, 1.4.2 is sent away"),
-        ("draining", "is leaving; 14 connections to finish"),
+        ("evicting", "serves again; the rejected 1.4.2 leaves"),
+        ("draining", "leaves; 14 connections to finish"),
         ("done", "has left"),
         ("of_a_newer_version", "is of a newer version"),
     ] {
         status.phase = phase.into();
-        assert_eq!(head(&status), format!("handover g7 1.4.1 {expected}"));
+        assert_eq!(head(&status), format!("handover: 1.4.1 (g7) {expected}"));
     }
 }
 

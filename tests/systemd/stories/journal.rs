@@ -93,14 +93,14 @@ pub fn systemctl_status_says_what_happens_next(host: &mut Host) {
             words.iter().all(|word| text.contains(word)).then_some(())
         });
     };
-    let serving = format!("g1 {version} serving");
+    let serving = format!("{version} (g1) serves");
     says(&[&serving]);
     host.install_file(&Bad::Hangs.path());
     let client = host
         .container
         .spawn(["systemctl", "reload", "handover.service"])
         .expect("spawned");
-    says(&[&format!("g1 {version} launching: g2 gets ready")]);
+    says(&[&format!("{version} (g1) serves; g2 gets ready")]);
     // /usr/bin/handover is the bad one now.
     host.container
         .run([&format!("{PROGRAM}.old"), "rollback"])
@@ -114,7 +114,7 @@ pub fn systemctl_status_says_what_happens_next(host: &mut Host) {
     host.reload().ok();
     host.assert_runs(Build::B);
     says(&[
-        &format!("g2 {version} probation: commits by itself at 2"),
+        &format!("{version} (g2) serves, in probation until 2"),
         &format!("`rollback` goes back to {version}"),
     ]);
     host.handover(&["commit"]).ok();

@@ -1,0 +1,195 @@
+//! What a person reads of a master: `systemctl status`, the steps of an order, its verdict. Pure, so
+//! that the sentences can be held by golden files. Each names who it speaks of by version and
+//! generation, says what is so now, what comes next and when, and the command that changes it.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::machine::Phase;
+
+/// One generation: `2.0.0 (g2)`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Who<'a> {
+    /// Unknown until a successor has said hello.
+    pub(super) version: Option<&'a str>,
+    pub(super) generation: u64,
+}
+
+impl fmt::Display for Who<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let generation = self.generation;
+        match self.version {
+            Some(version) => write!(f, "{version} (g{generation})"),
+            None => write!(f, "g{generation}"),
+        }
+    }
+}
+
+/// What a master knows when it speaks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub(super) me: Who<'a>,
+    pub(super) phase: Phase,
+    pub(super) predecessor: Option<Who<'a>>,
+    /// The one there is, or was last.
+    pub(super) successor: Who<'a>,
+    /// Of the probation, when it ends by itself.
+    pub(super) left: Option<Duration>,
+    /// Until a program that was started cold has proved itself.
+    pub(super) unproved: Option<Duration>,
+}
+
+/// One line: who, what is so, what comes next and when, what changes it. `now` is the time of day.
+pub(super) fn status_line(scene: &Scene<'_>, now: jiff::Timestamp) -> String {
+    let Scene {
+        me,
+        phase,
+        successor,
+        left,
+        unproved,
+        ..
+    } = scene;
+    let before = match &scene.predecessor {
+        Some(predecessor) => predecessor.to_string(),
+        None => "its predecessor".into(),
+    };
+    let clock = |left: &Duration| {
+        now.checked_add(*left)
+            .map_or_else(|_| "soon".into(), |at| format!("{at:.0}"))
+    };
+    let rest = match phase {
+        Phase::Starting => "starts: its workers get ready".into(),
+        Phase::Standby => format!("is ready and waits until {before} hands over"),
+        Phase::Probation => match left {
+            Some(left) => format!(
+                "serves, in probation until {}; then it is final. `rollback` goes back to {before}",
+                clock(left)
+            ),
+            None => {
+                format!("serves until `commit` makes it final; `rollback` goes back to {before}")
+            }
+        },
+        Phase::Committing => format!("serves and is final when {before} has left"),
+        Phase::Yielded => format!("gives the service back and serves until {before} is ready"),
+        Phase::Serving => match unproved {
+            Some(left) => format!(
+                "serves, started for the first time; it has proved itself at {}",
+                clock(left)
+            ),
+            None => "serves".into(),
+        },
+        Phase::Reloading => "serves; workers with the new configuration start".into(),
+        Phase::Launching => format!("serves; {successor} gets ready"),
+        Phase::Beside => format!(
+            "and {successor} both serve; `commit` keeps the new one, `rollback` this one (signals: \
+             WINCH here, or QUIT to the new one)"
+        ),
+        Phase::Parked => {
+            format!("stays ready to take over again; {successor} serves. `rollback` goes back")
+        }
+        Phase::Reclaiming => "takes the service back: its workers start again".into(),
+        Phase::Evicting => format!("serves again; the rejected {successor} leaves"),
+        Phase::Draining => "finishes what it has and leaves".into(),
+        Phase::Done => "leaves".into(),
+    };
+    format!("{me} {rest}")
+}
+
+/// An upgrade has taken over.
+pub(super) fn took_over(from: Who<'_>, to: Who<'_>, probation: Duration) -> String {
+    if probation.is_zero() {
+        return format!("{to} serves");
+    }
+    format!(
+        "{to} serves, in probation for {}; then it is final. `rollback` goes back to {from}",
+        humantime::format_duration(probation)
+    )
+}
+
+/// An upgrade ended.
+pub(super) fn ended(outcome: crate::api::Outcome, from: &str, to: Option<&str>) -> String {
+    use crate::api::Outcome;
+    let to = to.unwrap_or("the new program");
+    match outcome {
+        Outcome::Committed => format!("the upgrade from {from} to {to} is committed"),
+        Outcome::RolledBack => format!("the upgrade to {to} was rolled back, {from} serves again"),
+        Outcome::Failed => format!("the upgrade to {to} failed, {from} serves on"),
+        Outcome::Refused => format!("the upgrade to {to} was refused, {from} serves on"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+    use crate::api::Outcome;
+
+    /// Every sentence, in one file, for whoever reads them. `WORDS=write` writes it anew.
+    #[test]
+    fn every_sentence_is_as_it_was_agreed() {
+        let now = "2026-11-22T15:00:00Z".parse().unwrap();
+        let who = |version, generation| Who {
+            version: Some(version),
+            generation,
+        };
+        let one = who("1.0.0", 1);
+        let two = who("2.0.0", 2);
+        let minute = Some(Duration::from_secs(60));
+        let mut said = String::new();
+        for phase in Phase::ALL {
+            for (left, unproved) in [(None, None), (minute, minute)] {
+                let new = matches!(
+                    phase,
+                    Phase::Starting
+                        | Phase::Standby
+                        | Phase::Probation
+                        | Phase::Committing
+                        | Phase::Yielded
+                );
+                let scene = Scene {
+                    me: if new { two } else { one },
+                    phase,
+                    predecessor: new.then_some(one),
+                    successor: two,
+                    left,
+                    unproved,
+                };
+                let line = status_line(&scene, now);
+                if !said.contains(&format!("{line}\n")) {
+                    let _ = writeln!(said, "{phase}: {line}");
+                }
+            }
+        }
+        let unknown = Who {
+            version: None,
+            generation: 2,
+        };
+        let scene = Scene {
+            me: one,
+            phase: Phase::Launching,
+            predecessor: None,
+            successor: unknown,
+            left: None,
+            unproved: None,
+        };
+        let _ = writeln!(said, "launching: {}", status_line(&scene, now));
+        for probation in [Duration::ZERO, Duration::from_secs(60)] {
+            let _ = writeln!(said, "upgrade: {}", took_over(one, two, probation));
+        }
+        for outcome in [
+            Outcome::Committed,
+            Outcome::RolledBack,
+            Outcome::Failed,
+            Outcome::Refused,
+        ] {
+            let _ = writeln!(said, "ended: {}", ended(outcome, "1.0.0", Some("2.0.0")));
+        }
+        let _ = writeln!(said, "ended: {}", ended(Outcome::Failed, "1.0.0", None));
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/words/master.txt");
+        if std::env::var_os("WORDS").is_some_and(|w| w == "write") {
+            std::fs::write(file, &said).unwrap();
+        }
+        assert_eq!(said, std::fs::read_to_string(file).unwrap());
+    }
+}
