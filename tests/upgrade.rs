@@ -3,7 +3,7 @@
 mod kit;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -185,21 +185,32 @@ fn a_program_from_elsewhere_is_put_in_place_and_run() {
     let (service, load) = begin("binary", PATIENT);
     let new = build::other_version(TWO);
     let file = new.to_str().expect("a path");
-    service.cli(&["upgrade", "--binary", file]).assert_code(0);
+    // The client of another installation has nothing to write here.
+    let stranger = service.cli(&["upgrade", "--binary", file]);
+    stranger.assert_code(1);
+    assert!(
+        stranger.stderr.contains("was not put in place"),
+        "{stranger}"
+    );
+    is_on_disk(&service, "handover", &build::own());
+    let upgrade = |file: &Path| {
+        let args = ["upgrade", "--binary", file.to_str().expect("a path")];
+        let client = service.program.clone();
+        service.client_start(&client, &args).finish(SOON)
+    };
+    upgrade(&new).assert_code(0);
     service.wait_owner(2, "probation");
     is_on_disk(&service, "handover", &new);
     is_on_disk(&service, "handover.old", &build::own());
     // Another one would be in the way of what is under way.
     let third = build::other_version(THREE);
-    let refused = service.cli(&["upgrade", "--binary", third.to_str().expect("a path")]);
-    refused.assert_code(75);
+    upgrade(&third).assert_code(75);
     is_on_disk(&service, "handover", &new);
     service.cli(&["commit"]).assert_code(0);
     alone(&service, 2);
     let bad = service.dir().join("bad");
     fs::write(&bad, "no program").expect("a file");
-    let refused = service.cli(&["upgrade", "--binary", bad.to_str().expect("a path")]);
-    refused.assert_code(1);
+    upgrade(&bad).assert_code(1);
     is_on_disk(&service, "handover", &new);
     is_on_disk(&service, "handover.old", &build::own());
     alone(&service, 2);
@@ -422,7 +433,7 @@ fn an_upgrade_to_what_runs_is_done_already() {
     let pid = service.master(1).pid;
     let same = service.cli(&["upgrade"]);
     same.assert_code(0);
-    says(&same.stdout, &["already running"]);
+    says(&same.stdout, &["runs already"]);
     // Another file with the same content.
     service.replace(&build::own());
     service.cli(&["upgrade"]).assert_code(0);

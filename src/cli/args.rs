@@ -75,7 +75,10 @@ pub enum Command {
     /// Be the service, in the foreground.
     Run(Run),
     /// Read the configuration and say what would be served.
-    Check,
+    Check {
+        /// By a master, of its successor: nothing is asked of the one that runs.
+        preflight: bool,
+    },
     /// Talk to the one that runs.
     Ask(Ask),
     /// The application's own; `own` says which.
@@ -105,10 +108,9 @@ pub enum Ask {
     /// Go back.
     Rollback,
     /// Wait until an upgrade is final.
-    Wait {
-        /// Its id or the beginning of it; `None`: the one under way, or the last.
-        id: Option<String>,
-    },
+    Wait(Wait),
+    /// The services of this program on this host.
+    List,
     /// Configuration only.
     Reload,
     /// Reopen log files.
@@ -129,6 +131,17 @@ pub enum Ask {
         /// The lines themselves.
         json: bool,
     },
+}
+
+/// `wait`: for which.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wait {
+    /// Its id or the beginning of it; `None`: the one under way, or the last.
+    pub id: Option<String>,
+    /// Whichever makes this version serve, also one that has not begun.
+    pub version: Option<String>,
+    /// For so long.
+    pub timeout: Option<std::time::Duration>,
 }
 
 /// `upgrade`.

@@ -5,12 +5,19 @@
 //! that died of the very upgrade it was asked for, so it is asked for by id at whoever answers next
 //! (`follow`); an owner that does not answer within a second is gone round, by a signal to the
 //! parked master (`parked`).
+//!
+//! Nor does it trust the answer: root types these commands, and what answers is run by the service's
+//! user. It is seen who answers (`answerer`), no path and no process that an answer names is acted
+//! on, and nothing that could command a terminal is printed (`connection`).
 
+mod answerer;
 mod connection;
 mod follow;
 mod leave;
+mod list;
 mod orders;
 mod parked;
+mod running;
 mod screen;
 mod watch;
 
@@ -21,7 +28,7 @@ use std::time::Duration;
 use super::args::{Ask, Globals};
 use super::history::{self, History, Journal};
 use super::places::{Env, Places};
-use crate::api::{Verdict, exit};
+use crate::api::{self, Verdict, exit};
 
 use connection::{Control, Trouble};
 pub use screen::Screen;
@@ -53,21 +60,16 @@ impl Default for Patience {
     }
 }
 
-/// Puts a file in place of the program (`upgrade --binary`): the program's path as the owner says
-/// it, the file. No order carries a path, so this happens with the rights of who typed it.
-pub type Install<'a> = dyn Fn(&Path, &Path) -> Result<(), Box<dyn Error>> + 'a;
+/// Puts a file in place of the program.
+pub type Put<'a> = dyn Fn(&Path) -> Result<(), Box<dyn Error>> + 'a;
 
-/// What root's client does on disk for a service that may not write there itself: the program's path
-/// as the owner says it, the owner's process. Whether anything had to be done.
-pub type Deputy<'a> = dyn Fn(&Path, u32) -> Result<bool, Box<dyn Error>> + 'a;
-
-/// Before an upgrade, and after going back.
-#[derive(Clone, Copy)]
-pub struct Deputies<'a> {
-    /// Keeps the way back.
-    pub keep_way_back: &'a Deputy<'a>,
-    /// Puts what runs back in place.
-    pub put_back: &'a Deputy<'a>,
+/// The program that this client belongs to. `upgrade --binary` writes there and nowhere else,
+/// whatever the service says that it runs.
+pub struct Installation<'a> {
+    /// Its path.
+    pub program: PathBuf,
+    /// Puts a file in its place.
+    pub put: &'a Put<'a>,
 }
 
 /// Whom to talk to, and how.
@@ -77,8 +79,7 @@ pub struct Client<'a> {
     /// What an operator types to reach this service.
     command: String,
     patience: Patience,
-    install: &'a Install<'a>,
-    deputies: Option<Deputies<'a>>,
+    installation: Installation<'a>,
     control: Control,
 }
 
@@ -91,31 +92,23 @@ impl<'a> Client<'a> {
         default_name: &str,
         globals: &Globals,
         env: &'a Env,
-        install: &'a Install<'a>,
+        installation: Installation<'a>,
     ) -> Self {
         let places = Places::find(globals, default_name, env, Path::exists);
         Self {
             command: command(program, globals),
             patience: Patience::default(),
-            control: Control::new(places.socket(), Patience::default()),
+            control: Control::new(places.clone(), env.uid, Patience::default()),
             places,
             env,
-            install,
-            deputies: None,
+            installation,
         }
-    }
-
-    /// With root's rights on the disk.
-    #[must_use]
-    pub fn deputies(mut self, deputies: Deputies<'a>) -> Self {
-        self.deputies = Some(deputies);
-        self
     }
 
     /// Other deadlines.
     #[must_use]
     pub fn patience(mut self, patience: Patience) -> Self {
-        self.control = Control::new(self.places.socket(), patience);
+        self.control = Control::new(self.places.clone(), self.env.uid, patience);
         self.patience = patience;
         self
     }
@@ -127,7 +120,12 @@ impl<'a> Client<'a> {
             .enable_all()
             .build();
         match runtime {
-            Ok(runtime) => runtime.block_on(self.perform(ask, screen)),
+            Ok(runtime) => {
+                let code = runtime.block_on(self.perform(ask, screen));
+                // A question to systemd may still wait for its answer; nobody needs it any more.
+                runtime.shutdown_background();
+                code
+            }
             Err(error) => {
                 screen.complain(&format!("cannot start: {error}"));
                 exit::FAILED
@@ -135,10 +133,31 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// What the service says of itself: `Ok(None)` when nothing runs, an error when that cannot be
+    /// known.
+    pub fn status_now(&self) -> Result<Option<api::Status>, Box<dyn Error>> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let asked = runtime.block_on(self.control.status());
+        runtime.shutdown_background();
+        match asked {
+            Ok(status) => Ok(Some(status)),
+            Err(Trouble::NotRunning { .. }) => Ok(None),
+            Err(trouble) => Err(trouble.into()),
+        }
+    }
+
     /// As [`run`](Self::run), on the caller's runtime.
     pub async fn perform(&self, ask: &Ask, screen: &mut Screen) -> u8 {
         if let Ask::History { id, json } = ask {
-            return self.history(id.as_deref(), *json, screen);
+            // It is asked for also when nobody answers.
+            let status = match self.places.trusted(self.env.uid) {
+                Ok(()) => self.control.status().await.ok(),
+                Err(_) => None,
+            };
+            let under_way = status.as_ref().and_then(|status| status.upgrade.as_ref());
+            return self.history(id.as_deref(), *json, under_way, screen);
         }
         if let Err(error) = self.places.trusted(self.env.uid) {
             screen.complain(&error.to_string());
@@ -152,7 +171,8 @@ impl<'a> Client<'a> {
             Ask::Reload => self.reload(screen).await,
             Ask::Reopen => self.reopen().await,
             Ask::Stop => self.stop(screen).await,
-            Ask::Wait { id } => self.wait(id.as_deref(), screen).await,
+            Ask::Wait(wait) => self.wait(wait, screen).await,
+            Ask::List => return self.list(screen).await,
             Ask::Status { json, watch: true } => return self.watch(*json, screen).await,
             Ask::Status { json, watch: false } => return self.status(*json, screen).await,
             Ask::History { .. } => unreachable!("answered above"),
@@ -163,7 +183,13 @@ impl<'a> Client<'a> {
         }
     }
 
-    fn history(&self, id: Option<&str>, json: bool, screen: &mut Screen) -> u8 {
+    fn history(
+        &self,
+        id: Option<&str>,
+        json: bool,
+        under_way: Option<&api::Upgrade>,
+        screen: &mut Screen,
+    ) -> u8 {
         let path = self.places.history();
         let history = match History::read(&path) {
             Ok(history) => history,
@@ -184,12 +210,12 @@ impl<'a> Client<'a> {
                 screen.print(&history.lines());
                 exit::OK
             }
-            None if history.upgrades.is_empty() => {
+            None if history.upgrades.is_empty() && under_way.is_none() => {
                 screen.say(&format!("no upgrade is recorded in {}", path.display()));
                 exit::OK
             }
             None => {
-                screen.print(&history.table(screen.colour()));
+                screen.print(&history.table(under_way, screen.colour()));
                 exit::OK
             }
         }
@@ -260,19 +286,19 @@ impl<'a> Client<'a> {
         let pid_file = self.places.pid_file();
         let owner = match parked::read_pid(&pid_file) {
             Some(pid) => format!(
-                "pid {pid} (from {}) hangs or is stopped",
+                "process {pid} (from {}) hangs or is stopped",
                 pid_file.display()
             ),
             None => format!("{} names no process", pid_file.display()),
         };
         let advice = match parked::Parked::find(&self.places) {
             Ok(parked) => format!(
-                "`{} rollback` wakes its predecessor, pid {}, by a signal",
+                "`{} rollback` tells its predecessor, process {}, to take the service back",
                 self.command,
                 parked.pid()
             ),
             Err(_) => format!(
-                "nobody is parked behind it; `systemctl restart {}` starts it anew, with a gap",
+                "no predecessor is parked; `systemctl restart {}` starts it anew (clients wait, none is refused)",
                 self.places.name
             ),
         };

@@ -1,15 +1,16 @@
 //! `history`: the upgrades there were, from the state directory, so that it works when nothing
 //! runs; with an id, the whole story from the journal.
 
-use std::fs;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::status::outcome;
 use super::text::{self, Paint, short, table};
-use crate::api::{Last, exit};
+use crate::api::{Last, Upgrade, exit};
 
 /// The history file as it is: what can be read, and how much cannot.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct History {
 impl History {
     /// Reads the file; one that is not there is an empty history.
     pub fn read(path: &Path) -> Result<Self, HistoryError> {
-        let text = match fs::read_to_string(path) {
+        let text = match read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => {
@@ -35,8 +36,8 @@ impl History {
         };
         let mut history = Self::default();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            match serde_json::from_str(line) {
-                Ok(last) => history.upgrades.push((line.to_owned(), last)),
+            match text::understand(line.as_bytes()) {
+                Ok(last) => history.upgrades.push((text::printable_json(line), last)),
                 Err(_) => history.unreadable += 1,
             }
         }
@@ -61,12 +62,24 @@ impl History {
 
     /// For people: the newest at the end, where the prompt is.
     #[must_use]
-    pub fn table(&self, colour: bool) -> String {
+    pub fn table(&self, under_way: Option<&Upgrade>, colour: bool) -> String {
         let heading = [
             "FINISHED", "ID", "FROM", "TO", "OUTCOME", "TAKEOVER", "DRAIN", "CUT", "REASON",
         ];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         rows.extend(self.upgrades.iter().map(|(_, last)| row(last)));
+        rows.extend(under_way.map(|upgrade| {
+            let phase = upgrade.phase.replace('_', " ");
+            let mut row = vec![
+                "under way".to_owned(),
+                short(&upgrade.id).to_owned(),
+                upgrade.from.clone(),
+                upgrade.to.clone().unwrap_or_else(|| "?".into()),
+                text::one_line(&phase),
+            ];
+            row.extend(["-", "-", "-"].map(str::to_owned));
+            row
+        }));
         table(&rows, Paint(colour))
     }
 }
@@ -95,6 +108,24 @@ impl HistoryError {
         }
     }
 }
+
+/// The service's user may have put anything there: a pipe is not waited for, and no more is read
+/// than a history may be.
+fn read(path: &Path) -> io::Result<String> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// More than the service keeps.
+const MOST: u64 = 64 * 1024 * 1024;
 
 fn row(last: &Last) -> Vec<String> {
     let ms =
@@ -169,7 +200,7 @@ pub fn journal(program: &Path, id: &str) -> Journal {
             let text = String::from_utf8_lossy(&output.stdout);
             match text.trim() {
                 "" | "-- No entries --" => Journal::Nothing,
-                _ => Journal::Story(text.into_owned()),
+                _ => Journal::Story(text::printable(text)),
             }
         }
         Err(_) => Journal::Missing,
@@ -178,6 +209,8 @@ pub fn journal(program: &Path, id: &str) -> Journal {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::status::tests::ended;
     use super::*;
     use crate::api::Outcome;
@@ -205,12 +238,20 @@ mod tests {
         let (_dir, path) = file(&[&first, &second]);
         let history = History::read(&path).unwrap();
         assert_eq!(
-            history.table(false),
+            history.table(None, false),
             "\
 FINISHED              ID        FROM   TO     OUTCOME      TAKEOVER  DRAIN  CUT  REASON
 2026-11-22 14:57:00Z  aaaa1111  1.4.1  1.4.2  committed    12 ms     3.1 s  0
 2026-11-22 14:57:00Z  bbbb1111  1.4.1  1.4.2  rolled back  12 ms     3.1 s  0    workers keep crashing
 "
+        );
+        let status = super::super::status::tests::probation();
+        let table = history.table(status.upgrade.as_ref(), false);
+        assert!(
+            table.ends_with(
+                "under way             3fa9c2d1  1.4.1  1.4.2  probation    -         -      -\n"
+            ),
+            "{table}"
         );
         assert_eq!(history.lines(), format!("{first}\n{second}\n"));
         assert_eq!(history.find("aaaa").unwrap().0, first);

@@ -78,6 +78,12 @@ impl Places {
         }
     }
 
+    /// Whether it is where a unit of the system has it: `/run/<name>`.
+    #[must_use]
+    pub fn is_the_systems(&self) -> bool {
+        self.runtime == Path::new("/run").join(&self.name)
+    }
+
     /// The control socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// Colour, or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,10 +103,61 @@ pub(super) fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
-/// On one line, and harmless to a terminal: reasons come from what a bad release printed.
+/// On one line: reasons come from what a bad release printed.
 pub(super) fn one_line(text: &str) -> String {
-    text.trim()
-        .replace(|c: char| c.is_control() || c == '\u{2028}', " ")
+    printable(text.trim().replace(['\n', '\t'], " "))
+}
+
+/// With everything that could command a terminal, or hide what stands there, written out. Lines and
+/// tabs stay.
+pub(super) fn printable(text: impl Into<String>) -> String {
+    escape(text.into(), |c| match c {
+        '\0'..='\x7f' => format!("\\x{:02x}", u32::from(c)),
+        _ => c.escape_unicode().to_string(),
+    })
+}
+
+/// The same for a JSON document: what it means stays.
+pub(super) fn printable_json(text: &str) -> String {
+    // Between values a carriage return is a space; in a string it is no JSON.
+    escape(text.replace('\r', " "), |c| {
+        format!("\\u{:04x}", u32::from(c))
+    })
+}
+
+/// Reads JSON of somebody who is not trusted, with every string made printable.
+pub(super) fn understand<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+    fn clean(value: &mut Value) {
+        match value {
+            Value::String(text) => *text = printable(std::mem::take(text)),
+            Value::Array(values) => values.iter_mut().for_each(clean),
+            Value::Object(values) => values.values_mut().for_each(clean),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    let mut value: Value = serde_json::from_slice(json)?;
+    clean(&mut value);
+    serde_json::from_value(value)
+}
+
+fn escape(text: String, how: impl Fn(char) -> String) -> String {
+    let commands = |c: char| {
+        c.is_control() && c != '\n' && c != '\t'
+            // Line ends of another kind, and what turns the direction of writing.
+            || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}' | '\u{200e}' | '\u{200f}')
+    };
+    if !text.contains(commands) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if commands(c) {
+            out += &how(c);
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// "1 worker", "2 workers".
@@ -174,7 +227,21 @@ mod tests {
 
     #[test]
     fn a_reason_stays_on_its_line() {
-        assert_eq!(one_line("panic:\n\x1b[31mred\n"), "panic:  [31mred");
+        assert_eq!(one_line("panic:\n\x1b[31mred\n"), "panic: \\x1b[31mred");
+    }
+
+    #[test]
+    fn nothing_commands_a_terminal() {
+        let hostile = "a\x1b]0;t\x07\r\u{9b}2J\u{7f}\u{202e}b\n\tc";
+        assert_eq!(
+            printable(hostile),
+            "a\\x1b]0;t\\x07\\x0d\\u{9b}2J\\x7f\\u{202e}b\n\tc"
+        );
+        let document = "{\"a\": \"\u{9b}2J\u{7f}\u{202e}\"}\r\n";
+        let shown = printable_json(document);
+        assert_eq!(shown, "{\"a\": \"\\u009b2J\\u007f\\u202e\"} \n");
+        let means = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(means(document), means(&shown));
     }
 
     #[test]

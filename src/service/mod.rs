@@ -6,6 +6,8 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,16 +16,18 @@ use futures_util::FutureExt as _;
 
 use crate::api::exit;
 use crate::cli::args::{self, Bare, Command, Globals, Invocation, Program, Run};
-use crate::cli::client::{Client, Deputies, Screen};
+use crate::cli::check;
+use crate::cli::client::{Client, Installation, Screen};
 use crate::cli::places::{Env, Places};
-use crate::config::{Config, ListenerConfig, Overrides, Sources, Workers};
-use crate::context::Context;
+use crate::config::{Config, ListenerConfig, Overrides, Room, Sources, Workers};
 use crate::keeper::{self, Kept, Legacy};
-use crate::master::store::{Store, deputy};
+use crate::machine::link::Start;
+use crate::master::store::Store;
 use crate::master::{self, Origin, Setup};
 use crate::sys::image::Image;
 use crate::sys::inherited::{self, Inherited, Role, UNNAMED};
-use crate::sys::{journal, signals};
+use crate::sys::journal;
+use crate::sys::unit::UnitFile;
 use crate::worker;
 
 mod app;
@@ -294,7 +298,7 @@ impl Service {
                 self.master(inherited, Origin::First(None))
             }
             Command::Run(run) => self.keep(inherited, &invocation.globals, run),
-            Command::Check => self.check(&invocation),
+            Command::Check { preflight } => self.check(&inherited, &invocation, *preflight),
             Command::Ask(ask) => {
                 let env = environment(&inherited);
                 let typed = inherited
@@ -302,16 +306,13 @@ impl Service {
                     .file_name()
                     .map_or_else(|| self.name.into(), |n| n.to_string_lossy().into_owned());
                 let mut screen = Screen::standard(&typed, env.plain);
-                let client = Client::new(&typed, self.name, &invocation.globals, &env, &install);
-                let deputies = Deputies {
-                    keep_way_back: &|program, owner| Ok(deputy::keep_way_back(program, owner)?),
-                    put_back: &|program, owner| Ok(deputy::put_back(program, owner)?),
+                let program = own_program(&inherited);
+                let installation = Installation {
+                    program: program.clone(),
+                    put: &|file| install(&program, file),
                 };
-                let client = if env.uid == 0 {
-                    client.deputies(deputies)
-                } else {
-                    client
-                };
+                let client =
+                    Client::new(&typed, self.name, &invocation.globals, &env, installation);
                 client.run(ask, &mut screen)
             }
         };
@@ -323,8 +324,12 @@ impl Service {
         args::interpret(&self.program(), argv)
     }
 
-    fn sources(&self, globals: &Globals, run: &Run) -> Sources {
+    fn sources(&self, globals: &Globals, run: &Run, inherited: &Inherited) -> Sources {
         Sources {
+            room: Room {
+                files: Some(inherited.files_max),
+                systemd: inherited.notify.is_some(),
+            },
             explicit: globals.config.clone(),
             defaults: self.defaults.clone(),
             overrides: Overrides {
@@ -339,7 +344,7 @@ impl Service {
 
     fn keep(self, inherited: Inherited, globals: &Globals, run: &Run) -> u8 {
         // What can be said at once is said by the process that was started.
-        let config = match self.sources(globals, run).load() {
+        let config = match self.sources(globals, run, &inherited).load() {
             Ok(loaded) => loaded.config,
             Err(e) => {
                 eprintln!("{e}");
@@ -367,32 +372,44 @@ impl Service {
         })
     }
 
-    fn check(&self, invocation: &Invocation) -> u8 {
-        match self.sources(&invocation.globals, &Run::default()).load() {
-            Ok(loaded) => {
-                if let Err(e) = self.serves(&loaded.config) {
-                    eprintln!("{}: {e}", self.name);
-                    return exit::CONFIG;
-                }
-                for doubt in self.doubts(&loaded.config) {
-                    eprintln!("{}: warning: {doubt}", self.name);
-                }
-                let from = loaded
-                    .path
-                    .map_or("built-in defaults".into(), |p| p.display().to_string());
-                println!("{}: the configuration is good ({from})", loaded.config.name);
-                for listener in &loaded.config.listeners {
-                    let address = listener.address.as_deref();
-                    let address = address.unwrap_or("(a socket unit passes it)");
-                    println!("  listener {} at {address}", listener.name);
-                }
-                exit::OK
-            }
+    /// Says also what the service could not use although the file is good. A pre-flight is where the
+    /// service is, and its successor tries all of it.
+    fn check(&self, inherited: &Inherited, invocation: &Invocation, preflight: bool) -> u8 {
+        let globals = &invocation.globals;
+        let loaded = match self.sources(globals, &Run::default(), inherited).load() {
+            Ok(loaded) => loaded,
             Err(e) => {
                 eprintln!("{e}");
-                exit::CONFIG
+                return exit::CONFIG;
+            }
+        };
+        let mut bad = Vec::new();
+        if !preflight {
+            let config = &loaded.config;
+            let env = environment(inherited);
+            let nothing = Installation {
+                program: PathBuf::new(),
+                put: &|_| Ok(()),
+            };
+            let client = Client::new(self.name, &config.name, globals, &env, nothing);
+            // One that does not answer may hold everything.
+            if let Ok(status) = client.status_now() {
+                bad.extend(check::taken(config, status.as_ref()));
+                let elsewhere = status.is_some_and(|status| status.systemd_main_pid.is_none());
+                let unit = UnitFile::read(&format!("{}.service", config.name));
+                if let Some(unit) = unit.filter(|_| globals.config.is_none() && !elsewhere) {
+                    bad.extend(check::unusable_in_unit(config, &unit));
+                }
             }
         }
+        if bad.is_empty() {
+            print!("{}", check::report(&loaded));
+            return exit::OK;
+        }
+        for bad in bad {
+            eprintln!("{bad}");
+        }
+        exit::CONFIG
     }
 
     fn master(self, inherited: Inherited, origin: Origin) -> u8 {
@@ -405,14 +422,13 @@ impl Service {
         };
         let run = match invocation.command {
             Command::Run(run) => run,
-            Command::Check | Command::Ask(_) | Command::Own => {
+            Command::Check { .. } | Command::Ask(_) => {
                 eprintln!("{}: a master cannot be started so", self.name);
                 return exit::USAGE;
             }
         };
         let globals = invocation.globals;
-        let sources = self.sources(&globals, &run);
-        let (mut unserved, mut doubts) = (None, Vec::new());
+        let sources = self.sources(&globals, &run, &inherited);
         let (name, level) = match sources.load() {
             Ok(loaded) => {
                 // A successor may be given another configuration; its pre-flight has checked ours.
@@ -563,7 +579,7 @@ fn end_with_a_panic() {
 
 /// A pre-flight reads the same configuration as the service.
 fn check_arguments(globals: &Globals) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = vec!["check".into()];
+    let mut arguments: Vec<OsString> = vec!["check".into(), "--preflight".into()];
     if let Some(name) = &globals.name {
         arguments.extend(["--name".into(), name.into()]);
     }
@@ -583,6 +599,18 @@ fn environment(inherited: &Inherited) -> Env {
         uid: nix::unistd::geteuid().as_raw(),
         plain: inherited.plain,
     }
+}
+
+/// The program of the installation that this very image is a file of, whichever of those beside it
+/// runs (`/usr/bin/handover` is a link to `handover.good`).
+fn own_program(inherited: &Inherited) -> PathBuf {
+    let image = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| inherited.program.clone());
+    let path = image.to_string_lossy();
+    // proc(5): of a file that was replaced meanwhile.
+    let path = path.strip_suffix(" (deleted)").unwrap_or(&path);
+    let beside = [".good", ".old", ".rejected"];
+    let program = beside.iter().find_map(|end| path.strip_suffix(end));
+    PathBuf::from(program.unwrap_or(path))
 }
 
 /// `upgrade --binary`: what runs becomes `.old`, the file takes its place.

@@ -11,7 +11,7 @@ const SAYS: &str = "@ ";
 
 /// A shell that runs `before` and then becomes the test with that path, alone, with no other
 /// environment.
-pub(super) fn command(before: &str, test: &str) -> Command {
+pub(crate) fn command(before: &str, test: &str) -> Command {
     let mut command = Command::new("/bin/sh");
     command
         .args(["-c", &format!("{before}\nexec \"$0\" \"$@\"")])
@@ -27,7 +27,7 @@ pub(super) fn command(before: &str, test: &str) -> Command {
 }
 
 /// Whether this is the helper: the test runs for real, at most a minute.
-pub(super) fn is_helper() -> bool {
+pub(crate) fn is_helper() -> bool {
     let helper = std::env::var_os(MARK).is_some();
     if helper {
         nix::unistd::alarm::set(60);
@@ -36,17 +36,17 @@ pub(super) fn is_helper() -> bool {
 }
 
 /// Says a line to the test that started this helper.
-pub(super) fn say(line: impl std::fmt::Display) {
+pub(crate) fn say(line: impl std::fmt::Display) {
     println!("\n{SAYS}{line}");
 }
 
 /// What the helper said in this line of its output.
-pub(super) fn said(line: &str) -> Option<&str> {
+pub(crate) fn said(line: &str) -> Option<&str> {
     line.strip_prefix(SAYS)
 }
 
 /// Runs it to its end: everything it said.
-pub(super) fn run(command: &mut Command) -> Vec<String> {
+pub(crate) fn run(command: &mut Command) -> Vec<String> {
     let output = command.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{} said: {text}", output.status);

@@ -5,7 +5,7 @@ pub mod board;
 pub mod channel;
 pub mod handoff;
 #[cfg(test)]
-mod helper;
+pub(crate) mod helper;
 pub mod image;
 pub mod inherited;
 pub mod journal;
@@ -19,5 +19,6 @@ pub mod signals;
               nowhere else in the crate is unsafe allowed"
 )]
 pub mod spawn;
+pub mod unit;
 mod unix_path;
 pub mod watch;

@@ -1,5 +1,7 @@
 //! What is typed, and what is meant by it.
 
+use std::time::Duration;
+
 use super::*;
 use crate::api::Until;
 
@@ -63,15 +65,27 @@ fn every_command_means_what_it_says() {
             workers: Some(Workers::Count(4)),
         })
     );
-    assert_eq!(meant("check"), Command::Check);
+    assert_eq!(meant("check"), Command::Check { preflight: false });
     assert_eq!(ask("apply"), Ask::Apply);
     assert_eq!(ask("commit"), Ask::Commit);
     assert_eq!(ask("rollback"), Ask::Rollback);
     assert_eq!(ask("reload"), Ask::Reload);
     assert_eq!(ask("stop"), Ask::Stop);
-    assert_eq!(ask("wait"), Ask::Wait { id: None });
+    assert_eq!(ask("wait"), Ask::Wait(Wait::default()));
     let id = Some("3fa9".to_owned());
-    assert_eq!(ask("wait 3FA9"), Ask::Wait { id: id.clone() });
+    let by_id = Wait {
+        id: id.clone(),
+        ..Wait::default()
+    };
+    assert_eq!(ask("wait 3FA9"), Ask::Wait(by_id));
+    let version = Wait {
+        version: Some("2.0.0".into()),
+        timeout: Some(Duration::from_secs(300)),
+        ..Wait::default()
+    };
+    let typed = "wait --version 2.0.0 --timeout 5m";
+    assert_eq!(ask(typed), Ask::Wait(version));
+    assert_eq!(ask("list"), Ask::List);
     let (json, watch) = (true, true);
     assert_eq!(ask("status --json --watch"), Ask::Status { json, watch });
     assert_eq!(ask("history 3fa9 --json"), Ask::History { id, json });
@@ -114,7 +128,7 @@ fn nginx_flags_mean_the_same_as_commands() {
     assert_eq!(meant("-sreload"), meant("reload"));
     assert_eq!(meant("-c /etc/x.toml"), Command::Run(Run::default()));
     let check = typed("-t -c x.toml").unwrap();
-    assert_eq!(check.command, Command::Check);
+    assert_eq!(check.command, Command::Check { preflight: false });
     assert_eq!(check.globals.config, Some("x.toml".into()));
 }
 

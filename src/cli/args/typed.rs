@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 
-use super::{Ask, Bare, Command, Globals, Invocation, Program, Run, Saying, Told, Upgrade};
+use super::{Ask, Bare, Command, Globals, Invocation, Program, Run, Saying, Told, Upgrade, Wait};
 use crate::api::{Until, UpgradeOrder};
 use crate::cli::places;
 use crate::config::Workers;
@@ -66,7 +66,11 @@ enum Verb {
         workers: Option<Workers>,
     },
     /// Read the configuration and what it names, say what would be served
-    Check,
+    Check {
+        /// By a master, of its successor
+        #[arg(long, hide = true)]
+        preflight: bool,
+    },
     /// Run what is on disk now, without failing a request
     Upgrade {
         /// Put this file in place first; the running program stays beside it as .old
@@ -91,12 +95,20 @@ enum Verb {
     Commit,
     /// Go back to what ran before
     Rollback,
-    /// Wait until an upgrade is final: exit 0 committed, 1 rolled back
+    /// Wait until an upgrade is final: exit 0 committed, 1 not, 75 not yet
     Wait {
         /// Of the upgrade, or its first digits [default: the one under way, or the last]
         #[arg(value_parser = upgrade_id)]
         id: Option<String>,
+        /// Until this version serves for good, also by an upgrade that has not begun
+        #[arg(long, value_name = "VERSION", conflicts_with = "id", value_parser = version_text)]
+        version: Option<String>,
+        /// How long, such as 5m; then exit 75
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        timeout: Option<Duration>,
     },
+    /// The services of this program on this host, and what they run
+    List,
     /// Take the configuration anew
     Reload,
     /// Finish what is in flight and leave
@@ -151,7 +163,7 @@ impl Typed {
                 return Err(usage(clap, "-t and -s take the place of a command"));
             }
             (Some(verb), false, None) => verb.meaning(),
-            (None, true, _) => Command::Check,
+            (None, true, _) => Command::Check { preflight: false },
             (None, false, Some(signal)) => Command::Ask(signal.meaning()),
             // nginx -c FILE starts it.
             (None, false, None) if globals.config.is_some() => Command::Run(Run::default()),
@@ -188,7 +200,7 @@ impl Verb {
                     workers,
                 });
             }
-            Self::Check => return Command::Check,
+            Self::Check { preflight } => return Command::Check { preflight },
             Self::Upgrade {
                 binary,
                 probation,
@@ -211,7 +223,16 @@ impl Verb {
             Self::Apply => Ask::Apply,
             Self::Commit => Ask::Commit,
             Self::Rollback => Ask::Rollback,
-            Self::Wait { id } => Ask::Wait { id },
+            Self::Wait {
+                id,
+                version,
+                timeout,
+            } => Ask::Wait(Wait {
+                id,
+                version,
+                timeout,
+            }),
+            Self::List => Ask::List,
             Self::Reload => Ask::Reload,
             Self::Stop => Ask::Stop,
             Self::Status { json, watch } => Ask::Status { json, watch },
@@ -246,6 +267,13 @@ fn version(program: &Program, build: bool) -> String {
          protocol: {major}.{minor} (upgrades from and to any {major}.x)\n\
          configuration: /etc/{name}/{name}.toml, /etc/{name}/conf.d/*.toml\n"
     )
+}
+
+/// As a release calls itself.
+fn version_text(text: &str) -> Result<String, &'static str> {
+    let fits = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
+    fits.then(|| text.to_owned())
+        .ok_or("a version has no blanks")
 }
 
 fn millis(duration: Duration) -> u64 {

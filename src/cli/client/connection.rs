@@ -1,5 +1,9 @@
 //! One request to the control socket: HTTP/1.1, with a deadline for the connection and the first
 //! byte, and an answer that is read line by line.
+//!
+//! What is read here may come from anybody who took the socket's place. It is looked at who answers
+//! ([`Answerer`]), no answer is longer than a limit, and every string of it is made printable here,
+//! where it enters.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,58 +11,85 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Patience;
+use super::answerer::{Answerer, Seen, Stranger};
+use super::running::{self, Running};
 use crate::api::{Event, Status, Verdict, exit};
+use crate::cli::places::Places;
+use crate::cli::text;
 
 /// The control socket of a service.
 #[derive(Debug)]
 pub(super) struct Control {
+    places: Places,
+    /// Our user.
+    us: u32,
     socket: PathBuf,
     patience: Patience,
 }
 
 impl Control {
-    pub(super) fn new(socket: PathBuf, patience: Patience) -> Self {
-        Self { socket, patience }
+    pub(super) fn new(places: Places, us: u32, patience: Patience) -> Self {
+        Self {
+            socket: places.socket(),
+            places,
+            us,
+            patience,
+        }
     }
 
-    /// `GET /v1/status`: as it came, and what it says.
+    /// `GET /v1/status`.
     pub(super) async fn status(&self) -> Result<Status, Trouble> {
-        let document = self.status_document().await?;
-        serde_json::from_slice(&document).map_err(|source| Trouble::NotOurs {
-            socket: self.socket.clone(),
-            what: source.to_string(),
-        })
+        Ok(self.status_and_who().await?.0)
     }
 
-    /// `GET /v1/status`, word for word.
-    pub(super) async fn status_document(&self) -> Result<Bytes, Trouble> {
+    /// `GET /v1/status`, and who says it.
+    pub(super) async fn status_and_who(&self) -> Result<(Status, Answerer), Trouble> {
+        let (document, who) = self.document().await?;
+        let status = text::understand(&document).map_err(|e| self.not_ours(&e))?;
+        Ok((status, who))
+    }
+
+    /// `GET /v1/status`, word for word but for what could command a terminal.
+    pub(super) async fn status_document(&self) -> Result<String, Trouble> {
+        let (document, _) = self.document().await?;
+        let value: Value = serde_json::from_slice(&document).map_err(|e| self.not_ours(&e))?;
+        if !value.is_object() {
+            return Err(self.not_ours(&"it answers with no status"));
+        }
+        Ok(text::printable_json(&String::from_utf8_lossy(&document)))
+    }
+
+    async fn document(&self) -> Result<(Bytes, Answerer), Trouble> {
         let answer = self.ask(Method::GET, "/v1/status", Bytes::new()).await?;
         let deadline = Instant::now() + self.patience.answer;
-        timeout_at(deadline, answer.document())
+        let Answer { response, who, .. } = answer;
+        let document = timeout_at(deadline, document(response))
             .await
-            .map_err(|_| self.silent())?
-            .ok_or_else(|| self.ended())
+            .map_err(|_| self.silent())??;
+        Ok((document.ok_or_else(|| self.ended())?, who))
     }
 
     /// `GET /v1/events`.
     pub(super) async fn events(&self) -> Result<Lines, Trouble> {
         let answer = self.ask(Method::GET, "/v1/events", Bytes::new()).await?;
-        Ok(answer.lines())
+        Ok(answer.lines(None))
     }
 
     /// `POST /v1/<verb>`.
     pub(super) async fn order(&self, verb: &str, body: Bytes) -> Result<Lines, Trouble> {
         let path = format!("/v1/{verb}");
-        Ok(self.ask(Method::POST, &path, body).await?.lines())
+        let answer = self.ask(Method::POST, &path, body).await?;
+        Ok(answer.lines(Some(STORY)))
     }
 
     /// Asks again where the socket changed hands at this very moment: nothing was done then.
@@ -73,10 +104,8 @@ impl Control {
     }
 
     async fn ask_once(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Trouble> {
+        let (stream, who) = self.connect().await?;
         let deadline = Instant::now() + self.patience.answer;
-        let stream = timeout_at(deadline, self.connect())
-            .await
-            .map_err(|_| self.silent())??;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -95,50 +124,80 @@ impl Control {
             .await
             .map_err(|_| self.silent())?
             .map_err(|_| self.ended())?;
-        let answer = Answer {
-            response,
-            _task: task,
-        };
-        match answer.response.status() {
-            StatusCode::OK => Ok(answer),
-            status => Err(self.refusal(status, answer).await),
+        match response.status() {
+            StatusCode::OK => Ok(Answer {
+                response,
+                who,
+                _task: task,
+            }),
+            status => Err(self.refusal(status, response).await),
         }
     }
 
-    /// A full queue (EAGAIN) is an owner that does not accept: tried again until the deadline.
-    async fn connect(&self) -> Result<UnixStream, Trouble> {
+    /// A connection to the service. One that runs but has no socket makes it again within seconds,
+    /// so it is waited for; so is one that does not accept (a full queue, EAGAIN).
+    async fn connect(&self) -> Result<(UnixStream, Answerer), Trouble> {
+        let mut deadline = Instant::now() + self.patience.answer;
+        let mut runs: Option<Running> = None;
+        let mut asked = false;
         loop {
             let socket = self.socket.clone();
-            match UnixStream::connect(&self.socket).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => sleep(FULL_QUEUE).await,
+            let trouble = match timeout_at(deadline, UnixStream::connect(&self.socket)).await {
+                Err(_) => self.silent(),
+                Ok(Ok(stream)) => match Answerer::of(&stream, &self.places, self.us) {
+                    Ok(Seen::Service(who)) => return Ok((stream, who)),
+                    Ok(Seen::Ended) => self.silent(),
+                    Err(who) => return Err(Trouble::Stranger { socket, who }),
+                },
+                Ok(Err(error)) => match error.kind() {
+                    io::ErrorKind::WouldBlock => self.silent(),
                     io::ErrorKind::NotFound
                     | io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::NotADirectory => return Err(Trouble::NotRunning { socket }),
+                    | io::ErrorKind::NotADirectory => {
+                        if !asked {
+                            asked = true;
+                            runs = running::find(&self.places).await;
+                            if runs.is_some() {
+                                deadline = Instant::now() + self.patience.gap;
+                            }
+                        }
+                        match runs.clone() {
+                            Some(running) => Trouble::NoSocket { socket, running },
+                            None => return Err(Trouble::NotRunning { socket }),
+                        }
+                    }
                     io::ErrorKind::PermissionDenied => return Err(Trouble::NotAllowed { socket }),
                     _ => {
                         let source = error;
                         return Err(Trouble::Connect { socket, source });
                     }
                 },
+            };
+            if Instant::now() >= deadline {
+                return Err(trouble);
             }
+            sleep(AGAIN).await;
         }
     }
 
-    async fn refusal(&self, status: StatusCode, answer: Answer) -> Trouble {
-        let again = answer.response.headers().contains_key(header::RETRY_AFTER);
+    async fn refusal(&self, status: StatusCode, response: Response<Incoming>) -> Trouble {
+        let again = response.headers().contains_key(header::RETRY_AFTER);
         if status == StatusCode::SERVICE_UNAVAILABLE && again {
             return Trouble::HandedOver;
         }
         let deadline = Instant::now() + self.patience.answer;
-        let said = timeout_at(deadline, answer.document()).await.ok().flatten();
-        match said.and_then(|said| serde_json::from_slice(&said).ok()) {
+        let said = timeout_at(deadline, document(response)).await;
+        let said = said.ok().and_then(Result::ok).flatten();
+        match said.and_then(|said| text::understand(&said).ok()) {
             Some(verdict) => Trouble::Refused(verdict),
-            None => Trouble::NotOurs {
-                socket: self.socket.clone(),
-                what: format!("it answers {status}"),
-            },
+            None => self.not_ours(&format_args!("it answers {status}")),
+        }
+    }
+
+    fn not_ours(&self, what: &dyn std::fmt::Display) -> Trouble {
+        Trouble::NotOurs {
+            socket: self.socket.clone(),
+            what: what.to_string(),
         }
     }
 
@@ -159,21 +218,28 @@ impl Control {
 /// An answer whose head has come. The connection ends with it.
 struct Answer {
     response: Response<Incoming>,
+    who: Answerer,
     _task: JoinSet<()>,
 }
 
 impl Answer {
-    /// The whole of it; `None` when it was cut off or is absurdly long.
-    async fn document(self) -> Option<Bytes> {
-        let body = Limited::new(self.response.into_body(), DOCUMENT);
-        Some(body.collect().await.ok()?.to_bytes())
-    }
-
-    fn lines(self) -> Lines {
+    /// `most`: so many bytes in all.
+    fn lines(self, most: Option<usize>) -> Lines {
         Lines {
             answer: self,
             buffer: Vec::new(),
+            left: most,
+            junk: 0,
         }
+    }
+}
+
+/// The whole of an answer; `None` when it was cut off.
+async fn document(response: Response<Incoming>) -> Result<Option<Bytes>, Trouble> {
+    match Limited::new(response.into_body(), DOCUMENT).collect().await {
+        Ok(whole) => Ok(Some(whole.to_bytes())),
+        Err(e) if e.is::<LengthLimitError>() => Err(Trouble::Endless),
+        Err(_) => Ok(None),
     }
 }
 
@@ -181,24 +247,36 @@ impl Answer {
 pub(super) struct Lines {
     answer: Answer,
     buffer: Vec<u8>,
+    /// So many bytes more are read.
+    left: Option<usize>,
+    /// Bytes that were no event.
+    junk: usize,
 }
 
 impl Lines {
     /// The next event; `None` when the connection has ended, properly or not. A line that is no
     /// event we know is of a newer version and passed over. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Event> {
+    pub(super) async fn next(&mut self) -> Result<Option<Event>, Trouble> {
         loop {
             if let Some(end) = self.buffer.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                match serde_json::from_slice(&line) {
-                    Ok(event) => return Some(event),
-                    Err(_) => continue,
+                if let Ok(event) = text::understand(&line) {
+                    return Ok(Some(event));
                 }
+                self.junk += line.len();
             }
-            let frame = self.answer.response.body_mut().frame().await?.ok()?;
+            if self.junk + self.buffer.len() > STORY {
+                return Err(Trouble::Endless);
+            }
+            if self.buffer.contains(&b'\n') {
+                continue;
+            }
+            let Some(Ok(frame)) = self.answer.response.body_mut().frame().await else {
+                return Ok(None);
+            };
             if let Some(data) = frame.data_ref() {
-                if self.buffer.len() + data.len() > DOCUMENT {
-                    return None;
+                if let Some(left) = &mut self.left {
+                    *left = left.checked_sub(data.len()).ok_or(Trouble::Endless)?;
                 }
                 self.buffer.extend_from_slice(data);
             }
@@ -211,6 +289,16 @@ impl Lines {
 pub(super) enum Trouble {
     #[error("nothing is running at {}", socket.display())]
     NotRunning { socket: PathBuf },
+    #[error(
+        "{running}, but nobody answers on {}: it makes its socket again within some seconds where \
+         it may write there; should it not, `systemctl restart` does (clients wait, none is refused)",
+        socket.display()
+    )]
+    NoSocket { socket: PathBuf, running: Running },
+    #[error("{} is not believed: {who}", socket.display())]
+    Stranger { socket: PathBuf, who: Stranger },
+    #[error("the answer does not end: it is not read any further and nothing is done about it")]
+    Endless,
     #[error("not allowed to connect to {}: become root or the service's user, or ask for its control group", socket.display())]
     NotAllowed { socket: PathBuf },
     #[error("no answer on {} within {}", socket.display(), crate::cli::text::duration(*waited))]
@@ -225,10 +313,20 @@ pub(super) enum Trouble {
     Refused(Verdict),
     #[error("the socket changed hands")]
     HandedOver,
-    #[error("cannot signal pid {pid}: {source}")]
+    #[error("cannot signal process {pid}: {source}")]
     Signal { pid: u32, source: io::Error },
     #[error("cannot put {} in place: {reason}", file.display())]
     Install { file: PathBuf, reason: String },
+    #[error(
+        "{} was not put in place: this client belongs to {}, but the service runs {}; use that \
+         installation's own client",
+        file.display(), ours.display(), theirs.display()
+    )]
+    OtherProgram {
+        file: PathBuf,
+        ours: PathBuf,
+        theirs: PathBuf,
+    },
 }
 
 impl Trouble {
@@ -236,7 +334,7 @@ impl Trouble {
     pub(super) fn exit(&self) -> u8 {
         match self {
             Self::NotRunning { .. } => exit::UNAVAILABLE,
-            Self::NotAllowed { .. } => exit::DENIED,
+            Self::NotAllowed { .. } | Self::Stranger { .. } => exit::DENIED,
             Self::Refused(verdict) => verdict.exit,
             Self::Signal { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 exit::DENIED
@@ -250,14 +348,19 @@ impl Trouble {
     pub(super) fn may_pass(&self) -> bool {
         matches!(
             self,
-            Self::NotRunning { .. } | Self::Silent { .. } | Self::Ended { .. }
+            Self::NotRunning { .. }
+                | Self::NoSocket { .. }
+                | Self::Silent { .. }
+                | Self::Ended { .. }
         )
     }
 }
 
 /// So often the socket may change hands while one question is asked.
 const HAND_OVERS: usize = 5;
-/// Between two tries when the socket's queue is full.
-const FULL_QUEUE: Duration = Duration::from_millis(10);
-/// The longest answer, and the longest line of one.
+/// Between two tries to connect.
+const AGAIN: Duration = Duration::from_millis(10);
+/// The longest answer to a question.
 const DOCUMENT: usize = 8 * 1024 * 1024;
+/// The longest answer to an order, and so much that is no event.
+const STORY: usize = 1024 * 1024;

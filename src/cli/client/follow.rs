@@ -1,6 +1,8 @@
 //! Following an upgrade to where it is decided, whoever owns the service meanwhile: events to hear
 //! at once, the status to be sure, the history file when nobody answers any more.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -8,6 +10,7 @@ use super::connection::{Lines, Trouble};
 use super::screen::{Screen, TICK};
 use super::{Client, verdict};
 use crate::api::{Event, Last, Outcome, Status, Upgrade, Verdict, exit};
+use crate::cli::args::Wait;
 use crate::cli::history::History;
 use crate::cli::status::outcome;
 
@@ -40,14 +43,49 @@ enum Judged {
 }
 
 impl Client<'_> {
-    /// `wait [ID]`.
-    pub(super) async fn wait(
-        &self,
-        id: Option<&str>,
-        screen: &mut Screen,
-    ) -> Result<Verdict, Trouble> {
-        let which = id.map_or(Which::Latest, |id| Which::Id(id.to_owned()));
-        self.follow(&which, Goal::End, false, screen).await
+    /// `wait [ID] [--version V] [--timeout D]`.
+    pub(super) async fn wait(&self, wait: &Wait, screen: &mut Screen) -> Result<Verdict, Trouble> {
+        let which = match &wait.id {
+            Some(id) => Which::Id(id.clone()),
+            None => Which::Latest,
+        };
+        let wanted = async {
+            match &wait.version {
+                Some(version) => self.wait_for_version(version).await,
+                None => self.follow(&which, Goal::End, false, screen).await,
+            }
+        };
+        let Some(limit) = wait.timeout else {
+            return wanted.await;
+        };
+        let what = match &wait.version {
+            Some(version) => format!("{version} does not serve for good"),
+            None => "the upgrade is not final".into(),
+        };
+        tokio::time::timeout(limit, wanted)
+            .await
+            .unwrap_or_else(|_| {
+                let message = format!("{what} after {}", crate::cli::text::duration(limit));
+                Ok(verdict(exit::REFUSED, message))
+            })
+    }
+
+    /// Until a version serves for good, or was tried and did not. One that nobody has begun yet may
+    /// come.
+    async fn wait_for_version(&self, version: &str) -> Result<Verdict, Trouble> {
+        let began = Timestamp::now();
+        loop {
+            match self.control.status().await {
+                Ok(status) => {
+                    if let Some(verdict) = judge_version(&status, version, began) {
+                        return Ok(verdict);
+                    }
+                }
+                Err(trouble) if trouble.may_pass() => {}
+                Err(trouble) => return Err(trouble),
+            }
+            sleep(self.patience.look.min(LOOK)).await;
+        }
     }
 
     /// Until `goal` is reached or missed. `was_there`: somebody owned the service a moment ago, so
@@ -100,7 +138,7 @@ impl Client<'_> {
             let look = Instant::now() + self.patience.look;
             loop {
                 tokio::select! {
-                    event = next(&mut events), if events.is_some() => match event {
+                    event = next(&mut events), if events.is_some() => match event? {
                         None => return Ok(None),
                         Some(event) => {
                             if concerns(&event, known.as_deref()) {
@@ -145,10 +183,10 @@ impl Client<'_> {
     }
 }
 
-async fn next(events: &mut Option<Lines>) -> Option<Event> {
+async fn next(events: &mut Option<Lines>) -> Result<Option<Event>, Trouble> {
     match events {
         Some(lines) => lines.next().await,
-        None => None,
+        None => Ok(None),
     }
 }
 
@@ -189,6 +227,28 @@ fn judge(status: &Status, which: &Which, goal: Goal) -> Judged {
     }
 }
 
+/// `None`: not decided yet.
+fn judge_version(status: &Status, version: &str, began: Timestamp) -> Option<Verdict> {
+    if status.upgrade.is_some() {
+        return None;
+    }
+    if status.version == version {
+        return Some(verdict(exit::OK, format!("{version} serves")));
+    }
+    // Of an earlier try this waiting knows nothing: there may be another one.
+    let last = status.last.as_ref()?;
+    let tried = last.to.as_deref() == Some(version) && last.outcome != Outcome::Committed;
+    let since = last.finished_at.parse::<Timestamp>().ok()?;
+    let recent = since.as_second() >= began.as_second();
+    (tried && recent).then(|| Verdict {
+        exit: exit::FAILED,
+        ..of(last)
+    })
+}
+
+/// Between two looks for a version.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// Whether the owner of this moment is the upgrade's successor (or, in hold mode, both accept).
 fn taken_over(status: &Status) -> bool {
     matches!(status.phase.as_str(), "probation" | "committing" | "beside")
@@ -196,12 +256,12 @@ fn taken_over(status: &Status) -> bool {
 
 fn took_over(status: &Status, upgrade: &Upgrade) -> Verdict {
     let how = match upgrade.probation_left_ms {
-        Some(ms) => format!("commits in {}", crate::cli::text::left(ms)),
+        Some(ms) => format!("is final in {}", crate::cli::text::left(ms)),
         None => "is not final yet".into(),
     };
     let message = format!(
-        "g{} {} serves, the upgrade from {} {how}",
-        status.generation, status.version, upgrade.from
+        "{} (g{}) serves, the upgrade from {} {how}",
+        status.version, status.generation, upgrade.from
     );
     Verdict {
         id: Some(upgrade.id.clone()),
@@ -279,6 +339,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_version_is_waited_for_until_it_is_final_or_was_tried() {
+        let before = "2026-11-22T14:00:00Z".parse().unwrap();
+        let later = "2026-11-22T15:00:00Z".parse().unwrap();
+        let code = |status: &Status, version: &str, began| {
+            judge_version(status, version, began).map(|verdict| verdict.exit)
+        };
+        assert_eq!(code(&probation(), "1.4.2", before), None);
+        let mut status = serving();
+        assert_eq!(code(&status, "1.4.1", before), Some(exit::OK));
+        assert_eq!(code(&status, "1.4.2", before), None, "it may come");
+        status.last = Some(ended(Outcome::RolledBack));
+        assert_eq!(code(&status, "1.4.2", before), Some(exit::FAILED));
+        assert_eq!(code(&status, "1.4.2", later), None, "another try may come");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
+use super::answerer::Answerer;
 use super::connection::Trouble;
 use super::orders::story;
 use super::screen::{Screen, TICK};
@@ -17,8 +18,8 @@ use crate::sys::process::Other;
 impl Client<'_> {
     /// `stop`. Nothing to stop is stopped already.
     pub(super) async fn stop(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
-        let mut processes = match self.control.status().await {
-            Ok(status) => hold(&status),
+        let mut processes = match self.control.status_and_who().await {
+            Ok((status, who)) => hold(&status, &who),
             Err(Trouble::NotRunning { socket }) => {
                 let message = format!("nothing is running at {}", socket.display());
                 return Ok(verdict(exit::OK, message));
@@ -28,7 +29,7 @@ impl Client<'_> {
             Err(trouble) => return Err(trouble),
         };
         let told = match self.control.order("stop", Bytes::new()).await {
-            Ok(lines) => story(lines, screen).await,
+            Ok(lines) => story(lines, screen).await?,
             Err(Trouble::Ended { .. } | Trouble::NotRunning { .. }) => None,
             Err(trouble) => return Err(trouble),
         };
@@ -38,8 +39,9 @@ impl Client<'_> {
         for _ in 0..ROUNDS {
             all_gone(&processes, screen).await;
             // Whoever was started meanwhile, by the service itself, leaves as well.
-            match self.control.status().await {
-                Ok(status) => processes = hold(&status),
+            match self.control.status_and_who().await {
+                Ok((status, who)) => processes = hold(&status, &who),
+                Err(trouble @ Trouble::NoSocket { .. }) => return Err(trouble),
                 Err(_) => return Ok(verdict(exit::OK, "stopped")),
             }
         }
@@ -50,32 +52,34 @@ impl Client<'_> {
         Ok(verdict(exit::FAILED, message))
     }
 
-    /// `-s reopen`: `USR1` to the owner.
+    /// `-s reopen`: `USR1` to the owner, which is the process that answers.
     pub(super) async fn reopen(&self) -> Result<Verdict, Trouble> {
-        let pid = self.control.status().await?.owner_pid;
-        let signalled = Other::open(pid).and_then(|held| match held {
-            Some(held) => held.signal(Signal::SIGUSR1),
-            None => Err(rustix::io::Errno::SRCH.into()),
-        });
-        match signalled {
+        let (_, who) = self.control.status_and_who().await?;
+        let Some(owner) = who.process() else {
+            let message = "the service runs in another pid namespace: send SIGUSR1 from there";
+            return Ok(verdict(exit::FAILED, message));
+        };
+        let pid = owner.pid();
+        match owner.signal(Signal::SIGUSR1) {
             Ok(()) => Ok(verdict(
                 exit::OK,
-                format!("pid {pid} reopens its log files"),
+                format!("process {pid} reopens its log files"),
             )),
             Err(source) => Err(Trouble::Signal { pid, source }),
         }
     }
 }
 
-/// All masters and workers, by descriptor. One that cannot be held is not waited for.
-fn hold(status: &Status) -> Vec<Other> {
+/// All masters and workers, by descriptor. What is no process of the service, or cannot be held, is
+/// not waited for.
+fn hold(status: &Status, who: &Answerer) -> Vec<Other> {
     let masters = status.masters.iter().flat_map(|master| {
         let workers = master.workers.iter().map(|worker| worker.pid);
         std::iter::once(master.pid).chain(workers)
     });
     let pids: BTreeSet<u32> = masters.chain([status.owner_pid]).collect();
     pids.into_iter()
-        .filter_map(|pid| Other::open(pid).ok().flatten())
+        .filter_map(|pid| who.sibling(pid))
         .collect()
 }
 

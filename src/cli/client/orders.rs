@@ -12,7 +12,7 @@ use super::connection::{Lines, Trouble};
 use super::follow::{Goal, Which};
 use super::parked::Parked;
 use super::screen::{Screen, TICK};
-use super::{Client, Deputies, verdict};
+use super::{Client, verdict};
 use crate::api::{Event, Until, UpgradeOrder, Verdict, exit};
 use crate::cli::args::Upgrade;
 
@@ -37,22 +37,21 @@ impl Client<'_> {
             }
             self.put_in_place(&status.disk.path, file)?;
         }
-        if let Some(deputies) = self.deputies {
-            let status = self.control.status().await?;
-            let fits = status.upgrade.is_none() || upgrade.order.supersede;
-            if fits && !status.disk.matches_running {
-                let kept = (deputies.keep_way_back)(&status.disk.path, status.owner_pid);
-                if let Err(error) = kept {
-                    screen.complain(&format!("cannot keep the way back on disk: {error}"));
-                }
-            }
-        }
         self.place_upgrade("upgrade", upgrade.order.clone(), screen)
             .await
     }
 
-    fn put_in_place(&self, program: &Path, file: &Path) -> Result<(), Trouble> {
-        (self.install)(program, file).map_err(|error| Trouble::Install {
+    /// `theirs` is what the service says. It is compared, and never written to.
+    fn put_in_place(&self, theirs: &Path, file: &Path) -> Result<(), Trouble> {
+        let ours = &self.installation.program;
+        if !same_file(theirs, ours) {
+            return Err(Trouble::OtherProgram {
+                file: file.to_owned(),
+                ours: ours.clone(),
+                theirs: theirs.to_owned(),
+            });
+        }
+        (self.installation.put)(file).map_err(|error| Trouble::Install {
             file: file.to_owned(),
             reason: error.to_string(),
         })
@@ -80,7 +79,7 @@ impl Client<'_> {
         };
         let body = serde_json::to_vec(&order).expect("an order is plain data");
         let told = match self.control.order(verb, body.into()).await {
-            Ok(lines) => story(lines, screen).await,
+            Ok(lines) => story(lines, screen).await?,
             // It may have been taken all the same.
             Err(Trouble::Ended { .. }) => None,
             Err(trouble) => return Err(trouble),
@@ -88,7 +87,9 @@ impl Client<'_> {
         match (told, order.id) {
             (Some(verdict), _) => Ok(verdict),
             (None, Some(id)) => {
-                screen.complain("the connection ended without a verdict: asking what came of it");
+                screen.complain(
+                    "the connection ended before the answer: asking what came of the order",
+                );
                 self.follow(&Which::Id(id), goal, true, screen).await
             }
             (None, None) => Ok(self.not_told(verb)),
@@ -103,43 +104,15 @@ impl Client<'_> {
     /// `reload`.
     pub(super) async fn reload(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
         let ordered = self.control.order("reload", Bytes::new()).await?;
-        let told = story(ordered, screen).await;
+        let told = story(ordered, screen).await?;
         Ok(told.unwrap_or_else(|| self.not_told("reload")))
     }
 
     /// `rollback`. An owner that hangs cannot be asked: the master parked behind it is told.
     pub(super) async fn rollback(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
-        // One that was committed goes back by an upgrade to what is kept on disk.
-        let committed = match self.deputies {
-            Some(deputies) => self.control.status().await.ok().and_then(|status| {
-                let alone = status.upgrade.is_none() && status.rollback_to.is_some();
-                alone.then_some(deputies)
-            }),
-            None => None,
-        };
-        let went = match self.place("rollback", screen).await {
+        match self.place("rollback", screen).await {
             Err(silent @ Trouble::Silent { .. }) => self.wake_the_parked(silent, screen).await,
             other => other,
-        };
-        if let (Some(deputies), Ok(Verdict { exit: exit::OK, .. })) = (committed, &went) {
-            self.put_back(deputies, screen).await;
-        }
-        went
-    }
-
-    /// The disk follows what serves.
-    async fn put_back(&self, deputies: Deputies<'_>, screen: &mut Screen) {
-        let Ok(status) = self.control.status().await else {
-            return;
-        };
-        if status.disk.matches_running {
-            return;
-        }
-        let path = &status.disk.path;
-        match (deputies.put_back)(path, status.owner_pid) {
-            Ok(true) => screen.say(&format!("{} is what runs again", path.display())),
-            Ok(false) => {}
-            Err(error) => screen.complain(&format!("{} is not what runs: {error}", path.display())),
         }
     }
 
@@ -149,14 +122,14 @@ impl Client<'_> {
         let now = Timestamp::now();
         let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
         let told = match self.control.order(verb, Bytes::new()).await {
-            Ok(lines) => story(lines, screen).await,
+            Ok(lines) => story(lines, screen).await?,
             Err(Trouble::Ended { .. }) => None,
             Err(trouble) => return Err(trouble),
         };
         if let Some(verdict) = told {
             return Ok(verdict);
         }
-        screen.complain("the connection ended without a verdict: asking what came of it");
+        screen.complain("the connection ended before the answer: asking what came of the order");
         let which = Which::EndedSince(now);
         self.follow(&which, Goal::End, true, screen).await
     }
@@ -169,13 +142,15 @@ impl Client<'_> {
         let parked = match Parked::find(&self.places) {
             Ok(parked) => parked,
             Err(why) => {
-                screen.complain(&format!("cannot go round the owner: {why}"));
+                screen.complain(&format!(
+                    "nobody else can be told to take the service back: {why}"
+                ));
                 return Err(silent);
             }
         };
         let pid = parked.pid();
         screen.complain(&format!(
-            "{silent}: signalling the parked master, pid {pid}"
+            "{silent}: the parked master, process {pid}, is signalled to take the service back"
         ));
         parked
             .wake()
@@ -185,13 +160,13 @@ impl Client<'_> {
             match self.control.status().await {
                 Ok(status) if status.owner_pid == pid => {
                     let (generation, version) = (status.generation, status.version);
-                    let message = format!("g{generation} {version} (pid {pid}) serves again");
+                    let message = format!("{version} (g{generation}, process {pid}) serves again");
                     return Ok(verdict(exit::OK, message));
                 }
                 _ if Instant::now() < give_up => sleep(self.patience.retry).await,
                 _ => {
                     let message = format!(
-                        "pid {pid} was signalled but does not own the service yet: see \
+                        "process {pid} was signalled but does not own the service yet: see \
                          `{} status` and the journal",
                         self.command
                     );
@@ -212,7 +187,10 @@ impl Client<'_> {
 }
 
 /// Tells the steps; `None` when the connection ends without a verdict.
-pub(super) async fn story(mut lines: Lines, screen: &mut Screen) -> Option<Verdict> {
+pub(super) async fn story(
+    mut lines: Lines,
+    screen: &mut Screen,
+) -> Result<Option<Verdict>, Trouble> {
     loop {
         let event = tokio::select! {
             event = lines.next() => event?,
@@ -222,10 +200,17 @@ pub(super) async fn story(mut lines: Lines, screen: &mut Screen) -> Option<Verdi
             }
         };
         match event {
-            Event::Result(verdict) => return Some(verdict),
-            step => screen.step(&step),
+            None => return Ok(None),
+            Some(Event::Result(verdict)) => return Ok(Some(verdict)),
+            Some(step) => screen.step(&step),
         }
     }
+}
+
+/// Links may lead to it.
+fn same_file(one: &Path, other: &Path) -> bool {
+    let end = |path: &Path| path.canonicalize().ok();
+    one == other || end(one).is_some_and(|one| Some(one) == end(other))
 }
 
 /// 32 hex digits that nobody else has. Without any, an order has no id: it can be given, but not

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
+use super::answerer::Unit;
 use crate::cli::places::Places;
 use crate::sys::process::{Other, cgroup_of};
 
@@ -21,7 +22,7 @@ impl Parked {
     /// then. It must be
     /// * of the user who owns the pid file, who could signal it anyway: a forged file gains nobody
     ///   anything;
-    /// * in the owner's cgroup, which under systemd is the unit's;
+    /// * in the unit's control group, where systemd runs the service, and in the owner's;
     /// * the parent of the owner (a predecessor has started its successor), or at least a master
     ///   by its `argv[0]` should the owner have gone.
     pub(super) fn find(places: &Places) -> Result<Self, NotParked> {
@@ -33,7 +34,10 @@ impl Parked {
                 pid,
                 why: "it has ended",
             })?;
-        match implausible(pid, writer, read_pid(&places.pid_file())) {
+        let inside = |unit: &Unit| cgroup_of(pid).is_some_and(|cgroup| unit.has(&cgroup));
+        let outside = Unit::running(places).is_some_and(|unit| !inside(&unit));
+        let outside = outside.then_some("it is no process of the unit");
+        match outside.or_else(|| implausible(pid, writer, read_pid(&places.pid_file()))) {
             Some(why) => Err(NotParked::Implausible { pid, why }),
             None => Ok(Self(held)),
         }
@@ -52,11 +56,11 @@ impl Parked {
 /// Nobody can be woken.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotParked {
-    #[error("nobody is parked behind it ({} names no process)", file.display())]
+    #[error("no predecessor is parked ({} names no process)", file.display())]
     NoFile { file: PathBuf },
-    #[error("pid {pid} is not signalled: {why}")]
+    #[error("process {pid} is not signalled: {why}")]
     Implausible { pid: u32, why: &'static str },
-    #[error("cannot look at pid {pid}: {source}")]
+    #[error("cannot look at process {pid}: {source}")]
     Open { pid: u32, source: io::Error },
 }
 
@@ -103,7 +107,7 @@ pub(super) fn read_pid(file: &Path) -> Option<u32> {
 }
 
 /// The number in a pid file and the file's owner. No link is followed.
-fn read(file: &Path) -> Option<(u32, u32)> {
+pub(super) fn read(file: &Path) -> Option<(u32, u32)> {
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)

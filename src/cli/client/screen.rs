@@ -75,7 +75,6 @@ impl Screen {
     pub(super) fn step(&mut self, event: &Event) {
         let Event::Step {
             generation,
-            phase,
             message,
             ..
         } = event
@@ -83,17 +82,20 @@ impl Screen {
             return;
         };
         let paint = Paint(self.colour);
-        let phase = one_line(phase).replace('_', " ");
-        let who = paint.bold(&format!("g{generation}"));
-        let how = paint.attention(&phase);
         let message = one_line(message);
-        self.say(&match message.strip_prefix(&format!("g{generation} ")) {
+        let named = format!(" (g{generation}) ");
+        self.say(&match message.split_once(&named) {
             // A master's own line names itself.
-            Some(said) => format!("{who} {}", said.replacen(&phase, &how, 1)),
-            None => format!("{who} {how}: {message}"),
+            Some((version, said)) => {
+                format!(
+                    "{} {said}",
+                    paint.bold(&format!("{version}{}", named.trim_end()))
+                )
+            }
+            None => message.clone(),
         });
         if self.live {
-            self.waiting = Some((format!("g{generation} {phase}"), Instant::now()));
+            self.waiting = Some((message, Instant::now()));
             self.tick();
         }
     }
@@ -135,7 +137,7 @@ impl Screen {
         let line = format!(
             "{} {}\n",
             paint.bad(&format!("{}:", self.program)),
-            harmless(what)
+            text::printable(what)
         );
         let _ = self.err.write_all(line.as_bytes());
     }
@@ -154,11 +156,6 @@ impl Screen {
             self.gone = true;
         }
     }
-}
-
-/// Reasons may quote what a bad release printed: lines are kept, commands to a terminal are not.
-fn harmless(text: &str) -> String {
-    text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', " ")
 }
 
 /// Between two ticks of a live line.

@@ -12,10 +12,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::api::{Event, Last, Outcome, Status, Until};
-use crate::cli::args::Upgrade;
+use crate::api::{Event, Last, Outcome, Status, Until, UpgradeOrder};
+use crate::cli::args::{Upgrade, Wait};
 use crate::cli::status::tests::{ended, probation, serving};
 use crate::master::control::{self, Access, Answer, Limits, Order, Peer, Request};
+use crate::sys::helper;
 
 /// A service's directories, and what a client printed.
 struct Place {
@@ -75,19 +76,18 @@ impl Place {
 
     /// What the client's exit code is.
     async fn ask(&self, ask: Ask) -> u8 {
-        self.ask_with(ask, &|_, _| panic!("nothing to install"))
-            .await
+        self.ask_with(ask, &|_| panic!("nothing to install")).await
     }
 
-    async fn ask_with(&self, ask: Ask, install: &Install<'_>) -> u8 {
+    async fn ask_with(&self, ask: Ask, put: &Put<'_>) -> u8 {
         let globals = Globals {
             runtime_dir: Some(self.dir.path().to_owned()),
             state_dir: Some(self.dir.path().to_owned()),
             ..Globals::default()
         };
         let env = Env::default();
-        let client =
-            Client::new("handover", "handover", &globals, &env, install).patience(self.patience);
+        let client = Client::new("handover", "handover", &globals, &env, installation(put))
+            .patience(self.patience);
         let mut screen = Screen::to(
             "handover",
             Box::new(self.out.clone()),
@@ -99,6 +99,13 @@ impl Place {
     fn record(&self, last: &Last) {
         let line = serde_json::to_string(last).unwrap() + "\n";
         std::fs::write(self.path("history.jsonl"), line).unwrap();
+    }
+}
+
+fn installation<'a>(put: &'a Put<'a>) -> Installation<'a> {
+    Installation {
+        program: "/usr/lib/handover/bin/handover".into(),
+        put,
     }
 }
 
@@ -199,6 +206,13 @@ fn upgrade(until: Until) -> Ask {
     Ask::Upgrade(upgrade)
 }
 
+fn wait(id: Option<&str>) -> Ask {
+    Ask::Wait(Wait {
+        id: id.map(str::to_owned),
+        ..Wait::default()
+    })
+}
+
 fn id_of(order: &Order) -> String {
     match order {
         Order::Upgrade(order) | Order::Apply(order) => order.id.clone().unwrap(),
@@ -211,14 +225,14 @@ async fn an_order_is_told_as_it_goes_and_ends_with_its_exit_code() {
     for exit in [0, 1, 75, 76, 78] {
         let place = Place::new();
         let owner = Owner::start(place.listener(), serving(), move |_, answer| {
-            answer.step(step("g8 1.0 launching: g9 gets ready"));
+            answer.step(step("1.0 (g8) serves; g9 gets ready"));
             answer.step(step("pre-flight passed"));
             answer.step(step("workers are\n\x1b[2Jready"));
             answer.end(verdict(exit, "that was it"));
         });
         assert_eq!(place.ask(upgrade(Until::Takeover)).await, exit);
-        let steps = "g8 1.0 launching: g9 gets ready\n\
-                     g8 launching: pre-flight passed\ng8 launching: workers are  [2Jready\n";
+        let steps = "1.0 (g8) serves; g9 gets ready\n\
+                     pre-flight passed\nworkers are \\x1b[2Jready\n";
         if exit == 0 {
             assert_eq!(place.out.text(), format!("{steps}that was it\n"));
             assert_eq!(place.err.text(), "");
@@ -274,10 +288,8 @@ async fn nothing_running_is_69_and_says_where_and_what_to_do() {
         Ask::Rollback,
         Ask::Reload,
         Ask::Reopen,
-        Ask::Wait { id: None },
-        Ask::Wait {
-            id: Some("3fa9".into()),
-        },
+        wait(None),
+        wait(Some("3fa9")),
         Ask::Status {
             json: true,
             watch: false,
@@ -350,7 +362,7 @@ async fn an_upgrade_whose_story_breaks_off_is_asked_for_by_id() {
         let (code, ()) = tokio::join!(client, story);
         assert_eq!(code, expected, "{}", place.err.text());
         assert!(place.out.text().contains("so far"));
-        assert!(place.err.text().contains("asking what came of it"));
+        assert!(place.err.text().contains("asking what came of the order"));
     }
 }
 
@@ -447,8 +459,7 @@ async fn wait_goes_along_when_the_socket_is_handed_over() {
         let _ = gone.await;
     };
     let wait = async {
-        let id = Some("3fa9c2d1".into());
-        let code = place.ask(Ask::Wait { id }).await;
+        let code = place.ask(wait(Some("3fa9c2d1"))).await;
         drop(go);
         code
     };
@@ -466,19 +477,54 @@ async fn wait_goes_along_when_the_socket_is_handed_over() {
 async fn wait_without_an_id_means_the_last_and_without_any_there_is_nothing_to_wait_for() {
     let place = Place::new();
     let owner = Owner::deaf(place.listener(), serving());
-    assert_eq!(place.ask(Ask::Wait { id: None }).await, exit::OK);
+    assert_eq!(place.ask(wait(None)).await, exit::OK);
     owner
         .status
         .send_modify(|status| status.last = Some(ended(Outcome::RolledBack)));
-    assert_eq!(place.ask(Ask::Wait { id: None }).await, exit::FAILED);
-    let older = Some("aaaa".to_owned());
+    assert_eq!(place.ask(wait(None)).await, exit::FAILED);
     place.record(&Last {
         id: "aaaabbbb".into(),
         ..ended(Outcome::Committed)
     });
-    assert_eq!(place.ask(Ask::Wait { id: older }).await, exit::OK);
-    let never = Some("cccc".to_owned());
-    assert_eq!(place.ask(Ask::Wait { id: never }).await, exit::FAILED);
+    assert_eq!(place.ask(wait(Some("aaaa"))).await, exit::OK);
+    assert_eq!(place.ask(wait(Some("cccc"))).await, exit::FAILED);
+}
+
+#[tokio::test]
+async fn a_wait_has_a_limit() {
+    let place = Place::new();
+    let _owner = Owner::deaf(place.listener(), probation());
+    for version in [None, Some("9.9.9".to_owned())] {
+        let limited = Wait {
+            version,
+            timeout: Some(Duration::from_millis(50)),
+            ..Wait::default()
+        };
+        assert_eq!(place.ask(Ask::Wait(limited)).await, exit::REFUSED);
+    }
+    assert!(
+        place
+            .err
+            .text()
+            .contains("9.9.9 does not serve for good after")
+    );
+}
+
+#[tokio::test]
+async fn list_shows_who_answers() {
+    let place = Place::new();
+    let _owner = Owner::deaf(place.listener(), probation());
+    assert_eq!(place.ask(Ask::List).await, exit::OK);
+    let said = place.out.text();
+    let here = place.dir.path().display().to_string();
+    let line = said
+        .lines()
+        .find(|line| line.ends_with(&here))
+        .expect("a line");
+    assert!(
+        line.contains("1.4.2") && line.contains("probation"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -490,7 +536,7 @@ async fn an_owner_that_does_not_answer_is_named_with_what_to_do() {
         assert_eq!(place.ask(ask).await, exit::FAILED);
         let said = place.err.text();
         assert!(said.contains("no answer on"), "{said}");
-        assert!(said.contains("pid 4312"), "{said}");
+        assert!(said.contains("process 4312"), "{said}");
         assert!(said.contains("systemctl restart handover"), "{said}");
     }
 }
@@ -559,7 +605,7 @@ async fn rollback_wakes_the_parked_master_when_the_owner_hangs() {
         place
             .out
             .text()
-            .contains(&format!("(pid {pid}) serves again"))
+            .contains(&format!("(g7, process {pid}) serves again"))
     );
     assert_eq!(child.wait().unwrap().signal(), Some(1));
 }
@@ -571,7 +617,7 @@ async fn other_orders_wake_nobody_but_say_that_rollback_would() {
     let mut child = parked(&place);
     assert_eq!(place.ask(Ask::Commit).await, exit::FAILED);
     let said = place.err.text();
-    assert!(said.contains("rollback` wakes its predecessor"), "{said}");
+    assert!(said.contains("rollback` tells its predecessor"), "{said}");
     assert!(child.try_wait().unwrap().is_none());
     child.kill().unwrap();
     child.wait().unwrap();
@@ -625,17 +671,231 @@ async fn a_stop_that_is_refused_waits_for_nobody() {
     assert_eq!(place.ask(Ask::Stop).await, exit::REFUSED);
 }
 
+/// Answers for the service in a process of its own, whose number it says.
+#[test]
+#[ignore = "run by the next test"]
+fn answers_in_its_own_process() {
+    if !helper::is_helper() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let listener = std::os::unix::net::UnixListener::bind("control.sock").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let status = Status {
+            owner_pid: std::fs::read_to_string("told").unwrap().parse().unwrap(),
+            ..serving()
+        };
+        let _owner = Owner::deaf(listener, status);
+        helper::say(std::process::id());
+        std::future::pending::<()>().await;
+    });
+}
+
 #[tokio::test]
-async fn reopen_signals_the_owner() {
+async fn reopen_signals_the_process_that_answers_and_no_other_that_it_names() {
+    use std::io::BufRead;
     let place = Place::new();
-    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    let mut bystander = Command::new("sleep").arg("60").spawn().unwrap();
+    std::fs::write(place.path("told"), bystander.id().to_string()).unwrap();
+    let test = "cli::client::tests::answers_in_its_own_process";
+    let mut owner = helper::command("", test)
+        .current_dir(place.dir.path())
+        .spawn()
+        .unwrap();
+    let said = io::BufReader::new(owner.stdout.take().unwrap());
+    let mut lines = said.lines().map(Result::unwrap);
+    let ready = lines.find_map(|line| helper::said(&line).map(str::to_owned));
+    assert_eq!(ready.unwrap(), owner.id().to_string());
+    assert_eq!(place.ask(Ask::Reopen).await, exit::OK);
+    assert_eq!(owner.wait().unwrap().signal(), Some(10));
+    assert!(bystander.try_wait().unwrap().is_none());
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+}
+
+/// What a worker that somebody else controls could answer in the service's place.
+#[tokio::test]
+async fn a_hostile_answer_gains_nothing_and_is_said() {
+    // A path of its choice: compared, not written to.
+    let mut status = serving();
+    status.disk.path = "/usr/bin/passwd".into();
+    let place = Place::new();
+    let owner = Owner::deaf(place.listener(), status);
+    let binary = Some("./new".into());
+    let order = UpgradeOrder::default();
+    let ask = Ask::Upgrade(Upgrade { binary, order });
+    assert_eq!(place.ask(ask).await, exit::FAILED);
+    let said = place.err.text();
+    assert!(said.contains("./new was not put in place"), "{said}");
+    assert!(said.contains("/usr/bin/passwd"), "{said}");
+
+    // A process of its choice, which never ends: a stop does not wait for it.
+    let mut sleep = Command::new("sleep");
+    sleep.arg("60");
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::process::CommandExt::uid(&mut sleep, 65_534);
+    }
+    let mut another = sleep.spawn().unwrap();
+    let never = if nix::unistd::geteuid().is_root() {
+        another.id()
+    } else {
+        1
+    };
+    let path = place.path("control.sock");
+    drop(owner);
+    std::fs::remove_file(&path).unwrap();
+    let gone = path.clone();
     let status = Status {
-        owner_pid: child.id(),
+        owner_pid: never,
         ..serving()
     };
-    let _owner = Owner::deaf(place.listener(), status);
-    assert_eq!(place.ask(Ask::Reopen).await, exit::OK);
-    assert_eq!(child.wait().unwrap().signal(), Some(10));
+    let _owner = Owner::start(place.listener(), status, move |_, answer| {
+        std::fs::remove_file(&gone).unwrap();
+        answer.end(verdict(0, "stopping"));
+    });
+    assert_eq!(place.ask(Ask::Stop).await, exit::OK);
+    another.kill().unwrap();
+    another.wait().unwrap();
+}
+
+#[tokio::test]
+async fn no_byte_of_an_answer_commands_the_terminal() {
+    let hostile = "\x1b]0;owned\x07\u{9b}2J\u{202e}";
+    let mut status = probation();
+    status.version = hostile.into();
+    status.warnings = vec![hostile.into()];
+    status.listeners[0].address = hostile.into();
+    status.masters[0].phase = hostile.into();
+    status.masters[0].workers[0].state = hostile.into();
+    status.disk.path = hostile.into();
+    status.last = Some(Last {
+        reason: Some(hostile.into()),
+        from: hostile.into(),
+        ..ended(Outcome::RolledBack)
+    });
+    let place = Place::new();
+    let _owner = Owner::start(place.listener(), status, move |_, answer| {
+        answer.step(step(hostile));
+        answer.end(verdict(1, hostile));
+    });
+    let harmless = |text: &str| {
+        let bad = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        assert!(!text.contains(bad), "{text:?}");
+        assert!(text.contains("owned"), "{text}");
+    };
+    for json in [false, true] {
+        let watch = false;
+        assert_eq!(place.ask(Ask::Status { json, watch }).await, exit::OK);
+    }
+    assert_eq!(place.ask(Ask::Commit).await, exit::FAILED);
+    harmless(&place.out.text());
+    harmless(&place.err.text());
+    place.record(&Last {
+        reason: Some(hostile.into()),
+        ..ended(Outcome::Failed)
+    });
+    for id in [None, Some("3fa9".to_owned())] {
+        for json in [false, true] {
+            let place = Place {
+                out: Buffer::default(),
+                err: Buffer::default(),
+                dir: tempfile::tempdir().unwrap(),
+                patience: PATIENCE,
+            };
+            place.record(&Last {
+                reason: Some(hostile.into()),
+                ..ended(Outcome::Failed)
+            });
+            let id = id.clone();
+            assert_eq!(place.ask(Ask::History { id, json }).await, exit::OK);
+            harmless(&place.out.text());
+        }
+    }
+}
+
+/// Answers every connection with this head, and then with this again and again.
+fn endless(listener: std::os::unix::net::UnixListener, again: &'static str) {
+    let listener = UnixListener::from_std(listener).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await;
+                let mut say = "HTTP/1.1 200 OK\r\n\r\n".to_owned();
+                while stream.write_all(say.as_bytes()).await.is_ok() {
+                    say = again.repeat(500);
+                }
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_is_left() {
+    for again in [
+        " ",
+        "junk\n",
+        "{\"event\":\"step\",\"generation\":1,\"phase\":\"x\",\"message\":\"and on\"}\n",
+    ] {
+        let mut place = Place::new();
+        place.patience.answer = Duration::from_secs(5);
+        endless(place.listener(), again);
+        for ask in [Ask::Commit, upgrade(Until::Takeover)] {
+            assert_eq!(place.ask(ask.clone()).await, exit::FAILED, "{again:?}");
+            let said = place.err.text();
+            assert!(
+                said.contains("the answer does not end"),
+                "{again:?}: {said}"
+            );
+        }
+        let (json, watch) = (true, false);
+        let code = place.ask(Ask::Status { json, watch }).await;
+        assert_eq!(code, exit::FAILED, "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_runs_is_never_said_not_to() {
+    let place = Place::new();
+    let mut master = Command::new("bash")
+        .args([
+            "-c",
+            "exec 3>/proc/self/comm; printf 'g3 serving' >&3; exec 3>&-; read x",
+        ])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let comm = format!("/proc/{}/comm", master.id());
+    while !std::fs::read_to_string(&comm).unwrap().starts_with("g3") {
+        std::thread::yield_now();
+    }
+    std::fs::write(place.path("handover.pid"), master.id().to_string()).unwrap();
+    for ask in [Ask::Commit, Ask::Stop] {
+        assert_eq!(place.ask(ask).await, exit::FAILED);
+    }
+    let said = place.err.text();
+    let runs = format!("handover runs (process {}, says", master.id());
+    assert!(
+        said.contains(&runs) && !said.contains("nothing is"),
+        "{said}"
+    );
+    // It makes its socket again, and is waited for.
+    let mut place = place;
+    place.patience.gap = Duration::from_secs(10);
+    let makes = async {
+        tokio::task::yield_now().await;
+        Owner::deaf(place.listener(), serving())
+    };
+    let (json, watch) = (true, false);
+    let (code, _owner) = tokio::join!(place.ask(Ask::Status { json, watch }), makes);
+    assert_eq!(code, exit::OK);
+    master.kill().unwrap();
+    master.wait().unwrap();
 }
 
 #[tokio::test]
@@ -653,8 +913,7 @@ async fn a_binary_is_put_in_place_before_the_order_and_not_under_another_upgrade
     });
     let orders = owner.orders.clone();
     let installed = Mutex::new(0);
-    let install = |program: &Path, file: &Path| {
-        assert_eq!(program, Path::new("/usr/lib/handover/bin/handover"));
+    let install = |file: &Path| {
         assert_eq!(file, Path::new("./new"));
         assert!(orders.lock().unwrap().is_empty());
         *installed.lock().unwrap() += 1;
@@ -663,7 +922,7 @@ async fn a_binary_is_put_in_place_before_the_order_and_not_under_another_upgrade
     assert_eq!(place.ask_with(with_binary(), &install).await, exit::OK);
     assert_eq!(*installed.lock().unwrap(), 1);
 
-    let full = |_: &Path, _: &Path| Err("no space left".into());
+    let full = |_: &Path| Err("no space left".into());
     assert_eq!(place.ask_with(with_binary(), &full).await, exit::FAILED);
     assert!(
         place
@@ -688,7 +947,7 @@ async fn status_prints_the_picture_or_the_document() {
     assert_eq!(place.out.text(), format!("{document}\n"));
     assert_eq!(place.ask(status(false)).await, exit::OK);
     let said = place.out.text();
-    assert!(said.contains("in probation, commits in 42 s"), "{said}");
+    assert!(said.contains("in probation; it is final in 42 s"), "{said}");
     assert!(said.contains("rollback` goes back to 1.4.1"), "{said}");
 }
 
@@ -716,8 +975,14 @@ async fn a_watch_prints_with_each_event_until_nobody_reads() {
         ..Globals::default()
     };
     let env = Env::default();
-    let client =
-        Client::new("handover", "handover", &globals, &env, &|_, _| Ok(())).patience(PATIENCE);
+    let client = Client::new(
+        "handover",
+        "handover",
+        &globals,
+        &env,
+        installation(&|_| Ok(())),
+    )
+    .patience(PATIENCE);
     let mut screen = Screen::to("handover", Box::new(Reader(0)), Box::new(io::sink()));
     let (json, watch) = (true, true);
     let ask = Ask::Status { json, watch };
@@ -796,7 +1061,7 @@ async fn nonsense_on_the_socket_is_a_failure_and_not_a_hang() {
                 json: false,
                 watch: false,
             },
-            Ask::Wait { id: None },
+            wait(None),
             Ask::Commit,
             upgrade(Until::Takeover),
         ] {
@@ -835,6 +1100,11 @@ fn hints_name_the_service_that_was_meant() {
 
 #[test]
 fn a_peer_reads_well_in_a_log() {
-    let (pid, uid, gid) = (7, 0, 0);
-    assert_eq!(Peer { pid, uid, gid }.to_string(), "pid 7 of uid 0");
+    let groups = Vec::new();
+    let peer = Peer {
+        pid: 7,
+        uid: 0,
+        groups,
+    };
+    assert_eq!(peer.to_string(), "process 7 of uid 0");
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::sleep;
 
@@ -58,11 +57,8 @@ impl Client<'_> {
 
     async fn picture(&self, json: bool, colour: bool) -> Result<String, Trouble> {
         if json {
-            let document: Bytes = self.control.status_document().await?;
-            return Ok(format!(
-                "{}\n",
-                String::from_utf8_lossy(&document).trim_end()
-            ));
+            let document = self.control.status_document().await?;
+            return Ok(format!("{}\n", document.trim_end()));
         }
         let status: Status = self.control.status().await?;
         let command = &self.command;
@@ -73,7 +69,7 @@ impl Client<'_> {
 /// Whether there will be more.
 async fn next(events: &mut Option<Lines>) -> bool {
     match events {
-        Some(lines) => lines.next().await.is_some(),
+        Some(lines) => matches!(lines.next().await, Ok(Some(_))),
         None => false,
     }
 }

@@ -93,6 +93,10 @@ pub async fn serve(
     limits: Limits,
     mut closing: watch::Receiver<bool>,
 ) {
+    // SO_PEERCRED of a client names the process that listened last (unix(7)): with this, us.
+    if let Err(error) = rustix::net::listen(&listener, QUEUE) {
+        tracing::warn!("control socket: clients do not see who answers: {error}");
+    }
     let places = Places::new(limits);
     let mut connections = JoinSet::new();
     loop {
@@ -168,7 +172,7 @@ fn admit(
         line.inspect_err(|error| tracing::warn!("control socket: {error}"))
             .ok()?,
     );
-    let may_order = access.decide(peer);
+    let may_order = access.decide(&peer);
     let Some(place) = places.take(may_order.is_ok()) else {
         tracing::warn!("control socket: {peer} turned away: too many connections");
         // Fits into an empty socket buffer; who does not read it sees the end of file.
@@ -199,7 +203,7 @@ async fn connection(
     caller: Caller,
     _place: OwnedSemaphorePermit,
 ) {
-    let peer = caller.peer;
+    let peer = caller.peer.clone();
     let head = caller.limits.head;
     let service = service_fn(move |request: http::Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -223,5 +227,7 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-length: 71\r\n\
     connection: close\r\n\r\n\
     {\"exit\":75,\"message\":\"too many clients are connected: try again later\"}";
+/// Clients that wait to be accepted.
+const QUEUE: i32 = 1024;
 /// Between two tries to accept when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);

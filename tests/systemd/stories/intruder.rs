@@ -125,6 +125,145 @@ pub fn cannot_have_its_image_kept_or_executed(host: &mut Host) {
     }
 }
 
+/// It takes the control socket's place and answers root's client: first from outside the unit, then
+/// from inside. Root writes to no path and signals no process that it names, and nothing that it says
+/// commands the terminal.
+pub fn answers_in_the_service_s_place_for_nothing(host: &mut Host) {
+    host.start();
+    let before = host.assert_runs(Build::A);
+    let disk = host.disk();
+    let passwd = host
+        .container
+        .sh("sha256sum /usr/bin/passwd")
+        .ok()
+        .to_owned();
+    let mut bystander = host.container.spawn(["sleep", "1000"]).expect("spawned");
+    let pid = until("it runs", SOON, || {
+        let ran = host.container.run(["pgrep", "--exact", "sleep"]);
+        ran.stdout.lines().next().map(str::to_owned)
+    });
+    host.container.write("/opt/impostor.pl", IMPOSTOR);
+    host.container
+        .write("/opt/status.json", &lying_status(&pid));
+    let orders: [&[&str]; 7] = [
+        &["status"],
+        &["status", "--json"],
+        &["rollback"],
+        &["upgrade"],
+        &["commit"],
+        &["-s", "reopen"],
+        &["upgrade", "--binary", "/opt/b"],
+    ];
+    host.container
+        .sh(&format!("cp -p {} /opt/b", Build::B.path()))
+        .ok();
+    let swap = |how: &str| {
+        let script = format!("cd /run/handover; {how}");
+        host.container.sh(&script).ok();
+    };
+    swap("mv control.sock real.sock");
+    // Outside of the unit: it is seen who answers.
+    let mut impostor = host
+        .container
+        .spawn([
+            "setpriv",
+            "--reuid=handover",
+            "--regid=handover",
+            "--clear-groups",
+            "perl",
+            "/opt/impostor.pl",
+        ])
+        .expect("spawned");
+    until("it answers", SOON, || {
+        (host.container.sh("test -S /run/handover/control.sock").code == 0).then_some(())
+    });
+    for order in orders {
+        let ran = host.handover(order);
+        assert_eq!(ran.code, 77, "{order:?}: {ran}");
+        assert!(
+            ran.stderr.contains("is no process of handover.service"),
+            "{ran}"
+        );
+    }
+    impostor.kill().expect("a process");
+    impostor.wait().expect("gone");
+    host.container.run(["pkill", "--full", "impostor.pl"]);
+    // Inside: it is a part of the service, and believed; but what it says is only printed.
+    swap("rm -f control.sock");
+    host.drop_in(
+        "impostor",
+        "[Service]\nExecReload=\nExecReload=/bin/sh -c 'perl /opt/impostor.pl & sleep 1'\n",
+    );
+    host.reload().ok();
+    until("it answers", SOON, || {
+        (host.container.sh("test -S /run/handover/control.sock").code == 0).then_some(())
+    });
+    for order in orders {
+        let ran = host.handover(order);
+        let shown = format!("{}{}", ran.stdout, ran.stderr);
+        let commands = |c: char| c.is_control() && c != '\n';
+        assert!(!shown.contains(commands), "{order:?}: {shown:?}");
+    }
+    let refused = host.handover(orders[6]);
+    assert!(refused.stderr.contains("was not put in place"), "{refused}");
+    assert_eq!(host.container.sh("sha256sum /usr/bin/passwd").ok(), passwd);
+    assert_eq!(host.disk(), disk);
+    assert!(
+        bystander.try_wait().expect("ours").is_none(),
+        "it was signalled"
+    );
+    bystander.kill().expect("a process");
+    bystander.wait().expect("gone");
+    host.container.run(["pkill", "--full", "impostor.pl"]);
+    // The owner makes its socket again.
+    swap("rm -f control.sock real.sock");
+    until("the owner answers", SOON, || {
+        let ran = host.handover(&["status"]);
+        (ran.code == 0 && ran.stdout.contains("handover:")).then_some(())
+    });
+    assert_eq!(host.assert_runs(Build::A), before);
+}
+
+/// What it answers: root's files as the service's program, somebody else's process as the owner, and
+/// commands to the terminal.
+fn lying_status(pid: &str) -> String {
+    format!(
+        "{{\"schema\":1,\"name\":\"handover\",\"owner_pid\":{pid},\"generation\":1,\
+         \"version\":\"\\u001b]0;x\\u0007\",\"build_id\":\"a\",\"phase\":\"serving\",\
+         \"started_at\":\"\\u009b2J\",\"systemd_main_pid\":{pid},\"listeners\":[],\"masters\":[],\
+         \"disk\":{{\"path\":\"/usr/bin/passwd\",\"version\":null,\"build_id\":\"b\",\
+         \"matches_running\":false}},\"rollback_to\":{{\"version\":\"\\u001b[2J\",\
+         \"build_id\":\"c\"}},\"config\":{{\"path\":null,\"matches_disk\":true}},\
+         \"unit_rev\":null,\"upgrade\":null,\"last\":null,\"warnings\":[\"\\u001b[31m\"]}}"
+    )
+}
+
+const IMPOSTOR: &str = r#"
+use Socket;
+$SIG{CHLD} = $SIG{PIPE} = "IGNORE";
+my $path = "/run/handover/control.sock";
+unlink $path;
+socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;
+umask 0;
+bind($s, pack_sockaddr_un($path)) or die;
+listen($s, 9) or die;
+open(my $f, "<", "/opt/status.json"); my $status = <$f>;
+while (accept(my $c, $s)) {
+    sysread($c, my $request, 4096);
+    my $body = $request =~ /^POST/
+        ? "{"event":"step","generation":1,"phase":"x","message":"\u001b[2J"}
+{"event":"result","exit":0,"message":"\u001b]0;x\u0007"}
+"
+        : $status;
+    syswrite($c, "HTTP/1.1 200 OK
+connection: close
+content-length: " . length($body) . "
+
+" . $body);
+    close $c;
+}
+"#;
+
 /// What the sandbox denies; each must fail.
 const DENIED: &[(&str, &str)] = &[
     ("order an upgrade", "/usr/bin/handover upgrade"),

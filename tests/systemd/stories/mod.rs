@@ -6,6 +6,7 @@ mod intruder;
 mod journal;
 mod kill;
 pub mod load;
+mod operators;
 mod reload;
 mod rollback;
 mod sockets;
@@ -78,6 +79,10 @@ stories! {
     journal::systemctl_status_says_what_happens_next ANY,
     intruder::gains_nothing_but_what_is_known ANY,
     intruder::leads_root_nowhere ANY,
+    intruder::answers_in_the_service_s_place_for_nothing ANY,
+    operators::a_member_of_the_group_orders_and_everybody_reads ANY,
+    operators::a_group_that_nobody_has_is_refused_before_it_harms ANY,
+    operators::hundreds_of_listeners_survive_a_restart ANY,
     intruder::cannot_have_its_image_kept_or_executed ANY,
     boot::a_release_that_cannot_start_is_replaced BOTH,
     boot::a_release_that_systemd_would_not_restart_is_replaced BOTH,

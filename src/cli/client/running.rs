@@ -1,0 +1,76 @@
+//! Whether a service runs although its control socket does not answer: systemd knows, or its pid
+//! file says so. "Nothing is running" is said only when both say no.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::answerer::Unit;
+use super::parked;
+use crate::cli::places::Places;
+
+/// The process that is the service, and who says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Running {
+    name: String,
+    pid: u32,
+    source: String,
+}
+
+impl fmt::Display for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, pid, source } = self;
+        write!(f, "{name} runs (process {pid}, says {source})")
+    }
+}
+
+/// Asks both.
+pub(super) async fn find(places: &Places) -> Option<Running> {
+    let found = |pid, source| Running {
+        name: places.name.clone(),
+        pid,
+        source,
+    };
+    if let Some(unit) = Unit::running(places) {
+        let name = unit.name().to_owned();
+        let asked = timeout(PATIENCE, spawn_blocking(move || main_pid(&name))).await;
+        if let Ok(Ok(Some(pid))) = asked {
+            return Some(found(pid, "systemd".into()));
+        }
+    }
+    let file = places.pid_file();
+    let (pid, writer) = parked::read(&file)?;
+    is_master_of(pid, writer).then(|| found(pid, file.display().to_string()))
+}
+
+/// `None` when there is none, or systemd does not answer.
+fn main_pid(unit: &str) -> Option<u32> {
+    let asked = Command::new("systemctl")
+        .args(["show", "--property=MainPID", "--value", unit])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let said = String::from_utf8(asked.stdout).ok()?;
+    said.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+/// The number may be another process's by now: a master is called `g7 serving`, and belongs to who
+/// wrote the file.
+fn is_master_of(pid: u32, writer: u32) -> bool {
+    let user = fs::metadata(format!("/proc/{pid}")).map(|meta| meta.uid());
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let generation = name
+        .strip_prefix('g')
+        .and_then(|rest| rest.split(' ').next());
+    let numbered = generation.is_some_and(|n| n.parse::<u64>().is_ok());
+    user.is_ok_and(|user| user == writer) && numbered
+}
+
+/// For systemd's answer.
+const PATIENCE: Duration = Duration::from_secs(2);
