@@ -239,6 +239,31 @@ fn nobody_changes_the_environment() {
     );
 }
 
+/// What a process of ours gets (descriptors, environment, signals) is decided in one file; masters,
+/// and the keeper, use it. The client asks two programs of systemd's.
+#[test]
+fn processes_are_started_in_few_places() {
+    let clients = ["cli/history.rs", "cli/client/running.rs"];
+    only_in("std's Command", &clients, |file, bad| {
+        for path in file.paths.iter().filter(|path| !path.test) {
+            let names: Vec<_> = path.names.iter().map(String::as_str).collect();
+            if matches!(&names[..], ["std", "process", .., "Command"]) {
+                bad(path.line, &path.to_string());
+            }
+        }
+    });
+    only_in("spawn", &["sys/spawn.rs", "keeper.rs"], |file, bad| {
+        for path in file.paths.iter().filter(|path| !path.test) {
+            let names: Vec<_> = path.names.iter().map(String::as_str).collect();
+            let spawns = matches!(&names[..], [.., "spawn", "spawn"])
+                && names.first().is_none_or(|first| *first != "tokio");
+            if spawns && file.layer() != "master" {
+                bad(path.line, &path.to_string());
+            }
+        }
+    });
+}
+
 /// Time is an argument, effects are answers: otherwise the explorer explores nothing.
 #[test]
 fn the_machine_is_pure() {
@@ -264,6 +289,29 @@ fn the_machine_is_pure() {
             }
         }
     });
+}
+
+/// A source may cite only what is in the tree: ARCHITECTURE.md, the README, the manual, an RFC.
+#[test]
+fn nothing_outside_the_tree_is_cited() {
+    let mut bad = Vec::new();
+    for file in &*SOURCES {
+        let text = fs::read_to_string(src().join(&file.path)).expect("a source file");
+        for (number, line) in text.lines().enumerate() {
+            for name in line.split(|c: char| !c.is_alphanumeric() && !"._-/".contains(c)) {
+                let document = name.trim_end_matches('.');
+                let cited = document.strip_suffix(".md").is_some_and(|n| !n.is_empty());
+                if cited && !src().join("..").join(document).exists() {
+                    bad.push(format!(
+                        "src/{}:{}: {document}",
+                        file.path.display(),
+                        number + 1
+                    ));
+                }
+            }
+        }
+    }
+    assert!(bad.is_empty(), "\n{}", bad.join("\n"));
 }
 
 #[test]

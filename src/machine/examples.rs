@@ -1,4 +1,4 @@
-//! Examples: one sentence of DESIGN.md, section 3, a test. What nobody thought of is the
+//! Examples: one sentence of ARCHITECTURE.md (Phases, Rules), a test. What nobody thought of is the
 //! explorer's.
 
 mod deadlines;

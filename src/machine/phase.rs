@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-/// Where a master is in its life (DESIGN.md, section 3).
+/// Where a master is in its life (ARCHITECTURE.md, Phases).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// Our workers start; nobody relies on us.

@@ -1,4 +1,4 @@
-//! DESIGN.md, section 3, the table of phases: each way out of each phase, and no other.
+//! The table of phases in ARCHITECTURE.md: each way out of each phase, and no other.
 
 use super::kit::*;
 use crate::machine::Phase::{

@@ -1,4 +1,4 @@
-//! DESIGN.md, section 3, "Rules (keep them as named tests)".
+//! The rules of ARCHITECTURE.md, each a test.
 
 use std::time::Duration;
 

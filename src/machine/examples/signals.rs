@@ -1,4 +1,4 @@
-//! DESIGN.md, section 3, "Two ways to drive it": every cell of the signals table.
+//! Every cell of the table of signals (handover(1), SIGNALS).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Whole stories: nginx's documentation word for word, DESIGN.md's walkthrough, and upgrades by
+//! Whole stories: nginx's documentation word for word, tests/walkthrough.rs, and upgrades by
 //! order.
 
 use std::time::Duration;

@@ -53,7 +53,7 @@ fn forward_and_back(host: &Host, install: &dyn Fn(&str) -> Ran) -> Running {
     ]);
     load.wait_answers(100, IN_TIME);
     let ran = install("2.0.0");
-    assert_says(&ran, "greeter: 2.0.0 serves, on probation until 20");
+    assert_says(&ran, "greeter: 2.0.0 serves, in probation until 20");
     load.wait_answers(200, IN_TIME);
     host.container.run(["greeter", "rollback"]).ok();
     load.wait_answers(200, IN_TIME);

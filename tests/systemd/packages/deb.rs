@@ -56,14 +56,14 @@ pub fn an_upgrade_is_one_hot_upgrade(host: &mut Host) {
     let load = load::steady();
     let ran = dpkg_install(host, "2.0.0");
     ran.ok();
-    assert_says(&ran, "handover: 2.0.0 serves, on probation until 20");
-    assert_says(&ran, "(`handover rollback` goes back to 1.0.0)");
+    assert_says(&ran, "handover: 2.0.0 serves, in probation until 20");
+    assert_says(&ran, "`handover rollback` goes back to 1.0.0");
     assert_ne!(assert_serves(host, "2.0.0"), first);
     load::goes_on(&load);
 
     let ran = dpkg_install(host, "3.0.0");
     ran.ok();
-    assert_says(&ran, "handover: 3.0.0 serves, on probation until 20");
+    assert_says(&ran, "handover: 3.0.0 serves, in probation until 20");
     assert_says(&ran, "goes back to 1.0.0");
     assert_serves(host, "3.0.0");
     assert_eq!(version_at(host, ".old").as_deref(), Some("1.0.0"));
@@ -72,7 +72,7 @@ pub fn an_upgrade_is_one_hot_upgrade(host: &mut Host) {
 
     let ran = dpkg_install(host, "2.0.0");
     ran.ok();
-    assert_says(&ran, "handover: 2.0.0 serves, on probation");
+    assert_says(&ran, "handover: 2.0.0 serves, in probation");
     commit(host, "2.0.0");
     assert_eq!(version_at(host, ".old").as_deref(), Some("3.0.0"));
     load::goes_on(&load);

@@ -18,8 +18,8 @@ pub fn an_upgrade_is_one_hot_upgrade(host: &mut Host) {
     let load = load::steady();
     let ran = rpm_upgrade(host, "2.0.0", &[]);
     ran.ok();
-    assert_says(&ran, "handover: 2.0.0 serves, on probation until 20");
-    assert_says(&ran, "(`handover rollback` goes back to 1.0.0)");
+    assert_says(&ran, "handover: 2.0.0 serves, in probation until 20");
+    assert_says(&ran, "`handover rollback` goes back to 1.0.0");
     assert_ne!(assert_serves(host, "2.0.0"), first);
     load::goes_on(&load);
 
