@@ -31,6 +31,9 @@ _handover() {
             handover,history)
                 cmd="handover__subcmd__history"
                 ;;
+            handover,list)
+                cmd="handover__subcmd__list"
+                ;;
             handover,reload)
                 cmd="handover__subcmd__reload"
                 ;;
@@ -67,6 +70,9 @@ _handover() {
             handover__subcmd__help,history)
                 cmd="handover__subcmd__help__subcmd__history"
                 ;;
+            handover__subcmd__help,list)
+                cmd="handover__subcmd__help__subcmd__list"
+                ;;
             handover__subcmd__help,reload)
                 cmd="handover__subcmd__help__subcmd__reload"
                 ;;
@@ -95,7 +101,7 @@ _handover() {
 
     case "${cmd}" in
         handover)
-            opts="-c -t -s -v -V -h --name --runtime-dir --state-dir --config --version --help check upgrade apply commit rollback wait reload stop status history run help"
+            opts="-c -t -s -v -V -h --name --runtime-dir --state-dir --config --version --help check upgrade apply commit rollback wait list reload stop status history run help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -167,7 +173,7 @@ _handover() {
             return 0
             ;;
         handover__subcmd__check)
-            opts="-c -h --name --runtime-dir --state-dir --config --help"
+            opts="-c -h --preflight --name --runtime-dir --state-dir --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -235,7 +241,7 @@ _handover() {
             return 0
             ;;
         handover__subcmd__help)
-            opts="check upgrade apply commit rollback wait reload stop status history run help"
+            opts="check upgrade apply commit rollback wait list reload stop status history run help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -305,6 +311,20 @@ _handover() {
             return 0
             ;;
         handover__subcmd__help__subcmd__history)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        handover__subcmd__help__subcmd__list)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -418,6 +438,40 @@ _handover() {
             ;;
         handover__subcmd__history)
             opts="-c -h --json --name --runtime-dir --state-dir --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --runtime-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        handover__subcmd__list)
+            opts="-c -h --name --runtime-dir --state-dir --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -679,12 +733,20 @@ _handover() {
             return 0
             ;;
         handover__subcmd__wait)
-            opts="-c -h --name --runtime-dir --state-dir --config --help"
+            opts="-c -h --version --timeout --name --runtime-dir --state-dir --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --version)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --name)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -41,7 +41,8 @@ complete -c handover -n "__fish_handover_needs_command" -f -a "upgrade" -d 'Run 
 complete -c handover -n "__fish_handover_needs_command" -f -a "apply" -d 'Make what is on disk be what runs: upgrade or reload (systemctl reload)'
 complete -c handover -n "__fish_handover_needs_command" -f -a "commit" -d 'Make the upgrade final now'
 complete -c handover -n "__fish_handover_needs_command" -f -a "rollback" -d 'Go back to what ran before'
-complete -c handover -n "__fish_handover_needs_command" -f -a "wait" -d 'Wait until an upgrade is final: exit 0 committed, 1 rolled back'
+complete -c handover -n "__fish_handover_needs_command" -f -a "wait" -d 'Wait until an upgrade is final: exit 0 committed, 1 not, 75 not yet'
+complete -c handover -n "__fish_handover_needs_command" -f -a "list" -d 'The services of this program on this host, and what they run'
 complete -c handover -n "__fish_handover_needs_command" -f -a "reload" -d 'Take the configuration anew'
 complete -c handover -n "__fish_handover_needs_command" -f -a "stop" -d 'Finish what is in flight and leave'
 complete -c handover -n "__fish_handover_needs_command" -f -a "status" -d 'Who owns the service, and how it is'
@@ -52,6 +53,7 @@ complete -c handover -n "__fish_handover_using_subcommand check" -l name -d 'Whi
 complete -c handover -n "__fish_handover_using_subcommand check" -l runtime-dir -d 'Where its socket and pid files are [default: $RUNTIME_DIRECTORY, /run/NAME, $XDG_RUNTIME_DIR/NAME]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand check" -l state-dir -d 'Where its history is [default: $STATE_DIRECTORY, /var/lib/NAME, $XDG_STATE_HOME/NAME]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand check" -s c -l config -d 'Its configuration [default: /etc/NAME/NAME.toml, if there is one]' -r -F
+complete -c handover -n "__fish_handover_using_subcommand check" -l preflight -d 'By a master, of its successor'
 complete -c handover -n "__fish_handover_using_subcommand check" -s h -l help -d 'Print help'
 complete -c handover -n "__fish_handover_using_subcommand upgrade" -l binary -d 'Put this file in place first; the running program stays beside it as .old' -r -F
 complete -c handover -n "__fish_handover_using_subcommand upgrade" -l probation -d 'How long the way back stays open, such as 60s or 10m; 0s commits at once' -r
@@ -79,11 +81,18 @@ complete -c handover -n "__fish_handover_using_subcommand rollback" -l runtime-d
 complete -c handover -n "__fish_handover_using_subcommand rollback" -l state-dir -d 'Where its history is [default: $STATE_DIRECTORY, /var/lib/NAME, $XDG_STATE_HOME/NAME]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand rollback" -s c -l config -d 'Its configuration [default: /etc/NAME/NAME.toml, if there is one]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand rollback" -s h -l help -d 'Print help'
+complete -c handover -n "__fish_handover_using_subcommand wait" -l version -d 'Until this version serves for good, also by an upgrade that has not begun' -r
+complete -c handover -n "__fish_handover_using_subcommand wait" -l timeout -d 'How long, such as 5m; then exit 75' -r
 complete -c handover -n "__fish_handover_using_subcommand wait" -l name -d 'Which service [default: this program\'s name]' -r
 complete -c handover -n "__fish_handover_using_subcommand wait" -l runtime-dir -d 'Where its socket and pid files are [default: $RUNTIME_DIRECTORY, /run/NAME, $XDG_RUNTIME_DIR/NAME]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand wait" -l state-dir -d 'Where its history is [default: $STATE_DIRECTORY, /var/lib/NAME, $XDG_STATE_HOME/NAME]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand wait" -s c -l config -d 'Its configuration [default: /etc/NAME/NAME.toml, if there is one]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand wait" -s h -l help -d 'Print help'
+complete -c handover -n "__fish_handover_using_subcommand list" -l name -d 'Which service [default: this program\'s name]' -r
+complete -c handover -n "__fish_handover_using_subcommand list" -l runtime-dir -d 'Where its socket and pid files are [default: $RUNTIME_DIRECTORY, /run/NAME, $XDG_RUNTIME_DIR/NAME]' -r -F
+complete -c handover -n "__fish_handover_using_subcommand list" -l state-dir -d 'Where its history is [default: $STATE_DIRECTORY, /var/lib/NAME, $XDG_STATE_HOME/NAME]' -r -F
+complete -c handover -n "__fish_handover_using_subcommand list" -s c -l config -d 'Its configuration [default: /etc/NAME/NAME.toml, if there is one]' -r -F
+complete -c handover -n "__fish_handover_using_subcommand list" -s h -l help -d 'Print help'
 complete -c handover -n "__fish_handover_using_subcommand reload" -l name -d 'Which service [default: this program\'s name]' -r
 complete -c handover -n "__fish_handover_using_subcommand reload" -l runtime-dir -d 'Where its socket and pid files are [default: $RUNTIME_DIRECTORY, /run/NAME, $XDG_RUNTIME_DIR/NAME]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand reload" -l state-dir -d 'Where its history is [default: $STATE_DIRECTORY, /var/lib/NAME, $XDG_STATE_HOME/NAME]' -r -F
@@ -115,15 +124,16 @@ complete -c handover -n "__fish_handover_using_subcommand run" -l runtime-dir -d
 complete -c handover -n "__fish_handover_using_subcommand run" -l state-dir -d 'Where its history is [default: $STATE_DIRECTORY, /var/lib/NAME, $XDG_STATE_HOME/NAME]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand run" -s c -l config -d 'Its configuration [default: /etc/NAME/NAME.toml, if there is one]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand run" -s h -l help -d 'Print help'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "check" -d 'Read the configuration and what it names, say what would be served'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "upgrade" -d 'Run what is on disk now, without failing a request'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "apply" -d 'Make what is on disk be what runs: upgrade or reload (systemctl reload)'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "commit" -d 'Make the upgrade final now'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "rollback" -d 'Go back to what ran before'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "wait" -d 'Wait until an upgrade is final: exit 0 committed, 1 rolled back'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "reload" -d 'Take the configuration anew'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "stop" -d 'Finish what is in flight and leave'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "status" -d 'Who owns the service, and how it is'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "history" -d 'The upgrades there were'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "run" -d 'Be the service, in the foreground'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait reload stop status history run help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "check" -d 'Read the configuration and what it names, say what would be served'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "upgrade" -d 'Run what is on disk now, without failing a request'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "apply" -d 'Make what is on disk be what runs: upgrade or reload (systemctl reload)'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "commit" -d 'Make the upgrade final now'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "rollback" -d 'Go back to what ran before'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "wait" -d 'Wait until an upgrade is final: exit 0 committed, 1 not, 75 not yet'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "list" -d 'The services of this program on this host, and what they run'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "reload" -d 'Take the configuration anew'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "stop" -d 'Finish what is in flight and leave'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "status" -d 'Who owns the service, and how it is'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "history" -d 'The upgrades there were'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "run" -d 'Be the service, in the foreground'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
