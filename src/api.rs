@@ -168,6 +168,10 @@ pub enum Outcome {
     Failed,
     /// It was not even tried.
     Refused,
+    /// The service was started anew in the middle of it.
+    Interrupted,
+    /// Not ended yet (in the history only).
+    UnderWay,
 }
 
 /// An upgrade that ended; also a line of the history file.
@@ -179,6 +183,9 @@ pub struct Last {
     pub from: String,
     /// Version after, when it was known.
     pub to: Option<String>,
+    /// Build after, when it was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_build: Option<String>,
     /// How it ended.
     pub outcome: Outcome,
     /// Why, when not committed.

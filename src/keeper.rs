@@ -42,6 +42,8 @@ pub(crate) enum KeeperError {
 /// What a keeper keeps.
 #[derive(Debug)]
 pub(crate) struct Kept {
+    /// What the first master runs, if not what this process runs.
+    pub(crate) image: Option<Image>,
     /// What `ps` shows of the first master.
     pub(crate) arg0: String,
     /// The program as executed, for the masters that come after.
@@ -170,7 +172,13 @@ pub(crate) fn keep(kept: Kept) -> Result<u8, KeeperError> {
         Signal::SIGWINCH,
     ])?;
     let (news, pipe) = UnixStream::pair()?;
-    let image = Image::running()?;
+    let running;
+    let image = if let Some(image) = &kept.image {
+        image
+    } else {
+        running = Image::running()?;
+        &running
+    };
     let mut spec = Spawn::new(image.as_fd(), kept.arg0.clone());
     spec.args.clone_from(&kept.args);
     spec.channel = Some((KEEPER_ENV, pipe.into()));

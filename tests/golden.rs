@@ -187,6 +187,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         path: "/usr/bin/handover".into(),
         cwd: "/".into(),
         config: None,
+        back: false,
         fds: Vec::new(),
         lingering: Vec::new(),
         unit_rev: None,
@@ -272,6 +273,7 @@ fn messages() -> Vec<(&'static str, Message)> {
             "retire",
             Message::Retire {
                 reason: "rolled back by an order".into(),
+                disk: None,
             },
         ),
         ("status-question", Message::Status { master: None }),

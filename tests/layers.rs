@@ -77,7 +77,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     (
         "service",
         &[
-            "api", "config", "context", "sys", "master", "worker", "keeper", "cli",
+            "api", "config", "context", "machine", "sys", "master", "worker", "keeper", "cli",
         ],
         "it decides which role this process plays, so it knows every role; but no application",
     ),

@@ -112,8 +112,7 @@ fn a_renamed_in_program_takes_over_and_a_commit_makes_it_final() {
     );
     assert_eq!(service.pid_file(".pid"), Some(service.master(2).pid));
     assert_eq!(service.pid_file(".pid.oldbin"), Some(service.master(1).pid));
-    is_on_disk(&service, "handover.old", &build::own());
-    assert!(service.bin_files().contains(&"handover.trial".to_owned()));
+    is_on_disk(&service, "handover.good", &build::own());
     load.wait_server("handover/2.0.0", 100, SOON);
 
     service.cli(&["commit"]).assert_code(0);
@@ -201,7 +200,7 @@ fn a_program_from_elsewhere_is_put_in_place_and_run() {
     upgrade(&new).assert_code(0);
     service.wait_owner(2, "probation");
     is_on_disk(&service, "handover", &new);
-    is_on_disk(&service, "handover.old", &build::own());
+    is_on_disk(&service, "handover.good", &build::own());
     // Another one would be in the way of what is under way.
     let third = build::other_version(THREE);
     upgrade(&third).assert_code(75);
@@ -373,12 +372,10 @@ fn apply_makes_what_is_on_disk_be_what_runs() {
     let applied = service.cli(&["apply"]);
     applied.assert_code(0);
     let said = format!("{}{}", applied.stdout, applied.stderr);
-    says(
-        &said,
-        &["already tried and rejected", "only the configuration"],
-    );
+    says(&said, &["was refused before", "only the configuration"]);
     alone(&service, 1);
-    // But who insists gets it.
+    // But who insists gets it: it was set aside.
+    service.replace(&build::other_version(THREE));
     service.cli(&["upgrade"]).assert_code(0);
     service.wait_owner(2, "probation");
     service.cli(&["commit"]).assert_code(0);
@@ -663,8 +660,11 @@ fn a_third_release_supersedes_the_second_in_its_probation() {
     assert_eq!(service.wait_owner(2, "probation").version, TWO);
     let superseded = service.cli(&["upgrade", "--supersede"]);
     superseded.assert_code(0);
-    let yields = format!("g2 {TWO} yielded");
-    says(&superseded.stdout, &[&yields, THREE, "commits in"]);
+    let yields = format!("{TWO} (g2) gives the service back");
+    says(
+        &superseded.stdout,
+        &[&yields, "3.0.0 (g3) serves", "is final in"],
+    );
     let status = service.wait_status("the third release", |s| {
         s.version == THREE && s.phase == "probation"
     });

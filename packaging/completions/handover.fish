@@ -55,7 +55,7 @@ complete -c handover -n "__fish_handover_using_subcommand check" -l state-dir -d
 complete -c handover -n "__fish_handover_using_subcommand check" -s c -l config -d 'Its configuration [default: /etc/NAME/NAME.toml, if there is one]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand check" -l preflight -d 'By a master, of its successor'
 complete -c handover -n "__fish_handover_using_subcommand check" -s h -l help -d 'Print help'
-complete -c handover -n "__fish_handover_using_subcommand upgrade" -l binary -d 'Put this file in place first; the running program stays beside it as .old' -r -F
+complete -c handover -n "__fish_handover_using_subcommand upgrade" -l binary -d 'Put this file in place first; it is on trial until it has proved itself' -r -F
 complete -c handover -n "__fish_handover_using_subcommand upgrade" -l probation -d 'How long the way back stays open, such as 60s or 10m; 0s commits at once' -r
 complete -c handover -n "__fish_handover_using_subcommand upgrade" -l until -d 'Come back when the successor owns the service, or when it is final' -r -f -a "takeover\t''
 commit\t''"

@@ -37,11 +37,21 @@ impl History {
         let mut history = Self::default();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             match text::understand(line.as_bytes()) {
-                Ok(last) => history.upgrades.push((text::printable_json(line), last)),
+                Ok(last) => history.add(&text::printable_json(line), last),
                 Err(_) => history.unreadable += 1,
             }
         }
         Ok(history)
+    }
+
+    /// Of two lines about one upgrade the later counts, in the place of the first.
+    fn add(&mut self, line: &str, last: Last) {
+        let known = self.upgrades.iter_mut().rev();
+        let mut same = known.filter(|(_, known)| known.id == last.id);
+        match same.next() {
+            Some(known) => *known = (line.to_owned(), last),
+            None => self.upgrades.push((line.to_owned(), last)),
+        }
     }
 
     /// The upgrade whose id begins with `id`; the newest when there are several.
@@ -67,7 +77,10 @@ impl History {
             "FINISHED", "ID", "FROM", "TO", "OUTCOME", "TAKEOVER", "DRAIN", "CUT", "REASON",
         ];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
-        rows.extend(self.upgrades.iter().map(|(_, last)| row(last)));
+        // Of the one under way the service knows more than the file.
+        let told = |last: &Last| under_way.is_some_and(|upgrade| upgrade.id == last.id);
+        let written = self.upgrades.iter().map(|(_, last)| last);
+        rows.extend(written.filter(|last| !told(last)).map(row));
         rows.extend(under_way.map(|upgrade| {
             let phase = upgrade.phase.replace('_', " ");
             let mut row = vec![
@@ -266,10 +279,22 @@ FINISHED              ID        FROM   TO     OUTCOME      TAKEOVER  DRAIN  CUT 
     #[test]
     fn a_torn_line_does_not_hide_the_others() {
         let whole = line("aaaa111122223333", Outcome::Failed);
-        let (_dir, path) = file(&[&whole, "", "{\"id\":\"bb", &whole]);
+        let other = line("cccc111122223333", Outcome::Committed);
+        let (_dir, path) = file(&[&whole, "", "{\"id\":\"bb", &other]);
         let history = History::read(&path).unwrap();
         assert_eq!(history.upgrades.len(), 2);
         assert_eq!(history.unreadable, 1);
+    }
+
+    #[test]
+    fn what_was_under_way_is_shown_as_it_ended() {
+        let id = "aaaa111122223333";
+        let (first, other) = (line(id, Outcome::UnderWay), line("bbbb", Outcome::UnderWay));
+        let end = line(id, Outcome::Committed);
+        let (_dir, path) = file(&[&first, &other, &end]);
+        let history = History::read(&path).unwrap();
+        assert_eq!(history.lines(), format!("{end}\n{other}\n"));
+        assert!(history.table(None, false).contains("under way"));
     }
 
     #[test]

@@ -221,8 +221,7 @@ fn disk(status: &Status, look: Look<'_>) -> String {
 
 /// The package manager knows another file than the one on disk.
 fn went_back(status: &Status) -> bool {
-    let failed = |last: &Last| matches!(last.outcome, Outcome::RolledBack | Outcome::Failed);
-    status.disk.put_back || status.upgrade.is_none() && status.last.as_ref().is_some_and(failed)
+    status.disk.put_back && status.upgrade.is_none()
 }
 
 fn config(status: &Status, look: Look<'_>) -> String {
@@ -290,6 +289,8 @@ pub(super) fn outcome(outcome: Outcome) -> &'static str {
         Outcome::RolledBack => "rolled back",
         Outcome::Failed => "failed",
         Outcome::Refused => "refused",
+        Outcome::Interrupted => "interrupted",
+        Outcome::UnderWay => "under way",
     }
 }
 

@@ -65,6 +65,9 @@ pub enum Message {
     Retire {
         /// For the journal.
         reason: String,
+        /// Why the program on disk is not put back yet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<String>,
     },
     /// Asks for the other master's status, or answers with it.
     Status {
@@ -137,6 +140,9 @@ pub struct Inheritance {
     /// The configuration to run with instead of what is on disk (a rollback after the commit).
     #[serde(default)]
     pub config: Option<KeptConfig>,
+    /// A rollback after the commit: the predecessor is what the operator turned down.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub back: bool,
     /// One entry a descriptor, in order.
     pub fds: Vec<Inherited>,
     /// Draining generations that are still there, for `status`.

@@ -1,8 +1,9 @@
 //! The program on disk: what each verb does to the five files, as steps.
 //!
 //! One rule: a program that differs from `.good` is on trial, whoever put it there and however. No
-//! marker says so, so none can be forgotten. Nothing carries these steps out yet: `master::store` and
-//! `systemd/guard` still go by a marker, `.trial`. Their replacement is held to the table of cases.
+//! marker says so, so none can be forgotten. Two hands carry the steps out: `master::store` where
+//! the service's user owns the directory, `systemd/guard` (a shell script that follows the same
+//! rules) where root does. Tests run one table of cases against both.
 //!
 //! Each step changes at most one name, all at once. After a crash at any point the same verb, or
 //! [`Files::start`], finishes the work.
@@ -168,7 +169,7 @@ impl<I: Clone + PartialEq> Files<I> {
                 steps.push(Step::MakeGood(Source::Running));
             }
         } else {
-            if self.good.as_ref().is_some_and(|good| good.usable) {
+            if usable(self.good.as_ref()) {
                 steps.push(Step::GoodBecomesOld);
             }
             steps.push(Step::MakeGood(Source::Running));
@@ -192,17 +193,18 @@ impl<I: Clone + PartialEq> Files<I> {
     /// What was at the path when an upgrade looked (`None`: nothing) failed, or was rolled back;
     /// `running` serves, when that is known.
     pub fn reject(&self, failed: Option<&I>, running: Option<&File<I>>) -> Plan<I> {
+        // Whatever is said of it: what has proved itself stays.
+        if is(self.good.as_ref(), self.program.as_ref()) {
+            return plan(Vec::new(), Verdict::Good);
+        }
         let there = self.program.as_ref().map(|file| &file.id);
         if there.is_some() && there != failed {
-            let good = is(self.good.as_ref(), self.program.as_ref());
-            let verdict = if good { Verdict::Good } else { Verdict::Newer };
-            return plan(Vec::new(), verdict);
+            return plan(Vec::new(), Verdict::Newer);
         }
         // What runs: it may be on trial itself, and is not to be lost.
         let back = match running.filter(|file| file.usable && failed != Some(&file.id)) {
             Some(_) => Some(Source::Running),
-            // Where there is no program, even the one that failed is better.
-            None => self.way_back(failed).or_else(|| self.way_back(there)),
+            None => self.way_back(there),
         };
         match back {
             Some(back) => self.put_back(back),
@@ -216,19 +218,22 @@ impl<I: Clone + PartialEq> Files<I> {
             steps.push(Step::KeepRejected);
         }
         steps.push(Step::PutBack(source));
+        if usable(self.good.as_ref()) && is(self.old.as_ref(), self.program.as_ref()) {
+            // Nobody goes back to what was refused.
+            steps.push(Step::Remove(Name::Old));
+        }
         self.forget_tries(&mut steps);
         plan(steps, Verdict::PutBack)
     }
 
     /// What could stand in for a program that is not to be started.
     fn way_back(&self, program: Option<&I>) -> Option<Source> {
-        let usable = |file: &Option<File<I>>| {
-            let other = |file: &File<I>| file.usable && program != Some(&file.id);
-            file.as_ref().is_some_and(other)
+        let other = |file: Option<&File<I>>| {
+            usable(file) && file.is_some_and(|file| program != Some(&file.id))
         };
-        if usable(&self.good) {
+        if other(self.good.as_ref()) {
             Some(Source::Good)
-        } else if usable(&self.old) {
+        } else if other(self.old.as_ref()) {
             Some(Source::Old)
         } else {
             None
@@ -247,6 +252,10 @@ impl<I: Clone + PartialEq> Files<I> {
             steps.push(Step::Remove(Name::Tries));
         }
     }
+}
+
+fn usable<I>(file: Option<&File<I>>) -> bool {
+    file.is_some_and(|file| file.usable)
 }
 
 fn plan<I>(steps: Vec<Step<I>>, verdict: Verdict) -> Plan<I> {

@@ -1,24 +1,23 @@
-//! What an upgrade does to the binary on disk, on threads that may wait for it: by ourselves where
-//! we may write to the program's directory, else by root's guard.
+//! What a master has done to the program on disk, in the background: by its own hand where it may
+//! write to the program's directory, else by root's guard. What cannot be done now (a full disk) is
+//! tried again until it is.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinError;
+use tokio::sync::mpsc;
 
 use super::driver::Driver;
-use super::guard::{self, GuardError, Wish};
-use super::health;
+use super::guard::{Guard, Wish};
 use super::history::Previous;
 use super::input::Input;
-use super::store::{Found, Restored, Store, StoreError};
+use super::store::{Found, Store, StoreError};
 use super::story::{self, Milestone};
 use crate::machine::Phase;
 use crate::machine::message::{KeptConfig, Message};
-
-/// For root's guard; it needs a moment, and a busy machine some more.
-const GUARD: Duration = Duration::from_secs(20);
+use crate::machine::trial::Verdict;
 
 /// For the disk, before the successor is sent away all the same: it is killed not much later.
 const RETIRE: Duration = Duration::from_secs(2);
@@ -26,58 +25,231 @@ const RETIRE: Duration = Duration::from_secs(2);
 /// For the disk, before what begins another upgrade is refused: nothing else is done meanwhile.
 const SETTLES: Duration = Duration::from_secs(2);
 
-/// Why it is.
+/// Before what failed is tried again, at first and at most.
+pub(super) const RETRY: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// Why an order is.
 pub(super) const DISK_BUSY: &str = "the program on disk is still being put right after the last \
                                     upgrade; try again when that is done (root's guard has 20 s)";
 
+/// The program on disk, and what is to be done to it.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) store: Arc<Store>,
+    guard: Guard,
+    post: mpsc::Sender<Input>,
+    /// What is wanted, in this order.
+    wanted: VecDeque<Work>,
+    /// The first of it is under way.
+    working: bool,
+    failures: u32,
+    /// Why the first of it is not done.
+    pub(super) trouble: Option<String>,
+    /// What runs was started cold and is on trial: it proves itself until then.
+    pub(super) on_trial_until: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+enum Work {
+    /// What runs has proved itself.
+    Commit,
+    /// This was refused; what runs takes its place.
+    Reject(Found),
+}
+
+impl Disk {
+    pub(super) fn new(store: Arc<Store>, runtime: &Path, post: mpsc::Sender<Input>) -> Self {
+        Self {
+            store,
+            guard: Guard::new(runtime),
+            post,
+            wanted: VecDeque::new(),
+            working: false,
+            failures: 0,
+            trouble: None,
+            on_trial_until: None,
+        }
+    }
+
+    /// What runs is good from now on.
+    pub(super) fn commit(&mut self) {
+        self.on_trial_until = None;
+        self.want(Work::Commit);
+    }
+
+    /// What an upgrade found at the path is not.
+    pub(super) fn reject(&mut self, found: Found) {
+        self.want(Work::Reject(found));
+    }
+
+    fn want(&mut self, work: Work) {
+        self.wanted.push_back(work);
+        // New work is a new reason to try, also what failed before.
+        self.failures = 0;
+        self.work();
+    }
+
+    /// It is wanted, and not known yet whether it can be done.
+    pub(super) fn is_busy(&self) -> bool {
+        self.working && self.trouble.is_none()
+    }
+
+    fn work(&mut self) {
+        if self.working {
+            return;
+        }
+        let Some(work) = self.wanted.front().cloned() else {
+            return;
+        };
+        self.working = true;
+        let (store, guard, post) = (
+            Arc::clone(&self.store),
+            self.guard.clone(),
+            self.post.clone(),
+        );
+        tokio::spawn(async move {
+            let done = tokio::task::spawn_blocking(move || carry_out(&store, &guard, &work)).await;
+            let done = done.unwrap_or_else(|e| Err(e.to_string()));
+            let _ = post.send(Input::Disk(done)).await;
+        });
+    }
+
+    /// True: nothing is left to wait for.
+    fn done(&mut self, result: Result<(), String>) -> bool {
+        self.working = false;
+        match result {
+            Ok(()) => {
+                self.wanted.pop_front();
+                self.failures = 0;
+                if self.trouble.take().is_some() {
+                    tracing::info!("the program on disk is put right");
+                }
+                self.work();
+                !self.working
+            }
+            Err(why) => {
+                self.failures += 1;
+                let pause = (RETRY * 2_u32.pow(self.failures.min(5) - 1)).min(LONGEST_RETRY);
+                let post = self.post.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(pause).await;
+                    let _ = post.send(Input::DiskAgain).await;
+                });
+                self.trouble = Some(why);
+                true
+            }
+        }
+    }
+}
+
+fn carry_out(store: &Store, guard: &Guard, work: &Work) -> Result<(), String> {
+    let program = store.path().display();
+    let by_hand = match work {
+        Work::Commit => store.commit(),
+        Work::Reject(found) => store.reject(found),
+    };
+    let verdict = match by_hand {
+        // In a directory of ours nobody else has a hand.
+        Err(denied) if denied.denied() && !store.is_ours() => {
+            return by_root(store, guard, work, &denied);
+        }
+        done => done.map_err(|e| failed(work, &program, &e))?,
+    };
+    match (work, verdict) {
+        (Work::Reject(_), Verdict::PutBack) => {
+            tracing::warn!("the rejected program is {program}.rejected");
+        }
+        (Work::Reject(_), Verdict::Newer) => {
+            tracing::warn!("{program} is another file by now and was left alone");
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn by_root(store: &Store, guard: &Guard, work: &Work, denied: &StoreError) -> Result<(), String> {
+    let program = store.path().display();
+    let (wish, done): (_, Box<dyn Fn() -> bool>) = match work {
+        Work::Commit => (Wish::Commit, Box::new(|| !store.on_trial())),
+        Work::Reject(found) => {
+            let content = store.content_of(found);
+            let Some(content) = content.map_err(|e| failed(work, &program, &e))? else {
+                tracing::warn!("{program} is another file by now and was left alone");
+                return Ok(());
+            };
+            let still = || Found::of(&store.open()).is(found);
+            (Wish::Reject(content), Box::new(move || !still()))
+        }
+    };
+    let asked = guard.ask(&wish, &*done);
+    asked.map_err(|e| failed(work, &program, &format_args!("{denied}; {e}")))
+}
+
+fn failed(work: &Work, program: &dyn std::fmt::Display, why: &dyn std::fmt::Display) -> String {
+    match work {
+        Work::Commit => {
+            format!("{program}.good is not what runs, so a restart may start something else: {why}")
+        }
+        Work::Reject(_) => format!("{program} is not what runs: {why}"),
+    }
+}
+
 impl Driver {
-    /// Keeps what runs as `.old`, and what it runs with.
-    pub(super) fn keep_old(&mut self) {
-        let Some(record) = &self.upgrade else { return };
-        let store = Arc::clone(&self.store);
+    /// Keeps what this generation runs with, for the way back from the next one.
+    pub(super) fn keep_previous(&mut self) {
+        if self.upgrade.as_ref().is_none_or(|record| record.back) {
+            return;
+        }
         let history = self.history.clone();
         let previous = Previous {
             version: self.fixed.me.version.clone(),
             build_id: self.fixed.me.build_id.clone(),
             config: KeptConfig::of(&self.config),
         };
-        let back = record.back;
         self.keeping = Some(tokio::task::spawn_blocking(move || {
-            if back {
-                return;
-            }
-            if let Err(e) = store.keep_old() {
-                tracing::warn!("cannot keep the previous program: {e}");
-            }
             if let Err(e) = history.save_previous(&previous) {
                 tracing::warn!("{e}");
             }
         }));
     }
 
-    /// Puts the running build back on disk.
+    /// An upgrade failed or was taken back: what runs belongs on disk.
     pub(super) fn restore_disk(&mut self) {
-        if self.disk_busy {
+        let Some(record) = &mut self.upgrade else {
             return;
+        };
+        // Taken back before it was looked at: what is there now is what it would have run.
+        let look = || Found::of(&self.disk.store.open());
+        let found = record.found.get().cloned().unwrap_or_else(look);
+        record.rejected = Some(found.clone());
+        if record.was_good && record.taken_over.is_some() {
+            // A rollback had made the other one good.
+            self.disk.commit();
         }
-        let found = self
-            .upgrade
+        self.disk.reject(found);
+    }
+
+    /// A rollback after a commit has taken over: what it goes back to was good before, and is again;
+    /// what it left is rejected.
+    pub(super) fn gone_back(&mut self) {
+        let Some(record) = self.upgrade.as_ref().filter(|record| record.back) else {
+            return;
+        };
+        let left = self
+            .predecessor
             .as_ref()
-            .and_then(|record| record.found.get().cloned())
-            .unwrap_or_default();
-        let keeping = self.keeping.take();
-        let store = Arc::clone(&self.store);
-        let runtime = self.fixed.runtime.clone();
-        let post = self.post.clone();
-        self.disk_busy = true;
-        self.cold_trial = None;
-        tokio::spawn(async move {
-            if let Some(keeping) = keeping {
-                let _ = keeping.await;
-            }
-            let result = restore(store, found, &runtime).await;
-            let _ = post.send(Input::Disk(result)).await;
-        });
+            .map(|p| p.identity.build_id.clone());
+        tracing::info!(
+            handover_upgrade_id = record.id,
+            "the program on disk follows"
+        );
+        self.remember_refused(left.as_deref());
+        self.disk.commit();
+        let there = Found::of(&self.disk.store.open());
+        if left.is_some() && there.build() == left.as_deref() {
+            self.disk.reject(there);
+        }
     }
 
     /// What begins another upgrade, in a phase in which one can begin, waits until the disk is as the
@@ -86,7 +258,7 @@ impl Driver {
     pub(super) async fn disk_settles(&mut self) -> bool {
         let begins = |phase| matches!(phase, Phase::Serving | Phase::Evicting);
         let end = tokio::time::Instant::now() + SETTLES;
-        while self.disk_busy && begins(self.machine.phase()) {
+        while self.disk.is_busy() && begins(self.machine.phase()) {
             match tokio::time::timeout_at(end, self.inbox.recv()).await {
                 Ok(Some(input)) => self.arrived(input).await,
                 Ok(None) | Err(_) => return false,
@@ -95,21 +267,23 @@ impl Driver {
         true
     }
 
-    /// It is as it should be, or what went wrong: those who waited for it learn it.
-    pub(super) fn disk_done(&mut self, result: Result<Option<String>, String>) {
-        self.disk_busy = false;
-        match result {
-            Ok(None) => {}
-            Ok(Some(what)) => tracing::info!(handover_upgrade_id = self.upgrade_id(), "{what}"),
-            Err(e) => {
-                let text = format!("the running program is not back on disk: {e}");
-                Milestone {
-                    reason: Some(&e),
-                    ..self.milestone(story::DISK_DIFFERS)
-                }
-                .error(&text);
-                self.remember_warning(text);
+    /// One piece of work is done, or cannot be done now: those who waited learn it.
+    pub(super) fn disk_done(&mut self, result: Result<(), String>) {
+        let known = self.disk.trouble.clone();
+        if !self.disk.done(result) {
+            return;
+        }
+        if let Some(why) = self
+            .disk
+            .trouble
+            .clone()
+            .filter(|why| known.as_ref() != Some(why))
+        {
+            Milestone {
+                reason: Some(&why),
+                ..self.milestone(story::DISK_DIFFERS)
             }
+            .error(format_args!("{why}; it is tried again"));
         }
         self.retire_now();
         for (kind, verdict) in std::mem::take(&mut self.orders.after_disk) {
@@ -117,6 +291,23 @@ impl Driver {
         }
         if let Some((outcome, failure)) = self.orders.conclusion.take() {
             self.conclude(outcome, failure);
+        }
+    }
+
+    /// What could not be done is tried again, but not in the middle of an upgrade: what runs then is
+    /// not decided.
+    pub(super) fn disk_again(&mut self) {
+        if self.disk.trouble.is_none() || self.disk.working {
+            return;
+        }
+        if self.machine.phase() == Phase::Serving {
+            self.disk.work();
+        } else {
+            let post = self.post.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(RETRY).await;
+                let _ = post.send(Input::DiskAgain).await;
+            });
         }
     }
 
@@ -131,131 +322,8 @@ impl Driver {
 
     pub(super) fn retire_now(&mut self) {
         if let Some(reason) = self.orders.retire.take() {
-            self.tell_successor(Message::Retire { reason });
+            let disk = self.disk.trouble.clone();
+            self.tell_successor(Message::Retire { reason, disk });
         }
     }
-
-    /// The file on disk is final.
-    pub(super) fn keep_disk(&mut self) {
-        self.cold_trial = None;
-        match self.store.commit() {
-            Err(e) if e.denied() => self.keep_by_root(&e),
-            done => self.kept(done.map_err(|e| e.to_string())),
-        }
-    }
-
-    fn keep_by_root(&self, denied: &StoreError) {
-        // Another build's trial has begun by now: that one is not ours to end.
-        let ours = self.store.trial().as_deref() == Some(self.store.running().build_id())
-            || self.store.disk().matches_running;
-        let Some(mark) = self.store.mark().ok().filter(|_| ours) else {
-            return;
-        };
-        let (runtime, post) = (self.fixed.runtime.clone(), self.post.clone());
-        let denied = denied.to_string();
-        tokio::spawn(async move {
-            let result = match guard::ask(Wish::Keep, &runtime, &mark, GUARD).await {
-                // Ended by somebody else.
-                Ok(()) | Err(GuardError::NoTrial { .. }) => Ok(()),
-                Err(asked) => Err(format!("{denied}; {asked}")),
-            };
-            let _ = post.send(Input::Kept(result)).await;
-        });
-    }
-
-    pub(super) fn kept(&mut self, result: Result<(), String>) {
-        if let Err(e) = result {
-            self.warn(format!("the mark of the trial stays: {e}"));
-        }
-    }
-
-    /// A program that is still on trial was started cold: nobody is parked who could take back, so
-    /// it proves itself alone.
-    pub(super) fn begin_cold_trial(&mut self) {
-        let Some(build) = self.store.trial() else {
-            return;
-        };
-        let probation = self.config.upgrade.probation;
-        self.milestone(story::COLD_TRIAL).warn(format_args!(
-            "build {build} is on trial and was started cold: it is kept when it has served for {} \
-             in good health",
-            humantime::format_duration(probation)
-        ));
-        self.start_cold_trial(probation);
-    }
-
-    /// Bad health: it begins anew.
-    pub(super) fn prolong_cold_trial(&mut self) {
-        if self.cold_trial.is_some() {
-            self.start_cold_trial(self.config.upgrade.probation);
-        }
-    }
-
-    fn start_cold_trial(&mut self, probation: Duration) {
-        self.cold_trial = Some(Instant::now() + probation);
-        let path = self.config.upgrade.health.clone();
-        self.health = path.map(|path| health::in_probation(path, self.post.clone()));
-    }
-
-    /// It has served long enough. An upgrade that was begun meanwhile decides for itself, and what
-    /// is not on disk any more is not kept there.
-    pub(super) fn end_cold_trial(&mut self) {
-        self.cold_trial = None;
-        self.health = None;
-        let serves = matches!(self.machine.phase(), Phase::Serving | Phase::Reloading);
-        if serves && self.store.disk().matches_running {
-            tracing::info!("the program on disk has proved itself: the trial is over");
-            self.keep_disk();
-            let text = self.status_line();
-            self.manager.status(&text);
-        }
-    }
-}
-
-async fn restore(
-    store: Arc<Store>,
-    found: Found,
-    runtime: &Path,
-) -> Result<Option<String>, String> {
-    let restored = blocking(&store, move |store| store.restore(&found)).await?;
-    match restored {
-        Ok(Restored::AlreadyRunning) => Ok(None),
-        Ok(Restored::Replaced { rejected } | Restored::Repointed { rejected, .. }) => {
-            Ok(rejected.map(|path| format!("the rejected file is {}", path.display())))
-        }
-        Ok(Restored::LeftAlone { .. }) => Ok(Some(
-            "the file on disk is another one by now and was left alone".into(),
-        )),
-        Err(e) if e.denied() => by_root(&store, runtime, &e).await,
-        Err(e) => Err(e.to_string()),
-    }
-}
-
-async fn by_root(
-    store: &Arc<Store>,
-    runtime: &Path,
-    denied: &StoreError,
-) -> Result<Option<String>, String> {
-    let mark = store.mark().map_err(|e| e.to_string())?;
-    guard::ask(Wish::Restore, runtime, &mark, GUARD)
-        .await
-        .map_err(|e| format!("{denied}; {e}"))?;
-    let disk = blocking(store, Store::disk).await?;
-    if disk.matches_running {
-        return Ok(Some("root's guard has put the running program back".into()));
-    }
-    let build = disk.build_id.unwrap_or_else(|| "no program".into());
-    Err(format!(
-        "root's guard ended the trial, but what is at {} is {build}",
-        disk.path.display()
-    ))
-}
-
-async fn blocking<T: Send + 'static>(
-    store: &Arc<Store>,
-    work: impl FnOnce(&Store) -> T + Send + 'static,
-) -> Result<T, String> {
-    let store = Arc::clone(store);
-    let done = tokio::task::spawn_blocking(move || work(&store)).await;
-    done.map_err(|e: JoinError| e.to_string())
 }

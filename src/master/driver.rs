@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::control::{self, Access, ControlSocket, Desk, Limits, Request, SOCKET};
-use super::disk::DISK_BUSY;
+use super::disk::{DISK_BUSY, Disk};
 use super::handoff::{self, HandoffDoor};
 use super::health;
 use super::history::History;
@@ -25,7 +25,6 @@ use super::peers::{PredecessorLink, SuccessorLink};
 use super::pidfiles::PidFiles;
 use super::record::Record;
 use super::sockets::Sockets;
-use super::store::Store;
 use super::story::Cast;
 use super::workers::Workers;
 use crate::api::{self, Last};
@@ -91,11 +90,8 @@ pub(super) struct Driver {
     pub(super) metrics_door: Option<MetricsDoor>,
     pub(super) launch: Option<(u64, AbortHandle)>,
     pub(super) launches: u64,
-    pub(super) store: Arc<Store>,
+    pub(super) disk: Disk,
     pub(super) keeping: Option<JoinHandle<()>>,
-    pub(super) disk_busy: bool,
-    /// Started cold, the program on disk proves itself until then.
-    pub(super) cold_trial: Option<Instant>,
     pub(super) history: History,
     pub(super) pidfiles: PidFiles,
     pub(super) upgrade: Option<Record>,
@@ -105,7 +101,6 @@ pub(super) struct Driver {
     pub(super) orders: Orders,
     pub(super) inquiry: Inquiry,
     pub(super) peer_status: Option<api::Master>,
-    pub(super) warnings: Vec<String>,
     pub(super) tick: Instant,
     pub(super) health: Option<health::Check>,
     pub(super) exit: Option<u8>,
@@ -151,7 +146,7 @@ impl Driver {
 
     /// One thing happens.
     async fn turn(&mut self) {
-        let due = [self.machine.deadline(), self.cold_trial]
+        let due = [self.machine.deadline(), self.disk.on_trial_until]
             .into_iter()
             .flatten()
             .fold(self.tick, Instant::min);
@@ -172,7 +167,7 @@ impl Driver {
         while let Some(timer) = self.machine.due(now) {
             self.happen(Event::Timer(timer)).await;
         }
-        if self.cold_trial.is_some_and(|at| at <= now) {
+        if self.disk.on_trial_until.is_some_and(|at| at <= now) {
             self.end_cold_trial();
         }
         if now >= self.tick {
@@ -271,8 +266,12 @@ impl Driver {
                 self.disk_done(result);
                 Vec::new()
             }
-            Input::Kept(result) => {
-                self.kept(result);
+            Input::Looked(looked) => {
+                Box::pin(self.looked(*looked)).await;
+                Vec::new()
+            }
+            Input::DiskAgain => {
+                self.disk_again();
                 Vec::new()
             }
             Input::RetireDue => {
@@ -443,7 +442,7 @@ impl Driver {
         if let Some(keeping) = self.keeping.take() {
             let _ = keeping.await;
         }
-        while self.disk_busy {
+        while self.disk.is_busy() {
             match self.inbox.recv().await {
                 Some(Input::Disk(result)) => self.disk_done(result),
                 Some(_) => {}

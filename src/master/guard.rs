@@ -1,30 +1,36 @@
 //! Root's guard (`systemd/guard`), where the program's directory is not ours to write.
 //!
-//! It is asked by an empty file in the runtime directory, and acts only while a trial is on. The
-//! end of the trial, which is the last thing it does, is its answer.
+//! It is asked by an empty file in the runtime directory. That the disk is as it was wished for is
+//! its answer; that it could not be done is a file in a directory of its own.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::sys::watch::Watch;
+/// It needs a moment, and a busy machine some more.
+const LIMIT: Duration = Duration::from_secs(20);
 
-/// What it is asked for; the name of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Between two looks. The answer may come in either of two directories, one of which does not exist
+/// before the guard has run: nothing to watch.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// The previous binary back.
-    Restore,
-    /// The one on disk is final.
-    Keep,
+    /// What runs is good.
+    Commit,
+    /// The program with this content (as SHA-256) is not.
+    Reject(String),
 }
 
 impl Wish {
-    const fn name(self) -> &'static str {
+    /// The name of the file.
+    fn name(&self) -> String {
         match self {
-            Self::Restore => "restore",
-            Self::Keep => "keep",
+            Self::Commit => "commit".into(),
+            Self::Reject(content) => format!("reject.{content}"),
         }
     }
 }
@@ -32,24 +38,6 @@ impl Wish {
 /// Why the disk is not as it was wished for.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GuardError {
-    /// It would not act.
-    #[error(
-        "nothing marks the file on disk as on trial ({} is missing): root keeps the way back, in \
-         `systemctl reload` or when root orders an upgrade",
-        mark.display()
-    )]
-    NoTrial {
-        /// The marker.
-        mark: PathBuf,
-    },
-    /// Nothing can be seen.
-    #[error("cannot watch {}: {source}", directory.display())]
-    Watch {
-        /// The program's directory.
-        directory: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
     /// It cannot be asked.
     #[error("cannot ask root's guard by {}: {source}", trigger.display())]
     Ask {
@@ -58,70 +46,109 @@ pub(super) enum GuardError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// It said why not.
+    #[error("root's guard could not do it: {said}")]
+    Failed {
+        /// In its words.
+        said: String,
+    },
     /// Nobody looks after the triggers.
     #[error(
-        "root's guard did not act within {}: is handover-restore.path active?",
+        "root's guard did not act within {}: is {path_unit} active?",
         humantime::format_duration(*limit)
     )]
     Silent {
         /// What it had.
         limit: Duration,
+        /// What watches for the file.
+        path_unit: String,
     },
 }
 
-/// Asks, and waits for the end of the trial that `mark` marks.
-pub(super) async fn ask(
-    wish: Wish,
-    runtime: &Path,
-    mark: &Path,
+/// Where it is asked and where it answers.
+#[derive(Debug, Clone)]
+pub(super) struct Guard {
+    triggers: PathBuf,
+    answer: PathBuf,
+    path_unit: String,
     limit: Duration,
-) -> Result<(), GuardError> {
-    let no_trial = || GuardError::NoTrial {
-        mark: mark.to_owned(),
-    };
-    let (Some(directory), Some(name)) = (mark.parent(), mark.file_name()) else {
-        return Err(no_trial());
-    };
-    let unwatched = |source| GuardError::Watch {
-        directory: directory.to_owned(),
-        source,
-    };
-    // Watched before it is asked, so that nothing is missed.
-    let mut watch = Watch::directory(directory).map_err(unwatched)?;
-    if std::fs::symlink_metadata(mark).is_err() {
-        return Err(no_trial());
+}
+
+impl Guard {
+    /// Of the service with this runtime directory (`/run/NAME`; the guard's is `/run/NAME-guard`).
+    pub(super) fn new(runtime: &Path) -> Self {
+        let name = runtime.file_name().unwrap_or_default().to_string_lossy();
+        Self {
+            triggers: runtime.to_owned(),
+            answer: runtime
+                .with_file_name(format!("{name}-guard"))
+                .join("failed"),
+            path_unit: format!("{name}-restore.path"),
+            limit: LIMIT,
+        }
     }
-    let trigger = runtime.join(wish.name());
-    touch(&trigger).map_err(|source| GuardError::Ask {
-        trigger: trigger.clone(),
-        source,
-    })?;
-    if let Ok(seen) = tokio::time::timeout(limit, watch.removed(name)).await {
-        return seen.map_err(unwatched);
+
+    /// Asks, and waits until `done`. Blocks.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "on a thread that may wait; there is nothing to watch before the guard has run"
+    )]
+    pub(super) fn ask(&self, wish: &Wish, done: &dyn Fn() -> bool) -> Result<(), GuardError> {
+        let before = stamp(&self.answer);
+        let trigger = self.triggers.join(wish.name());
+        touch(&trigger).map_err(|source| GuardError::Ask {
+            trigger: trigger.clone(),
+            source,
+        })?;
+        let end = Instant::now() + self.limit;
+        loop {
+            // Gone: the guard has begun. It may yet be at work.
+            let begun = fs::symlink_metadata(&trigger).is_err();
+            if begun && done() {
+                return Ok(());
+            }
+            let answer = stamp(&self.answer);
+            if begun && answer.is_some() && answer != before {
+                let said = fs::read_to_string(&self.answer).unwrap_or_default();
+                let said = said.lines().collect::<Vec<_>>().join("; ");
+                return Err(GuardError::Failed { said });
+            }
+            if Instant::now() >= end {
+                // Not for the next time.
+                let _ = fs::remove_file(&trigger);
+                return Err(GuardError::Silent {
+                    limit: self.limit,
+                    path_unit: self.path_unit.clone(),
+                });
+            }
+            std::thread::sleep(LOOK);
+        }
     }
-    // Not for the next trial.
-    let _ = std::fs::remove_file(&trigger);
-    Err(GuardError::Silent { limit })
+}
+
+/// Which answer it is.
+fn stamp(path: &Path) -> Option<(u64, i64, i64)> {
+    let meta = fs::metadata(path).ok()?;
+    Some((meta.ino(), meta.ctime(), meta.ctime_nsec()))
 }
 
 /// One that is there already is asked for already.
-fn touch(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+fn touch(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
-        .open(path)
+        .open(path);
+    file.map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(20);
-    const SHORT: Duration = Duration::from_millis(50);
-
+    /// A service's runtime directory, and the guard's.
     struct Lab {
         dir: tempfile::TempDir,
     }
@@ -129,65 +156,76 @@ mod tests {
     impl Lab {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            std::fs::create_dir(dir.path().join("run")).unwrap();
-            std::fs::create_dir(dir.path().join("bin")).unwrap();
+            for sub in ["run", "run-guard"] {
+                fs::create_dir(dir.path().join(sub)).unwrap();
+            }
             Self { dir }
         }
 
-        fn run(&self) -> PathBuf {
-            self.dir.path().join("run")
+        fn at(&self, file: &str) -> PathBuf {
+            self.dir.path().join(file)
         }
 
-        fn mark(&self) -> PathBuf {
-            self.dir.path().join("bin/handover.trial")
+        fn guard(&self, limit: Duration) -> Guard {
+            Guard {
+                limit,
+                ..Guard::new(&self.at("run"))
+            }
+        }
+
+        /// Asks; once the trigger is there it goes, and `act` happens.
+        fn ask(&self, wish: &Wish, act: impl FnOnce() + Send) -> Result<(), GuardError> {
+            let trigger = self.at("run").join(wish.name());
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    while fs::remove_file(&trigger).is_err() {
+                        std::thread::yield_now();
+                    }
+                    act();
+                });
+                let done = || self.at("done").exists();
+                self.guard(LIMIT).ask(wish, &done)
+            })
         }
     }
 
-    #[tokio::test]
-    async fn the_end_of_the_trial_is_the_answer() {
-        for (wish, name) in [(Wish::Restore, "restore"), (Wish::Keep, "keep")] {
+    #[test]
+    fn the_disk_is_its_answer() {
+        for wish in [Wish::Commit, Wish::Reject("aa".into())] {
             let lab = Lab::new();
-            std::fs::write(lab.mark(), "aa").unwrap();
-            let (trigger, mark) = (lab.run().join(name), lab.mark());
-            let mut asked = Watch::directory(&lab.run()).unwrap();
-            let guard = tokio::spawn(async move {
-                while std::fs::remove_file(&trigger).is_err() {
-                    tokio::task::yield_now().await;
-                }
-                asked.removed(trigger.file_name().unwrap()).await.unwrap();
-                std::fs::remove_file(mark).unwrap();
-            });
-            ask(wish, &lab.run(), &lab.mark(), LONG).await.unwrap();
-            guard.await.unwrap();
+            let done = lab.at("done");
+            lab.ask(&wish, || fs::write(done, "").unwrap()).unwrap();
         }
     }
 
-    #[tokio::test]
-    async fn without_a_trial_nobody_is_asked() {
+    #[test]
+    fn what_it_could_not_do_it_says() {
         let lab = Lab::new();
-        let error = ask(Wish::Restore, &lab.run(), &lab.mark(), LONG).await;
-        assert!(matches!(error, Err(GuardError::NoTrial { .. })));
-        assert!(!lab.run().join("restore").exists());
-    }
-
-    #[tokio::test]
-    async fn a_question_that_nobody_answers_is_taken_back() {
-        let lab = Lab::new();
-        std::fs::write(lab.mark(), "aa").unwrap();
-        let error = ask(Wish::Keep, &lab.run(), &lab.mark(), SHORT).await;
+        let answer = lab.at("run-guard/failed");
+        // One of an earlier time does not count.
+        fs::write(&answer, "old").unwrap();
+        let error = lab.ask(&Wish::Commit, || {
+            fs::write(lab.at("new"), "cp: No space left on device\n").unwrap();
+            fs::rename(lab.at("new"), answer).unwrap();
+        });
         let text = error.unwrap_err().to_string();
-        assert!(text.contains("handover-restore.path"), "{text}");
-        assert!(!lab.run().join("keep").exists());
+        assert!(
+            text.ends_with("could not do it: cp: No space left on device"),
+            "{text}"
+        );
     }
 
-    #[tokio::test]
-    async fn a_link_in_a_triggers_place_is_not_followed() {
+    #[test]
+    fn nobody_acts_and_nothing_is_left_for_the_next_time() {
         let lab = Lab::new();
-        std::fs::write(lab.mark(), "aa").unwrap();
-        let elsewhere = lab.dir.path().join("elsewhere");
-        std::os::unix::fs::symlink(&elsewhere, lab.run().join("keep")).unwrap();
-        let error = ask(Wish::Keep, &lab.run(), &lab.mark(), SHORT).await;
-        assert!(matches!(error, Err(GuardError::Ask { .. })), "{error:?}");
-        assert!(!elsewhere.exists());
+        let short = Duration::from_millis(60);
+        let error = lab.guard(short).ask(&Wish::Commit, &|| false).unwrap_err();
+        assert!(error.to_string().contains("run-restore.path"), "{error}");
+        assert!(!lab.at("run/commit").exists());
+        // Not a trigger that leads elsewhere.
+        std::os::unix::fs::symlink(lab.at("precious"), lab.at("run/commit")).unwrap();
+        let error = lab.guard(short).ask(&Wish::Commit, &|| false).unwrap_err();
+        assert!(matches!(error, GuardError::Ask { .. }), "{error}");
+        assert!(!lab.at("precious").exists());
     }
 }

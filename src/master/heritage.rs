@@ -164,6 +164,7 @@ mod tests {
             path: "/bin/x".into(),
             cwd: "/".into(),
             config: None,
+            back: false,
             fds: Vec::new(),
             lingering: Vec::new(),
             unit_rev: None,

@@ -1,5 +1,5 @@
 //! What outlives a master, in the state directory: the upgrades that ended, one JSON object a
-//! line (`history.jsonl`), and what the previous generation ran with (`previous.toml`), for a
+//! line (`history.jsonl`), builds that were refused (`refused`), and what the previous generation ran with (`previous.toml`), for a
 //! rollback after the commit.
 
 use std::fs::{self, File, OpenOptions};
@@ -10,14 +10,18 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use super::record::api_time;
 use super::replace::{ReplaceError, Temp, failed, sweep};
-use crate::api::Last;
+use crate::api::{Last, Outcome};
 use crate::machine::message::KeptConfig;
 
 /// When there are more lines than this...
 const MOST_LINES: usize = 1000;
 /// ...only so many of the newest are kept.
 const KEPT_LINES: usize = 500;
+
+/// So many refused builds are remembered.
+const KEPT_REFUSED: usize = 50;
 
 /// The state directory.
 #[derive(Debug, Clone)]
@@ -80,7 +84,8 @@ impl History {
     /// Removes what a crashed process left half done; says how many files.
     #[must_use]
     pub fn tidy(&self) -> usize {
-        sweep(&self.log()) + sweep(&self.previous_file())
+        let files = [self.log(), self.previous_file(), self.refused_file()];
+        files.iter().map(|file| sweep(file)).sum()
     }
 
     /// Adds an upgrade that ended. Two masters may do so at the same time.
@@ -162,9 +167,65 @@ impl History {
         Ok(all)
     }
 
-    /// The newest.
+    /// The newest that has ended.
     pub fn last(&self) -> Result<Option<Last>, HistoryError> {
-        Ok(self.all()?.pop())
+        let all = self.all()?;
+        Ok(all
+            .into_iter()
+            .rfind(|last| last.outcome != Outcome::UnderWay))
+    }
+
+    /// At a cold start: what was under way was interrupted.
+    pub fn interrupt(&self, started: &str) -> Result<(), HistoryError> {
+        for mut last in self.all()? {
+            if last.outcome == Outcome::UnderWay {
+                last.outcome = Outcome::Interrupted;
+                last.reason = Some(format!(
+                    "the service ended in the middle of it; {started} was started then"
+                ));
+                last.finished_at = api_time(jiff::Timestamp::now());
+                self.correct(&last)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds that failed or were rolled back, oldest first.
+    #[must_use]
+    pub fn refused(&self) -> Vec<String> {
+        match fs::read_to_string(self.refused_file()) {
+            Ok(text) => text.lines().map(str::to_owned).collect(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => {
+                tracing::warn!("cannot read {}: {e}", self.refused_file().display());
+                Vec::new()
+            }
+        }
+    }
+
+    /// Adds a build to them.
+    pub fn refuse(&self, build: &str) -> Result<(), HistoryError> {
+        self.change_refused(build, true)
+    }
+
+    /// Takes one out.
+    pub fn forgive(&self, build: &str) -> Result<(), HistoryError> {
+        self.change_refused(build, false)
+    }
+
+    fn change_refused(&self, build: &str, refused: bool) -> Result<(), HistoryError> {
+        let mut builds = self.refused();
+        if builds.iter().any(|known| known == build) == refused {
+            return Ok(());
+        }
+        builds.retain(|known| known != build);
+        builds.extend(refused.then(|| build.to_owned()));
+        let newest = builds.len().saturating_sub(KEPT_REFUSED);
+        let text: String = builds[newest..].iter().flat_map(|b| [b, "\n"]).collect();
+        self.make_directory()?;
+        let path = self.refused_file();
+        Temp::bytes(&path, text.as_bytes(), MODE)?.put(&path)?;
+        Ok(())
     }
 
     /// Keeps what this generation ran with, for the way back from the next one.
@@ -194,6 +255,10 @@ impl History {
 
     fn log(&self) -> PathBuf {
         self.directory.join("history.jsonl")
+    }
+
+    fn refused_file(&self) -> PathBuf {
+        self.directory.join("refused")
     }
 
     fn previous_file(&self) -> PathBuf {
@@ -243,7 +308,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::api::{Connections, Outcome};
+    use crate::api::Connections;
     use crate::config::{Config, ListenerConfig, Workers};
     use crate::sys::image::fixture::Mount;
 
@@ -252,6 +317,7 @@ mod tests {
             id: format!("{n:032x}"),
             from: "1.0".into(),
             to: Some("1.1".into()),
+            to_build: None,
             outcome: Outcome::RolledBack,
             reason: Some("the health check said 503:\n\"no\"".into()),
             finished_at: "2026-11-22T15:00:00Z".into(),

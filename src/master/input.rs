@@ -2,6 +2,7 @@
 
 use super::launch::Launched;
 use super::line::Heard;
+use super::look::Looked;
 use crate::machine::{Event, Failure};
 
 /// One thing for the driver.
@@ -42,10 +43,12 @@ pub enum Input {
     LingeringExited(u32),
     /// The start of a successor came to an end.
     Launch(u64, Result<Box<Launched>, Failure>),
-    /// The binary on disk is as it should be, or what went wrong.
-    Disk(Result<Option<String>, String>),
-    /// The trial is over on disk, or what went wrong.
-    Kept(Result<(), String>),
+    /// The pre-flight of a file that shall supersede a generation in probation came to an end.
+    Looked(Box<Looked>),
+    /// What was wanted of the program on disk is done, or why not.
+    Disk(Result<(), String>),
+    /// What could not be done there is to be tried again.
+    DiskAgain,
     /// The successor has waited long enough for the disk.
     RetireDue,
     /// The owner is told how our drain goes, should it still go.

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::store::{Found, Store, StoreError};
 use crate::api::exit;
 use crate::machine::Failure;
+use crate::machine::trial::Name;
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::process::{Exit, Process};
@@ -26,8 +27,10 @@ use crate::sys::spawn::{self, CHANNEL_ENV, Output, Spawn};
 pub struct Plan {
     /// Where the program is.
     pub store: Arc<Store>,
-    /// Restore the previous binary first.
+    /// The previous program, instead of what is at the path.
     pub back: bool,
+    /// Builds that are not gone back to.
+    pub refused: Vec<String>,
     /// The arguments for the pre-flight.
     pub check: Vec<OsString>,
     /// The arguments for the successor: ours.
@@ -58,14 +61,8 @@ pub struct Launched {
 
 /// Does it. Dropped in the middle, it leaves no process behind.
 pub async fn launch(plan: Plan) -> Result<Box<Launched>, Failure> {
-    let store = Arc::clone(&plan.store);
-    let found = Arc::clone(&plan.found);
-    let back = plan.back;
-    // Reads and hashes a file: not on the thread that must answer everybody.
-    let image = tokio::task::spawn_blocking(move || open(&store, back, &found))
-        .await
-        .map_err(|e| Failure::new(format!("cannot look at the new program: {e}")))??;
-    let (process, channel) = start(&plan, &image).await?;
+    let image = look(&plan).await?;
+    let (process, channel) = start(&plan, &image)?;
     Ok(Box::new(Launched {
         process,
         channel,
@@ -73,30 +70,31 @@ pub async fn launch(plan: Plan) -> Result<Box<Launched>, Failure> {
     }))
 }
 
-fn open(store: &Store, back: bool, found: &OnceLock<Found>) -> Result<Image, Failure> {
-    let image = if back {
-        match store.go_back() {
-            // Nothing changed on disk: nothing is on trial there.
-            Err(StoreError::Replace(e)) => {
-                tracing::warn!("{e}: the previous program runs from where it is kept");
-                return store.previous().map_err(|e| no_way_back(&e));
-            }
-            went => went.map_err(|e| no_way_back(&e))?,
-        }
-    } else {
-        let opened = store.open();
-        let _ = found.set(Found::of(&opened));
-        opened.map_err(|e| Failure::new(e.to_string()))?
+/// What would be started: opened, checked, its pre-flight passed.
+pub async fn look(plan: &Plan) -> Result<Image, Failure> {
+    let (store, found) = (Arc::clone(&plan.store), Arc::clone(&plan.found));
+    let (back, refused) = (plan.back, plan.refused.clone());
+    // Reads and hashes a file: not on the thread that must answer everybody.
+    let image =
+        tokio::task::spawn_blocking(move || open(&store, back.then_some(&*refused), &found))
+            .await
+            .map_err(|e| Failure::new(format!("cannot look at the new program: {e}")))??;
+    preflight(plan, &image).await?;
+    Ok(image)
+}
+
+fn open(store: &Store, back: Option<&[String]>, found: &OnceLock<Found>) -> Result<Image, Failure> {
+    let opened = match back {
+        Some(refused) => Ok(store.previous(refused).map_err(|e| no_way_back(&e))?),
+        None => store.open(),
     };
-    let _ = found.set(Found::from(&image));
-    if store.trial().as_deref() == Some(image.build_id()) {
-        // By root, who may write here; or it was started cold.
-        return Ok(image);
-    }
-    if let Err(e) = store.mark_trial(image.build_id()) {
-        // Without the mark a reboot could start what was not proved; with a warning it is the
-        // operator's choice.
-        tracing::warn!("cannot mark the new program as on trial: {e}");
+    let _ = found.set(Found::of(&opened));
+    let image = opened.map_err(|e| Failure::new(e.to_string()))?;
+    if store.build(Name::Good).is_none() && store.is_ours() {
+        // What serves is the best there is: from here on it is on disk, whoever dies.
+        if let Err(e) = store.commit() {
+            tracing::warn!("the running program is not kept: {e}");
+        }
     }
     Ok(image)
 }
@@ -114,8 +112,7 @@ fn no_way_back(error: &StoreError) -> Failure {
     }
 }
 
-async fn start(plan: &Plan, image: &Image) -> Result<(Process, Channel), Failure> {
-    preflight(plan, image).await?;
+fn start(plan: &Plan, image: &Image) -> Result<(Process, Channel), Failure> {
     let (ours, theirs) =
         Channel::pair().map_err(|e| Failure::new(format!("cannot make a channel: {e}")))?;
     let mut spec = Spawn::new(image.as_fd(), plan.arg0.clone());

@@ -186,6 +186,7 @@ impl Driver {
             Outcome::RolledBack,
             Outcome::Failed,
             Outcome::Refused,
+            Outcome::Interrupted,
         ] {
             let is = u64::from(last.outcome == outcome);
             let label = [("outcome", super::perform::ended_as(outcome))];

@@ -1,6 +1,7 @@
 //! A master: owns the listeners, supervises workers, answers the operator, replaces its own
 //! program.
 
+mod cold;
 pub mod control;
 mod disk;
 mod driver;
@@ -14,6 +15,7 @@ mod inquiry;
 mod launch;
 mod line;
 mod lingering;
+mod look;
 mod manager;
 mod metrics;
 mod orders;

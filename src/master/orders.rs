@@ -8,9 +8,11 @@ use super::control::{Answer, Order as Asked, Peer};
 use super::disk::DISK_BUSY;
 use super::driver::Driver;
 use super::record::new_id;
+use super::store::{Found, StoreError};
 use super::words::{self, Who};
 use crate::api::{self, Last, Outcome, Until, UpgradeOrder, exit};
 use crate::machine::message::Supersede;
+use crate::machine::trial::Name;
 use crate::machine::{Event, Failure, Order, OrderKind, Phase, Verdict};
 
 /// Those who wait for an answer, and what waits for the disk.
@@ -26,6 +28,8 @@ pub(super) struct Orders {
     /// Verdicts that are true when the disk is as it should be.
     pub(super) after_disk: Vec<(OrderKind, Verdict)>,
     pub(super) conclusion: Option<(Outcome, Option<Failure>)>,
+    /// What the predecessor could not do to the program on disk.
+    pub(super) disk_elsewhere: Option<String>,
     /// A Retire that waits for the disk.
     pub(super) retire: Option<String>,
     /// Control sockets that still answer what was taken.
@@ -33,10 +37,10 @@ pub(super) struct Orders {
 }
 
 #[derive(Debug)]
-struct Waiter {
+pub(super) struct Waiter {
     kind: OrderKind,
     until: Until,
-    id: Option<String>,
+    pub(super) id: Option<String>,
     answer: Answer,
 }
 
@@ -100,7 +104,7 @@ impl Orders {
 }
 
 impl Waiter {
-    fn end(self, exit: u8, message: String) {
+    pub(super) fn end(self, exit: u8, message: String) {
         self.answer.end(api::Verdict {
             exit,
             message,
@@ -159,8 +163,8 @@ impl Driver {
         if let Err(reason) = check_id(&id) {
             return waiter.end(exit::USAGE, reason);
         }
-        let running = self.store.running().build_id();
-        let disk = self.store.disk();
+        let running = self.disk.store.running().build_id();
+        let disk = self.disk.store.disk();
         // One that gives the service back does not answer for what will run.
         let stays = self.machine.phase() != Phase::Yielded;
         if disk.build_id.as_deref() == Some(running) && stays {
@@ -173,6 +177,14 @@ impl Driver {
         if let Some(full) = self.too_many_draining() {
             return waiter.end(exit::REFUSED, full);
         }
+        if order.supersede && self.machine.phase() == Phase::Probation {
+            return self.look_first(order, waiter);
+        }
+        self.begin_upgrade(&order, waiter).await;
+    }
+
+    pub(super) async fn begin_upgrade(&mut self, order: &UpgradeOrder, waiter: Waiter) {
+        let id = waiter.id.clone().unwrap_or_default();
         let supersede = order.supersede.then(|| Supersede {
             id: id.clone(),
             hold: order.hold,
@@ -193,39 +205,46 @@ impl Driver {
 
     /// Make what is on disk be what runs.
     async fn order_apply(&mut self, mut order: UpgradeOrder, answer: Answer) {
-        let disk = self.store.disk();
-        let same = disk.matches_running;
-        let rejected = disk.build_id.is_some() && disk.build_id == self.store.rejected();
+        let opened = self.disk.store.open();
+        let build = opened
+            .as_ref()
+            .ok()
+            .map(|image| image.build_id().to_owned());
+        let same = build.as_deref() == Some(self.disk.store.running().build_id());
+        let rejected = build.is_some_and(|build| self.was_refused(&build));
         if !same && !rejected {
             order.supersede |= self.machine.phase() == Phase::Probation;
             return self.order_upgrade(order, answer).await;
         }
         if rejected {
-            let message = "the program on disk was tried before and rejected, so only the \
-                           configuration is reloaded; `upgrade` tries the program again"
-                .to_owned();
+            let message = format!(
+                "the program on disk was refused before and is {}.rejected now: only the \
+                 configuration is reloaded (`upgrade --binary {0}.rejected` tries it again)",
+                self.disk.store.path().display()
+            );
             tracing::warn!("{message}");
+            // Not to be started at the next boot either.
+            self.disk.reject(Found::of(&opened));
             answer.step(self.step_event(self.machine.phase(), message));
         }
         self.give(OrderKind::Reload, Order::Reload, answer).await;
     }
 
     async fn order_rollback(&mut self, answer: Answer) {
-        if let Some(reason) = self.workers.irreversible() {
-            return answer.end(api::Verdict {
-                exit: exit::REFUSED,
-                message: format!("the application says that there is no way back: {reason}"),
-                id: None,
-            });
-        }
-        if self.machine.phase() == Phase::Serving && self.store.rollback_to().is_none() {
-            return answer.end(api::Verdict {
-                exit: exit::REFUSED,
-                message: "there is nothing to go back to: no upgrade is in probation, and no \
-                          program of before is kept beside the one on disk"
-                    .into(),
-                id: None,
-            });
+        let previous = || self.disk.store.previous(&self.history.refused());
+        if self.machine.phase() == Phase::Serving {
+            if let Err(e) = previous() {
+                return answer.end(api::Verdict {
+                    exit: exit::REFUSED,
+                    message: match e {
+                        StoreError::NoOld(_) => "there is nothing to go back to: no upgrade is in \
+                             probation, and no program of before is kept beside the one on disk"
+                            .into(),
+                        e => format!("there is nothing to go back to: {e}"),
+                    },
+                    id: None,
+                });
+            }
         }
         self.give(OrderKind::Rollback, Order::Rollback, answer)
             .await;
@@ -246,10 +265,14 @@ impl Driver {
 
     /// The machine's verdict on an order.
     pub(super) fn settle(&mut self, kind: OrderKind, verdict: Verdict) {
-        let changes_disk = matches!(kind, OrderKind::Upgrade | OrderKind::Rollback);
-        let final_word = matches!(verdict, Verdict::Failed(_))
-            || (kind == OrderKind::Rollback && verdict == Verdict::Done);
-        if self.disk_busy && changes_disk && final_word {
+        let changes_disk = match kind {
+            OrderKind::Upgrade => matches!(verdict, Verdict::Failed(_)),
+            OrderKind::Rollback | OrderKind::Commit => {
+                matches!(verdict, Verdict::Failed(_) | Verdict::Done)
+            }
+            OrderKind::Reload | OrderKind::Stop => false,
+        };
+        if self.disk.is_busy() && changes_disk {
             self.orders.after_disk.push((kind, verdict));
             return;
         }
@@ -270,6 +293,11 @@ impl Driver {
                 return;
             }
         };
+        let (exit, message) = match self.disk_differs().filter(|_| changes_disk) {
+            // It serves; but what a restart would start is something else.
+            Some(why) => (exit.max(exit::FAILED), format!("{message}\n{why}")),
+            None => (exit, message),
+        };
         for waiter in self.orders.take(kind) {
             let done = exit == exit::OK && kind == OrderKind::Upgrade;
             if done && waiter.until == Until::Commit && self.upgrade.is_some() {
@@ -278,6 +306,21 @@ impl Driver {
                 waiter.end(exit, message.clone());
             }
         }
+    }
+
+    /// Why the program on disk is not as an order has left it.
+    fn disk_differs(&self) -> Option<String> {
+        let elsewhere = self.orders.disk_elsewhere.as_ref();
+        let why = self.disk.trouble.as_ref().or(elsewhere)?;
+        Some(format!(
+            "{why}; it is tried again, `status` says when it is done"
+        ))
+    }
+
+    /// By this service, or by a cold start.
+    fn was_refused(&self, build: &str) -> bool {
+        let rejected = self.disk.store.build(Name::Rejected);
+        rejected.as_deref() == Some(build) || self.history.refused().iter().any(|b| b == build)
     }
 
     fn done(&self, kind: OrderKind) -> String {
@@ -315,7 +358,7 @@ impl Driver {
         }
     }
 
-    fn failed(&self, kind: OrderKind, failure: &Failure) -> String {
+    pub(super) fn failed(&self, kind: OrderKind, failure: &Failure) -> String {
         let (why, who) = (&failure.reason, self.who());
         match kind {
             OrderKind::Upgrade | OrderKind::Rollback => format!("{why}; {who} serves on"),

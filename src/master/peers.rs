@@ -258,7 +258,10 @@ impl Driver {
             Ok(Message::Ready) => FromPredecessor::Ready,
             Ok(Message::Commit) => FromPredecessor::Commit,
             Ok(Message::Release) => FromPredecessor::Release,
-            Ok(Message::Retire { reason }) => FromPredecessor::Retire(reason),
+            Ok(Message::Retire { reason, disk }) => {
+                self.orders.disk_elsewhere = disk;
+                FromPredecessor::Retire(reason)
+            }
             Ok(Message::Drained { ms, connections }) => {
                 self.others_drained += connections;
                 if let Some(record) = &mut self.upgrade {

@@ -1,6 +1,6 @@
 //! Actions, carried out. One arm an action; what takes time is a task that reports to the queue.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::signal::Signal as Os;
@@ -12,9 +12,10 @@ use super::input::Input;
 use super::launch::{self, Plan};
 use super::record::{Record, millis, new_id};
 use super::start::timing;
+use super::store::Found;
 use super::story::{self, Milestone};
 use super::words;
-use crate::api::{self, Outcome, exit};
+use crate::api::{self, Last, Outcome, exit};
 use crate::machine::link::DrainReason;
 use crate::machine::message::{
     Inheritance, Inherited, KeptConfig, Lingering, Message, PROTOCOL, Supersede,
@@ -55,7 +56,7 @@ impl Driver {
             Action::ToSuccessor(word) => self.say_to_successor(word),
             Action::ToPredecessor(word) => self.say_to_predecessor(word),
             Action::CloseSuccessor => {
-                // EOF makes the commit true: the way back on disk must be there by then.
+                // EOF makes the commit true: what to go back with is written down by then.
                 if let Some(keeping) = self.keeping.take() {
                     let _ = tokio::time::timeout(KEEPING, keeping).await;
                 }
@@ -92,11 +93,11 @@ impl Driver {
                 if let Some(link) = &self.successor {
                     self.pidfiles.pair(link.process.pid(), self.fixed.pid);
                 }
-                self.keep_old();
+                self.keep_previous();
             }
             Action::OwnPid => self.pidfiles.alone(self.fixed.pid),
             Action::RestoreDisk => self.restore_disk(),
-            Action::KeepDisk => self.keep_disk(),
+            Action::KeepDisk => self.disk.commit(),
             Action::DropListeners => self.drop_listeners(),
             Action::Settle(kind, verdict) => self.settle(kind, verdict),
             Action::Conclude(outcome, failure) => self.conclude(outcome, failure),
@@ -136,6 +137,7 @@ impl Driver {
                     record.takes_over();
                 }
                 self.main_pid = Some(self.fixed.pid);
+                self.gone_back();
             }
             Event::WorkersGone
                 if matches!(self.machine.phase(), Phase::Parked | Phase::Draining) =>
@@ -163,6 +165,9 @@ impl Driver {
         }
         .info(format_args!("g{generation} {from} -> {to}"));
         if to == Phase::Probation {
+            if let Some(record) = &self.upgrade {
+                self.remember_end(&record.under_way());
+            }
             let path = self.config.upgrade.health.clone();
             self.health = path.map(|path| health::in_probation(path, self.post.clone()));
         } else if from == Phase::Probation {
@@ -207,6 +212,7 @@ impl Driver {
             (None, None) => None,
         };
         let mut record = Record::new(id, &self.fixed.me.version, hold, back);
+        record.was_good = back && !self.disk.store.on_trial();
         record.probation = probation;
         let wanted = timing(&self.config, self.manager.watchdog());
         self.machine
@@ -214,14 +220,26 @@ impl Driver {
         record.old_pid = Some(self.fixed.pid);
         let found = Arc::clone(&record.found);
         let starts = format!("an upgrade of {} starts", self.who());
+        self.remember_end(&record.under_way());
         self.upgrade = Some(record);
         self.milestone(story::UPGRADE_STARTS).info(starts);
         self.launches += 1;
         self.next_generation = self.unused_generation();
         let attempt = self.launches;
-        let plan = Plan {
-            store: Arc::clone(&self.store),
+        let plan = self.plan(back, found);
+        let post = self.post.clone();
+        let task = tokio::spawn(async move {
+            let result = launch::launch(plan).await;
+            let _ = post.send(Input::Launch(attempt, result)).await;
+        });
+        self.launch = Some((attempt, task.abort_handle()));
+    }
+
+    pub(super) fn plan(&self, back: bool, found: Arc<OnceLock<Found>>) -> Plan {
+        Plan {
+            store: Arc::clone(&self.disk.store),
             back,
+            refused: self.history.refused(),
             check: self.fixed.check.clone(),
             args: self.fixed.args.clone(),
             cwd: self.fixed.cwd.clone(),
@@ -232,13 +250,7 @@ impl Driver {
             notify: self.manager.is_systemd(),
             timeout: self.config.upgrade.start_timeout,
             found,
-        };
-        let post = self.post.clone();
-        let task = tokio::spawn(async move {
-            let result = launch::launch(plan).await;
-            let _ = post.send(Input::Launch(attempt, result)).await;
-        });
-        self.launch = Some((attempt, task.abort_handle()));
+        }
     }
 
     fn cancel_launch(&mut self) {
@@ -275,7 +287,8 @@ impl Driver {
             hold: record.hold,
             started_at_ms: u64::try_from(record.started_at.as_millisecond()).unwrap_or(0),
             probation_ms: record.probation.map(millis),
-            path: self.store.path().to_owned(),
+            path: self.disk.store.path().to_owned(),
+            back: record.back,
             cwd: self.fixed.cwd.clone(),
             config,
             fds: Vec::new(),
@@ -330,13 +343,14 @@ impl Driver {
             ToSuccessor::Commit => Message::Commit,
             ToSuccessor::Release => Message::Release,
             ToSuccessor::Retire(reason) => {
-                if self.disk_busy {
+                if self.disk.is_busy() {
                     // It answers the operator when it hears this: the disk first, for a moment.
                     self.orders.retire = Some(reason);
                     self.retire_soon();
                     return;
                 }
-                Message::Retire { reason }
+                let disk = self.disk.trouble.clone();
+                Message::Retire { reason, disk }
             }
         };
         self.tell_successor(message);
@@ -534,7 +548,8 @@ impl Driver {
 
     /// The upgrade ended: once, by the master whose word it is.
     pub(super) fn conclude(&mut self, outcome: Outcome, failure: Option<Failure>) {
-        if self.disk_busy {
+        // What is committed is so whatever the disk says.
+        if self.disk.is_busy() && outcome != Outcome::Committed {
             self.orders.conclusion = Some((outcome, failure));
             return;
         }
@@ -569,16 +584,19 @@ impl Driver {
             ..self.milestone(match outcome {
                 Outcome::Committed => story::COMMITTED,
                 Outcome::RolledBack => story::ROLLED_BACK,
-                Outcome::Failed | Outcome::Refused => story::FAILED,
+                _ => story::FAILED,
             })
         }
         .warn(match last.drain_ms {
             Some(_) => format!("{text}; {}", last.connections),
             None => text,
         });
-        if let Err(e) = self.history.append(&last) {
-            tracing::warn!("{e}");
+        if let Some(found) = &record.rejected {
+            self.remember_refused(record.to_build.as_deref().or(found.build()));
+        } else if outcome == Outcome::Committed {
+            self.forgive();
         }
+        self.remember_end(&last);
         self.orders.ended(&last);
         self.desk.publish(api::Event::Ended(last.clone()));
         self.last = Some(last);
@@ -614,14 +632,25 @@ impl Driver {
         }
     }
 
-    pub(super) fn warn(&mut self, warning: String) {
-        tracing::warn!("{warning}");
-        self.remember_warning(warning);
+    /// Writes down how an upgrade goes, or went, in the place of what was written of it before.
+    pub(super) fn remember_end(&self, last: &Last) {
+        if let Err(e) = self.history.correct(last) {
+            tracing::warn!("{e}");
+        }
     }
 
-    pub(super) fn remember_warning(&mut self, warning: String) {
-        if !self.warnings.contains(&warning) {
-            self.warnings.push(warning);
+    /// This build is not run again but by an order that names no other.
+    pub(super) fn remember_refused(&self, build: Option<&str>) {
+        let Some(build) = build else { return };
+        if let Err(e) = self.history.refuse(build) {
+            tracing::warn!("{e}");
+        }
+    }
+
+    /// What runs has proved itself, whatever was thought of it before.
+    pub(super) fn forgive(&self) {
+        if let Err(e) = self.history.forgive(&self.fixed.me.build_id) {
+            tracing::warn!("{e}");
         }
     }
 
@@ -630,7 +659,7 @@ impl Driver {
     }
 }
 
-/// For the previous program to be kept; the successor gives a commit more than that.
+/// For the configuration to be kept; the successor gives a commit more than that.
 const KEEPING: Duration = Duration::from_secs(3);
 
 /// As the journal and `status` have it.
@@ -640,5 +669,7 @@ pub(super) fn ended_as(outcome: Outcome) -> &'static str {
         Outcome::RolledBack => "rolled_back",
         Outcome::Failed => "failed",
         Outcome::Refused => "refused",
+        Outcome::Interrupted => "interrupted",
+        Outcome::UnderWay => "under_way",
     }
 }

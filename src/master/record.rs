@@ -32,6 +32,10 @@ pub(super) struct Record {
     pub(super) found: Arc<OnceLock<Found>>,
     /// A rollback after the commit: what runs now is what the operator turned down.
     pub(super) back: bool,
+    /// What it found at the path, once that was turned down (not only superseded).
+    pub(super) rejected: Option<Found>,
+    /// What ran when a rollback after the commit began was good.
+    pub(super) was_good: bool,
     /// Instead of the configured probation.
     pub(super) probation: Option<Duration>,
     /// The two masters.
@@ -54,6 +58,8 @@ impl Record {
             drained: None,
             found: Arc::default(),
             back,
+            was_good: false,
+            rejected: None,
             probation: None,
             old_pid: None,
             new_pid: None,
@@ -78,11 +84,17 @@ impl Record {
         }
     }
 
+    /// What stays written down should it be interrupted.
+    pub(super) fn under_way(&self) -> Last {
+        self.ended(Outcome::UnderWay, None)
+    }
+
     pub(super) fn ended(&self, outcome: Outcome, reason: Option<String>) -> Last {
         Last {
             id: self.id.clone(),
             from: self.from.clone(),
             to: self.to.clone(),
+            to_build: self.to_build.clone(),
             outcome,
             reason,
             finished_at: api_time(jiff::Timestamp::now()),

@@ -35,6 +35,12 @@ impl ReplaceError {
     pub(super) fn kind(&self) -> io::ErrorKind {
         self.source.kind()
     }
+
+    /// Whether it failed for want of space.
+    pub(super) fn no_room(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self.source.kind(), StorageFull | QuotaExceeded)
+    }
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -79,14 +85,10 @@ impl Temp {
     /// A copy of a program, meant for `place`: its bytes, owner, mode and capabilities.
     pub(super) fn copy(place: &Path, image: &Image) -> Result<Self, ReplaceError> {
         Self::file(place, |file| {
-            let (mut buffer, mut at) = (vec![0; CHUNK], 0);
-            loop {
-                let n = image.read_at(&mut buffer, at)?;
-                if n == 0 {
-                    break;
-                }
-                file.write_all(&buffer[..n])?;
-                at += n as u64;
+            // Where the file system can: the same blocks, another inode.
+            let mut at = image.size();
+            if rustix::fs::ioctl_ficlone(&*file, image).is_err() {
+                at = copy_bytes(image, file)?;
             }
             if at != image.size() || !image.unchanged()? {
                 return Err(io::Error::other("the original changed while it was copied"));
@@ -170,6 +172,14 @@ impl Temp {
         sync_directory_of(place)
     }
 
+    /// Puts it at `place`, unless something is there.
+    pub(super) fn put_where_nothing_is(mut self, place: &Path) -> Result<(), ReplaceError> {
+        rustix::fs::renameat_with(CWD, &self.path, CWD, place, RenameFlags::NOREPLACE)
+            .map_err(|e| failed("put a file at", place)(e.into()))?;
+        self.remove = false;
+        sync_directory_of(place)
+    }
+
     /// Puts it at `place`, and what was there under this file's name: at no instant is `place`
     /// missing, whatever kind of file stood there. The rest must see to what came out.
     pub(super) fn exchange(mut self, place: &Path) -> Result<PathBuf, (Self, io::Error)> {
@@ -189,6 +199,18 @@ impl Drop for Temp {
             // What cannot be removed is swept at the next start.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+fn copy_bytes(image: &Image, file: &mut File) -> io::Result<u64> {
+    let (mut buffer, mut at) = (vec![0; CHUNK], 0);
+    loop {
+        let n = image.read_at(&mut buffer, at)?;
+        if n == 0 {
+            return Ok(at);
+        }
+        file.write_all(&buffer[..n])?;
+        at += n as u64;
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::control;
 use super::control::ControlSocket;
+use super::disk::Disk;
 use super::driver::{Constants, Driver};
 use super::handoff;
 use super::heritage::{self, Heritage, HeritageError};
@@ -223,7 +224,7 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
         generation: 1,
     };
     let driver = assemble(setup, signals, parts, machine, mpsc::channel(QUEUE));
-    Ok(driver.drive(actions).await)
+    Ok(Box::pin(driver.drive(actions)).await)
 }
 
 async fn successor(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
@@ -254,7 +255,7 @@ async fn successor(mut setup: Setup, signals: Signals) -> Result<u8, StartError>
             if let Some(link) = &mut driver.predecessor {
                 link.line = Some(line);
             }
-            Ok(driver.drive(actions).await)
+            Ok(Box::pin(driver.drive(actions)).await)
         }
         Err(e) => {
             // The predecessor tells the operator.
@@ -343,7 +344,7 @@ fn succeed(
         process: watch_predecessor(pid, &post),
         line: None,
     });
-    let mut record = Record::new(will.upgrade_id, &will.from.version, will.hold, false);
+    let mut record = Record::new(will.upgrade_id, &will.from.version, will.hold, will.back);
     let at = i64::try_from(will.started_at_ms).unwrap_or(0);
     if let Ok(started_at) = jiff::Timestamp::from_millisecond(at) {
         record.started_at = started_at;
@@ -353,6 +354,7 @@ fn succeed(
         }
     }
     record.to = Some(driver.fixed.me.version.clone());
+    record.to_build = Some(driver.fixed.me.build_id.clone());
     record.old_pid = Some(pid);
     record.new_pid = Some(driver.fixed.pid);
     record.probation = will.probation_ms.map(Duration::from_millis);
@@ -430,8 +432,14 @@ fn assemble(
     machine: Machine,
     (post, inbox): (mpsc::Sender<Input>, mpsc::Receiver<Input>),
 ) -> Driver {
+    let program_on_disk = Disk::new(Arc::new(parts.store), &setup.runtime, post.clone());
     let (handle, desk) = control::desk();
     let history = History::new(setup.state);
+    if parts.generation == 1 {
+        if let Err(e) = history.interrupt(&setup.version) {
+            tracing::warn!("{e}");
+        }
+    }
     let last = history.last().unwrap_or_else(|e| {
         tracing::warn!("{e}");
         None
@@ -496,10 +504,8 @@ fn assemble(
         metrics_door: None,
         launch: None,
         launches: 0,
-        store: Arc::new(parts.store),
+        disk: program_on_disk,
         keeping: None,
-        disk_busy: false,
-        cold_trial: None,
         history,
         upgrade: None,
         last,
@@ -507,7 +513,6 @@ fn assemble(
         orders: Orders::default(),
         inquiry: Inquiry::default(),
         peer_status: None,
-        warnings: Vec::new(),
         tick: Instant::now(),
         health: None,
         exit: None,

@@ -27,12 +27,17 @@ impl Driver {
         let mut masters = vec![self.describe_me()];
         masters.extend(self.others());
         masters.sort_by_key(|m| std::cmp::Reverse(m.generation));
-        let mut disk = self.store.disk();
+        let mut disk = self.disk.store.disk();
         if disk.matches_running {
             disk.version = Some(self.fixed.me.version.clone());
         }
-        let mut warnings = self.warnings.clone();
-        warnings.extend(self.sockets.warnings().iter().cloned());
+        let mut warnings = self.sockets.warnings().to_vec();
+        warnings.extend(
+            self.disk
+                .trouble
+                .iter()
+                .map(|why| format!("{why}; it is tried again")),
+        );
         if !disk.matches_running && self.upgrade.is_none() {
             warnings.push(match &disk.build_id {
                 Some(_) => "the file on disk is not what runs: `upgrade` would run it".into(),
@@ -143,7 +148,8 @@ impl Driver {
                 build_id: link.identity.build_id.clone(),
             });
         }
-        let build_id = self.store.rollback_to()?;
+        let previous = self.disk.store.previous(&self.history.refused()).ok()?;
+        let build_id = previous.build_id().to_owned();
         let version = match self.history.previous() {
             Ok(Some(previous)) if previous.build_id == build_id => Some(previous.version),
             _ => None,
@@ -164,7 +170,8 @@ impl Driver {
             successor: self.successor_who(),
             left: self.machine.probation_left(now),
             unproved: self
-                .cold_trial
+                .disk
+                .on_trial_until
                 .map(|end| end.saturating_duration_since(now)),
         };
         words::status_line(&scene, jiff::Timestamp::now())

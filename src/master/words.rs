@@ -73,7 +73,7 @@ pub(super) fn status_line(scene: &Scene<'_>, now: jiff::Timestamp) -> String {
         Phase::Yielded => format!("gives the service back and serves until {before} is ready"),
         Phase::Serving => match unproved {
             Some(left) => format!(
-                "serves, started for the first time; it has proved itself at {}",
+                "serves, on trial until {}; then it is kept as the good program",
                 clock(left)
             ),
             None => "serves".into(),
@@ -115,6 +115,8 @@ pub(super) fn ended(outcome: crate::api::Outcome, from: &str, to: Option<&str>) 
         Outcome::RolledBack => format!("the upgrade to {to} was rolled back, {from} serves again"),
         Outcome::Failed => format!("the upgrade to {to} failed, {from} serves on"),
         Outcome::Refused => format!("the upgrade to {to} was refused, {from} serves on"),
+        Outcome::Interrupted => format!("the upgrade from {from} to {to} was interrupted"),
+        Outcome::UnderWay => format!("the upgrade from {from} to {to} is under way"),
     }
 }
 
@@ -186,7 +188,7 @@ mod tests {
             let _ = writeln!(said, "ended: {}", ended(outcome, "1.0.0", Some("2.0.0")));
         }
         let _ = writeln!(said, "ended: {}", ended(Outcome::Failed, "1.0.0", None));
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/words/master.txt");
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/words/master.txt");
         if std::env::var_os("WORDS").is_some_and(|w| w == "write") {
             std::fs::write(file, &said).unwrap();
         }

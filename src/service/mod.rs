@@ -7,7 +7,6 @@ use std::ffi::OsString;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -20,9 +19,10 @@ use crate::cli::check;
 use crate::cli::client::{Client, Installation, Screen};
 use crate::cli::places::{Env, Places};
 use crate::config::{Config, ListenerConfig, Overrides, Room, Sources, Workers};
+use crate::context::Context;
 use crate::keeper::{self, Kept, Legacy};
-use crate::machine::link::Start;
-use crate::master::store::Store;
+use crate::machine::trial::{Ended, Verdict};
+use crate::master::store::{Store, StoreError};
 use crate::master::{self, Origin, Setup};
 use crate::sys::image::Image;
 use crate::sys::inherited::{self, Inherited, Role, UNNAMED};
@@ -301,10 +301,13 @@ impl Service {
             Command::Check { preflight } => self.check(&inherited, &invocation, *preflight),
             Command::Ask(ask) => {
                 let env = environment(&inherited);
-                let typed = inherited
-                    .program
-                    .file_name()
-                    .map_or_else(|| self.name.into(), |n| n.to_string_lossy().into_owned());
+                let name = |file: &std::ffi::OsStr| {
+                    // proc(5): of a file that was replaced meanwhile.
+                    let file = file.to_string_lossy();
+                    file.trim_end_matches(" (deleted)").to_owned()
+                };
+                let file = inherited.program.file_name();
+                let typed = file.map_or_else(|| self.name.into(), name);
                 let mut screen = Screen::standard(&typed, env.plain);
                 let program = own_program(&inherited);
                 let installation = Installation {
@@ -324,12 +327,9 @@ impl Service {
         args::interpret(&self.program(), argv)
     }
 
-    fn sources(&self, globals: &Globals, run: &Run, inherited: &Inherited) -> Sources {
+    fn sources(&self, globals: &Globals, run: &Run, room: Room) -> Sources {
         Sources {
-            room: Room {
-                files: Some(inherited.files_max),
-                systemd: inherited.notify.is_some(),
-            },
+            room,
             explicit: globals.config.clone(),
             defaults: self.defaults.clone(),
             overrides: Overrides {
@@ -344,7 +344,7 @@ impl Service {
 
     fn keep(self, inherited: Inherited, globals: &Globals, run: &Run) -> u8 {
         // What can be said at once is said by the process that was started.
-        let config = match self.sources(globals, run, &inherited).load() {
+        let config = match self.sources(globals, run, room(&inherited)).load() {
             Ok(loaded) => loaded.config,
             Err(e) => {
                 eprintln!("{e}");
@@ -355,7 +355,24 @@ impl Service {
             eprintln!("{}: {e}", self.name);
             return exit::CONFIG;
         }
+        let complain = |e: &StoreError| eprintln!("{}: {e}", self.name);
+        let cold = ColdStart::of(&inherited.program).unwrap_or_else(|e| {
+            complain(&e);
+            None
+        });
+        let instead = cold.as_ref().and_then(|cold| {
+            let instead = cold.begin().inspect_err(complain).ok().flatten();
+            instead.inspect(|image| {
+                let path = image.path().display();
+                eprintln!(
+                    "{}: the program did not prove itself in its tries: it is {path}.rejected, and \
+                     the last good one starts",
+                    self.name
+                );
+            })
+        });
         let mut kept = Kept {
+            image: instead,
             arg0: format!("{}: master process g1", config.name),
             program: inherited.program,
             args: inherited.args,
@@ -366,24 +383,35 @@ impl Service {
         for (listener, wanted) in unnamed.zip(&config.listeners) {
             listener.name.clone_from(&wanted.name);
         }
-        keeper::keep(kept).unwrap_or_else(|e| {
+        let code = keeper::keep(kept).unwrap_or_else(|e| {
             eprintln!("{}: {e}", self.name);
             exit::FAILED
-        })
+        });
+        if let Some(Err(e)) = cold.map(|cold| cold.ended(code)) {
+            complain(&e);
+        }
+        code
     }
 
     /// Says also what the service could not use although the file is good. A pre-flight is where the
     /// service is, and its successor tries all of it.
     fn check(&self, inherited: &Inherited, invocation: &Invocation, preflight: bool) -> u8 {
         let globals = &invocation.globals;
-        let loaded = match self.sources(globals, &Run::default(), inherited).load() {
+        let loaded = match self
+            .sources(globals, &Run::default(), room(inherited))
+            .load()
+        {
             Ok(loaded) => loaded,
             Err(e) => {
                 eprintln!("{e}");
                 return exit::CONFIG;
             }
         };
-        let mut bad = Vec::new();
+        let unserved = self.serves(&loaded.config).err();
+        let mut bad: Vec<_> = unserved.iter().map(ToString::to_string).collect();
+        for doubt in self.doubts(&loaded.config) {
+            eprintln!("{}: warning: {doubt}", self.name);
+        }
         if !preflight {
             let config = &loaded.config;
             let env = environment(inherited);
@@ -428,7 +456,8 @@ impl Service {
             }
         };
         let globals = invocation.globals;
-        let sources = self.sources(&globals, &run, &inherited);
+        let sources = self.sources(&globals, &run, room(&inherited));
+        let (mut unserved, mut doubts) = (None, Vec::new());
         let (name, level) = match sources.load() {
             Ok(loaded) => {
                 // A successor may be given another configuration; its pre-flight has checked ours.
@@ -601,6 +630,14 @@ fn environment(inherited: &Inherited) -> Env {
     }
 }
 
+/// For listeners, in this process.
+fn room(inherited: &Inherited) -> Room {
+    Room {
+        files: Some(inherited.files_max),
+        systemd: inherited.notify.is_some(),
+    }
+}
+
 /// The program of the installation that this very image is a file of, whichever of those beside it
 /// runs (`/usr/bin/handover` is a link to `handover.good`).
 fn own_program(inherited: &Inherited) -> PathBuf {
@@ -613,13 +650,39 @@ fn own_program(inherited: &Inherited) -> PathBuf {
     PathBuf::from(program.unwrap_or(path))
 }
 
-/// `upgrade --binary`: what runs becomes `.old`, the file takes its place.
+/// `upgrade --binary`: the file takes the program's place.
 fn install(program: &std::path::Path, file: &std::path::Path) -> Result<(), Box<dyn Error>> {
-    // The program on disk may be anything by now; what runs is what a master of it runs.
-    let running = Image::open(program).or_else(|_| Image::running())?;
-    let store = Store::new(program.to_owned(), Arc::new(running))?;
-    store.install(file)?;
+    Store::install(program, file)?;
     Ok(())
+}
+
+/// Without a service manager nobody else looks at the program before it is started cold.
+#[derive(Debug)]
+struct ColdStart(Store);
+
+impl ColdStart {
+    /// `None`: the program is not ours to change.
+    fn of(program: &std::path::Path) -> Result<Option<Self>, StoreError> {
+        let store = Store::new(program.to_owned(), Arc::new(Image::running()?))?;
+        Ok(store.is_ours().then_some(Self(store)))
+    }
+
+    /// What to start instead of this program.
+    fn begin(&self) -> Result<Option<Image>, StoreError> {
+        match self.0.start()? {
+            Verdict::PutBack => Ok(Some(self.0.open()?)),
+            _ => Ok(None),
+        }
+    }
+
+    fn ended(&self, code: u8) -> Result<(), StoreError> {
+        let how = match code {
+            exit::OK => Ended::AsAsked,
+            exit::USAGE | exit::DENIED | exit::CONFIG => Ended::Hopeless,
+            _ => return Ok(()),
+        };
+        self.0.ended(how).map(drop)
+    }
 }
 
 /// This build's version: the package's, or what the builder said.

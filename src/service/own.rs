@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::{BoxError, Service};
 use crate::cli::args;
-use crate::config::Reader;
+use crate::config::{Reader, Room};
 use crate::context::Context;
 use crate::sys::journal;
 
@@ -189,7 +189,9 @@ impl Service {
         let invocation = self.interpret(&self.own.given);
         let mut globals = invocation.map_err(|told| told.text())?.globals;
         globals.config = Some(configuration.to_owned());
-        let loaded = self.sources(&globals, &args::Run::default()).load()?;
+        let loaded = self
+            .sources(&globals, &args::Run::default(), Room::default())
+            .load()?;
         self.serves(&loaded.config)?;
         self.defaults = loaded.config;
         Ok(self)

@@ -21,4 +21,3 @@ pub mod signals;
 pub mod spawn;
 pub mod unit;
 mod unix_path;
-pub mod watch;

@@ -136,9 +136,12 @@ impl Service {
         text
     }
 
-    /// Files in the bin directory.
+    /// Files in the bin directory, but for the `.good` one: it comes when what runs has proved itself,
+    /// or with the first upgrade.
     pub fn bin_files(&self) -> Vec<String> {
-        files(self.program.parent().expect("a bin directory"))
+        let mut files = files(self.program.parent().expect("a bin directory"));
+        files.retain(|name| !name.contains(".good"));
+        files
     }
 
     /// Files in the runtime directory.

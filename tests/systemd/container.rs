@@ -165,7 +165,7 @@ impl Container {
         let mut text = String::new();
         for script in [
             "systemctl status --no-pager --full --lines=0 'handover*' || true",
-            "ls -la --full-time /usr/lib/handover/bin /run/handover /run/handover-rescue || true",
+            "ls -la --full-time /usr/lib/handover/bin /run/handover /run/handover-guard || true",
             "ps -eo user:9,pid,ppid,stat,etime,args --forest",
             "journalctl --no-pager --output=short-precise | sed -n '/Startup finished/,$p' | tail -n 400",
         ] {

@@ -32,12 +32,12 @@ pub struct Host {
 pub struct Disk {
     /// The program.
     pub program: Option<String>,
+    /// `handover.good`: another program is on trial.
+    pub good: Option<String>,
     /// `handover.old`.
     pub old: Option<String>,
     /// `handover.rejected`.
     pub rejected: Option<String>,
-    /// What `handover.trial` says.
-    pub trial: Option<String>,
 }
 
 impl Host {
@@ -163,12 +163,12 @@ impl Host {
             .collect()
     }
 
-    /// Waits until the program on disk is `build` and no trial is on.
+    /// Waits until the program on disk is `build` and that is the good one.
     #[track_caller]
     pub fn until_disk_is(&self, build: Build) {
-        until(&format!("{build:?} on disk, no trial"), SOON, || {
+        until(&format!("{build:?} on disk, and good"), SOON, || {
             let disk = self.disk();
-            (disk.program == Some(build.id()) && disk.trial.is_none()).then_some(())
+            (disk.program == Some(build.id()) && disk.good == disk.program).then_some(())
         });
     }
 
@@ -213,12 +213,11 @@ impl Host {
 
     /// The program's directory.
     pub fn disk(&self) -> Disk {
-        let trial = std::fs::read_to_string(self.container.path(&format!("{PROGRAM}.trial")));
         Disk {
             program: self.build_at(PROGRAM),
+            good: self.build_at(&format!("{PROGRAM}.good")),
             old: self.build_at(&format!("{PROGRAM}.old")),
             rejected: self.build_at(&format!("{PROGRAM}.rejected")),
-            trial: trial.ok().map(|text| text.trim_end().to_owned()),
         }
     }
 

@@ -10,6 +10,9 @@ use std::process::Command;
 /// Where the service runs its program from.
 pub const PROGRAM: &str = "/usr/lib/handover/bin/handover";
 
+/// The one that last proved itself, as a package's first installation leaves it.
+const GOOD: &str = "/usr/lib/handover/bin/handover.good";
+
 /// The layer's directory, until it is dropped.
 pub struct Layer(tempfile::TempDir);
 
@@ -112,7 +115,8 @@ impl Layer {
             layer.install(&build.path(), &release, 0o755)?;
         }
         layer.install(PROGRAM, &with_build_id(&bytes, &Build::A.id())?, 0o755)?;
-        layer.link(PROGRAM, "/usr/bin/handover")?;
+        layer.install(GOOD, &with_build_id(&bytes, &Build::A.id())?, 0o755)?;
+        layer.link(GOOD, "/usr/bin/handover")?;
         let bytes = layer.stripped(&std::env::current_exe()?)?;
         for bad in Bad::ALL {
             let mut release = with_build_id(&bytes, &bad.id())?;

@@ -73,7 +73,7 @@ enum Verb {
     },
     /// Run what is on disk now, without failing a request
     Upgrade {
-        /// Put this file in place first; the running program stays beside it as .old
+        /// Put this file in place first; it is on trial until it has proved itself
         #[arg(long, value_name = "FILE")]
         binary: Option<PathBuf>,
         /// How long the way back stays open, such as 60s or 10m; 0s commits at once

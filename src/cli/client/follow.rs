@@ -273,7 +273,9 @@ fn took_over(status: &Status, upgrade: &Upgrade) -> Verdict {
 fn of(last: &Last) -> Verdict {
     let exit = match last.outcome {
         Outcome::Committed => exit::OK,
-        Outcome::RolledBack | Outcome::Failed => exit::FAILED,
+        Outcome::RolledBack | Outcome::Failed | Outcome::Interrupted | Outcome::UnderWay => {
+            exit::FAILED
+        }
         Outcome::Refused => exit::REFUSED,
     };
     let (from, to) = (&last.from, last.to.as_deref().unwrap_or("?"));
@@ -290,6 +292,7 @@ fn of(last: &Last) -> Verdict {
 fn was(last: &Last) -> String {
     match last.outcome {
         Outcome::Failed => "failed".into(),
+        Outcome::UnderWay => "is not known to have ended".into(),
         other => format!("was {}", outcome(other)),
     }
 }

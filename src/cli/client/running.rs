@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::answerer::Unit;
 use super::parked;
 use crate::cli::places::Places;
+use crate::sys::process::Other;
 
 /// The process that is the service, and who says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +62,14 @@ fn main_pid(unit: &str) -> Option<u32> {
 }
 
 /// The number may be another process's by now: a master is called `g7 serving`, and belongs to who
-/// wrote the file.
+/// wrote the file. One that has ended serves nobody, although its number is there until it is reaped.
 fn is_master_of(pid: u32, writer: u32) -> bool {
+    let Ok(Some(process)) = Other::open(pid) else {
+        return false;
+    };
+    if process.gone_within(Duration::ZERO).unwrap_or(false) {
+        return false;
+    }
     let user = fs::metadata(format!("/proc/{pid}")).map(|meta| meta.uid());
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let generation = name

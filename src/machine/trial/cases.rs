@@ -154,6 +154,7 @@ impl Hand {
             Step::Count(id, number) => disk.tries = Some((*id, *number)),
             Step::Remove(Name::Rejected) => disk.rejected = None,
             Step::Remove(Name::Tries) => disk.tries = None,
+            Step::Remove(Name::Old) => disk.old = None,
             Step::Remove(name) => panic!("nothing removes {name:?}"),
         }
         true

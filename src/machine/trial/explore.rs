@@ -148,7 +148,7 @@ fn finished(verb: &Verb, before: &Disk, disk: &Disk, verdict: Verdict, at: &dyn 
             let there = disk.program.as_ref().map(|file| file.id);
             // Where there was nothing, anything good is better.
             let filled = before.program.is_none() && disk.program.is_some();
-            let stuck = verdict == Verdict::NoWayBack;
+            let stuck = matches!(verdict, Verdict::NoWayBack | Verdict::Good);
             assert!(
                 filled || stuck || there.is_some() && there != *failed,
                 "the failed one is still there: {}",

@@ -1,4 +1,4 @@
-//! Why the binary on disk was not changed.
+//! Why the program on disk was not changed.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::ReplaceError;
 use crate::sys::image::ImageError;
 
-/// The binary on disk could not be looked at or changed. Nothing is half written.
+/// The program on disk could not be looked at or changed. Nothing is half written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -24,15 +24,26 @@ pub enum StoreError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The file to be installed is no program for us.
+    /// It is no program for us.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// The disk refused.
     #[error(transparent)]
     Replace(#[from] ReplaceError),
+    /// The release that runs is not on disk any more.
+    #[error(
+        "the release that runs (build {build_id}) is not on disk any more: {} cannot point at it",
+        path.display()
+    )]
+    ReleaseGone {
+        /// What runs.
+        build_id: String,
+        /// The link.
+        path: PathBuf,
+    },
     /// No previous build.
     #[error("there is no previous build to go back to: {0}")]
-    NoOld(#[source] ImageError),
+    NoOld(#[source] Box<StoreError>),
     /// The previous build is the running one.
     #[error(
         "there is no previous build to go back to: {} is build {build_id}, which is what runs",
@@ -56,7 +67,7 @@ pub enum StoreError {
         build_id: String,
     },
     /// Somebody was faster.
-    #[error("{} was replaced just now and was left alone; look at it and try again", path.display())]
+    #[error("{} was replaced just now and was left alone", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
@@ -64,7 +75,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether somebody with more rights could do it (under systemd: the packaged root helper).
+    pub(super) fn no_old(error: Self) -> Self {
+        Self::NoOld(Box::new(error))
+    }
+
+    /// Whether somebody with more rights could do it (under systemd: root's guard).
     #[must_use]
     pub fn denied(&self) -> bool {
         match self {

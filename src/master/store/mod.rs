@@ -1,119 +1,90 @@
-//! The binary on disk, and what lies beside it: `handover.old`, the previous one;
-//! `handover.rejected`, the last one that failed; `handover.trial`, a marker that the file on
-//! disk is not committed yet. Everything here is plain, blocking work for a blocking thread.
+//! The program on disk, by our own hand: where the service's user owns the program's directory.
+//! What is to be done is decided in [`machine::trial`](crate::machine::trial); here it is observed
+//! and carried out. Plain, blocking work for a blocking thread.
 //!
 //! # Links
 //!
-//! The program is executed as named and written through links. What a deployment changed is what
-//! going back changes:
-//!
-//! * The file was replaced: it is replaced again, where the links lead.
-//! * The path is a link (`handover -> releases/42/handover`) or lies behind one
-//!   (`current/bin/handover` with `current -> releases/42`), and that link was re-pointed:
-//!   it is re-pointed at the previous release, atomically. Then `.old` and `.rejected` are links
-//!   to the releases' files, too, and no release directory is written to but for these names.
-//! * The same, but the previous release is gone or is another build by now: the running build
-//!   replaces the file where the links lead.
-//! * The path was a file and became a link: the link is replaced by the file.
-//!
-//! Which links led to the running file is noted when the store is made, so make it early.
+//! Where the path leads through a link of ours (`current -> releases/42`, or a program that is
+//! itself a link), that link stands for the program: the other names are links beside it, and
+//! going back re-points it. No release directory is written to.
 
-mod back;
-pub mod deputy;
 mod error;
-mod route;
+mod hand;
+mod place;
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use super::replace::ReplaceError;
-pub use back::Restored;
 pub use error::StoreError;
 
 use super::replace::{self, Temp};
 use crate::api;
-use crate::sys::image::{Image, ImageError, Stamp};
-use route::{Link, Route};
+use crate::machine::trial::{Ended, Name, Verdict};
+use crate::sys::image::{self, Fault, Image, ImageError};
+use place::Place;
 
-const OLD: &str = ".old";
-const REJECTED: &str = ".rejected";
-const TRIAL: &str = ".trial";
-
-/// The binary on disk, as one running master sees it.
+/// The program on disk, as one running master sees it.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
     running: Arc<Image>,
-    /// How the path led to a file when we started; that it was the running one is checked
-    /// before it matters.
-    origin: Option<Route>,
 }
 
-/// What stood at the path when an upgrade looked: tells later whether it still does. From the
-/// outcome of [`Store::open`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What stood at the path when an upgrade looked: tells later whether it still does. Keeps no file
+/// open: a rejected one must not hold its file system.
+#[derive(Debug, Clone, Default)]
 pub struct Found {
-    stamp: Option<Stamp>,
-    build_id: Option<String>,
-}
-
-impl From<&Image> for Found {
-    fn from(image: &Image) -> Self {
-        Self {
-            stamp: Some(image.stamp()),
-            build_id: Some(image.build_id().to_owned()),
-        }
-    }
-}
-
-impl From<&ImageError> for Found {
-    fn from(error: &ImageError) -> Self {
-        Self {
-            stamp: error.stamp,
-            build_id: None,
-        }
-    }
+    id: Option<String>,
+    usable: bool,
 }
 
 impl Found {
     /// Of what [`Store::open`] said.
     #[must_use]
     pub fn of(opened: &Result<Image, ImageError>) -> Self {
-        opened.as_ref().map_or_else(Self::from, Self::from)
+        Self {
+            id: id_of(opened),
+            usable: opened.is_ok(),
+        }
+    }
+
+    /// Its build, when it was a program that can be started.
+    #[must_use]
+    pub fn build(&self) -> Option<&str> {
+        self.id.as_deref().filter(|_| self.usable)
     }
 
     /// The same file, or another copy of the same build.
-    fn is(&self, other: &Self) -> bool {
-        self.stamp == other.stamp || self.build_id.is_some() && self.build_id == other.build_id
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.id == other.id
     }
 }
 
 impl Store {
-    /// The binary at `path`: as executed, absolute, links unresolved. Changes nothing.
+    /// The program at `path`: as executed, absolute, links unresolved. Changes nothing.
     pub fn new(path: PathBuf, running: Arc<Image>) -> Result<Self, StoreError> {
         if !path.is_absolute() || path.file_name().is_none() {
             return Err(StoreError::Relative { path });
         }
-        let origin = Route::walk(&path).ok();
-        Ok(Self {
-            path,
-            running,
-            origin,
-        })
+        Ok(Self { path, running })
     }
 
     /// Removes what a crashed process left half done; says how many files. For the start of a
     /// master.
     #[must_use]
     pub fn tidy(&self) -> usize {
-        let beside = ["", OLD, REJECTED, TRIAL].map(|suffix| self.named(suffix));
-        let mut places = beside.to_vec();
-        if let Ok(route) = Route::walk(&self.path) {
-            places.push(route.target);
-            places.extend(route.links.into_iter().map(|link| link.at));
-        }
-        places.iter().map(|place| replace::sweep(place)).sum()
+        let Ok(place) = self.place() else { return 0 };
+        let names = [
+            Name::Program,
+            Name::Good,
+            Name::Old,
+            Name::Rejected,
+            Name::Tries,
+        ];
+        let swept = names.map(|name| replace::sweep(&place.named(name)));
+        swept.iter().sum()
     }
 
     /// As named.
@@ -129,184 +100,164 @@ impl Store {
     }
 
     /// What is on disk now, checked and pinned: what an upgrade would run. Keep [`Found::of`] the
-    /// outcome, good or bad, for [`restore`](Self::restore).
+    /// outcome, good or bad, for [`reject`](Self::reject).
     pub fn open(&self) -> Result<Image, ImageError> {
         Image::open(&self.path)
+    }
+
+    /// What root's guard calls what an upgrade found: the SHA-256 of its content, "none" for what is
+    /// no file. `None`: something else is at the path by now.
+    pub fn content_of(&self, found: &Found) -> Result<Option<String>, StoreError> {
+        let opened = self.open();
+        if !Found::of(&opened).is(found) {
+            return Ok(None);
+        }
+        match opened {
+            Ok(image) => Ok(Some(image.content_hash()?)),
+            Err(ImageError { stamp: None, .. }) => Ok(Some("none".into())),
+            Err(ImageError {
+                path,
+                stamp: Some(stamp),
+                ..
+            }) => Ok(image::content_at(&path, stamp)?),
+        }
     }
 
     /// For `status`. The version cannot be known without running it.
     #[must_use]
     pub fn disk(&self) -> api::Disk {
-        let build_id = build_at(&self.path);
+        let build_id = self.build(Name::Program);
         api::Disk {
             path: self.path.clone(),
             version: None,
             matches_running: build_id.as_deref() == Some(self.running.build_id()),
-            put_back: self.put_back(build_id.as_deref()),
+            put_back: self.was_put_back(),
             build_id,
         }
     }
 
-    /// Every way back makes what was there `.rejected` and uses `.old` up; the next release that is
-    /// taken leaves another one.
-    fn put_back(&self, there: Option<&str>) -> bool {
-        let rejected = self.rejected();
-        let old = self.old();
-        let used_up = old.is_none() || old.as_deref() == there || old == rejected;
-        used_up && self.named(REJECTED).exists() && rejected.as_deref() != there
-    }
-
-    /// The build of the previous binary, if there is a usable one.
-    #[must_use]
-    pub fn old(&self) -> Option<String> {
-        build_at(&self.named(OLD))
-    }
-
-    /// The build [`go_back`](Self::go_back) would put in place.
-    #[must_use]
-    pub fn rollback_to(&self) -> Option<String> {
-        self.old()
-            .filter(|old| old != self.running.build_id() && self.rejected().as_ref() != Some(old))
-    }
-
-    /// The build of the last binary that failed. `None` also when it was no program at all:
-    /// whatever was wrong with it may have been mended.
-    #[must_use]
-    pub fn rejected(&self) -> Option<String> {
-        build_at(&self.named(REJECTED))
-    }
-
-    /// The build that is on trial.
-    #[must_use]
-    pub fn trial(&self) -> Option<String> {
-        let text = std::fs::read_to_string(self.named(TRIAL)).ok()?;
-        text.lines().next().map(|line| line.trim().to_owned())
-    }
-
-    /// Marks the file on disk as not committed yet.
-    pub fn mark_trial(&self, build_id: &str) -> Result<(), StoreError> {
-        let place = self.beside(TRIAL)?;
-        Temp::bytes(&place, format!("{build_id}\n").as_bytes(), 0o644)?.put(&place)?;
-        Ok(())
-    }
-
-    /// Where the marker is, when there is one.
-    pub fn mark(&self) -> Result<PathBuf, StoreError> {
-        self.beside(TRIAL)
-    }
-
-    /// Removes the marker.
-    pub fn clear_trial(&self) -> Result<(), StoreError> {
-        let mark = self.mark()?;
-        // A disk that may not be written need not be, where there is nothing to remove.
-        if std::fs::symlink_metadata(&mark).is_ok() {
-            replace::remove(&mark)?;
-        }
-        Ok(())
-    }
-
-    /// What runs has proved itself: not on trial, and not rejected, should it have been once.
-    pub fn commit(&self) -> Result<(), StoreError> {
-        self.clear_trial()?;
-        if self.rejected().as_deref() == Some(self.running.build_id()) {
-            replace::remove(&self.beside(REJECTED)?)?;
-        }
-        Ok(())
-    }
-
-    /// Makes `.old` the running image. Best called when the successor is ready, just before it
-    /// takes over: a release that never came so far then does not cost the previous `.old`.
-    pub fn keep_old(&self) -> Result<(), StoreError> {
-        let old = self.beside(OLD)?;
-        if self.is_running(&old) {
-            return Ok(());
-        }
-        let now = self.route()?;
-        let temp = if let Some(link) = self.repointed(&now) {
-            Temp::symlink(&old, &self.seen_from_beside(&link)?)?
-        } else if Image::open(&now.target).is_ok_and(|image| image.same_file(&self.running)) {
-            // Another name for it costs nothing, but may be forbidden, or be on another disk.
-            Temp::hard_link(&old, &now.target).or_else(|_| Temp::copy(&old, &self.running))?
-        } else {
-            Temp::copy(&old, &self.running)?
+    /// Whether the good program came back in the place of what is `.rejected` now: that one got its
+    /// name later than the good one its own.
+    fn was_put_back(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let Ok(place) = self.place() else {
+            return false;
         };
-        temp.put(&old)?;
-        Ok(())
+        let named = |name| {
+            let meta = std::fs::symlink_metadata(place.named(name)).ok()?;
+            Some((meta.ctime(), meta.ctime_nsec()))
+        };
+        let rejected = named(Name::Rejected);
+        rejected.is_some() && rejected > named(Name::Good)
     }
 
-    /// Puts a program from elsewhere at the path, after keeping what runs as `.old`.
-    pub fn install(&self, file: &Path) -> Result<Image, StoreError> {
+    /// The usable build under this name.
+    #[must_use]
+    pub fn build(&self, name: Name) -> Option<String> {
+        let image = self.image(name).ok()?;
+        Some(image.build_id().to_owned())
+    }
+
+    /// The usable program under this name.
+    pub fn image(&self, name: Name) -> Result<Image, StoreError> {
+        if name == Name::Program {
+            return Ok(self.open()?);
+        }
+        let place = self.place()?;
+        Ok(Image::open(&place.program(name))?)
+    }
+
+    /// Whether what runs is not known to be good: it must prove itself, then be
+    /// [`commit`](Self::commit)ted.
+    #[must_use]
+    pub fn on_trial(&self) -> bool {
+        self.build(Name::Good).as_deref() != Some(self.running.build_id())
+    }
+
+    /// The program that a rollback goes to when nobody is parked, unless it was refused: from one on
+    /// trial to the good one, else to the one before it.
+    pub fn previous(&self, refused: &[String]) -> Result<Image, StoreError> {
+        let name = match self.build(Name::Good) {
+            Some(good) if good != self.running.build_id() => Name::Good,
+            _ => Name::Old,
+        };
+        let old = self.image(name).map_err(StoreError::no_old)?;
+        let build_id = old.build_id().to_owned();
+        let path = old.path().to_owned();
+        if build_id == self.running.build_id() {
+            return Err(StoreError::OldIsRunning { path, build_id });
+        }
+        if refused.contains(&build_id) || self.build(Name::Rejected).as_ref() == Some(&build_id) {
+            return Err(StoreError::OldIsRejected { path, build_id });
+        }
+        Ok(old)
+    }
+
+    /// Before a cold start of the program at the path.
+    pub fn start(&self) -> Result<Verdict, StoreError> {
+        let seen = self.look()?;
+        self.perform(&seen, &seen.files.start())
+    }
+
+    /// After a run that began cold.
+    pub fn ended(&self, how: Ended) -> Result<Verdict, StoreError> {
+        let seen = self.look()?;
+        self.perform(&seen, &seen.files.ended(how))
+    }
+
+    /// What runs has proved itself.
+    pub fn commit(&self) -> Result<Verdict, StoreError> {
+        let seen = self.look()?;
+        self.perform(&seen, &seen.files.commit(&seen.running))
+    }
+
+    /// After a failed or rolled-back upgrade: puts what runs back at the path, if what the upgrade
+    /// found there still is there, which becomes `.rejected`.
+    pub fn reject(&self, failed: &Found) -> Result<Verdict, StoreError> {
+        let seen = self.look()?;
+        let plan = seen.files.reject(failed.id.as_ref(), Some(&seen.running));
+        self.perform(&seen, &plan)
+    }
+
+    /// Puts a program from elsewhere at the path. It is on trial there, as whatever comes.
+    pub fn install(path: &Path, file: &Path) -> Result<Image, StoreError> {
         let new = Image::open(file)?;
-        if new.build_id() != self.running.build_id() {
-            self.keep_old()?;
+        // Through all links: a release directory that a link leads to is where it belongs.
+        let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if !new.is_at(&target) {
+            Temp::copy(&target, &new)?.put(&target)?;
         }
-        let place = self.route()?.target;
-        if !new.is_at(&place) {
-            Temp::copy(&place, &new)?.put(&place)?;
-        }
-        Ok(self.open()?)
+        Ok(Image::open(&target)?)
     }
 
-    fn route(&self) -> Result<Route, StoreError> {
-        self.follow(&self.path, None)
+    /// Whether the program's directory belongs to this process's user.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.place().is_ok_and(|place| place.is_ours())
     }
 
-    fn follow(&self, path: &Path, changed: Option<&Link>) -> Result<Route, StoreError> {
-        Route::walk_as_if(path, changed).map_err(|source| StoreError::Follow {
+    fn place(&self) -> Result<Place, StoreError> {
+        Place::find(&self.path).map_err(|source| StoreError::Follow {
             path: self.path.clone(),
             source,
         })
     }
-
-    /// The path with a suffix.
-    fn named(&self, suffix: &str) -> PathBuf {
-        let mut name = OsString::from(&self.path);
-        name.push(suffix);
-        name.into()
-    }
-
-    /// The same, its directory free of links: it stays where it is when a link is re-pointed.
-    fn beside(&self, suffix: &str) -> Result<PathBuf, StoreError> {
-        self.beside_as_if(suffix, None)
-    }
-
-    fn beside_as_if(&self, suffix: &str, changed: Option<&Link>) -> Result<PathBuf, StoreError> {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(suffix);
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        Ok(self.follow(directory, changed)?.target.join(name))
-    }
-
-    /// The link that was re-pointed since we were started from behind it, as it was; `None` when
-    /// it would not lead to the running build any more.
-    fn repointed(&self, now: &Route) -> Option<Link> {
-        let link = self.origin.as_ref()?.changed(now)?;
-        let before = Route::walk_as_if(&self.path, Some(link)).ok()?;
-        self.is_running(&before.target).then(|| link.clone())
-    }
-
-    /// What a link beside the path says to lead where this link on the way leads.
-    fn seen_from_beside(&self, link: &Link) -> Result<PathBuf, StoreError> {
-        Ok(if link.at == self.beside("")? {
-            link.to.clone()
-        } else {
-            link.leads_to()
-        })
-    }
-
-    /// A good file with the running image's bytes.
-    fn is_running(&self, path: &Path) -> bool {
-        Image::open(path).is_ok_and(|image| {
-            image.build_id() == self.running.build_id()
-                && self.running.same_content(&image).unwrap_or(false)
-        })
-    }
 }
 
-fn build_at(path: &Path) -> Option<String> {
-    Image::open(path)
-        .ok()
-        .map(|image| image.build_id().to_owned())
+/// What tells a file from others: its build; what is no program by which file it is. `None`: there
+/// is nothing.
+fn id_of(opened: &Result<Image, ImageError>) -> Option<String> {
+    match opened {
+        Ok(image) => Some(image.build_id().to_owned()),
+        Err(ImageError {
+            fault: Fault::Missing,
+            ..
+        }) => None,
+        Err(ImageError { fault, stamp, .. }) => Some(match stamp {
+            Some(stamp) => format!("{stamp:?}"),
+            None => fault.to_string(),
+        }),
+    }
 }
 
 #[cfg(test)]

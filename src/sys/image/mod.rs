@@ -182,6 +182,15 @@ impl Image {
         }
     }
 
+    /// The SHA-256 of its content, in hex.
+    pub fn content_hash(&self) -> Result<String, ImageError> {
+        content_hash(&self.file).map_err(|e| ImageError {
+            path: self.path.clone(),
+            fault: Fault::Read(e),
+            stamp: Some(self.stamp),
+        })
+    }
+
     /// Reads at an offset (no shared file position: several threads may copy at once); 0 is the
     /// end of the file.
     pub fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
@@ -294,6 +303,32 @@ fn identify(file: &File, stamp: &Stamp) -> Result<String, Fault> {
     }
 }
 
+/// The SHA-256 of what is at `path`, "none" for what is no regular file; `None` when that is not the
+/// file with this stamp.
+pub fn content_at(path: &Path, stamp: Stamp) -> Result<Option<String>, ImageError> {
+    let (file, meta) = match pin(path) {
+        Ok(pinned) => pinned,
+        Err(error) if error.stamp != Some(stamp) => return Ok(None),
+        Err(ImageError {
+            fault: Fault::Directory | Fault::NotRegular { .. },
+            ..
+        }) => return Ok(Some("none".into())),
+        Err(error) => return Err(error),
+    };
+    if Stamp::of(&meta) != stamp {
+        return Ok(None);
+    }
+    match content_hash(&file) {
+        Ok(hash) => Ok(Some(hash)),
+        Err(e) => Err(ImageError {
+            path: path.to_owned(),
+            fault: Fault::Read(e),
+            stamp: Some(stamp),
+        }),
+    }
+}
+
+/// The SHA-256 of a file's content, in hex.
 fn content_hash(file: &File) -> io::Result<String> {
     let mut hash = Sha256::new();
     let (mut buffer, mut at) = (vec![0; CHUNK], 0);

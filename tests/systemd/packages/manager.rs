@@ -66,15 +66,14 @@ pub fn version_at(host: &Host, suffix: &str) -> Option<String> {
     Some(version.trim_end().to_owned())
 }
 
-/// Waits until no trial is on and this version is on disk.
+/// Waits until this version is on disk, and good.
 #[track_caller]
 pub fn until_disk_is(host: &Host, version: &str) {
-    until(&format!("{version} on disk, no trial"), IN_TIME, || {
+    until(&format!("{version} on disk, and good"), IN_TIME, || {
         let disk = host.disk();
-        (disk.trial.is_none() && version_at(host, "").as_deref() == Some(version)).then_some(())
+        (disk.program == disk.good && version_at(host, "").as_deref() == Some(version))
+            .then_some(())
     });
-    let replaced = host.container.path(&format!("{PROGRAM}.replaced"));
-    assert!(!replaced.exists(), "nothing is left of the replacement");
 }
 
 #[track_caller]

@@ -27,7 +27,7 @@ pub fn an_upgrade_is_one_hot_upgrade(host: &mut Host) {
     ran.ok();
     assert_says(&ran, "goes back to 1.0.0");
     assert_serves(host, "3.0.0");
-    assert_eq!(version_at(host, ".old").as_deref(), Some("1.0.0"));
+    assert_eq!(version_at(host, ".good").as_deref(), Some("1.0.0"));
     commit(host, "3.0.0");
 
     rpm_upgrade(host, "2.0.0", &["--oldpackage"]).ok();
@@ -81,7 +81,7 @@ pub fn a_bad_release_is_refused_and_a_rollback_is_explained(host: &mut Host) {
     assert_says(&host.handover(&["status"]), "`rpm -V`");
 
     rpm_upgrade(host, "3.0.0", &[]).ok();
-    assert_eq!(version_at(host, ".old").as_deref(), Some("1.0.0"));
+    assert_eq!(version_at(host, ".good").as_deref(), Some("1.0.0"));
     commit(host, "3.0.0");
     load::goes_on(&load);
     load.stop().assert_clean();

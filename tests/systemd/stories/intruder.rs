@@ -2,6 +2,7 @@
 //! lies in its directories; what it could gain by them is tried, and must be denied or be known.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::host::{Host, SOON, until};
 use crate::release::{Bad, Build, PROGRAM};
@@ -42,32 +43,39 @@ pub fn gains_nothing_but_what_is_known(host: &mut Host) {
     assert_eq!(host.disk(), disk);
 }
 
-/// Whatever it puts where root's oneshot looks: root acts only while a trial is on, and then only
-/// between the two files that root put there.
+/// Whatever it puts where root's guard looks: the guard keeps only what the main process runs, and puts
+/// only what is good in the place of what is not.
 pub fn leads_root_nowhere(host: &mut Host) {
     host.start();
     let disk = host.disk();
+    let good = format!("reject.$(sha256sum <{PROGRAM} | cut -d \\  -f 1)");
     for trick in [
-        "touch restore keep",
-        "mkdir -p restore/a/b keep",
-        "ln -sfn /etc restore; ln -sfn /etc/passwd keep",
-        "echo /etc/passwd >restore; cp /bin/true handover.old; touch handover.trial",
-        "mkfifo restore keep",
-        "touch restore; chmod 0 restore",
-        "ln -sfn loop restore; ln -sfn restore loop",
+        "touch commit reject.none reject.x",
+        "mkdir -p reject.x/a/b commit",
+        "ln -sfn /etc reject.x; ln -sfn /etc/passwd commit",
+        "echo /etc/passwd >reject.x; cp /bin/true handover.old; touch handover.good",
+        "mkfifo reject.x commit",
+        "touch commit; chmod 0 commit",
+        "ln -sfn loop reject.x; ln -sfn reject.x loop",
+        &format!("touch \"{good}\""),
     ] {
-        let script = format!(
-            "cd /run/handover; exec setpriv --reuid=handover --regid=handover --clear-groups sh -euc '{trick}'"
-        );
-        host.container.sh(&script).ok();
+        host.container
+            .write("/run/trick", &format!("cd /run/handover\n{trick}\n"));
+        host.container
+            .sh("exec setpriv --reuid=handover --regid=handover --clear-groups sh -eu /run/trick")
+            .ok();
         until(
             &format!("root has removed the triggers of: {trick}"),
             SOON,
             || {
-                let gone = "cd /run/handover; for t in restore keep; do ! [ -e $t ] && ! [ -L $t ] || exit 1; done";
+                let gone = "cd /run/handover; for t in reject.* commit; do ! [ -e $t ] && ! [ -L $t ] || exit 1; done";
                 (host.container.sh(gone).code == 0).then_some(())
             },
         );
+        until("the guard has ended", SOON, || {
+            let guard = host.systemctl(["is-active", "handover-restore.service"]);
+            (guard.stdout.trim_end() == "inactive").then_some(())
+        });
         assert_eq!(host.disk(), disk, "{trick}");
         host.container
             .sh("test -s /etc/passwd && test -d /etc/systemd")
@@ -77,18 +85,39 @@ pub fn leads_root_nowhere(host: &mut Host) {
     assert_eq!(path.ok(), "active");
 }
 
+/// Anybody may open the program's directory and lock it: root's guard does not wait for that.
+pub fn nobody_holds_up_roots_guard(host: &mut Host) {
+    host.start();
+    let before = host.assert_runs(Build::A);
+    let hold = "for f in /usr/lib/handover /usr/lib/handover/guard /usr/lib/handover/bin /usr/lib/handover/bin/*; do
+        setpriv --reuid=nobody --clear-groups flock $f sleep 600 & done; wait";
+    let mut holder = host.container.spawn(["sh", "-c", hold]).expect("spawned");
+    until("they are locked", SOON, || {
+        let ran = host
+            .container
+            .run(["pgrep", "--full", "--count", "^sleep 600"]);
+        (ran.stdout.trim() == "5").then_some(())
+    });
+    host.install(Build::B);
+    host.reload().ok();
+    let second = host.assert_runs(Build::B);
+    assert_ne!(second, before);
+    host.handover(&["commit"]).ok();
+    host.until_disk_is(Build::B);
+    host.kill("KILL", second);
+    host.until_another_main(second, Duration::from_secs(10));
+    host.container.sh("pkill --full '^sleep 600'").ok();
+    let _ = holder.wait();
+}
+
 /// It names itself the main process, with an image of its own: root does not believe it.
 pub fn cannot_have_its_image_kept_or_executed(host: &mut Host) {
     host.start();
     host.assert_runs(Build::A);
-    let guard = |what: &str, pid: &str| {
-        let order = if what == "trial" {
-            "/run/handover"
-        } else {
-            "apply"
-        };
-        host.container
-            .run(["sh", "/usr/lib/handover/guard", what, PROGRAM, order, pid])
+    let guard = |verb: &[&str]| {
+        let (verb, args) = verb.split_first().expect("a verb");
+        let command = ["sh", "/usr/lib/handover/guard", verb, PROGRAM];
+        host.container.run(command.iter().chain(args))
     };
     // Its own file, even a true copy; and root's, but from elsewhere.
     for (image, owner) in [("/run/handover/evil", "handover"), ("/opt/evil", "root")] {
@@ -111,15 +140,19 @@ pub fn cannot_have_its_image_kept_or_executed(host: &mut Host) {
             ran.stdout.lines().next().map(str::to_owned)
         });
         host.install_file(&Bad::Exits3.path());
-        for verb in ["trial", "client"] {
-            let ran = guard(verb, &pid);
+        for verb in [&["commit", &*pid][..], &["client", "apply", &pid]] {
+            let ran = guard(verb);
             assert!(
                 ran.code == 1 && ran.stderr.contains("guard: the running image"),
                 "{image}: {ran}"
             );
         }
         let disk = host.disk();
-        assert_eq!((disk.old, disk.trial), (None, None), "{image}");
+        assert_eq!(
+            (disk.old, disk.good),
+            (None, Some(Build::A.id())),
+            "{image}"
+        );
         host.container.run(["kill", "-KILL", &pid]).ok();
         child.wait().expect("gone");
     }
@@ -161,6 +194,13 @@ pub fn answers_in_the_service_s_place_for_nothing(host: &mut Host) {
         let script = format!("cd /run/handover; {how}");
         host.container.sh(&script).ok();
     };
+    // The owner makes its socket again when nobody is in its place.
+    let answers = || {
+        until("it answers", SOON, || {
+            let marked = host.container.sh("test -e /run/handover/impostor");
+            (marked.code == 0).then_some(())
+        });
+    };
     swap("mv control.sock real.sock");
     // Outside of the unit: it is seen who answers.
     let mut impostor = host
@@ -174,9 +214,7 @@ pub fn answers_in_the_service_s_place_for_nothing(host: &mut Host) {
             "/opt/impostor.pl",
         ])
         .expect("spawned");
-    until("it answers", SOON, || {
-        (host.container.sh("test -S /run/handover/control.sock").code == 0).then_some(())
-    });
+    answers();
     for order in orders {
         let ran = host.handover(order);
         assert_eq!(ran.code, 77, "{order:?}: {ran}");
@@ -189,15 +227,15 @@ pub fn answers_in_the_service_s_place_for_nothing(host: &mut Host) {
     impostor.wait().expect("gone");
     host.container.run(["pkill", "--full", "impostor.pl"]);
     // Inside: it is a part of the service, and believed; but what it says is only printed.
-    swap("rm -f control.sock");
+    swap("rm -f control.sock impostor");
     host.drop_in(
         "impostor",
-        "[Service]\nExecReload=\nExecReload=/bin/sh -c 'perl /opt/impostor.pl & sleep 1'\n",
+        "[Service]\nExecReload=\nExecReload=/bin/sh -c 'exec perl /opt/impostor.pl'\n",
     );
-    host.reload().ok();
-    until("it answers", SOON, || {
-        (host.container.sh("test -S /run/handover/control.sock").code == 0).then_some(())
-    });
+    // systemd ends what a command of a unit leaves behind: it goes on as long as it is needed.
+    host.systemctl(["reload", "--no-block", "handover.service"])
+        .ok();
+    answers();
     for order in orders {
         let ran = host.handover(order);
         let shown = format!("{}{}", ran.stdout, ran.stderr);
@@ -216,7 +254,7 @@ pub fn answers_in_the_service_s_place_for_nothing(host: &mut Host) {
     bystander.wait().expect("gone");
     host.container.run(["pkill", "--full", "impostor.pl"]);
     // The owner makes its socket again.
-    swap("rm -f control.sock real.sock");
+    swap("rm -f control.sock real.sock impostor");
     until("the owner answers", SOON, || {
         let ran = host.handover(&["status"]);
         (ran.code == 0 && ran.stdout.contains("handover:")).then_some(())
@@ -247,19 +285,17 @@ socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;
 umask 0;
 bind($s, pack_sockaddr_un($path)) or die;
 listen($s, 9) or die;
+open(my $mark, ">", "/run/handover/impostor") or die;
 open(my $f, "<", "/opt/status.json"); my $status = <$f>;
 while (accept(my $c, $s)) {
     sysread($c, my $request, 4096);
     my $body = $request =~ /^POST/
-        ? "{"event":"step","generation":1,"phase":"x","message":"\u001b[2J"}
+        ? q({"event":"step","generation":1,"phase":"x","message":"\u001b[2J"}
 {"event":"result","exit":0,"message":"\u001b]0;x\u0007"}
-"
+)
         : $status;
-    syswrite($c, "HTTP/1.1 200 OK
-connection: close
-content-length: " . length($body) . "
-
-" . $body);
+    my $head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: " . length($body);
+    syswrite($c, "$head\r\n\r\n$body");
     close $c;
 }
 "#;
@@ -283,12 +319,12 @@ const DENIED: &[(&str, &str)] = &[
         "cp /bin/true /usr/lib/handover/bin/x",
     ),
     (
-        "plant handover.old",
-        "ln -s /bin/sh /usr/lib/handover/bin/handover.old",
+        "plant handover.good",
+        "ln -sf /bin/sh /usr/lib/handover/bin/handover.good",
     ),
     (
-        "begin a trial",
-        "touch /usr/lib/handover/bin/handover.trial",
+        "hold the guard's lock",
+        "exec 3</usr/lib/handover/bin/handover.lock",
     ),
     ("write the guard", "echo x >>/usr/lib/handover/guard"),
     (
@@ -377,6 +413,6 @@ const KNOWN: &[(&str, &str)] = &[
         "speak to systemd in the service's name",
         r#"perl -MSocket -e 'socket(S,AF_UNIX,SOCK_DGRAM,0); $a=$ENV{NOTIFY_SOCKET}||"/run/systemd/notify"; $a=~s/^@/\0/; exit(send(S,"STATUS=intruder",0,pack_sockaddr_un($a))?0:1)'"#,
     ),
-    ("end a trial", "touch /run/handover/restore"),
+    ("ask root's guard", "touch /run/handover/commit"),
     ("write to the journal", "echo intruder"),
 ];

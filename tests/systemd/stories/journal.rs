@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::host::{Host, SOON, until};
-use crate::release::{Bad, Build, PROGRAM};
+use crate::release::{Bad, Build};
 
 /// `journalctl HANDOVER_UPGRADE_ID=...` has every step, from both generations, each with everything
 /// by which somebody could look for it; `-x` explains them; `handover history` prints them.
@@ -101,10 +101,7 @@ pub fn systemctl_status_says_what_happens_next(host: &mut Host) {
         .spawn(["systemctl", "reload", "handover.service"])
         .expect("spawned");
     says(&[&format!("{version} (g1) serves; g2 gets ready")]);
-    // /usr/bin/handover is the bad one now.
-    host.container
-        .run([&format!("{PROGRAM}.old"), "rollback"])
-        .ok();
+    host.handover(&["rollback"]).ok();
     let out = client.wait_with_output().expect("waited");
     assert!(!out.status.success(), "{out:?}");
     says(&[&serving]);
@@ -118,7 +115,9 @@ pub fn systemctl_status_says_what_happens_next(host: &mut Host) {
         &format!("`rollback` goes back to {version}"),
     ]);
     host.handover(&["commit"]).ok();
-    says(&[&format!("g2 {version} serving")]);
+    until("a status of a release that is final", SOON, || {
+        (host.property("StatusText") == format!("{version} (g2) serves")).then_some(())
+    });
 }
 
 /// What the journal has of one upgrade.
@@ -129,8 +128,10 @@ struct Story {
 
 /// Of the upgrade that ended last, when its end and these last words have arrived.
 fn story(host: &Host, last: &[&str]) -> Story {
-    let status = host.status();
-    let id = status["last"]["id"].as_str().expect("an id").to_owned();
+    // It has ended when the disk is as it must be.
+    let id = until("an upgrade that ended", SOON, || {
+        host.status()["last"]["id"].as_str().map(str::to_owned)
+    });
     let by_id = format!("HANDOVER_UPGRADE_ID={id}");
     let entries = until(&format!("{id} in the journal, to {last:?}"), SOON, || {
         let ran = host

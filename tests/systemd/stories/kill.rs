@@ -46,6 +46,11 @@ pub fn the_parked_master(host: &mut Host) {
     load::goes_on(&load);
     assert_eq!(host.assert_runs(Build::B), after);
     host.until_disk_is(Build::B);
+    assert_eq!(
+        host.disk().old,
+        Some(Build::A.id()),
+        "the way back does not die with it"
+    );
     assert_eq!(host.restarts(), "0");
     load.stop().assert_clean();
     stops_gracefully(host);

@@ -83,9 +83,12 @@ stories! {
     operators::a_member_of_the_group_orders_and_everybody_reads ANY,
     operators::a_group_that_nobody_has_is_refused_before_it_harms ANY,
     operators::hundreds_of_listeners_survive_a_restart ANY,
+    intruder::nobody_holds_up_roots_guard ANY,
     intruder::cannot_have_its_image_kept_or_executed ANY,
     boot::a_release_that_cannot_start_is_replaced BOTH,
     boot::a_release_that_systemd_would_not_restart_is_replaced BOTH,
+    boot::whatever_lies_on_disk_the_good_one_starts ANY,
+    boot::a_disk_that_cannot_be_written_is_said_and_put_right_later ANY,
     boot::a_refused_release_is_not_started_at_the_next_boot ANY,
     boot::a_release_on_trial_survives_a_power_cut ANY,
 }

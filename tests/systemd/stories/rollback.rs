@@ -12,7 +12,7 @@ pub fn one_command_goes_back(host: &mut Host) {
     host.install(Build::B);
     host.reload().ok();
     host.assert_runs(Build::B);
-    assert_eq!(host.disk().trial, Some(Build::B.id()));
+    assert_eq!(host.disk().good, Some(Build::A.id()), "B is on trial");
     host.handover(&["rollback"]).ok();
     assert_eq!(host.assert_runs(Build::A), before);
     host.until_disk_is(Build::A);
@@ -26,8 +26,8 @@ pub fn one_command_goes_back(host: &mut Host) {
     load.stop().assert_clean();
 }
 
-/// Nobody is parked any more: what was kept on disk is upgraded to, and root's client puts it in
-/// place.
+/// Nobody is parked any more: what was kept on disk is upgraded to, and put in place. At once after
+/// the commit, too: root's guard may not even have begun.
 pub fn after_a_commit(host: &mut Host) {
     host.start();
     let first = host.assert_runs(Build::A);
@@ -36,7 +36,6 @@ pub fn after_a_commit(host: &mut Host) {
     host.reload().ok();
     host.handover(&["commit"]).ok();
     let second = host.assert_runs(Build::B);
-    host.until_disk_is(Build::B);
     host.handover(&["rollback"]).ok();
     let third = host.assert_runs(Build::A);
     assert!(third != first && third != second);
@@ -46,7 +45,10 @@ pub fn after_a_commit(host: &mut Host) {
     host.handover(&["commit"]).ok();
     assert_eq!(host.assert_runs(Build::A), third);
     let disk = host.disk();
-    assert_eq!((disk.program, disk.trial), (Some(Build::A.id()), None));
+    assert_eq!(
+        (disk.program, disk.good),
+        (Some(Build::A.id()), Some(Build::A.id()))
+    );
     load::goes_on(&load);
     load.stop().assert_clean();
 }
@@ -69,13 +71,10 @@ pub fn an_upgrade_waits_for_the_disk_of_the_one_before(host: &mut Host) {
         let serves = status["owner_pid"] == before && ["serving", "evicting"].contains(&phase);
         serves.then_some(())
     });
-    // Of the program that runs: /usr/bin/handover is the rejected one still. For a moment it may be
-    // the one that gives the service back who answers, with a reason of its own.
-    let client = format!("{PROGRAM}.old");
+    // For a moment it may be the one that gives the service back who answers, with a reason of its
+    // own.
     until("the one that serves to answer", SOON, || {
-        let refused = host
-            .container
-            .run([&*client, "--name", "handover", "upgrade"]);
+        let refused = host.handover(&["upgrade"]);
         assert_eq!(refused.code, 75, "{refused}");
         refused.stderr.contains("put right").then_some(())
     });

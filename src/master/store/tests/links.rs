@@ -1,157 +1,80 @@
-//! The same behind links.
+//! Where a link stands for the program.
+
+use std::path::Path;
 
 use super::*;
 
 #[test]
 fn a_repointed_link_is_pointed_back() {
-    let lab = Lab::linked_file();
-    let bad = lab.repoint("handover", "releases/42/bin/handover");
-    lab.store.keep_old().unwrap();
-    lab.store.mark_trial(&id(2)).unwrap();
-    let restored = lab.store.restore(&bad).unwrap();
-    assert_eq!(
-        restored,
-        Restored::Repointed {
-            link: lab.root.join("handover"),
-            to: "releases/41/bin/handover".into(),
-            rejected: Some(lab.root.join("handover.rejected")),
+    for lab in [Lab::linked_file(), Lab::linked_directory()] {
+        let directory = lab.path.ends_with("bin/handover");
+        let (link, end) = if directory {
+            ("current", "")
+        } else {
+            ("handover", "/bin/handover")
+        };
+        let to = |release: &str| Path::new("releases").join(format!("{release}{end}"));
+        lab.store.commit().unwrap();
+        let failed = lab.repoint(link, to("42"));
+        assert_eq!(lab.store.reject(&failed).unwrap(), Verdict::PutBack);
+        assert_eq!(lab.says(link), to("41"));
+        assert_eq!(lab.says(&format!("{link}.rejected")), to("42"));
+        lab.expect(1, Some(1), None, Some(2));
+        // The releases are the operator's: not touched.
+        for release in ["41", "42"] {
+            let bin = lab.root.join("releases").join(release).join("bin");
+            assert_eq!(names(&bin), ["handover"]);
         }
-    );
-    assert_eq!(lab.says("handover"), Path::new("releases/41/bin/handover"));
-    assert_eq!(
-        lab.says("handover.rejected"),
-        Path::new("releases/42/bin/handover")
-    );
-    lab.expect(1, None, Some(2));
-    lab.expect_names(&["handover", "handover.rejected", "releases"]);
-    // The release is the operator's: not touched.
-    assert_eq!(names(&lab.root.join("releases/42/bin")), ["handover"]);
-}
-
-#[test]
-fn a_repointed_directory_is_pointed_back() {
-    for absolute in [false, true] {
-        let lab = Lab::linked_directory(absolute);
-        let prefix = if absolute { &*lab.root } else { Path::new("") };
-        let bad = lab.repoint("current", prefix.join("releases/42"));
-        lab.store.keep_old().unwrap();
-        lab.store.mark_trial(&id(2)).unwrap();
-        assert_eq!(lab.store.trial(), Some(id(2)));
-        lab.store.restore(&bad).unwrap();
-        assert_eq!(lab.says("current"), prefix.join("releases/41"));
-        lab.expect(1, None, Some(2));
-        assert_eq!(names(&lab.root.join("releases/42/bin")), ["handover"]);
-        assert_eq!(
-            names(&lab.root.join("releases/41/bin")),
-            ["handover", "handover.rejected"]
-        );
     }
 }
 
 #[test]
-fn the_link_that_was_changed_is_the_one_that_is_pointed_back() {
-    let lab = Lab::releases(|root| {
-        symlink("releases/41", root.join("stage")).unwrap();
-        symlink("stage", root.join("current")).unwrap();
-        root.join("current/bin/handover")
-    });
-    let bad = lab.repoint("stage", "releases/42");
-    lab.store.restore(&bad).unwrap();
-    assert_eq!(lab.says("stage"), Path::new("releases/41"));
-    assert_eq!(lab.says("current"), Path::new("stage"));
-    lab.expect(1, None, Some(2));
+fn the_next_release_becomes_good_and_the_one_before_old() {
+    let lab = Lab::linked_directory();
+    lab.store.commit().unwrap();
+    lab.repoint("current", "releases/42");
+    lab.next().commit().unwrap();
+    lab.expect(2, Some(2), Some(1), None);
+    assert_eq!(lab.says("current.old"), Path::new("releases/41"));
+}
+
+/// `.good` does not say `stage`, which somebody may re-point.
+#[test]
+fn a_link_to_a_link_is_followed_to_the_release() {
+    let lab = Lab::linked_directory();
+    lab.sh("ln -s releases/41 stage; ln -sfn stage current");
+    let running = store(&lab.path);
+    running.commit().unwrap();
+    assert_eq!(lab.says("current.good"), Path::new("releases/41"));
+    let failed = lab.repoint("stage", "releases/42");
+    running.reject(&failed).unwrap();
+    lab.expect(1, Some(1), None, Some(2));
 }
 
 #[test]
-fn a_file_replaced_behind_an_unchanged_link_is_replaced_there() {
-    for lab in [Lab::linked_file(), Lab::linked_directory(false)] {
-        put(&lab.root.join("releases/41/bin/handover"), &program(3));
-        let bad = lab.found();
-        lab.store.restore(&bad).unwrap();
-        lab.expect(1, None, Some(3));
-        assert_eq!(
-            fs::read(lab.root.join("releases/41/bin/handover")).unwrap(),
-            program(1)
-        );
-    }
-}
-
-#[test]
-fn when_the_previous_release_is_gone_the_file_is_replaced() {
-    for (lab, link, to) in [
-        (Lab::linked_file(), "handover", "releases/42/bin/handover"),
-        (Lab::linked_directory(false), "current", "releases/42"),
-    ] {
-        let bad = lab.repoint(link, to);
-        fs::remove_dir_all(lab.root.join("releases/41")).unwrap();
-        lab.store.restore(&bad).unwrap();
-        assert_eq!(lab.says(link), Path::new(to));
-        lab.expect(1, None, Some(2));
-        let target = lab.root.join("releases/42/bin/handover");
-        assert_eq!(fs::read(target).unwrap(), program(1));
-    }
-}
-
-#[test]
-fn a_previous_release_that_is_another_build_by_now_is_not_pointed_at() {
-    let lab = Lab::linked_file();
-    let bad = lab.repoint("handover", "releases/42/bin/handover");
-    put(&lab.root.join("releases/41/bin/handover"), &program(4));
-    lab.store.restore(&bad).unwrap();
-    assert_eq!(lab.says("handover"), Path::new("releases/42/bin/handover"));
-    lab.expect(1, None, Some(2));
-}
-
-#[test]
-fn a_link_to_nowhere_gives_way_to_the_file() {
-    let lab = Lab::linked_file();
+fn a_release_that_is_gone_is_said_and_nothing_changes() {
+    let lab = Lab::linked_directory();
+    let failed = lab.repoint("current", "releases/42");
     fs::remove_dir_all(lab.root.join("releases/41")).unwrap();
-    lab.store.restore(&lab.found()).unwrap();
+    let error = lab.store.reject(&failed).unwrap_err();
+    assert!(matches!(error, StoreError::ReleaseGone { .. }), "{error}");
+    assert_eq!(lab.says("current"), Path::new("releases/42"));
+    // Where the link is the program's own name, a file can stand in for it.
+    let lab = Lab::linked_file();
+    let failed = lab.repoint("handover", "releases/42/bin/handover");
+    fs::remove_dir_all(lab.root.join("releases/41")).unwrap();
+    lab.store.reject(&failed).unwrap();
     assert!(!lab.path.is_symlink());
-    assert_eq!(lab.builds()[0], Some(id(1)));
-    assert_eq!(
-        lab.says("handover.rejected"),
-        Path::new("releases/41/bin/handover")
-    );
+    lab.expect(1, None, None, Some(2));
 }
 
 #[test]
 fn a_file_that_became_a_link_becomes_a_file_again() {
     let lab = Lab::plain();
-    put(&lab.root.join("elsewhere"), &program(2));
-    fs::remove_file(&lab.path).unwrap();
-    symlink("elsewhere", &lab.path).unwrap();
-    lab.store.restore(&lab.found()).unwrap();
+    lab.store.commit().unwrap();
+    lab.sh("mkdir -p releases; cp handover releases/next; printf x >>releases/next; ln -sf releases/next handover");
+    put(&lab.root.join("releases/next"), &program(2));
+    lab.store.reject(&lab.found()).unwrap();
     assert!(!lab.path.is_symlink());
-    lab.expect(1, None, Some(2));
-    assert_eq!(fs::read(lab.root.join("elsewhere")).unwrap(), program(2));
-}
-
-#[test]
-fn the_file_may_lie_on_another_disk_than_the_link() {
-    if !root() {
-        return;
-    }
-    let mount = Mount::tmpfs("size=1m");
-    let far = mount.path().join("handover");
-    put(&far, &program(1));
-    let lab = Lab::new(|root| {
-        symlink(&far, root.join("handover")).unwrap();
-        root.join("handover")
-    });
-    lab.store.keep_old().unwrap();
-    lab.expect(1, Some(1), None);
-    put(&far, &program(2));
-    lab.store.restore(&lab.found()).unwrap();
-    lab.expect(1, Some(1), Some(2));
-    assert_eq!(names(mount.path()), ["handover"]);
-
-    put(&far, &program(2));
-    let next = Lab {
-        store: store(&lab.path),
-        ..lab
-    };
-    next.store.go_back().unwrap();
-    next.expect(1, None, Some(2));
-    assert!(next.path.is_symlink());
+    lab.expect(1, Some(1), None, Some(2));
 }

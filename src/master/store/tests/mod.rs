@@ -1,157 +1,17 @@
 //! Against real files; where root is needed and missing, a test says so.
 
-mod deputy;
-mod going_back;
-mod installing;
-mod keeping;
+mod crash;
+mod guard;
+mod lab;
 mod links;
-mod restoring;
-mod unprivileged;
+mod table;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use tempfile::TempDir;
-
 use super::*;
 use crate::sys::image::fixture::{self, Mount, id, program, put};
-
-/// A directory with a binary of build 1 that runs, and its store.
-struct Lab {
-    _dir: Option<TempDir>,
-    root: PathBuf,
-    path: PathBuf,
-    store: Store,
-}
-
-impl Lab {
-    /// `handover`, a plain file.
-    fn plain() -> Self {
-        Self::new(|root| {
-            put(&root.join("handover"), &program(1));
-            root.join("handover")
-        })
-    }
-
-    /// `releases/{41,42}/bin/handover` of builds 1 and 2; `make` makes the links.
-    fn releases(make: impl FnOnce(&Path) -> PathBuf) -> Self {
-        Self::new(|root| {
-            for (release, build) in [("41", 1), ("42", 2)] {
-                let bin = root.join("releases").join(release).join("bin");
-                fs::create_dir_all(&bin).unwrap();
-                put(&bin.join("handover"), &program(build));
-            }
-            make(root)
-        })
-    }
-
-    fn linked_file() -> Self {
-        Self::releases(|root| {
-            symlink("releases/41/bin/handover", root.join("handover")).unwrap();
-            root.join("handover")
-        })
-    }
-
-    fn linked_directory(absolute: bool) -> Self {
-        Self::releases(|root| {
-            let to = if absolute { root } else { Path::new("") };
-            symlink(to.join("releases/41"), root.join("current")).unwrap();
-            root.join("current/bin/handover")
-        })
-    }
-
-    fn new(make: impl FnOnce(&Path) -> PathBuf) -> Self {
-        let dir = TempDir::new().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        let path = make(&root);
-        Self {
-            _dir: Some(dir),
-            root,
-            store: store(&path),
-            path,
-        }
-    }
-
-    fn on(mount: &Mount) -> Self {
-        let path = mount.path().join("handover");
-        put(&path, &program(1));
-        Self {
-            _dir: None,
-            root: mount.path().to_owned(),
-            store: store(&path),
-            path,
-        }
-    }
-
-    fn named(&self, suffix: &str) -> PathBuf {
-        self.store.named(suffix)
-    }
-
-    /// A release of this build replaces the file, as dpkg does.
-    fn release(&self, build: u8) -> Found {
-        put(&self.named(".dpkg-new"), &program(build));
-        fs::rename(self.named(".dpkg-new"), &self.path).unwrap();
-        self.found()
-    }
-
-    fn repoint(&self, link: &str, to: impl AsRef<Path>) -> Found {
-        let link = self.root.join(link);
-        symlink(to, link.with_extension("new")).unwrap();
-        fs::rename(link.with_extension("new"), link).unwrap();
-        self.found()
-    }
-
-    fn found(&self) -> Found {
-        Found::of(&self.store.open())
-    }
-
-    /// What is at the path, at `.old` and at `.rejected`.
-    fn builds(&self) -> [Option<String>; 3] {
-        ["", ".old", ".rejected"].map(|suffix| build_at(&self.named(suffix)))
-    }
-
-    #[track_caller]
-    fn expect(&self, path: u8, old: Option<u8>, rejected: Option<u8>) {
-        let expected = [Some(path), old, rejected].map(|build| build.map(id));
-        assert_eq!(self.builds(), expected);
-    }
-
-    #[track_caller]
-    fn expect_names(&self, expected: &[&str]) {
-        assert_eq!(names(&self.root), expected);
-    }
-
-    fn says(&self, link: &str) -> PathBuf {
-        fs::read_link(self.root.join(link)).unwrap()
-    }
-}
-
-/// What a master that runs the file at `path` now has.
-fn store(path: &Path) -> Store {
-    let running = Arc::new(Image::open(path).unwrap());
-    Store::new(path.to_owned(), running).unwrap()
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
-
-fn inode(path: &Path) -> u64 {
-    fs::metadata(path).unwrap().ino()
-}
-
-fn root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: only root can mount");
-    }
-    root
-}
+use lab::{Lab, names, store};
 
 #[test]
 fn the_path_must_be_absolute() {
@@ -177,51 +37,102 @@ fn status_says_what_is_on_disk() {
 }
 
 #[test]
-fn a_trial_is_marked_and_committed() {
+fn what_runs_is_on_trial_until_it_is_committed() {
     let lab = Lab::plain();
-    assert_eq!(lab.store.trial(), None);
-    lab.store.mark_trial(&id(2)).unwrap();
+    assert!(lab.store.on_trial());
+    lab.store.commit().unwrap();
+    assert!(!lab.store.on_trial());
+    lab.expect_names(&["handover", "handover.good"]);
+    let inode = |name: &str| fs::metadata(lab.root.join(name)).unwrap().ino();
+    assert_ne!(inode("handover"), inode("handover.good"));
+}
+
+/// `cp` over a stopped program writes into the file that is there.
+#[test]
+fn a_good_program_survives_what_is_written_into_the_program() {
+    let lab = Lab::plain();
+    lab.store.commit().unwrap();
+    fs::write(&lab.path, "no program").unwrap();
+    assert_eq!(lab.store.start().unwrap(), Verdict::PutBack);
+    lab.expect(1, Some(1), None, None);
+}
+
+/// The same build id, other bytes: a copy that went wrong is not what is good.
+#[test]
+fn a_damaged_copy_of_the_good_build_is_on_trial() {
+    let lab = Lab::plain();
+    lab.store.commit().unwrap();
+    let mut damaged = program(1);
+    *damaged.last_mut().unwrap() ^= 1;
+    let spoilt = damaged.len() / 2;
+    damaged[spoilt] ^= 1;
+    put(&lab.path, &damaged);
+    assert_eq!(lab.store.start().unwrap(), Verdict::OnTrial);
     assert_eq!(
-        fs::read_to_string(lab.named(".trial")).unwrap(),
-        id(2) + "\n"
+        fs::read_to_string(lab.named(Name::Tries)).unwrap(),
+        format!("{}* 1\n", id(1))
     );
-    lab.store.commit().unwrap();
-    lab.store.commit().unwrap();
-    lab.expect_names(&["handover"]);
 }
 
 #[test]
-fn a_master_started_from_a_file_that_is_gone_can_still_restore_it() {
-    let lab = Lab::linked_file();
-    let running = Arc::clone(lab.store.running());
-    lab.repoint("handover", "releases/42/bin/handover");
-    // It never saw the link as it was.
-    let late = Store::new(lab.path.clone(), running).unwrap();
-    late.restore(&lab.found()).unwrap();
-    assert_eq!(lab.says("handover"), Path::new("releases/42/bin/handover"));
-    lab.expect(1, None, Some(2));
+fn a_newer_file_is_left_alone() {
+    let lab = Lab::plain();
+    lab.store.commit().unwrap();
+    let failed = lab.release(2);
+    lab.release(3);
+    assert_eq!(lab.store.reject(&failed).unwrap(), Verdict::Newer);
+    lab.expect(3, Some(1), None, None);
 }
 
 #[test]
-fn leftovers_of_a_crash_are_removed_wherever_we_write() {
-    let lab = Lab::linked_directory(false);
-    let dead = {
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        child.wait().unwrap();
-        child.id()
-    };
-    for leftover in [
-        format!(".current.{dead}.0.tmp"),
-        format!("releases/41/bin/.handover.{dead}.0.tmp"),
-        format!("releases/41/bin/.handover.old.{dead}.0.tmp"),
-        format!("releases/41/bin/.handover.trial.{dead}.0.tmp"),
+fn whatever_stood_there_becomes_rejected() {
+    for spoil in [
+        "rm handover",
+        "rm handover; mkdir -p handover/deep/er",
+        "rm handover; mkdir -p handover/x handover.rejected/y",
+        "rm handover; : >handover",
+        "rm handover; ln -s /nowhere handover",
+        "chmod 777 handover",
     ] {
-        fs::write(lab.root.join(leftover), "half").unwrap();
+        let lab = Lab::plain();
+        lab.store.commit().unwrap();
+        lab.sh(spoil);
+        let failed = lab.found();
+        assert_eq!(
+            lab.store.reject(&failed).unwrap(),
+            Verdict::PutBack,
+            "{spoil}"
+        );
+        assert_eq!(lab.build(Name::Program), Some(id(1)), "{spoil}");
+        let rejected = lab.named(Name::Rejected).symlink_metadata().is_ok();
+        assert_eq!(rejected, spoil != "rm handover", "{spoil}");
+        assert_eq!(lab.store.tidy(), 0, "{spoil}");
     }
-    assert_eq!(lab.store.tidy(), 4);
-    lab.expect_names(&["current", "releases"]);
-    assert_eq!(names(&lab.root.join("releases/41/bin")), ["handover"]);
-    assert_eq!(lab.store.tidy(), 0);
+}
+
+#[test]
+fn a_previous_build_is_gone_back_to_unless_it_was_refused() {
+    let lab = Lab::plain();
+    lab.store.commit().unwrap();
+    let text = |error: StoreError| error.to_string();
+    assert!(text(lab.store.previous(&[]).unwrap_err()).contains("no previous build"));
+    lab.release(2);
+    let next = lab.next();
+    next.commit().unwrap();
+    assert_eq!(next.previous(&[]).unwrap().build_id(), id(1));
+    let refused = next.previous(&[id(1)]).unwrap_err();
+    assert!(matches!(refused, StoreError::OldIsRejected { .. }));
+}
+
+#[test]
+fn a_program_that_is_on_trial_is_gone_back_from_to_the_good_one() {
+    let lab = Lab::plain();
+    lab.store.commit().unwrap();
+    lab.release(2);
+    let next = lab.next();
+    next.commit().unwrap();
+    lab.release(3);
+    assert_eq!(lab.next().previous(&[]).unwrap().build_id(), id(2));
 }
 
 #[test]
@@ -231,9 +142,94 @@ fn programs_without_a_build_id_are_told_apart_too() {
         root.join("handover")
     });
     put(&lab.path, &fixture::without_build_id(2));
-    let bad = lab.found();
-    lab.store.keep_old().unwrap();
-    lab.store.restore(&bad).unwrap();
+    lab.store.reject(&lab.found()).unwrap();
     assert_eq!(fs::read(&lab.path).unwrap(), fixture::without_build_id(1));
     assert!(lab.store.disk().matches_running);
+}
+
+#[test]
+fn leftovers_of_a_crash_are_removed() {
+    let lab = Lab::plain();
+    let dead = {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        child.id()
+    };
+    for name in ["handover", "handover.good", "handover.tries"] {
+        fs::write(lab.root.join(format!(".{name}.{dead}.0.tmp")), "half").unwrap();
+    }
+    assert_eq!(lab.store.tidy(), 3);
+    lab.expect_names(&["handover"]);
+}
+
+#[test]
+fn a_full_disk_keeps_nothing_half_and_still_goes_back() {
+    if !lab::root() {
+        return;
+    }
+    let mount = Mount::tmpfs("size=48k");
+    let lab = Lab::on(mount.path());
+    lab.store.commit().unwrap();
+    let failed = lab.release(2);
+    fs::write(mount.path().join("ballast"), vec![0; 64 * 1024]).unwrap_err();
+    // No room for a copy: another name of the good one.
+    assert_eq!(lab.store.reject(&failed).unwrap(), Verdict::PutBack);
+    lab.expect(1, Some(1), None, Some(2));
+    assert!(lab.store.look().unwrap().files.shared);
+    let error = lab.next_of(3).commit().unwrap_err().to_string();
+    assert!(error.contains("make room"), "{error}");
+    lab.expect(1, Some(1), Some(1), Some(2));
+    fs::remove_file(mount.path().join("ballast")).unwrap();
+    assert_eq!(lab.store.start().unwrap(), Verdict::Good);
+    assert!(!lab.store.look().unwrap().files.shared);
+}
+
+#[test]
+fn a_read_only_disk_is_denied() {
+    if !lab::root() {
+        return;
+    }
+    let mount = Mount::tmpfs("size=1m");
+    let lab = Lab::on(mount.path());
+    // A file that is open without a name would keep the disk writable.
+    lab.sh("ln handover kept");
+    let failed = lab.release(2);
+    mount.remount("ro");
+    for done in [lab.store.commit(), lab.store.reject(&failed)] {
+        assert!(done.unwrap_err().denied());
+    }
+}
+
+#[test]
+fn a_file_is_installed_where_the_links_lead() {
+    let lab = Lab::linked_directory();
+    let file = lab.root.join("new");
+    put(&file, &program(7));
+    fs::set_permissions(&file, Permissions::from_mode(0o700)).unwrap();
+    let image = Store::install(&lab.path, &file).unwrap();
+    assert_eq!(image.build_id(), id(7));
+    let target = lab.root.join("releases/41/bin/handover");
+    assert_eq!(fs::read(target).unwrap(), program(7));
+    // Not what is no program.
+    fs::write(&file, "text").unwrap();
+    Store::install(&lab.path, &file).unwrap_err();
+    // A link to nowhere.
+    let dangling = lab.root.join("dangling");
+    symlink("nowhere", &dangling).unwrap();
+    put(&file, &program(8));
+    Store::install(&dangling, &file).unwrap();
+    assert_eq!(fs::read(dangling).unwrap(), program(8));
+    assert_eq!(names(&lab.root.join("releases/41/bin")), ["handover"]);
+}
+
+/// In a directory that is not ours nothing is changed, and it is said so that root can be asked.
+#[test]
+fn only_the_owner_of_the_directory_has_a_hand_in_it() {
+    let lab = Lab::plain();
+    assert!(lab.store.is_ours());
+    if !lab::root() {
+        return;
+    }
+    std::os::unix::fs::chown(&lab.root, Some(4242), None).unwrap();
+    assert!(!store(&lab.path).is_ours());
 }
