@@ -367,7 +367,10 @@ fn apply_makes_what_is_on_disk_be_what_runs() {
     assert_eq!((status.generation, status.phase.as_str()), (3, "probation"));
     service.cli(&["rollback"]).assert_code(0);
     alone(&service, 1);
-    // Rejected once: only a reload, with a warning.
+    // Rejected once: only a reload, with a warning; also when the file that was kept aside is gone.
+    let rejected = service.program.with_file_name("handover.rejected");
+    is_on_disk(&service, "handover.rejected", &build::other_version(THREE));
+    fs::remove_file(&rejected).expect("it is there");
     service.replace(&build::other_version(THREE));
     let applied = service.cli(&["apply"]);
     applied.assert_code(0);
@@ -684,6 +687,33 @@ fn a_third_release_supersedes_the_second_in_its_probation() {
         Some(build::own_version())
     );
     load.stop().assert_clean();
+}
+
+/// Everything dies in the middle of a probation: the upgrade ends as what became of it.
+#[test]
+fn an_upgrade_that_was_interrupted_is_no_success() {
+    let service = Service::setup("interrupted").config(PATIENT).start();
+    service.wait_owner(1, "serving");
+    two(&service);
+    service.cli(&["upgrade"]).assert_code(0);
+    let id = service.wait_owner(2, "probation").upgrade.expect("one").id;
+    let history = service.cli(&["history"]);
+    history.assert_code(0);
+    says(&history.stdout, &["under way", TWO]);
+    for process in service.processes() {
+        if let Some(pinned) = proc::Pinned::open(process.pid) {
+            pinned.signal(Signal::KILL);
+            pinned.wait_ended(SOON);
+        }
+    }
+    service.wait_exit();
+    service.start();
+    service.wait_owner(1, "serving");
+    let waited = service.cli(&["wait", &id]);
+    waited.assert_code(1);
+    says(&waited.stderr, &["interrupted"]);
+    let last = last(&service);
+    assert_eq!((last.id, last.outcome), (id, Outcome::Interrupted));
 }
 
 fn nowhere(service: &Service, args: &[&str]) -> Output {

@@ -30,6 +30,8 @@ pub struct Sources {
     pub defaults: Config,
     /// The command line.
     pub overrides: Overrides,
+    /// How the application reads its part.
+    pub application: Reader,
     /// What there is room for here.
     pub room: Room,
 }
@@ -86,6 +88,7 @@ impl Config {
             },
             overrides: Overrides::default(),
             room: Room::default(),
+            application: Reader::default(),
         };
         sources.load()
     }

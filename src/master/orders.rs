@@ -231,6 +231,13 @@ impl Driver {
     }
 
     async fn order_rollback(&mut self, answer: Answer) {
+        if let Some(reason) = self.workers.irreversible() {
+            return answer.end(api::Verdict {
+                exit: exit::REFUSED,
+                message: format!("the application says that there is no way back: {reason}"),
+                id: None,
+            });
+        }
         let previous = || self.disk.store.previous(&self.history.refused());
         if self.machine.phase() == Phase::Serving {
             if let Err(e) = previous() {

@@ -26,8 +26,8 @@ use crate::master::store::{Store, StoreError};
 use crate::master::{self, Origin, Setup};
 use crate::sys::image::Image;
 use crate::sys::inherited::{self, Inherited, Role, UNNAMED};
-use crate::sys::journal;
 use crate::sys::unit::UnitFile;
+use crate::sys::{journal, signals};
 use crate::worker;
 
 mod app;
@@ -450,7 +450,7 @@ impl Service {
         };
         let run = match invocation.command {
             Command::Run(run) => run,
-            Command::Check { .. } | Command::Ask(_) => {
+            Command::Check { .. } | Command::Ask(_) | Command::Own => {
                 eprintln!("{}: a master cannot be started so", self.name);
                 return exit::USAGE;
             }

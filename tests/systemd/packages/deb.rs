@@ -276,6 +276,25 @@ pub fn cut_off_in_the_middle_it_is_brought_to_its_end(host: &mut Host) {
     assert_serves(host, "3.0.0");
 }
 
+/// Somebody copies a bad file over the program; a package repairs that. The way back is what had
+/// proved itself, never the bad file.
+pub fn a_repair_does_not_make_the_bad_file_the_way_back(host: &mut Host) {
+    configure(host);
+    dpkg_install(host, "1.0.0").ok();
+    host.install_file("/bin/false");
+    let ran = dpkg_install(host, "2.0.0");
+    ran.ok();
+    assert_says(&ran, "handover: 2.0.0 serves, in probation");
+    assert_says(&ran, "goes back to 1.0.0");
+    assert_eq!(version_at(host, ".good").as_deref(), Some("1.0.0"));
+    commit(host, "2.0.0");
+    assert_eq!(version_at(host, ".old").as_deref(), Some("1.0.0"));
+    host.handover(&["rollback"]).ok();
+    assert_serves(host, "1.0.0");
+    until_disk_is(host, "1.0.0");
+    assert_eq!(host.restarts(), "0");
+}
+
 /// dpkg says what is wrong and takes everything back.
 pub fn a_disk_that_is_full_or_read_only_changes_nothing(host: &mut Host) {
     configure(host);

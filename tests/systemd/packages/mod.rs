@@ -59,6 +59,7 @@ stories! {
     deb::a_rollback_is_explained_and_the_next_upgrade_is_as_any [Bookworm, Trixie],
     deb::what_the_administrator_decided_is_respected [Bookworm, Trixie],
     deb::cut_off_in_the_middle_it_is_brought_to_its_end [Bookworm, Trixie],
+    deb::a_repair_does_not_make_the_bad_file_the_way_back [Bookworm],
     deb::a_disk_that_is_full_or_read_only_changes_nothing [Bookworm],
     deb::without_systemd_it_is_only_installed [Bookworm],
     gone::a_removal_finishes_requests_and_a_purge_leaves_nothing [Bookworm, Trixie],
