@@ -700,11 +700,19 @@ fn an_upgrade_that_was_interrupted_is_no_success() {
     let history = service.cli(&["history"]);
     history.assert_code(0);
     says(&history.stdout, &["under way", TWO]);
-    for process in service.processes() {
-        if let Some(pinned) = proc::Pinned::open(process.pid) {
-            pinned.signal(Signal::KILL);
-            pinned.wait_ended(SOON);
+    // Stopped first: whoever outlives the others for a moment would decide.
+    let all: Vec<_> = service
+        .processes()
+        .into_iter()
+        .filter_map(|process| proc::Pinned::open(process.pid))
+        .collect();
+    for signal in [Signal::STOP, Signal::KILL] {
+        for process in &all {
+            process.signal(signal);
         }
+    }
+    for process in &all {
+        process.wait_ended(SOON);
     }
     service.wait_exit();
     service.start();

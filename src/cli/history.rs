@@ -122,12 +122,12 @@ impl HistoryError {
     }
 }
 
-/// The service's user may have put anything there: a pipe is not waited for, and no more is read
-/// than a history may be.
+/// The service's user may have put anything there: a link is not followed (to a device that acts
+/// when it is opened), a pipe is not waited for, and no more is read than a history may be.
 fn read(path: &Path) -> io::Result<String> {
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags(nix::libc::O_NONBLOCK)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
         .open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a file"));

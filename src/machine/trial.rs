@@ -76,6 +76,10 @@ pub enum Step<I> {
     MakeGood(Source),
     /// `.old` becomes another name of what `.good` is.
     GoodBecomesOld,
+    /// What `.good` is gets another name, which nothing looks at yet.
+    HoldGood,
+    /// `.old` becomes what is held.
+    HeldBecomesOld,
     /// `.rejected` becomes another name of what is at the program's path.
     KeepRejected,
     /// The program becomes a copy of this, unless something else is at the path by now than what
@@ -169,10 +173,15 @@ impl<I: Clone + PartialEq> Files<I> {
                 steps.push(Step::MakeGood(Source::Running));
             }
         } else {
-            if usable(self.good.as_ref()) {
-                steps.push(Step::GoodBecomesOld);
+            let make_good = Step::MakeGood(Source::Running);
+            let has_good = usable(self.good.as_ref());
+            if has_good && is(self.old.as_ref(), Some(running)) {
+                // After a way back `.old` may be all that is left of what runs: it goes last.
+                steps.extend([Step::HoldGood, make_good, Step::HeldBecomesOld]);
+            } else {
+                steps.extend(has_good.then_some(Step::GoodBecomesOld));
+                steps.push(make_good);
             }
-            steps.push(Step::MakeGood(Source::Running));
         }
         let refused_once = |file: &File<I>| file.id == running.id;
         if self.rejected.as_ref().is_some_and(refused_once) {

@@ -23,7 +23,7 @@ use crate::machine::trial::Verdict;
 const RETIRE: Duration = Duration::from_secs(2);
 
 /// For the disk, before what begins another upgrade is refused: nothing else is done meanwhile.
-const SETTLES: Duration = Duration::from_secs(2);
+const SETTLES: Duration = Duration::from_secs(5);
 
 /// Before what failed is tried again, at first and at most.
 pub(super) const RETRY: Duration = Duration::from_secs(5);
@@ -171,7 +171,12 @@ fn carry_out(store: &Store, guard: &Guard, work: &Work) -> Result<(), String> {
 fn by_root(store: &Store, guard: &Guard, work: &Work, denied: &StoreError) -> Result<(), String> {
     let program = store.path().display();
     let (wish, done): (_, Box<dyn Fn() -> bool>) = match work {
-        Work::Commit => (Wish::Commit, Box::new(|| !store.on_trial())),
+        // By its content: when root's guard looks, another master may be the main process.
+        Work::Commit => {
+            let content = store.running().content_hash();
+            let content = content.map_err(|e| failed(work, &program, &e))?;
+            (Wish::Commit(content), Box::new(|| !store.on_trial()))
+        }
         Work::Reject(found) => {
             let content = store.content_of(found);
             let Some(content) = content.map_err(|e| failed(work, &program, &e))? else {
@@ -258,7 +263,7 @@ impl Driver {
     pub(super) async fn disk_settles(&mut self) -> bool {
         let begins = |phase| matches!(phase, Phase::Serving | Phase::Evicting);
         let end = tokio::time::Instant::now() + SETTLES;
-        while self.disk.is_busy() && begins(self.machine.phase()) {
+        while self.disk.working && begins(self.machine.phase()) {
             match tokio::time::timeout_at(end, self.inbox.recv()).await {
                 Ok(Some(input)) => self.arrived(input).await,
                 Ok(None) | Err(_) => return false,

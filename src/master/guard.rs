@@ -19,9 +19,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// What runs is good.
-    Commit,
-    /// The program with this content (as SHA-256) is not.
+    /// What runs is good, if it has this content (as SHA-256).
+    Commit(String),
+    /// The program with this content is not.
     Reject(String),
 }
 
@@ -29,7 +29,7 @@ impl Wish {
     /// The name of the file.
     fn name(&self) -> String {
         match self {
-            Self::Commit => "commit".into(),
+            Self::Commit(content) => format!("commit.{content}"),
             Self::Reject(content) => format!("reject.{content}"),
         }
     }
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_disk_is_its_answer() {
-        for wish in [Wish::Commit, Wish::Reject("aa".into())] {
+        for wish in [Wish::Commit("aa".into()), Wish::Reject("aa".into())] {
             let lab = Lab::new();
             let done = lab.at("done");
             lab.ask(&wish, || fs::write(done, "").unwrap()).unwrap();
@@ -204,7 +204,7 @@ mod tests {
         let answer = lab.at("run-guard/failed");
         // One of an earlier time does not count.
         fs::write(&answer, "old").unwrap();
-        let error = lab.ask(&Wish::Commit, || {
+        let error = lab.ask(&Wish::Commit("aa".into()), || {
             fs::write(lab.at("new"), "cp: No space left on device\n").unwrap();
             fs::rename(lab.at("new"), answer).unwrap();
         });
@@ -219,12 +219,13 @@ mod tests {
     fn nobody_acts_and_nothing_is_left_for_the_next_time() {
         let lab = Lab::new();
         let short = Duration::from_millis(60);
-        let error = lab.guard(short).ask(&Wish::Commit, &|| false).unwrap_err();
+        let wish = Wish::Commit("aa".into());
+        let error = lab.guard(short).ask(&wish, &|| false).unwrap_err();
         assert!(error.to_string().contains("run-restore.path"), "{error}");
-        assert!(!lab.at("run/commit").exists());
+        assert!(!lab.at("run/commit.aa").exists());
         // Not a trigger that leads elsewhere.
-        std::os::unix::fs::symlink(lab.at("precious"), lab.at("run/commit")).unwrap();
-        let error = lab.guard(short).ask(&Wish::Commit, &|| false).unwrap_err();
+        std::os::unix::fs::symlink(lab.at("precious"), lab.at("run/commit.aa")).unwrap();
+        let error = lab.guard(short).ask(&wish, &|| false).unwrap_err();
         assert!(matches!(error, GuardError::Ask { .. }), "{error}");
         assert!(!lab.at("precious").exists());
     }

@@ -10,8 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Completion, Failed, Trial};
-
 use rustix::process::{Pid, Signal, kill_process};
+use sha2::{Digest, Sha256};
 
 use crate::host::{SOON, until};
 use crate::{skipped, told};
@@ -40,6 +40,8 @@ macro_rules! trials {
 trials! {
     a_commit_believes_only_a_running_image_of_roots,
     a_client_is_the_running_image_and_nothing_else,
+    a_word_that_cannot_be_written_changes_no_verdict,
+    what_cannot_be_counted_is_not_tried_for_ever,
     only_root_can_open_what_is_locked,
     one_guard_waits_for_another,
 }
@@ -124,6 +126,50 @@ fn a_client_is_the_running_image_and_nothing_else(at: &Place) {
             .status(),
         0
     );
+}
+
+/// A disk full of logs, a journal that takes no more streams.
+fn a_word_that_cannot_be_written_changes_no_verdict(at: &Place) {
+    at.install("a");
+    at.guard(&["commit", &at.program()]).ok();
+    // One of ours by its marks, but anybody's: it would end with 0 at once.
+    let elsewhere = at.dir.path().join("elsewhere");
+    fs::write(&elsewhere, program("x")).unwrap();
+    sh(&format!(
+        "chmod 755 {0}; chown games {0}",
+        elsewhere.display()
+    ));
+    let other = Running(start(Command::new(elsewhere).arg("60")));
+    at.install("b");
+    let bad = fs::read(at.file("")).map(|bytes| sha256(&bytes)).unwrap();
+    let deaf = |args: &[&str]| {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let mut command = at.command(args);
+        command.stderr(full.unwrap()).status().unwrap().success()
+    };
+    assert!(!deaf(&["client", &at.program(), "0", &other.id()]));
+    assert!(!deaf(&["commit", &at.program(), &other.id()]));
+    at.holds("b", Some("a"));
+    assert!(deaf(&["reject", &at.program(), &bad, &other.id()]));
+    at.holds("a", Some("a"));
+}
+
+fn what_cannot_be_counted_is_not_tried_for_ever(at: &Place) {
+    at.install("a");
+    at.guard(&["commit", &at.program()]).ok();
+    at.install("b");
+    std::os::unix::fs::symlink("/dev/full", at.file(".tries.new")).unwrap();
+    at.guard(&["start", &at.program()]).ok();
+    at.holds("a", Some("a"));
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut name = String::new();
+    for byte in Sha256::digest(bytes) {
+        write!(name, "{byte:02x}").unwrap();
+    }
+    name
 }
 
 fn only_root_can_open_what_is_locked(at: &Place) {

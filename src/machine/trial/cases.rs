@@ -109,6 +109,7 @@ pub(crate) struct Hand {
     /// What the verb saw at the program's path.
     pub(crate) seen: Option<File<char>>,
     pub(crate) running: Option<char>,
+    held: Option<File<char>>,
     /// For a copy.
     pub(crate) room: bool,
 }
@@ -121,6 +122,7 @@ impl Hand {
             seen: disk.program.clone(),
             disk,
             running: verb.running(),
+            held: None,
             room,
         };
         (hand, plan)
@@ -141,6 +143,8 @@ impl Hand {
                 disk.shared = false;
             }
             Step::GoodBecomesOld => disk.old = disk.good.clone(),
+            Step::HoldGood => self.held = disk.good.clone(),
+            Step::HeldBecomesOld => disk.old = self.held.take(),
             Step::KeepRejected => disk.rejected = disk.program.clone(),
             Step::PutBack(_) if disk.program != self.seen => return true,
             Step::PutBack(source) => {

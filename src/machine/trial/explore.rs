@@ -59,6 +59,11 @@ fn whatever_happens_a_good_program_can_be_started_and_no_file_is_lost() {
 fn tell(before: &Disk, verb: &Verb, accident: Accident) {
     let at = || format!("{before:?}\n{verb:?} {accident:?}");
     let proved = proved(before);
+    // What a commit is about has proved itself, too.
+    let mut good = proved.clone();
+    if let Verb::Commit(running) = verb {
+        good.push(file(*running));
+    }
     let (mut hand, plan) = Hand::begin(before.clone(), verb, accident.room);
     let mut done = 0;
     while done < accident.crash {
@@ -67,7 +72,8 @@ fn tell(before: &Disk, verb: &Verb, accident: Accident) {
             break;
         }
         done += 1;
-        still_proved(&hand.disk, &proved, &at);
+        still_proved(&hand.disk, &good, &at);
+        still_there(before, &hand.disk, verb, &at);
     }
     copy_in(&mut hand, done..=accident.crash, accident);
     kept(before, &hand.disk, accident, &at);
@@ -112,6 +118,20 @@ fn still_proved(disk: &Disk, proved: &[File<char>], at: &dyn Fn() -> String) {
     assert!(
         proved.is_empty() || proved.iter().any(one),
         "nothing good is left: {disk:?}\n{}",
+        at()
+    );
+}
+
+/// What runs, if it was on disk, still is: a reboot finds it.
+fn still_there(before: &Disk, disk: &Disk, verb: &Verb, at: &dyn Fn() -> String) {
+    let Verb::Commit(running) = verb else {
+        return;
+    };
+    let running = Some(file(*running));
+    let kept = |disk: &Disk| disk.good == running || disk.old == running;
+    assert!(
+        !kept(before) || kept(disk),
+        "what runs is lost: {disk:?}\n{}",
         at()
     );
 }

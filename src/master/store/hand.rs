@@ -73,13 +73,19 @@ impl Store {
     }
 
     pub(super) fn perform(&self, seen: &Seen, plan: &Plan<String>) -> Result<Verdict, StoreError> {
+        let mut held = None;
         for step in &plan.steps {
-            self.take(seen, step)?;
+            self.take(seen, step, &mut held)?;
         }
         Ok(plan.verdict)
     }
 
-    fn take(&self, seen: &Seen, step: &Step<String>) -> Result<(), StoreError> {
+    fn take(
+        &self,
+        seen: &Seen,
+        step: &Step<String>,
+        held: &mut Option<Temp>,
+    ) -> Result<(), StoreError> {
         let named = |name| seen.place.named(name);
         match step {
             Step::MakeGood(source) => {
@@ -87,6 +93,12 @@ impl Store {
                 self.copy(&seen.place, *source, &good)?.put(&good)?;
             }
             Step::GoodBecomesOld => another_name(&named(Name::Good), &named(Name::Old))?,
+            Step::HoldGood => *held = Some(hold(&named(Name::Good), &named(Name::Old))?),
+            Step::HeldBecomesOld => {
+                if let Some(held) = held.take() {
+                    held.put(&named(Name::Old))?;
+                }
+            }
             Step::KeepRejected => {
                 let rejected = named(Name::Rejected);
                 clear_the_way(&rejected)?;
@@ -209,13 +221,17 @@ fn link_to(place: &Place, entry: &Path) -> Result<PathBuf, StoreError> {
     Ok(near.map_or_else(|_| end.clone(), Path::to_owned))
 }
 
-/// `to` becomes another name of `from`; a copy where the file system knows no such thing.
+/// `to` becomes another name of `from`.
 fn another_name(from: &Path, to: &Path) -> Result<(), ReplaceError> {
-    let made = match Temp::hard_link(to, from) {
-        Err(e) if !e.denied() && from.is_file() => Temp::copy_file(to, from)?,
-        made => made?,
-    };
-    made.put(to)
+    hold(from, to)?.put(to)
+}
+
+/// Another name of `from` that can become `to`; a copy where the file system knows no such thing.
+fn hold(from: &Path, to: &Path) -> Result<Temp, ReplaceError> {
+    match Temp::hard_link(to, from) {
+        Err(e) if !e.denied() && from.is_file() => Temp::copy_file(to, from),
+        made => made,
+    }
 }
 
 /// A release that was a directory may have become `.rejected` once. Nothing can be renamed over

@@ -50,12 +50,12 @@ pub fn leads_root_nowhere(host: &mut Host) {
     let disk = host.disk();
     let good = format!("reject.$(sha256sum <{PROGRAM} | cut -d \\  -f 1)");
     for trick in [
-        "touch commit reject.none reject.x",
-        "mkdir -p reject.x/a/b commit",
-        "ln -sfn /etc reject.x; ln -sfn /etc/passwd commit",
+        "touch commit.x reject.none reject.x",
+        "mkdir -p reject.x/a/b commit.x",
+        "ln -sfn /etc reject.x; ln -sfn /etc/passwd commit.x",
         "echo /etc/passwd >reject.x; cp /bin/true handover.old; touch handover.good",
-        "mkfifo reject.x commit",
-        "touch commit; chmod 0 commit",
+        "mkfifo reject.x commit.x",
+        "touch commit.x; chmod 0 commit.x",
         "ln -sfn loop reject.x; ln -sfn reject.x loop",
         &format!("touch \"{good}\""),
     ] {
@@ -68,7 +68,7 @@ pub fn leads_root_nowhere(host: &mut Host) {
             &format!("root has removed the triggers of: {trick}"),
             SOON,
             || {
-                let gone = "cd /run/handover; for t in reject.* commit; do ! [ -e $t ] && ! [ -L $t ] || exit 1; done";
+                let gone = "cd /run/handover; for t in reject.* commit.*; do ! [ -e $t ] && ! [ -L $t ] || exit 1; done";
                 (host.container.sh(gone).code == 0).then_some(())
             },
         );
@@ -230,11 +230,9 @@ pub fn answers_in_the_service_s_place_for_nothing(host: &mut Host) {
     swap("rm -f control.sock impostor");
     host.drop_in(
         "impostor",
-        "[Service]\nExecReload=\nExecReload=/bin/sh -c 'exec perl /opt/impostor.pl'\n",
+        "[Service]\nExecReload=\nExecReload=/bin/sh -c 'perl /opt/impostor.pl & sleep 1'\n",
     );
-    // systemd ends what a command of a unit leaves behind: it goes on as long as it is needed.
-    host.systemctl(["reload", "--no-block", "handover.service"])
-        .ok();
+    host.reload().ok();
     answers();
     for order in orders {
         let ran = host.handover(order);
@@ -278,7 +276,8 @@ fn lying_status(pid: &str) -> String {
 
 const IMPOSTOR: &str = r#"
 use Socket;
-$SIG{CHLD} = $SIG{PIPE} = "IGNORE";
+# USR1: `-s reopen` signals who answers.
+$SIG{CHLD} = $SIG{PIPE} = $SIG{USR1} = "IGNORE";
 my $path = "/run/handover/control.sock";
 unlink $path;
 socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;
@@ -413,6 +412,6 @@ const KNOWN: &[(&str, &str)] = &[
         "speak to systemd in the service's name",
         r#"perl -MSocket -e 'socket(S,AF_UNIX,SOCK_DGRAM,0); $a=$ENV{NOTIFY_SOCKET}||"/run/systemd/notify"; $a=~s/^@/\0/; exit(send(S,"STATUS=intruder",0,pack_sockaddr_un($a))?0:1)'"#,
     ),
-    ("ask root's guard", "touch /run/handover/commit"),
+    ("ask root's guard", "touch /run/handover/commit.x"),
     ("write to the journal", "echo intruder"),
 ];
