@@ -82,11 +82,12 @@ impl Answerer {
     ) -> Result<(), Stranger> {
         let pid = self.process.as_ref().map_or(0, Other::pid);
         let uid = self.uid;
-        // Root need not pretend, and our own user could change this very program.
-        if uid == 0 || uid == us {
+        // Our own user could change this very program.
+        if uid == us && us != 0 {
             return Ok(());
         }
-        if let Some(owner) = owner.filter(|owner| *owner != uid) {
+        // Root need not pretend. But a link may have led us to another service of root's.
+        if let Some(owner) = owner.filter(|owner| uid != 0 && *owner != uid) {
             return Err(Stranger::Uid { pid, uid, owner });
         }
         match (unit, &self.cgroup) {
@@ -197,10 +198,18 @@ mod tests {
         assert_eq!(session.is_the_service(Some(7), 0, None), Ok(()));
         let why = session.is_the_service(Some(8), 0, None).unwrap_err();
         assert!(why.to_string().contains("belongs to uid 8"), "{why}");
-        // Ourselves, and root.
+        // Ourselves.
         assert_eq!(session.is_the_service(Some(8), 7, Some(&unit)), Ok(()));
-        let root = answerer(0, "/");
-        assert_eq!(root.is_the_service(Some(8), 7, Some(&unit)), Ok(()));
+        // Root, but another of its services: the service's user has put a link there.
+        let root = answerer(0, "/system.slice/web.service");
+        assert_eq!(root.is_the_service(Some(8), 0, Some(&unit)), Ok(()));
+        let other = answerer(0, "/system.slice/other.service");
+        assert_eq!(other.is_the_service(Some(8), 0, None), Ok(()));
+        let why = other.is_the_service(Some(8), 0, Some(&unit)).unwrap_err();
+        assert!(
+            why.to_string().contains("no process of web.service"),
+            "{why}"
+        );
     }
 
     #[test]
