@@ -44,7 +44,8 @@ pub struct Patience {
     pub retry: Duration,
     /// Between two looks at the status while following events, should one have been lost.
     pub look: Duration,
-    /// For a parked master that was woken by a signal to own the service.
+    /// For a parked master that was woken by a signal to own the service, and for an upgrade's end
+    /// to be recorded.
     pub reclaim: Duration,
 }
 

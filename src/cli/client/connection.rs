@@ -140,13 +140,21 @@ impl Control {
         let mut deadline = Instant::now() + self.patience.answer;
         let mut runs: Option<Running> = None;
         let mut asked = false;
+        let mut waits = false;
         loop {
             let socket = self.socket.clone();
             let trouble = match timeout_at(deadline, UnixStream::connect(&self.socket)).await {
                 Err(_) => self.silent(),
                 Ok(Ok(stream)) => match Answerer::of(&stream, &self.places, self.us) {
                     Ok(Seen::Service(who)) => return Ok((stream, who)),
-                    Ok(Seen::Ended) => self.silent(),
+                    // Its owner has gone, and the next one is about to listen.
+                    Ok(Seen::Ended) => {
+                        if !waits {
+                            waits = true;
+                            deadline = Instant::now() + self.patience.gap;
+                        }
+                        self.silent()
+                    }
                     Err(who) => return Err(Trouble::Stranger { socket, who }),
                 },
                 Ok(Err(error)) => match error.kind() {

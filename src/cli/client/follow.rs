@@ -97,28 +97,35 @@ impl Client<'_> {
         mut was_there: bool,
         screen: &mut Screen,
     ) -> Result<Verdict, Trouble> {
+        let mut which = which.clone();
         let mut give_up = Instant::now() + self.patience.gap;
         loop {
-            match self.follow_one_owner(which, goal, screen).await {
+            let mut met = false;
+            let came = self.follow_one_owner(&mut which, goal, &mut met, screen);
+            let came = came.await;
+            if met {
+                was_there = true;
+                give_up = Instant::now() + self.patience.gap;
+            }
+            match came {
                 Ok(Some(verdict)) => return Ok(verdict),
                 // That owner let us go: another one answers by now.
-                Ok(None) => {
-                    was_there = true;
-                    give_up = Instant::now() + self.patience.gap;
-                }
+                Ok(None) => {}
                 Err(trouble) if trouble.may_pass() && was_there && Instant::now() < give_up => {
                     sleep(self.patience.retry).await;
                 }
-                Err(trouble) => return self.recorded(which).ok_or(trouble),
+                Err(trouble) => return self.recorded(&which).map(|last| of(&last)).ok_or(trouble),
             }
         }
     }
 
-    /// `None`: the owner we were connected to has let us go.
+    /// `None`: the owner we were connected to has let us go. `met`: it told its status. From then on
+    /// `which` is the upgrade that was under way in it.
     async fn follow_one_owner(
         &self,
-        which: &Which,
+        which: &mut Which,
         goal: Goal,
+        met: &mut bool,
         screen: &mut Screen,
     ) -> Result<Option<Verdict>, Trouble> {
         // Events first: what ends between the two is then in one of them.
@@ -128,14 +135,25 @@ impl Client<'_> {
             Err(Trouble::Refused(_)) => None,
             Err(trouble) => return Err(trouble),
         };
+        let mut give_up = Instant::now() + self.patience.reclaim;
         loop {
             let status = self.control.status().await?;
+            *met = true;
+            let mut look = Instant::now() + self.patience.look;
             let known = match judge(&status, which, goal) {
                 Judged::Done(verdict) => return Ok(Some(verdict)),
                 Judged::NotYet => status.upgrade.map(|upgrade| upgrade.id),
+                // Its end is recorded when the program on disk is right again.
+                Judged::Unknown if self.is_ending(which) && Instant::now() < give_up => {
+                    look = Instant::now() + self.patience.retry;
+                    None
+                }
                 Judged::Unknown => return Ok(Some(self.unknown(which))),
             };
-            let look = Instant::now() + self.patience.look;
+            if let Some(id) = &known {
+                *which = Which::Id(id.clone());
+                give_up = Instant::now() + self.patience.reclaim;
+            }
             loop {
                 tokio::select! {
                     event = next(&mut events), if events.is_some() => match event? {
@@ -157,7 +175,8 @@ impl Client<'_> {
 
     /// Whoever owns the service knows nothing of it; the file may.
     fn unknown(&self, which: &Which) -> Verdict {
-        self.recorded(which).unwrap_or_else(|| match which {
+        let recorded = self.recorded(which).map(|last| of(&last));
+        recorded.unwrap_or_else(|| match which {
             Which::Latest => verdict(exit::OK, "no upgrade is under way, and none was made"),
             Which::Id(id) => verdict(
                 exit::FAILED,
@@ -176,10 +195,15 @@ impl Client<'_> {
         })
     }
 
-    fn recorded(&self, which: &Which) -> Option<Verdict> {
+    fn is_ending(&self, which: &Which) -> bool {
+        let recorded = self.recorded(which);
+        recorded.is_some_and(|last| last.outcome == Outcome::UnderWay)
+    }
+
+    fn recorded(&self, which: &Which) -> Option<Last> {
         let Which::Id(id) = which else { return None };
         let history = History::read(&self.places.history()).ok()?;
-        history.find(id).map(|(_, last)| of(last))
+        history.find(id).map(|(_, last)| last.clone())
     }
 }
 

@@ -473,6 +473,34 @@ async fn wait_goes_along_when_the_socket_is_handed_over() {
     );
 }
 
+/// A rollback is recorded when the program on disk is right again: until then the owner knows of no
+/// upgrade, or of an older one.
+#[tokio::test]
+async fn wait_waits_for_the_end_of_the_upgrade_that_it_saw() {
+    let place = Place::new();
+    let owner = Owner::deaf(place.listener(), probation());
+    let id = probation().upgrade.unwrap().id;
+    let last = |id: &str, outcome| Last {
+        id: id.to_owned(),
+        ..ended(outcome)
+    };
+    let story = async {
+        owner.asked(1).await;
+        place.record(&last(&id, Outcome::UnderWay));
+        owner.status.send_modify(|status| {
+            *status = serving();
+            status.last = Some(last("an older one", Outcome::Committed));
+        });
+        owner.publish.send(step("hello")).unwrap();
+        owner.asked(4).await;
+        let end = last(&id, Outcome::RolledBack);
+        owner.status.send_modify(|status| status.last = Some(end));
+    };
+    let (code, ()) = tokio::join!(place.ask(wait(None)), story);
+    assert_eq!(code, exit::FAILED, "{}", place.err.text());
+    assert!(place.err.text().contains("rolled back"));
+}
+
 #[tokio::test]
 async fn wait_without_an_id_means_the_last_and_without_any_there_is_nothing_to_wait_for() {
     let place = Place::new();
