@@ -76,7 +76,7 @@ pub(super) struct Driver {
     pub(super) predecessor: Option<PredecessorLink>,
     pub(super) lingering: Vec<Lingering>,
     /// Rejected successors that only drain: still our children.
-    pub(super) outcasts: Vec<SuccessorLink>,
+    pub(super) rejected: Vec<SuccessorLink>,
     /// The number of the successor, or of the one there was last.
     pub(super) next_generation: u64,
     /// What those that only drain have told last, by their pids.
@@ -253,8 +253,8 @@ impl Driver {
             Input::SuccessorSucceeded { number, owned } => self.successor_succeeded(number, owned),
             Input::Predecessor(heard) => self.predecessor_said(heard),
             Input::PredecessorExited => self.predecessor_exited(),
-            Input::OutcastOverdue(number) => {
-                self.outcast_overdue(number);
+            Input::RejectedOverdue(number) => {
+                self.rejected_overdue(number);
                 Vec::new()
             }
             Input::LingeringExited(pid) => {

@@ -34,7 +34,7 @@ pub enum Input {
         owned: bool,
     },
     /// The rejected successor of this number has drained for longer than any drain may take.
-    OutcastOverdue(u64),
+    RejectedOverdue(u64),
     /// The predecessor said something.
     Predecessor(Heard),
     /// The predecessor's process has gone.

@@ -239,15 +239,15 @@ impl Driver {
             let (number, post) = (link.number, self.post.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(limit).await;
-                let _ = post.send(Input::OutcastOverdue(number)).await;
+                let _ = post.send(Input::RejectedOverdue(number)).await;
             });
         }
-        self.outcasts.push(link);
+        self.rejected.push(link);
     }
 
     /// Its own deadline should have ended it.
-    pub(super) fn outcast_overdue(&mut self, number: u64) {
-        let Some(link) = self.outcasts.iter_mut().find(|o| o.number == number) else {
+    pub(super) fn rejected_overdue(&mut self, number: u64) {
+        let Some(link) = self.rejected.iter_mut().find(|o| o.number == number) else {
             return;
         };
         let pid = link.process.pid();
@@ -258,11 +258,11 @@ impl Driver {
     }
 
     /// A rejected successor that was left to drain has ended.
-    pub(super) fn outcast_exited(&mut self, number: u64) {
-        let Some(at) = self.outcasts.iter().position(|o| o.number == number) else {
+    pub(super) fn rejected_exited(&mut self, number: u64) {
+        let Some(at) = self.rejected.iter().position(|o| o.number == number) else {
             return;
         };
-        let mut link = self.outcasts.swap_remove(at);
+        let mut link = self.rejected.swap_remove(at);
         let pid = link.process.pid();
         let how = link.process.reap();
         tracing::info!("master {pid} {how}");
@@ -300,7 +300,7 @@ impl Driver {
     pub(super) fn lingers_no_more(&mut self, pid: u32) {
         self.lingering.retain(|l| l.pid != pid);
         self.news.remove(&pid);
-        self.workers.forget_kin(pid);
+        self.workers.forget_master(pid);
     }
 
     /// How many generations still drain. One that said its last word is only on its way out, and

@@ -145,7 +145,7 @@ impl Manager {
     }
 
     /// What a successor inherits of it (it has the notify socket in its environment).
-    pub fn heirloom(&self) -> std::io::Result<Option<OwnedFd>> {
+    pub fn keeper_pipe(&self) -> std::io::Result<Option<OwnedFd>> {
         match self {
             Self::Keeper(pipe) => pipe.as_fd().try_clone_to_owned().map(Some),
             Self::Systemd { .. } | Self::Nobody => Ok(None),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::driver::Driver;
-use super::heritage;
+use super::inheritance;
 use super::input::Input;
 use super::launch::Launched;
 use super::line::{Heard, Line};
@@ -167,7 +167,7 @@ impl Driver {
         };
         let said = match message {
             Message::Hello(hello) => {
-                if let Err(failure) = heritage::greet(&hello) {
+                if let Err(failure) = inheritance::greet(&hello) {
                     link.line = None;
                     return vec![Event::SuccessorClosed(failure)];
                 }
@@ -224,7 +224,7 @@ impl Driver {
 
     pub(super) fn successor_exited(&mut self, number: u64) -> Vec<Event> {
         let Some(link) = self.successor.as_ref().filter(|s| s.number == number) else {
-            self.outcast_exited(number);
+            self.rejected_exited(number);
             return Vec::new();
         };
         if self.machine.phase() == Phase::Draining && !self.machine.stopping() {

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal as Os;
 
 use super::driver::{Driver, Reload};
 use super::health;
-use super::heritage;
+use super::inheritance;
 use super::input::Input;
 use super::launch::{self, Plan};
 use super::record::{Record, millis, new_id};
@@ -52,7 +52,7 @@ impl Driver {
             Action::Reload => return self.reload_configuration(),
             Action::Launch { back, next } => self.start_launch(back, next.as_ref()),
             Action::CancelLaunch => self.cancel_launch(),
-            Action::Inherit => self.bequeath(),
+            Action::Inherit => self.send_inheritance(),
             Action::ToSuccessor(word) => self.say_to_successor(word),
             Action::ToPredecessor(word) => self.say_to_predecessor(word),
             Action::CloseSuccessor => {
@@ -258,9 +258,9 @@ impl Driver {
         self.launch = None;
     }
 
-    fn bequeath(&mut self) {
-        let goods = match self.goods() {
-            Ok(goods) => goods,
+    fn send_inheritance(&mut self) {
+        let descriptors = match self.descriptors() {
+            Ok(descriptors) => descriptors,
             Err(e) => {
                 // The successor's deadline ends this; nothing of ours has changed.
                 tracing::error!("cannot duplicate the sockets for the successor: {e}");
@@ -278,7 +278,7 @@ impl Driver {
         } else {
             None
         };
-        let will = Inheritance {
+        let inheritance = Inheritance {
             protocol: PROTOCOL,
             pid: self.fixed.pid,
             from: self.fixed.me.clone(),
@@ -298,23 +298,23 @@ impl Driver {
             state: std::collections::BTreeMap::new(),
         };
         if let Some(line) = self.successor.as_ref().and_then(|s| s.line.as_ref()) {
-            heritage::send(line, will, goods);
+            inheritance::send(line, inheritance, descriptors);
         }
     }
 
-    fn goods(&self) -> std::io::Result<Vec<(Inherited, std::os::fd::OwnedFd)>> {
-        let mut goods = self.sockets.for_successor()?;
-        goods.push((Inherited::Control, self.control.try_clone()?));
+    fn descriptors(&self) -> std::io::Result<Vec<(Inherited, std::os::fd::OwnedFd)>> {
+        let mut descriptors = self.sockets.for_successor()?;
+        descriptors.push((Inherited::Control, self.control.try_clone()?));
         if let Some(handoff) = &self.handoff {
-            goods.push((Inherited::Handoff, handoff.try_clone()?));
+            descriptors.push((Inherited::Handoff, handoff.try_clone()?));
         }
         if let Some(metrics) = &self.metrics {
-            goods.push((Inherited::Metrics, metrics.try_clone()?));
+            descriptors.push((Inherited::Metrics, metrics.try_clone()?));
         }
-        if let Some(keeper) = self.manager.heirloom()? {
-            goods.push((Inherited::Keeper, keeper));
+        if let Some(keeper) = self.manager.keeper_pipe()? {
+            descriptors.push((Inherited::Keeper, keeper));
         }
-        Ok(goods)
+        Ok(descriptors)
     }
 
     /// The configuration the previous generation ran with, if it is that of this build.

@@ -515,8 +515,8 @@ mod tests {
     }
 
     fn inherited(sockets: &Sockets, by: impl Fn(Option<u16>) -> Option<u16>) -> Vec<Listener> {
-        let goods = sockets.for_successor().unwrap().into_iter();
-        goods
+        let descriptors = sockets.for_successor().unwrap().into_iter();
+        descriptors
             .map(|(what, fd)| match what {
                 Inherited::Listener { name, source, slot } => {
                     Listener::from_fd(name, source, by(slot), fd).unwrap()

@@ -14,8 +14,8 @@ use super::control::ControlSocket;
 use super::disk::Disk;
 use super::driver::{Constants, Driver};
 use super::handoff;
-use super::heritage::{self, Heritage, HeritageError};
 use super::history::History;
+use super::inheritance::{self, InheritanceError, Received};
 use super::input::Input;
 use super::inquiry::Inquiry;
 use super::line::{Heard, Line};
@@ -96,7 +96,7 @@ pub enum StartError {
     Listen(#[from] ListenError),
     /// No inheritance.
     #[error(transparent)]
-    Heritage(#[from] HeritageError),
+    Received(#[from] InheritanceError),
     /// Our own program cannot be pinned.
     #[error(transparent)]
     Image(Box<ImageError>),
@@ -148,7 +148,7 @@ impl StartError {
             Self::Config(_) | Self::Previous(_) | Self::Listen(ListenError::NoAddress { .. }) => {
                 exit::CONFIG
             }
-            Self::Heritage(HeritageError::Protocol(_)) => exit::PROTOCOL,
+            Self::Received(InheritanceError::Protocol(_)) => exit::PROTOCOL,
             Self::Runs { .. } => exit::REFUSED,
             _ => exit::FAILED,
         }
@@ -242,8 +242,8 @@ async fn successor(mut setup: Setup, signals: Signals) -> Result<u8, StartError>
         build_id: image.build_id().to_owned(),
         pid: std::process::id(),
     };
-    let heritage = heritage::receive(&channel, hello).await?;
-    match succeed(setup, signals, &channel, heritage, image) {
+    let received = inheritance::receive(&channel, hello).await?;
+    match succeed(setup, signals, &channel, received, image) {
         Ok((mut driver, actions, inbox)) => {
             let post = inbox;
             let line = Line::new(channel, move |heard: Heard| {
@@ -275,15 +275,15 @@ fn succeed(
     mut setup: Setup,
     signals: Signals,
     channel: &Channel,
-    heritage: Heritage,
+    received: Received,
     image: Arc<Image>,
 ) -> Result<(Driver, Vec<Action>, mpsc::Sender<Input>), StartError> {
-    let will = heritage.will;
-    setup.program.clone_from(&will.path);
-    setup.cwd.clone_from(&will.cwd);
-    setup.unit_rev.clone_from(&will.unit_rev);
+    let inheritance = received.inheritance;
+    setup.program.clone_from(&inheritance.path);
+    setup.cwd.clone_from(&inheritance.cwd);
+    setup.unit_rev.clone_from(&inheritance.unit_rev);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
-    let (config, config_path) = if let Some(config) = will.config {
+    let (config, config_path) = if let Some(config) = inheritance.config {
         // Those of today, for `status` to compare with.
         let path = setup.sources.load().ok().and_then(|loaded| loaded.path);
         (config.read().map_err(StartError::Previous)?, path)
@@ -291,26 +291,26 @@ fn succeed(
         let loaded = setup.sources.load()?;
         (loaded.config, loaded.path)
     };
-    let sockets = Sockets::arrange(&config, heritage.listeners, true)?;
-    let metrics = MetricsSocket::open(&config.metrics.address, heritage.metrics)?;
-    let control = match heritage.control {
+    let sockets = Sockets::arrange(&config, received.listeners, true)?;
+    let metrics = MetricsSocket::open(&config.metrics.address, received.metrics)?;
+    let control = match received.control {
         Some(control) => ControlSocket::inherited(control, &setup.runtime),
         None => ControlSocket::open(&setup.runtime)?,
     };
-    let handoff = heritage.handoff.or_else(|| open_handoff(&setup));
-    let manager = manager(&setup, heritage.keeper);
+    let handoff = received.handoff.or_else(|| open_handoff(&setup));
+    let manager = manager(&setup, received.keeper);
     let mut times = timing(&config, manager.watchdog());
-    if let Some(ms) = will.probation_ms {
+    if let Some(ms) = inheritance.probation_ms {
         times.probation = Duration::from_millis(ms);
     }
-    let (machine, actions) = Machine::succeeding(times, will.hold, Instant::now());
+    let (machine, actions) = Machine::succeeding(times, inheritance.hold, Instant::now());
     // The socketpair's credentials are those of the process that made it.
     let pid = channel
         .peer_cred()
         .ok()
         .and_then(|cred| cred.pid())
         .and_then(|pid| u32::try_from(pid).ok())
-        .unwrap_or(will.pid);
+        .unwrap_or(inheritance.pid);
     let (post, inbox) = mpsc::channel(QUEUE);
     let mut driver = assemble(
         setup,
@@ -325,27 +325,32 @@ fn succeed(
             manager,
             sockets,
             metrics,
-            generation: will.generation,
+            generation: inheritance.generation,
         },
         machine,
         (post.clone(), inbox),
     );
     driver.main_pid = Some(pid);
-    driver.others_drained = will.drained;
-    driver.lingering = will.lingering;
+    driver.others_drained = inheritance.drained;
+    driver.lingering = inheritance.lingering;
     driver.lingering.retain(|l| l.pid != pid);
     watch_lingering(&driver);
     for master in driver.lingering.iter().map(|l| l.pid).chain([pid]) {
-        driver.workers.know_kin(master);
+        driver.workers.know_master(master);
     }
     driver.predecessor = Some(PredecessorLink {
         pid,
-        identity: will.from.clone(),
+        identity: inheritance.from.clone(),
         process: watch_predecessor(pid, &post),
         line: None,
     });
-    let mut record = Record::new(will.upgrade_id, &will.from.version, will.hold, will.back);
-    let at = i64::try_from(will.started_at_ms).unwrap_or(0);
+    let mut record = Record::new(
+        inheritance.upgrade_id,
+        &inheritance.from.version,
+        inheritance.hold,
+        inheritance.back,
+    );
+    let at = i64::try_from(inheritance.started_at_ms).unwrap_or(0);
     if let Ok(started_at) = jiff::Timestamp::from_millisecond(at) {
         record.started_at = started_at;
         let since = Duration::try_from(jiff::Timestamp::now().duration_since(started_at));
@@ -357,7 +362,7 @@ fn succeed(
     record.to_build = Some(driver.fixed.me.build_id.clone());
     record.old_pid = Some(pid);
     record.new_pid = Some(driver.fixed.pid);
-    record.probation = will.probation_ms.map(Duration::from_millis);
+    record.probation = inheritance.probation_ms.map(Duration::from_millis);
     driver.upgrade = Some(record);
     Ok((driver, actions, post))
 }
@@ -458,7 +463,7 @@ fn assemble(
         setup.args.clone(),
         passes.then(|| setup.runtime.join(handoff::SOCKET)),
     );
-    workers.know_kin(std::process::id());
+    workers.know_master(std::process::id());
     Driver {
         pidfiles: PidFiles::new(&setup.runtime, &setup.name),
         fixed: Constants {
@@ -494,7 +499,7 @@ fn assemble(
         successor: None,
         predecessor: None,
         lingering: Vec::new(),
-        outcasts: Vec::new(),
+        rejected: Vec::new(),
         next_generation: parts.generation + 1,
         news: HashMap::new(),
         drain: None,

@@ -175,12 +175,12 @@ impl Workers {
     }
 
     /// Another master is one of us.
-    pub fn know_kin(&self, pid: u32) {
+    pub fn know_master(&self, pid: u32) {
         self.lock_pids().insert(pid);
     }
 
     /// It has gone, and its number may be anybody's.
-    pub fn forget_kin(&self, pid: u32) {
+    pub fn forget_master(&self, pid: u32) {
         self.lock_pids().remove(&pid);
     }
 

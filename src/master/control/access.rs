@@ -269,12 +269,12 @@ mod tests {
     }
 
     /// A shell with a child of its own; killed by its group.
-    struct Family {
+    struct ProcessGroup {
         shell: std::process::Child,
         child: u32,
     }
 
-    impl Family {
+    impl ProcessGroup {
         fn new() -> Self {
             use std::io::BufRead;
             use std::os::unix::process::CommandExt;
@@ -292,7 +292,7 @@ mod tests {
         }
     }
 
-    impl Drop for Family {
+    impl Drop for ProcessGroup {
         fn drop(&mut self) {
             let group = nix::unistd::Pid::from_raw(self.shell.id().try_into().unwrap());
             #[allow(
@@ -306,10 +306,10 @@ mod tests {
 
     #[test]
     fn neither_a_worker_nor_what_it_started_may_order_even_as_root() {
-        let family = Family::new();
-        let worker = family.shell.id();
+        let group = ProcessGroup::new();
+        let worker = group.shell.id();
         let access = access(Some(0), 0).but_not(move |pid| pid == worker);
-        for pid in [worker, family.child] {
+        for pid in [worker, group.child] {
             let peer = peer(pid, 0);
             assert_eq!(access.decide(&peer), Err(Denied::Worker { peer }));
         }
@@ -320,8 +320,8 @@ mod tests {
 
     #[test]
     fn the_same_user_may_order_when_it_is_seen_not_to_be_a_worker() {
-        let family = Family::new();
-        let sibling = peer(family.child, 1000);
+        let group = ProcessGroup::new();
+        let sibling = peer(group.child, 1000);
         let worker = std::process::id() + 1_000_000;
         let access = || access(None, 1000).but_not(move |pid| pid == worker);
         assert_eq!(access().decide(&sibling), Ok(()));

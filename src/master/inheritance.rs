@@ -13,9 +13,9 @@ use crate::sys::listeners::Listener;
 
 /// An inheritance with its descriptors in their places.
 #[derive(Debug)]
-pub struct Heritage {
+pub struct Received {
     /// What was said.
-    pub will: Inheritance,
+    pub inheritance: Inheritance,
     /// The listening sockets.
     pub listeners: Vec<Listener>,
     /// The control socket.
@@ -30,7 +30,7 @@ pub struct Heritage {
 
 /// Why a successor has nothing to work with.
 #[derive(Debug, thiserror::Error)]
-pub enum HeritageError {
+pub enum InheritanceError {
     /// The channel failed.
     #[error("cannot receive the inheritance: {0}")]
     Channel(#[from] ChannelError),
@@ -52,60 +52,65 @@ pub enum HeritageError {
 }
 
 /// Says hello and receives everything.
-pub async fn receive(channel: &Channel, hello: Hello) -> Result<Heritage, HeritageError> {
+pub async fn receive(channel: &Channel, hello: Hello) -> Result<Received, InheritanceError> {
     channel
         .send(&Message::Hello(hello), &[])
         .await
-        .map_err(HeritageError::Hello)?;
-    let will = loop {
-        match channel.recv().await?.ok_or(HeritageError::Gone)?.decode()? {
-            Message::Inheritance(will) => break *will,
-            Message::Retire { .. } => return Err(HeritageError::Gone),
+        .map_err(InheritanceError::Hello)?;
+    let inheritance = loop {
+        match channel
+            .recv()
+            .await?
+            .ok_or(InheritanceError::Gone)?
+            .decode()?
+        {
+            Message::Inheritance(inheritance) => break *inheritance,
+            Message::Retire { .. } => return Err(InheritanceError::Gone),
             message if may_come_early(&message) => {}
-            _ => return Err(HeritageError::Unexpected("another message")),
+            _ => return Err(InheritanceError::Unexpected("another message")),
         }
     };
-    if will.protocol.major != PROTOCOL.major {
-        return Err(HeritageError::Protocol(will.protocol.major));
+    if inheritance.protocol.major != PROTOCOL.major {
+        return Err(InheritanceError::Protocol(inheritance.protocol.major));
     }
     let mut fds = VecDeque::new();
-    while fds.len() < will.fds.len() {
-        let received = channel.recv().await?.ok_or(HeritageError::Gone)?;
+    while fds.len() < inheritance.fds.len() {
+        let received = channel.recv().await?.ok_or(InheritanceError::Gone)?;
         match received.decode()? {
             Message::Fds { .. } => fds.extend(received.fds),
-            Message::Retire { .. } => return Err(HeritageError::Gone),
+            Message::Retire { .. } => return Err(InheritanceError::Gone),
             message if may_come_early(&message) => {}
             _ => {
-                return Err(HeritageError::Unexpected(
+                return Err(InheritanceError::Unexpected(
                     "another message than descriptors",
                 ));
             }
         }
     }
-    let mut heritage = Heritage {
+    let mut received = Received {
         listeners: Vec::new(),
         control: None,
         handoff: None,
         metrics: None,
         keeper: None,
-        will,
+        inheritance,
     };
-    for (what, fd) in heritage.will.fds.iter().zip(fds) {
+    for (what, fd) in received.inheritance.fds.iter().zip(fds) {
         match what {
             Inherited::Listener { name, source, slot } => {
                 match Listener::from_fd(name.clone(), *source, *slot, fd) {
-                    Ok(listener) => heritage.listeners.push(listener),
+                    Ok(listener) => received.listeners.push(listener),
                     Err(e) => tracing::error!("cannot use inherited listener {name:?}: {e}"),
                 }
             }
-            Inherited::Control => heritage.control = Some(fd),
-            Inherited::Handoff => heritage.handoff = Some(fd),
-            Inherited::Metrics => heritage.metrics = Some(fd),
-            Inherited::Keeper => heritage.keeper = Some(fd),
+            Inherited::Control => received.control = Some(fd),
+            Inherited::Handoff => received.handoff = Some(fd),
+            Inherited::Metrics => received.metrics = Some(fd),
+            Inherited::Keeper => received.keeper = Some(fd),
             Inherited::Unknown => {}
         }
     }
-    Ok(heritage)
+    Ok(received)
 }
 
 /// Nothing is lost when it is not answered: a question, or a word of a newer minor version.
@@ -114,10 +119,14 @@ fn may_come_early(message: &Message) -> bool {
 }
 
 /// Sends everything.
-pub fn send(line: &Line<Message>, mut will: Inheritance, goods: Vec<(Inherited, OwnedFd)>) {
-    let (what, fds): (Vec<_>, Vec<_>) = goods.into_iter().unzip();
-    will.fds = what;
-    line.say(Message::Inheritance(Box::new(will)), Vec::new());
+pub fn send(
+    line: &Line<Message>,
+    mut inheritance: Inheritance,
+    descriptors: Vec<(Inherited, OwnedFd)>,
+) {
+    let (what, fds): (Vec<_>, Vec<_>) = descriptors.into_iter().unzip();
+    inheritance.fds = what;
+    line.say(Message::Inheritance(Box::new(inheritance)), Vec::new());
     let mut fds = fds.into_iter().peekable();
     while fds.peek().is_some() {
         let batch: Vec<OwnedFd> = fds.by_ref().take(MAX_FDS).collect();
@@ -147,7 +156,7 @@ mod tests {
     use super::*;
     use crate::machine::message::Identity;
 
-    fn will() -> Inheritance {
+    fn inheritance() -> Inheritance {
         Inheritance {
             protocol: PROTOCOL,
             pid: 1,
@@ -179,15 +188,15 @@ mod tests {
         let theirs = Channel::from_fd(theirs).unwrap();
         let question = Message::Status { master: None };
         ours.send(&question, &[]).await.unwrap();
-        let will = Message::Inheritance(Box::new(will()));
-        ours.send(&will, &[]).await.unwrap();
+        let inheritance = Message::Inheritance(Box::new(inheritance()));
+        ours.send(&inheritance, &[]).await.unwrap();
         let hello = Hello {
             protocol: PROTOCOL,
             version: "2.0.0".into(),
             build_id: "b".into(),
             pid: 2,
         };
-        let heritage = receive(&theirs, hello).await.unwrap();
-        assert_eq!(heritage.will.generation, 2);
+        let received = receive(&theirs, hello).await.unwrap();
+        assert_eq!(received.inheritance.generation, 2);
     }
 }
