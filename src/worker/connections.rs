@@ -33,9 +33,19 @@ struct Open {
     order: Order,
     accepts: bool,
     full: bool,
-    /// What ends now has been counted.
-    counted: bool,
+    ends: Ends,
     gates: HashMap<u64, Arc<Gate>>,
+}
+
+/// What an end means for the figures.
+#[derive(Debug, PartialEq, Eq)]
+enum Ends {
+    /// The client or its application wanted it.
+    Usual,
+    /// Within the drain.
+    Finished,
+    /// All that were open have been counted.
+    Cut,
 }
 
 /// Counted since the worker's start.
@@ -89,7 +99,7 @@ impl Connections {
                 order: Order::Serve,
                 accepts: false,
                 full: false,
-                counted: false,
+                ends: Ends::Usual,
                 gates: HashMap::new(),
             }),
             board,
@@ -182,6 +192,11 @@ impl Connections {
         self.open().gates.len()
     }
 
+    /// A drain begins: what ends from now on is counted. To be called before anybody hears of it.
+    pub(super) fn drain(&self) {
+        self.open().ends = Ends::Finished;
+    }
+
     /// What every later one is told; returns those that are open now, to be told one by one.
     pub(super) fn order(&self, order: Order) -> Vec<Arc<Gate>> {
         let mut open = self.open();
@@ -210,7 +225,7 @@ impl Connections {
     /// Everything that is open now is about to be cut.
     pub(super) fn cut(&self) {
         let mut open = self.open();
-        open.counted = true;
+        open.ends = Ends::Cut;
         self.figures
             .cut
             .fetch_add(open.gates.len() as u64, Ordering::Relaxed);
@@ -254,7 +269,7 @@ impl Drop for Live {
         let figures = &self.of.figures;
         if self.passed {
             figures.passed.fetch_add(1, Ordering::Relaxed);
-        } else if open.order != Order::Serve && !open.counted {
+        } else if open.ends == Ends::Finished {
             figures.finished.fetch_add(1, Ordering::Relaxed);
         }
         drop(open);

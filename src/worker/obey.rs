@@ -286,6 +286,7 @@ impl Life {
     async fn leave(&mut self, terms: Terms) {
         if self.draining.is_none() {
             self.acceptor.close(&self.worker).await;
+            self.worker.connections.drain();
         }
         let application = &self.worker.application;
         application.begin_drain(terms.reason, terms.limit);
