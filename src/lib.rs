@@ -1,38 +1,40 @@
-//! Let a network service replace its own running program without failing one request, and go back
-//! in one command. [`Service`] is the way in; the README says how it is operated.
+//! Hot upgrades of network services: no request fails, and one command goes back.
 //!
-//! # Where the bytes go
-//!
-//! ```text
-//!   clients                operator            systemd, or the keeper
-//!      |                      | orders            ^ READY, MAINPID, STATUS, descriptors
-//!      |                      v                   |
-//!      |      +------------------------------------------+   channel    +---------------------+
-//!      |      | master g1: listeners, workers, decisions |<------------>| master g2 (upgrade) |
-//!      |      +------------------------------------------+  messages,   +---------------------+
-//!      |          | listeners  ^ reports                    listeners        | listeners
-//!      |          v            |                                             v
-//!      |      +----------------------+      connections passed on      +------------+
-//!      +----->| workers g1: requests |-------------------------------->| workers g2 |
-//!             +----------------------+        while g1 drains          +------------+
-//! ```
-//!
-//! No request goes through a master. A master opens and keeps every listening socket, so what waits
-//! in its queue outlives each worker; both masters hold them during an upgrade.
-//!
-//! # Layers
-//!
-//! A folder is a layer, and imports point one way (`tests/layers.rs` holds them to it and says why):
-//!
-//! ```text
-//! api, config  <-  machine  <-  sys  <-  master, worker, keeper, cli  <-  service  <-  the daemon
-//! ```
-//!
-//! `machine` decides and does nothing: no clock, no files, no runtime. `sys` is the operating
-//! system, and the only place of unsafe code. `master` and `worker` carry out and know each other
-//! only by messages. `site`, what the daemon serves, is an application like any other and knows
-//! nothing of upgrades.
-
+#![doc = include_str!("../docs/authors.md")]
+//
+// That page is for authors of applications. For who works on this crate:
+//
+// # Where the bytes go
+//
+// ```text
+//   clients                operator            systemd, or the keeper
+//      |                      | orders            ^ READY, MAINPID, STATUS, descriptors
+//      |                      v                   |
+//      |      +------------------------------------------+   channel    +---------------------+
+//      |      | master g1: listeners, workers, decisions |<------------>| master g2 (upgrade) |
+//      |      +------------------------------------------+  messages,   +---------------------+
+//      |          | listeners  ^ reports                    listeners        | listeners
+//      |          v            |                                             v
+//      |      +----------------------+      connections passed on      +------------+
+//      +----->| workers g1: requests |-------------------------------->| workers g2 |
+//             +----------------------+        while g1 drains          +------------+
+// ```
+//
+// No request goes through a master. A master opens and keeps every listening socket, so what waits
+// in its queue outlives each worker; both masters hold them during an upgrade.
+//
+// # Layers
+//
+// A folder is a layer, and imports point one way (`tests/layers.rs` holds them to it and says why):
+//
+// ```text
+// api, config  <-  machine  <-  sys  <-  master, worker, keeper, cli  <-  service  <-  the daemon
+// ```
+//
+// `machine` decides and does nothing: no clock, no files, no runtime. `sys` is the operating
+// system, and the only place of unsafe code. `master` and `worker` carry out and know each other
+// only by messages. `site`, what the daemon serves, is an application like any other and knows
+// nothing of upgrades.
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 #![warn(clippy::pedantic)]
@@ -70,6 +72,7 @@ pub use axum;
 pub use clap;
 pub use context::{Context, Drain, DrainReason, Peer, UnixPeer};
 pub use service::{App, BoxError, Log, Service};
+pub use worker::raw::Socket;
 pub use worker::state::StateError;
 
 /// `WebSocket`s that live through upgrades and rollbacks: at a drain a session is stopped between two

@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use kit::build;
 use kit::client::{Load, Target};
-use kit::service::{SOON, Service};
+use kit::service::{SOON, Service, Setup};
 use kit::wait::wait_until;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite;
@@ -42,6 +42,10 @@ impl Example {
         for arg in args {
             setup = setup.arg(*arg);
         }
+        Self::begin(setup, builds)
+    }
+
+    fn begin(setup: Setup, builds: [PathBuf; 2]) -> Self {
         let service = setup.start();
         service.wait_phase("serving");
         Self { service, builds }
@@ -373,5 +377,37 @@ fn a_program_of_its_authors_own_has_his_arguments_commands_and_configuration() {
         help.contains("greet ") && help.contains("upgrade "),
         "{help}"
     );
+    example.stop();
+}
+
+#[test]
+fn every_datagram_comes_back() {
+    let image = build::example("udp");
+    let builds = [image.clone(), build::twin(&image)];
+    let port = kit::port::Port::reserve();
+    let listen = format!("udp:{}", port.address());
+    let setup = Service::setup("udp")
+        .name("udp")
+        .image(image)
+        .without_config();
+    let example = Example::begin(setup.arg("--listen").arg(listen), builds);
+    let address = port.address();
+    let clients = Clients::start(4, |_, stop| async move {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(address).await.unwrap();
+        let mut said = 0_u64;
+        while !stop.load(Ordering::Relaxed) {
+            said += 1;
+            socket.send(&said.to_le_bytes()).await.unwrap();
+            let mut bytes = [0; 9];
+            let answer = tokio::time::timeout(SOON, socket.recv(&mut bytes)).await;
+            assert_eq!(answer.expect("it is answered").unwrap(), 8);
+            assert_eq!(bytes[..8], said.to_le_bytes());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        said
+    });
+    example.changes(|| {});
+    assert!(clients.stop().into_iter().all(|said| said > 50));
     example.stop();
 }

@@ -32,6 +32,8 @@ pub struct Sources {
     pub overrides: Overrides,
     /// How the application reads its part.
     pub application: Reader,
+    /// Listeners that may have datagrams.
+    pub datagrams: Vec<String>,
     /// What there is room for here.
     pub room: Room,
 }
@@ -89,6 +91,7 @@ impl Config {
             overrides: Overrides::default(),
             room: Room::default(),
             application: Reader::default(),
+            datagrams: Vec::new(),
         };
         sources.load()
     }
@@ -137,7 +140,7 @@ impl Sources {
         let mut config: Config = merged.read()?;
         self.application.check(&merged)?;
         make_absolute(&mut config, &merged)?;
-        validate(&config, self.room).map_err(|invalid| ConfigError::Invalid {
+        validate(&config, &self.datagrams, self.room).map_err(|invalid| ConfigError::Invalid {
             at: merged.place_of(&invalid.way),
             key: invalid.key(),
             problem: invalid.problem,

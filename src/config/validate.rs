@@ -32,13 +32,13 @@ impl Invalid {
 }
 
 /// The first problem there is. Looks at the disk for the site's directory.
-pub(super) fn validate(config: &Config, room: Room) -> Result<(), Invalid> {
+pub(super) fn validate(config: &Config, datagrams: &[String], room: Room) -> Result<(), Invalid> {
     at(&["name"], service_name(&config.name))?;
     if let Workers::Count(n) = config.workers {
         at(&["workers"], number(n, 1..=PROCESSES_MAX))?;
     }
     at(&["threads"], number(config.threads, 1..=PROCESSES_MAX))?;
-    listeners(&config.listeners)?;
+    listeners(&config.listeners, datagrams)?;
     at(&["listener"], room_for(config.listeners.len(), room))?;
     if let Some(root) = &config.site.root {
         at(&["site", "root"], site_root(root))?;
@@ -95,7 +95,7 @@ pub(super) fn service_name(name: &str) -> Result<(), Problem> {
     unless(fits, || Problem::Name(name.into()))
 }
 
-fn listeners(listeners: &[ListenerConfig]) -> Result<(), Invalid> {
+fn listeners(listeners: &[ListenerConfig], datagrams: &[String]) -> Result<(), Invalid> {
     let mut seen: HashMap<Address, &str> = HashMap::new();
     let mut left_out = Vec::new();
     for (n, listener) in listeners.iter().enumerate() {
@@ -105,7 +105,12 @@ fn listeners(listeners: &[ListenerConfig]) -> Result<(), Invalid> {
         };
         let name = &listener.name;
         listener_name(name).map_err(|p| invalid("name", p))?;
-        let parsed = listener.address.as_deref().map(stream_address).transpose();
+        let parse = if datagrams.contains(name) {
+            address
+        } else {
+            stream_address
+        };
+        let parsed = listener.address.as_deref().map(parse).transpose();
         let parsed = parsed.map_err(|p| invalid("address", p))?;
 
         if !matches!(parsed, Some(Address::Unix(_))) {

@@ -131,6 +131,15 @@ impl Context {
         }))
     }
 
+    /// The same for all that comes through a listener.
+    pub(crate) fn on(&self, listener: &str) -> Self {
+        Self(Arc::new(Inner {
+            worker: Arc::clone(&self.0.worker),
+            listener: Some(listener.into()),
+            peer: None,
+        }))
+    }
+
     /// The service's name.
     #[must_use]
     pub fn name(&self) -> &str {

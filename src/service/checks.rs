@@ -58,7 +58,7 @@ pub(super) fn distinct(own: args::Own) -> Result<(), Misplaced> {
 impl Service {
     /// Whether it can serve what is configured.
     pub(super) fn serves(&self, config: &Config) -> Result<(), Unserved> {
-        if self.apps.is_empty() && self.every.is_none() {
+        if self.apps.is_empty() && self.every.is_none() && self.raw.is_empty() {
             return Err(Unserved::NoApplication);
         }
         if let Some(name) = &self.twice {
@@ -67,7 +67,9 @@ impl Service {
         if config.listeners.is_empty() {
             return Err(Unserved::NoListener);
         }
-        let served = |name: &String| self.every.is_some() || self.apps.contains_key(name);
+        let served = |name: &String| {
+            self.every.is_some() || self.apps.contains_key(name) || self.raw.contains_key(name)
+        };
         match config.listeners.iter().find(|l| !served(&l.name)) {
             Some(listener) => Err(Unserved::Unknown(listener.name.clone())),
             None => Ok(()),
@@ -78,7 +80,12 @@ impl Service {
     pub(super) fn doubts(&self, config: &Config) -> Vec<String> {
         let mut doubts = Vec::new();
         let configured = |name: &String| config.listeners.iter().any(|l| l.name == *name);
-        let mut left_out: Vec<_> = self.apps.keys().filter(|name| !configured(name)).collect();
+        let mut left_out: Vec<_> = self
+            .apps
+            .keys()
+            .chain(self.raw.keys())
+            .filter(|name| !configured(name))
+            .collect();
         left_out.sort();
         for name in left_out {
             doubts.push(format!(

@@ -29,6 +29,7 @@ use crate::sys::inherited::{self, Inherited, Role, UNNAMED};
 use crate::sys::unit::UnitFile;
 use crate::sys::{journal, signals};
 use crate::worker;
+use crate::worker::raw::{Handler, Handlers, Socket};
 
 mod app;
 mod checks;
@@ -70,6 +71,7 @@ pub struct Service {
     apps: HashMap<String, Maker>,
     every: Option<Maker>,
     prepare: Option<Prepare>,
+    raw: HashMap<String, Handler>,
     /// A listener that two applications were given for.
     twice: Option<String>,
     /// Whether the program has said its version.
@@ -95,6 +97,7 @@ impl Service {
             apps: HashMap::new(),
             every: None,
             prepare: None,
+            raw: HashMap::new(),
             twice: None,
             versioned: false,
             own: Own::default(),
@@ -122,7 +125,43 @@ impl Service {
     pub fn http<Kind>(mut self, listener: &str, address: &str, app: impl App<Kind>) -> Self {
         self.default_listener(listener, address);
         let before = self.apps.insert(listener.into(), app::maker(app));
-        if before.is_some() {
+        if before.is_some() || self.raw.contains_key(listener) {
+            self.twice = Some(listener.into());
+        }
+        self
+    }
+
+    /// Gives the connections of the listener of this name to a function of the application's own,
+    /// which speaks what it likes with them; or, at an address `udp:host:port`, the socket where all
+    /// datagrams come in, once in every worker. Otherwise as [`http`](Self::http).
+    ///
+    /// A connection stays with the worker that accepted it. A drain waits until the function has
+    /// returned, so it should end at a good moment when [`Context::draining`] says so. Datagrams go
+    /// to whoever reads first: the function leaves the socket at once then, what is in its queue is
+    /// read by the next generation. A `.socket` unit cannot pass datagrams.
+    ///
+    /// ```no_run
+    /// # use handover::{Context, Socket};
+    /// # let service = handover::Service::new("echo");
+    /// service.listener("echo", "[::]:7", async |socket: Socket, cx: Context| {
+    ///     let Socket::Tcp(stream) = socket else { return };
+    ///     let Ok(mut stream) = tokio::net::TcpStream::from_std(stream) else { return };
+    ///     let (mut from, mut to) = stream.split();
+    ///     tokio::select! {
+    ///         _ = cx.draining() => {}
+    ///         _ = tokio::io::copy(&mut from, &mut to) => {}
+    ///     }
+    /// })
+    /// # .run();
+    /// ```
+    pub fn listener<F, S>(mut self, listener: &str, address: &str, serve: F) -> Self
+    where
+        F: Fn(Socket, Context) -> S + Send + Sync + 'static,
+        S: Future<Output = ()> + Send + 'static,
+    {
+        self.default_listener(listener, address);
+        let before = self.raw.insert(listener.into(), Handler::new(serve));
+        if before.is_some() || self.apps.contains_key(listener) {
             self.twice = Some(listener.into());
         }
         self
@@ -339,6 +378,7 @@ impl Service {
                 workers: run.workers,
             },
             application: self.own.reader,
+            datagrams: self.raw.keys().cloned().collect(),
         }
     }
 
@@ -550,10 +590,17 @@ impl Service {
             let work = async { work.await.unwrap_or_else(|_| Err(Box::new(Unprepared))) };
             worker::prepare::once(&context, work).await?;
         }
+        let own: Handlers = Arc::new(self.raw.clone());
+        context.keep(|| own);
         let mut routers = HashMap::new();
         let mut everywhere = None;
         for ListenerConfig { name, .. } in &context.settings().listeners {
             if routers.contains_key(name) {
+                continue;
+            }
+            if self.raw.contains_key(name) {
+                // Never asked.
+                routers.insert(name.clone(), Router::new());
                 continue;
             }
             let make = match (self.apps.get(name), &everywhere, &self.every) {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -84,6 +84,19 @@ pub fn started_with(
     service
 }
 
+fn free_port(datagrams: bool) -> io::Result<(OwnedFd, SocketAddr)> {
+    const ANY: &str = "127.0.0.1:0";
+    if datagrams {
+        let socket = UdpSocket::bind(ANY)?;
+        let address = socket.local_addr()?;
+        return Ok((socket.into(), address));
+    }
+    let socket = TcpListener::bind(ANY)?;
+    socket.set_nonblocking(true)?;
+    let address = socket.local_addr()?;
+    Ok((socket.into(), address))
+}
+
 fn temporary_directory() -> io::Result<PathBuf> {
     let template = std::env::temp_dir().join("handover-test-XXXXXX");
     Ok(nix::unistd::mkdtemp(&template)?)
@@ -106,10 +119,10 @@ impl Running {
         let mut listeners: Vec<(String, OwnedFd)> = Vec::new();
         let mut addresses = Vec::new();
         for listener in &service.defaults.listeners {
-            let socket = TcpListener::bind("127.0.0.1:0")?;
-            socket.set_nonblocking(true)?;
-            addresses.push((listener.name.clone(), socket.local_addr()?));
-            listeners.push((listener.name.clone(), socket.into()));
+            let address = listener.address.as_deref().unwrap_or_default();
+            let (socket, address) = free_port(address.starts_with("udp:"))?;
+            addresses.push((listener.name.clone(), address));
+            listeners.push((listener.name.clone(), socket));
         }
         let directory = temporary_directory()?;
         let (orders, inbox) = mpsc::unbounded_channel();

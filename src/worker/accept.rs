@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::net::{AddressFamily, SocketFlags, acceptfrom_with, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, acceptfrom_with, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::connection::{self, Connection, Served};
 use super::context::Worker;
 use super::guarded::Vital;
+use super::raw::{self, serve_datagrams};
 use super::stream::{Peer, Stream};
 use super::turns::Turns;
 
@@ -32,6 +33,8 @@ pub(super) struct Listener {
     pub(super) served: Arc<Served>,
     /// Other workers accept on it, too.
     pub(super) shared: bool,
+    /// The application has been given its datagrams.
+    pub(super) begun: bool,
 }
 
 /// The listeners of a worker.
@@ -74,24 +77,26 @@ impl Acceptor {
         if self.accepts {
             return Ok(());
         }
-        let sockets: Vec<Socket> = self
+        let sockets: Vec<Option<Socket>> = self
             .held
             .values()
-            .map(|held| Socket::open(&held.listener))
+            .map(|held| held.listener.open())
             .collect::<io::Result<_>>()?;
         self.accepts = true;
         worker.connections.accepting(true);
         for (held, socket) in self.held.values_mut().zip(sockets) {
-            held.task = Some(tokio::spawn(accept(socket, Arc::clone(worker))));
+            held.task = held.listener.begin(socket, worker)?;
         }
         Ok(())
     }
 
     /// One more, accepted on like the others.
-    pub(super) fn take(&mut self, listener: Listener, worker: &Arc<Worker>) -> io::Result<()> {
+    pub(super) fn take(&mut self, mut listener: Listener, worker: &Arc<Worker>) -> io::Result<()> {
+        let before = self.held.get(&listener.id);
+        listener.begun = before.is_some_and(|held| held.listener.begun);
         let task = if self.accepts {
-            let socket = Socket::open(&listener)?;
-            Some(tokio::spawn(accept(socket, Arc::clone(worker))))
+            let socket = listener.open()?;
+            listener.begin(socket, worker)?
         } else {
             None
         };
@@ -130,6 +135,34 @@ async fn finish(tasks: Vec<JoinHandle<()>>) {
     }
     for task in tasks {
         let _ = task.await;
+    }
+}
+
+impl Listener {
+    /// `None`: it has datagrams, and nothing is accepted.
+    fn open(&self) -> io::Result<Option<Socket>> {
+        if sockopt::socket_type(&self.fd)? == SocketType::DGRAM {
+            return Ok(None);
+        }
+        Socket::open(self).map(Some)
+    }
+
+    fn begin(
+        &mut self,
+        socket: Option<Socket>,
+        worker: &Arc<Worker>,
+    ) -> io::Result<Option<JoinHandle<()>>> {
+        if let Some(socket) = socket {
+            return Ok(Some(tokio::spawn(accept(socket, Arc::clone(worker)))));
+        }
+        let handler = self.served.raw.as_ref();
+        let handler = handler.ok_or_else(|| io::Error::other("HTTP needs connections"))?;
+        // It keeps them until the drain, also when others accept connections meanwhile.
+        if !std::mem::replace(&mut self.begun, true) {
+            rustix::io::ioctl_fionbio(&self.fd, true)?;
+            serve_datagrams(&self.served.name, self.fd.try_clone()?, handler, worker);
+        }
+        Ok(None)
     }
 }
 
@@ -255,7 +288,11 @@ fn begin(stream: Stream, peer: Peer, served: &Arc<Served>, worker: &Arc<Worker>)
         idle_since: Instant::now(),
         head_since: None,
     };
-    tokio::spawn(connection::run(connection, Arc::clone(worker)));
+    let worker = Arc::clone(worker);
+    match served.raw.clone() {
+        None => tokio::spawn(connection::run(connection, worker)),
+        Some(handler) => tokio::spawn(raw::serve(connection, handler, worker)),
+    };
 }
 
 /// Out of descriptors or memory: trying again at once would only burn the processor.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use rustix::net::{SocketAddrAny, SocketAddrUnix};
 
 use super::connection::Served;
+use super::raw::Handlers;
 use super::{Routers, lock};
 
 /// The applications of a worker.
@@ -28,9 +29,10 @@ enum Local {
 }
 
 impl Applications {
-    pub(super) fn new(routers: Routers) -> Self {
+    pub(super) fn new(routers: Routers, own: &Handlers) -> Self {
         let served = |(name, router): (String, _)| {
             let served = Served {
+                raw: own.get(&name).cloned(),
                 name: name.clone(),
                 router,
             };
@@ -129,7 +131,7 @@ mod tests {
         let router = axum::Router::<()>::new;
         let names = ["old", "new", "moved"];
         let routers = names.map(|name| (name.to_owned(), router()));
-        let applications = Applications::new(routers.into_iter().collect());
+        let applications = Applications::new(routers.into_iter().collect(), &Handlers::default());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (connection, _) = listener.accept().unwrap();

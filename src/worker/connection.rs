@@ -15,6 +15,7 @@ use super::Worker;
 use super::connections::Live;
 use super::gate::Gate;
 use super::order::{Order, Word};
+use super::raw::Handler;
 use super::stream::{Peer, Stream};
 use super::{http1, http2};
 
@@ -41,6 +42,8 @@ pub(super) struct Connection {
 pub(super) struct Served {
     pub(super) name: String,
     pub(super) router: Router,
+    /// It speaks a protocol of its own instead.
+    pub(super) raw: Option<Handler>,
 }
 
 /// How a wait for bytes ended.

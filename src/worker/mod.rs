@@ -47,6 +47,7 @@ mod mutants;
 mod obey;
 mod order;
 pub mod prepare;
+pub mod raw;
 mod sendfile;
 mod start;
 pub mod state;

@@ -16,6 +16,7 @@ use super::context::{Answer, Place, Worker};
 use super::drain::{Draining, Terms};
 use super::handoff::frame::About;
 use super::handoff::receive::{self, Receiver};
+use super::raw::Handlers;
 use super::start::{self, Beginning};
 use super::{Loading, hooks, leader, state};
 use crate::config;
@@ -55,9 +56,10 @@ where
         routers = load(worker.application.clone()) => routers,
         () = sent_away(&channel, &worker, &mut waiting) => return Ok(ExitCode::SUCCESS),
     };
-    let paired = routers
-        .map_err(|e| e.to_string())
-        .and_then(|routers| start::pair_up(beginning.listeners, routers));
+    let paired = routers.map_err(|e| e.to_string()).and_then(|routers| {
+        let own = worker.application.kept::<Handlers>().unwrap_or_default();
+        start::pair_up(beginning.listeners, routers, &own)
+    });
     let (listeners, applications) = match paired {
         Ok(paired) => paired,
         Err(reason) => {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Routers;
 use super::accept::Listener;
 use super::applications::Applications;
+use super::raw::Handlers;
 use crate::machine::link::{Start, ToWorker, WorkerListener};
 use crate::sys::channel::{Channel, ChannelError};
 
@@ -72,8 +73,9 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
 pub(super) fn pair_up(
     listeners: Vec<(WorkerListener, OwnedFd)>,
     routers: Routers,
+    own: &Handlers,
 ) -> Result<(Vec<Listener>, Arc<Applications>), String> {
-    let applications = Arc::new(Applications::new(routers));
+    let applications = Arc::new(Applications::new(routers, own));
     let listeners: Result<_, String> = listeners
         .into_iter()
         .map(|(listener, fd)| serve(&listener, fd, &applications))
@@ -100,5 +102,6 @@ pub(super) fn serve(
         fd,
         served,
         shared: listener.shared,
+        begun: false,
     })
 }

@@ -6,6 +6,7 @@ mod draining;
 mod leader;
 mod own;
 mod prepare;
+mod raw;
 mod sessions;
 mod state;
 mod streams;

@@ -209,7 +209,9 @@ fn adopt(
 ) -> Option<Connection> {
     // An error means that the client has gone already.
     let (stream, peer) = Stream::from_fd(fd).ok()?;
-    let Some(served) = applications.of_connection(&about.listener, &stream) else {
+    let served = applications.of_connection(&about.listener, &stream);
+    // One that speaks a protocol of its own did not begin in the middle.
+    let Some(served) = served.filter(|served| served.raw.is_none()) else {
         tracing::info!(
             listener = about.listener,
             "closing a connection nobody here serves"
