@@ -46,6 +46,9 @@ pub struct Status {
     pub upgrade: Option<Upgrade>,
     /// The last one that ended.
     pub last: Option<Last>,
+    /// Releases of the hosted application that ran once and that nothing needs, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub old_releases: Vec<PathBuf>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -76,6 +79,33 @@ pub struct Master {
     pub private_kib: u64,
     /// Its workers.
     pub workers: Vec<Worker>,
+    /// The application that they are in front of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<App>,
+}
+
+/// A hosted application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct App {
+    /// The release that it runs.
+    pub release: PathBuf,
+    /// Whether it was ready, and so serves.
+    pub ready: bool,
+    /// The first process of each instance.
+    pub pids: Vec<u32>,
+    /// How often an instance was started again.
+    pub restarts: u64,
+    /// The memory of all its processes that nobody shares, KiB.
+    pub private_kib: u64,
+}
+
+/// The releases of a hosted application, before and after an upgrade.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Releases {
+    /// What ran.
+    pub from: PathBuf,
+    /// What it was to be.
+    pub to: PathBuf,
 }
 
 /// One worker.
@@ -198,6 +228,9 @@ pub struct Last {
     pub drain_ms: Option<u64>,
     /// What became of the draining generation's connections.
     pub connections: Connections,
+    /// Of a hosted application.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub releases: Option<Releases>,
 }
 
 /// What became of a draining generation's connections.

@@ -54,6 +54,8 @@ pub mod cli;
 pub mod config;
 mod content;
 mod context;
+#[doc(hidden)]
+pub mod host;
 mod keeper;
 #[doc(hidden)]
 pub mod machine;
@@ -62,6 +64,7 @@ pub mod master;
 mod service;
 #[doc(hidden)]
 pub mod site;
+mod supervisor;
 #[doc(hidden)]
 pub mod sys;
 pub mod testing;
@@ -123,6 +126,10 @@ pub fn daemon() -> Service {
         .worker_per_core()
         .serves_a_site()
         .every_listener("http", "127.0.0.1:8080", |cx: Context| async move {
+            let app = cx.settings().app.clone();
+            if let (Some(app), Some(upstreams)) = (app, cx.kept::<Vec<config::Upstream>>()) {
+                return Ok(host::router(&host::FrontContext { app, upstreams }));
+            }
             let site = &cx.settings().site;
             Ok::<_, BoxError>(site::router(&site::SiteContext {
                 root: site.root.clone(),

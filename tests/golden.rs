@@ -10,7 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use handover::api::{Connections, Master, UpgradeOrder, Worker};
-use handover::config::{Config, ListenerConfig};
+use handover::config::{Config, ListenerConfig, Upstream};
+use handover::machine::hosting::RunningApp;
 use handover::machine::message::{
     Hello, Identity, Inheritance, Inherited, KeptConfig, Lingering, ListenerSource, Message,
     Protocol, Supersede,
@@ -62,7 +63,7 @@ fn every_message_and_every_descriptor_has_a_file() {
         }
     }
     assert_eq!(seen, (0..=11).collect(), "by the numbers in kind()");
-    assert_eq!(kinds, (0..=5).collect(), "by the numbers in descriptor()");
+    assert_eq!(kinds, (0..=6).collect(), "by the numbers in descriptor()");
 }
 
 #[test]
@@ -71,8 +72,8 @@ fn what_a_newer_version_adds_is_ignored() {
         let says = read(&path);
         let message: Message = serde_json::from_value(says.clone()).expect("decodes");
         let mut newer = says;
-        // The configuration is carried, not read.
-        add_to_every_object(&mut newer, &["config", "state"]);
+        // Configurations are carried, not read; an upstream is one of two words.
+        add_to_every_object(&mut newer, &["config", "state", "upstreams"]);
         let decoded: Message = serde_json::from_value(newer)
             .unwrap_or_else(|e| panic!("{} with new fields: {e}", path.display()));
         assert_eq!(decoded, message, "{}", path.display());
@@ -192,6 +193,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         lingering: Vec::new(),
         unit_rev: None,
         drained: Connections::default(),
+        app: None,
         state: BTreeMap::new(),
     };
     let config = Config {
@@ -210,6 +212,7 @@ fn messages() -> Vec<(&'static str, Message)> {
             Inherited::Handoff,
             Inherited::Metrics,
             Inherited::Keeper,
+            Inherited::App,
         ],
         lingering: vec![Lingering {
             pid: 3990,
@@ -221,6 +224,16 @@ fn messages() -> Vec<(&'static str, Message)> {
             finished: 2,
             cut: 1,
         },
+        app: Some(RunningApp {
+            config: json!({"directory": "/srv/blog/current", "command": ["./blog", "{socket}"]}),
+            release: "/srv/blog/7".into(),
+            identity: "2049:131:1763824443.000000000".into(),
+            upstreams: vec![
+                Upstream::Unix("/run/blog/app/g6-1.0.sock".into()),
+                Upstream::Port(40_123),
+            ],
+            supervisor: 4003,
+        }),
         state: BTreeMap::from([("counters".into(), json!({"requests": 12}))]),
         ..least.clone()
     };
@@ -237,6 +250,7 @@ fn messages() -> Vec<(&'static str, Message)> {
             connections: 31,
             requests: 1207,
         }],
+        app: None,
     };
     let yields = |retire, leaving, then| Message::Yield {
         reason: "no worker stays up".into(),
@@ -337,6 +351,7 @@ fn descriptor(inherited: &Inherited) -> u8 {
         Inherited::Handoff => 3,
         Inherited::Keeper => 4,
         Inherited::Metrics => 5,
+        Inherited::App => 6,
         Inherited::Unknown => u8::MAX,
     }
 }

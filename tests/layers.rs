@@ -75,9 +75,28 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
         "an ordinary axum application, as a library's user would bring; it knows nothing of upgrades",
     ),
     (
+        "host",
+        &["config"],
+        "the front of a hosted application: an axum application as any other, that asks another one",
+    ),
+    (
+        "supervisor",
+        &["config", "machine", "sys"],
+        "a process of its own that outlives masters: it knows them only by machine::hosting's words",
+    ),
+    (
         "service",
         &[
-            "api", "config", "context", "machine", "sys", "master", "worker", "keeper", "cli",
+            "api",
+            "config",
+            "context",
+            "machine",
+            "sys",
+            "master",
+            "worker",
+            "keeper",
+            "supervisor",
+            "cli",
         ],
         "it decides which role this process plays, so it knows every role; but no application",
     ),
@@ -88,7 +107,7 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "lib",
-        &["context", "service", "site", "worker"],
+        &["config", "context", "host", "service", "site", "worker"],
         "the front; the daemon is the library's first user, so it is made from these alone",
     ),
     (
@@ -240,7 +259,7 @@ fn nobody_changes_the_environment() {
 }
 
 /// What a process of ours gets (descriptors, environment, signals) is decided in one file; masters,
-/// and the keeper, use it. The client asks two programs of systemd's.
+/// the supervisor of an application, and the keeper use it. The client asks two programs of systemd's.
 #[test]
 fn processes_are_started_in_few_places() {
     let clients = ["cli/history.rs", "cli/client/running.rs"];
@@ -252,7 +271,8 @@ fn processes_are_started_in_few_places() {
             }
         }
     });
-    only_in("spawn", &["sys/spawn.rs", "keeper.rs"], |file, bad| {
+    let starters = ["sys/spawn.rs", "keeper.rs", "supervisor/instance.rs"];
+    only_in("spawn", &starters, |file, bad| {
         for path in file.paths.iter().filter(|path| !path.test) {
             let names: Vec<_> = path.names.iter().map(String::as_str).collect();
             let spawns = matches!(&names[..], [.., "spawn", "spawn"])

@@ -77,6 +77,10 @@ fn keys() -> BTreeSet<String> {
             mode: Some("0660".into()),
             group: Some("x".into()),
         }],
+        app: Some(handover::config::App {
+            ready: Some("/".into()),
+            ..Default::default()
+        }),
         ..Config::default()
     };
     let toml::Value::Table(table) = toml::Value::try_from(all).unwrap() else {

@@ -25,6 +25,9 @@ _handover() {
             handover,commit)
                 cmd="handover__subcmd__commit"
                 ;;
+            handover,deploy)
+                cmd="handover__subcmd__deploy"
+                ;;
             handover,help)
                 cmd="handover__subcmd__help"
                 ;;
@@ -64,6 +67,9 @@ _handover() {
             handover__subcmd__help,commit)
                 cmd="handover__subcmd__help__subcmd__commit"
                 ;;
+            handover__subcmd__help,deploy)
+                cmd="handover__subcmd__help__subcmd__deploy"
+                ;;
             handover__subcmd__help,help)
                 cmd="handover__subcmd__help__subcmd__help"
                 ;;
@@ -101,7 +107,7 @@ _handover() {
 
     case "${cmd}" in
         handover)
-            opts="-c -t -s -v -V -h --name --runtime-dir --state-dir --config --version --help check upgrade apply commit rollback wait list reload stop status history run help"
+            opts="-c -t -s -v -V -h --name --runtime-dir --state-dir --config --version --help check upgrade apply deploy commit rollback wait list reload stop status history run help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -240,8 +246,50 @@ _handover() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        handover__subcmd__deploy)
+            opts="-c -h --probation --supersede --until --name --runtime-dir --state-dir --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --probation)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --until)
+                    COMPREPLY=($(compgen -W "takeover commit" -- "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --runtime-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         handover__subcmd__help)
-            opts="check upgrade apply commit rollback wait list reload stop status history run help"
+            opts="check upgrade apply deploy commit rollback wait list reload stop status history run help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -283,6 +331,20 @@ _handover() {
             return 0
             ;;
         handover__subcmd__help__subcmd__commit)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        handover__subcmd__help__subcmd__deploy)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -573,7 +635,7 @@ _handover() {
             return 0
             ;;
         handover__subcmd__run)
-            opts="-c -h --listen --workers --root --name --runtime-dir --state-dir --config --help"
+            opts="-c -h --listen --workers --root --app --name --runtime-dir --state-dir --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -588,6 +650,10 @@ _handover() {
                     return 0
                     ;;
                 --root)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --app)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -39,6 +39,7 @@ complete -c handover -n "__fish_handover_needs_command" -s h -l help -d 'Print h
 complete -c handover -n "__fish_handover_needs_command" -f -a "check" -d 'Read the configuration and what it names, say what would be served'
 complete -c handover -n "__fish_handover_needs_command" -f -a "upgrade" -d 'Run what is on disk now, without failing a request'
 complete -c handover -n "__fish_handover_needs_command" -f -a "apply" -d 'Make what is on disk be what runs: upgrade or reload (systemctl reload)'
+complete -c handover -n "__fish_handover_needs_command" -f -a "deploy" -d 'Make DIR the release of the hosted application, without failing a request'
 complete -c handover -n "__fish_handover_needs_command" -f -a "commit" -d 'Make the upgrade final now'
 complete -c handover -n "__fish_handover_needs_command" -f -a "rollback" -d 'Go back to what ran before'
 complete -c handover -n "__fish_handover_needs_command" -f -a "wait" -d 'Wait until an upgrade is final: exit 0 committed, 1 not, 75 not yet'
@@ -71,6 +72,15 @@ complete -c handover -n "__fish_handover_using_subcommand apply" -l runtime-dir 
 complete -c handover -n "__fish_handover_using_subcommand apply" -l state-dir -d 'Where its history is [default: $STATE_DIRECTORY, /var/lib/NAME, $XDG_STATE_HOME/NAME]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand apply" -s c -l config -d 'Its configuration [default: /etc/NAME/NAME.toml, if there is one]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand apply" -s h -l help -d 'Print help'
+complete -c handover -n "__fish_handover_using_subcommand deploy" -l probation -d 'How long the way back stays open, such as 60s or 10m; 0s commits at once' -r
+complete -c handover -n "__fish_handover_using_subcommand deploy" -l until -d 'Come back when the release serves, or when it is final' -r -f -a "takeover\t''
+commit\t''"
+complete -c handover -n "__fish_handover_using_subcommand deploy" -l name -d 'Which service [default: this program\'s name]' -r
+complete -c handover -n "__fish_handover_using_subcommand deploy" -l runtime-dir -d 'Where its socket and pid files are [default: $RUNTIME_DIRECTORY, /run/NAME, $XDG_RUNTIME_DIR/NAME]' -r -F
+complete -c handover -n "__fish_handover_using_subcommand deploy" -l state-dir -d 'Where its history is [default: $STATE_DIRECTORY, /var/lib/NAME, $XDG_STATE_HOME/NAME]' -r -F
+complete -c handover -n "__fish_handover_using_subcommand deploy" -s c -l config -d 'Its configuration [default: /etc/NAME/NAME.toml, if there is one]' -r -F
+complete -c handover -n "__fish_handover_using_subcommand deploy" -l supersede -d 'A release still in probation is taken back first'
+complete -c handover -n "__fish_handover_using_subcommand deploy" -s h -l help -d 'Print help'
 complete -c handover -n "__fish_handover_using_subcommand commit" -l name -d 'Which service [default: this program\'s name]' -r
 complete -c handover -n "__fish_handover_using_subcommand commit" -l runtime-dir -d 'Where its socket and pid files are [default: $RUNTIME_DIRECTORY, /run/NAME, $XDG_RUNTIME_DIR/NAME]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand commit" -l state-dir -d 'Where its history is [default: $STATE_DIRECTORY, /var/lib/NAME, $XDG_STATE_HOME/NAME]' -r -F
@@ -119,21 +129,23 @@ complete -c handover -n "__fish_handover_using_subcommand history" -s h -l help 
 complete -c handover -n "__fish_handover_using_subcommand run" -l listen -d 'Listen here instead of where the configuration says' -r
 complete -c handover -n "__fish_handover_using_subcommand run" -l workers -d 'Worker processes: a number, or "auto" for one a core' -r
 complete -c handover -n "__fish_handover_using_subcommand run" -l root -d 'Serve this directory' -r -F
+complete -c handover -n "__fish_handover_using_subcommand run" -l app -d 'Host the application of this directory' -r -F
 complete -c handover -n "__fish_handover_using_subcommand run" -l name -d 'Which service [default: this program\'s name]' -r
 complete -c handover -n "__fish_handover_using_subcommand run" -l runtime-dir -d 'Where its socket and pid files are [default: $RUNTIME_DIRECTORY, /run/NAME, $XDG_RUNTIME_DIR/NAME]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand run" -l state-dir -d 'Where its history is [default: $STATE_DIRECTORY, /var/lib/NAME, $XDG_STATE_HOME/NAME]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand run" -s c -l config -d 'Its configuration [default: /etc/NAME/NAME.toml, if there is one]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand run" -s h -l help -d 'Print help'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "check" -d 'Read the configuration and what it names, say what would be served'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "upgrade" -d 'Run what is on disk now, without failing a request'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "apply" -d 'Make what is on disk be what runs: upgrade or reload (systemctl reload)'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "commit" -d 'Make the upgrade final now'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "rollback" -d 'Go back to what ran before'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "wait" -d 'Wait until an upgrade is final: exit 0 committed, 1 not, 75 not yet'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "list" -d 'The services of this program on this host, and what they run'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "reload" -d 'Take the configuration anew'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "stop" -d 'Finish what is in flight and leave'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "status" -d 'Who owns the service, and how it is'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "history" -d 'The upgrades there were'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "run" -d 'Be the service, in the foreground'
-complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply commit rollback wait list reload stop status history run help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "check" -d 'Read the configuration and what it names, say what would be served'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "upgrade" -d 'Run what is on disk now, without failing a request'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "apply" -d 'Make what is on disk be what runs: upgrade or reload (systemctl reload)'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "deploy" -d 'Make DIR the release of the hosted application, without failing a request'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "commit" -d 'Make the upgrade final now'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "rollback" -d 'Go back to what ran before'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "wait" -d 'Wait until an upgrade is final: exit 0 committed, 1 not, 75 not yet'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "list" -d 'The services of this program on this host, and what they run'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "reload" -d 'Take the configuration anew'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "stop" -d 'Finish what is in flight and leave'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "status" -d 'Who owns the service, and how it is'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "history" -d 'The upgrades there were'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "run" -d 'Be the service, in the foreground'
+complete -c handover -n "__fish_handover_using_subcommand help; and not __fish_seen_subcommand_from check upgrade apply deploy commit rollback wait list reload stop status history run help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -29,7 +29,7 @@ pub struct Program {
     pub about: &'static str,
     /// What it means when nothing at all was typed.
     pub bare: Bare,
-    /// Whether it serves a directory (`run --root`).
+    /// Whether it serves a directory (`run --root`) or hosts an application (`run --app`).
     pub site: bool,
     /// What the application adds.
     pub own: Own,
@@ -94,6 +94,18 @@ pub struct Run {
     pub root: Option<PathBuf>,
     /// Worker processes.
     pub workers: Option<Workers>,
+    /// The release of a hosted application.
+    pub app: Option<PathBuf>,
+    /// What starts it.
+    pub command: Vec<String>,
+}
+
+impl Run {
+    /// Whether it says anything about a hosted application.
+    #[must_use]
+    pub fn hosts(&self) -> bool {
+        self.app.is_some() || !self.command.is_empty()
+    }
 }
 
 /// What is asked of a running service.
@@ -103,6 +115,8 @@ pub enum Ask {
     Upgrade(Upgrade),
     /// Make what is on disk be what runs.
     Apply,
+    /// Make this directory the release that runs.
+    Deploy(Deploy),
     /// Make it final.
     Commit,
     /// Go back.
@@ -149,6 +163,15 @@ pub struct Wait {
 pub struct Upgrade {
     /// Put this file in place first.
     pub binary: Option<PathBuf>,
+    /// The order; its id is the client's business.
+    pub order: UpgradeOrder,
+}
+
+/// `deploy`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Deploy {
+    /// The release.
+    pub directory: PathBuf,
     /// The order; its id is the client's business.
     pub order: UpgradeOrder,
 }
@@ -237,6 +260,8 @@ pub fn command(program: &Program) -> clap::Command {
         .version(program.version)
         .mut_subcommand("run", |run| {
             run.mut_arg("root", |root| root.hide(hide_root))
+                .mut_arg("app", |app| app.hide(hide_root))
+                .mut_arg("command", |command| command.hide(hide_root))
         });
     program.own.add_to(ours)
 }

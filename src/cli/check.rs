@@ -34,6 +34,12 @@ pub fn report(loaded: &Loaded) -> String {
         let address = address.unwrap_or("(a socket unit passes it)");
         line("listener", format!("{} at {address}", listener.name));
     }
+    if let Some(app) = &config.app {
+        line("app", app.command.join(" "));
+        let resolved = app.directory.canonicalize();
+        let release = resolved.as_ref().unwrap_or(&app.directory);
+        line("release", release.display().to_string());
+    }
     if let Some(root) = &config.site.root {
         line("root", root.display().to_string());
     }

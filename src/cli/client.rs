@@ -12,6 +12,7 @@
 
 mod answerer;
 mod connection;
+mod deploy;
 mod follow;
 mod leave;
 mod list;
@@ -81,8 +82,13 @@ pub struct Client<'a> {
     command: String,
     patience: Patience,
     installation: Installation<'a>,
+    /// `[app] directory`, of a service that hosts an application.
+    link: Option<&'a Path>,
     control: Control,
 }
+
+/// What `deploy` needs.
+const NO_APP: &str = "no configuration with `[app]` is here: `deploy` is for hosted applications";
 
 impl<'a> Client<'a> {
     /// A client for the service that the flags and the environment name. `program` is what was
@@ -103,7 +109,15 @@ impl<'a> Client<'a> {
             places,
             env,
             installation,
+            link: None,
         }
+    }
+
+    /// Of a service that hosts an application: `[app] directory`.
+    #[must_use]
+    pub fn link(mut self, link: Option<&'a Path>) -> Self {
+        self.link = link;
+        self
     }
 
     /// Other deadlines.
@@ -167,8 +181,18 @@ impl<'a> Client<'a> {
         let done = match ask {
             Ask::Upgrade(upgrade) => self.upgrade(upgrade, screen).await,
             Ask::Apply => self.apply(screen).await,
+            Ask::Deploy(deploy) => match self.link {
+                Some(link) => self.deploy(deploy, link, screen).await,
+                None => Ok(verdict(exit::CONFIG, NO_APP)),
+            },
             Ask::Commit => self.commit(screen).await,
-            Ask::Rollback => self.rollback(screen).await,
+            Ask::Rollback => {
+                let went = self.rollback(screen).await;
+                if let Some(link) = self.link {
+                    self.link_follows(link, screen).await;
+                }
+                went
+            }
             Ask::Reload => self.reload(screen).await,
             Ask::Reopen => self.reopen().await,
             Ask::Stop => self.stop(screen).await,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::status::outcome;
 use super::text::{self, Paint, short, table};
-use crate::api::{Last, Upgrade, exit};
+use crate::api::{Last, Releases, Upgrade, exit};
 
 /// The history file as it is: what can be read, and how much cannot.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -143,11 +143,12 @@ const MOST: u64 = 64 * 1024 * 1024;
 fn row(last: &Last) -> Vec<String> {
     let ms =
         |ms: Option<u64>| ms.map_or("-".into(), |ms| text::duration(Duration::from_millis(ms)));
+    let (from, to) = ends(last);
     vec![
         text::clock(&last.finished_at),
         short(&last.id).to_owned(),
-        last.from.clone(),
-        last.to.clone().unwrap_or_else(|| "?".into()),
+        from,
+        to,
         outcome(last.outcome).to_owned(),
         ms(last.takeover_ms),
         ms(last.drain_ms),
@@ -157,6 +158,16 @@ fn row(last: &Last) -> Vec<String> {
             .map(text::one_line)
             .unwrap_or_default(),
     ]
+}
+
+/// From what to what: two versions, or the names of two releases.
+pub(super) fn ends(last: &Last) -> (String, String) {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into());
+    let of = |which: fn(&Releases) -> &PathBuf| name(which(last.releases.as_ref()?));
+    (
+        of(|r| &r.from).unwrap_or_else(|| last.from.clone()),
+        of(|r| &r.to).unwrap_or_else(|| last.to.clone().unwrap_or_else(|| "?".into())),
+    )
 }
 
 /// What the history file knows of one upgrade, in lines.
@@ -174,6 +185,10 @@ pub fn story(last: &Last) -> String {
         format!("to           {}", last.to.as_deref().unwrap_or("?")),
         format!("outcome      {}", outcome(last.outcome)),
     ];
+    if let Some(releases) = &last.releases {
+        let (from, to) = (releases.from.display(), releases.to.display());
+        lines.push(format!("release      {from} -> {to}"));
+    }
     lines.extend(last.reason.iter().map(|why| format!("reason       {why}")));
     lines.extend([
         format!("finished     {}", text::clock(&last.finished_at)),

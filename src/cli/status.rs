@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::history;
 use super::text::{self, Paint, ago, count, short, table};
 use crate::api::{Build, Last, Master, Outcome, Status};
 
@@ -170,6 +171,7 @@ fn facts(status: &Status, now: Timestamp, look: Look<'_>) -> Vec<(&'static str, 
         let (name, address, source) = (&listener.name, &listener.address, &listener.source);
         facts.push((label, format!("{address} ({name}, {source})")));
     }
+    facts.extend(app(status).map(|line| ("app", line)));
     facts.push(("disk", disk(status, look)));
     facts.push(("config", config(status, look)));
     if let Some(unit) = &status.unit_rev {
@@ -189,6 +191,24 @@ fn facts(status: &Status, now: Timestamp, look: Look<'_>) -> Vec<(&'static str, 
         facts.push(("last", self::last(last, now, look)));
     }
     facts
+}
+
+/// The application behind the owner's workers.
+fn app(status: &Status) -> Option<String> {
+    let owner = status.masters.iter().find(|m| m.pid == status.owner_pid)?;
+    let app = owner.app.as_ref()?;
+    let release = app.release.display();
+    if !app.ready {
+        return Some(format!("{release} starts"));
+    }
+    let mut line = format!("{release}, {}", count(app.pids.len() as u64, "instance"));
+    if app.private_kib > 0 {
+        let _ = write!(line, ", {} MiB", app.private_kib / 1024);
+    }
+    if app.restarts > 0 {
+        let _ = write!(line, ", started again {}", count(app.restarts, "time"));
+    }
+    Some(line)
 }
 
 fn disk(status: &Status, look: Look<'_>) -> String {
@@ -254,7 +274,7 @@ fn systemd(status: &Status, look: Look<'_>) -> String {
 }
 
 fn last(last: &Last, now: Timestamp, look: Look<'_>) -> String {
-    let (from, to) = (&last.from, last.to.as_deref().unwrap_or("?"));
+    let (from, to) = history::ends(last);
     let when = ago(&last.finished_at, now);
     let mut line = format!("{from} -> {to} {} {when} ago", outcome(last.outcome));
     if let Some(reason) = &last.reason {

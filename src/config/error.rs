@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::AddressError;
+use super::env_file::EnvFileError;
+use super::network::NetworkError;
 use super::place::{Excerpt, Where};
 
 /// Why there is no configuration. Displays with the file, the line and carets under what is meant,
@@ -166,6 +168,42 @@ pub enum Problem {
         /// The limit.
         files: u64,
     },
+    /// `[app]` without the release.
+    #[error("the directory of the application is missing, or a link to it")]
+    NoDirectory,
+    /// The release.
+    #[error("cannot start an application in {}: {}", .path.display(), reason(*.why))]
+    Release {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        why: io::ErrorKind,
+    },
+    /// `[app]` without a program.
+    #[error("the command that starts the application is missing")]
+    NoCommand,
+    /// The program of an application.
+    #[error("cannot start {}: {why}", .path.display())]
+    Program {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file of variables.
+    #[error("cannot use {}: {why}", .path.display())]
+    EnvFile {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: EnvFileError,
+    },
+    /// No signal has such a name.
+    #[error("{0:?} is not a signal: TERM, INT, QUIT, HUP, USR1, USR2, WINCH")]
+    Signal(String),
+    /// Not an address of proxies.
+    #[error("{0:?} cannot be trusted: {1}")]
+    Network(String, NetworkError),
     /// A path that a message between processes could not carry.
     #[error("{} is not UTF-8", .0.display())]
     NotUtf8(PathBuf),

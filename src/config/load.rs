@@ -58,6 +58,10 @@ pub struct Overrides {
     pub root: Option<PathBuf>,
     /// `--workers`.
     pub workers: Option<Workers>,
+    /// `--app`.
+    pub app: Option<PathBuf>,
+    /// What follows `--`: the application's program and its arguments.
+    pub command: Vec<String>,
 }
 
 /// A configuration that can be run.
@@ -193,10 +197,20 @@ impl Overrides {
             listener: Vec<ListenerConfig>,
             #[serde(skip_serializing_if = "Option::is_none")]
             site: Option<FlagSite>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            app: Option<FlagApp>,
         }
         #[derive(Serialize)]
         struct FlagSite {
             root: PathBuf,
+        }
+
+        #[derive(Serialize)]
+        struct FlagApp {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            directory: Option<PathBuf>,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            command: Vec<String>,
         }
 
         let listener_name = built_in.listeners.first().map_or("http", |l| &l.name);
@@ -207,10 +221,13 @@ impl Overrides {
             mode: None,
             group: None,
         });
-        let root = match &self.root {
-            Some(root) => Some(std::path::absolute(root).map_err(|e| cannot_read(root, e))?),
-            None => None,
+        let absolute = |path: &Option<PathBuf>| match path {
+            Some(path) => std::path::absolute(path)
+                .map(Some)
+                .map_err(|e| cannot_read(path, e)),
+            None => Ok(None),
         };
+        let (root, directory) = (absolute(&self.root)?, absolute(&self.app)?);
         let name = Flag {
             name: self.name.clone(),
             ..Flag::default()
@@ -227,7 +244,14 @@ impl Overrides {
             workers: self.workers,
             ..Flag::default()
         };
+        let command = self.command.clone();
+        let hosts = directory.is_some() || !command.is_empty();
+        let app = Flag {
+            app: hosts.then_some(FlagApp { directory, command }),
+            ..Flag::default()
+        };
         [
+            ("--app", app),
             ("--name", name),
             ("--listen", listen),
             ("--root", root),
@@ -303,6 +327,15 @@ fn make_absolute(config: &mut Config, merged: &Merged<'_>) -> Result<(), ConfigE
     };
     if let Some(root) = &mut config.site.root {
         *root = beside(&[Step::Key("site"), Step::Key("root")], root)?;
+    }
+    if let Some(app) = &mut config.app {
+        let key = |key| [Step::Key("app"), Step::Key(key)];
+        if !app.directory.as_os_str().is_empty() {
+            app.directory = beside(&key("directory"), &app.directory)?;
+        }
+        for file in &mut app.env_files {
+            *file = beside(&key("env_files"), file)?;
+        }
     }
     let access = &mut config.log.access;
     if !access.is_empty() && access != "off" {

@@ -2,10 +2,14 @@
 //! error shows the line. A master keeps its `Sources`, so that a reload reads the same again.
 
 mod address;
+mod app;
 mod application;
+mod env_file;
 mod error;
+mod hosting;
 mod load;
 mod merge;
+mod network;
 mod place;
 #[cfg(test)]
 mod tests;
@@ -18,9 +22,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::address::{Address, AddressError};
+pub use self::app::{App, Listens, Parked, Upstream};
 pub use self::application::{Application, Reader};
+pub use self::env_file::{EnvFileError, read_env_file};
 pub use self::error::{ConfigError, Problem};
 pub use self::load::{Loaded, Overrides, Room, Sources};
+pub use self::network::{Network, NetworkError};
 pub use self::place::{Place, Where};
 pub use self::words::WorkersError;
 
@@ -40,6 +47,9 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// The daemon's site.
     pub site: Site,
+    /// The application that it hosts instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<App>,
     /// HTTP limits.
     pub http: Http,
     /// Upgrades.
@@ -65,6 +75,7 @@ impl Default for Config {
             threads: 1,
             listeners: Vec::new(),
             site: Site::default(),
+            app: None,
             http: Http::default(),
             upgrade: Upgrade::default(),
             drain: Drain::default(),

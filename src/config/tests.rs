@@ -290,7 +290,7 @@ fn an_unknown_key_is_shown_in_its_line() {
     assert_eq!(
         error_of("# a comment\n\nwrokers = 2\n"),
         "/etc/web/web.toml:3:1: unknown key `wrokers`, expected one of `name`, `workers`, \
-         `threads`, `listener`, `site`, `http`, `upgrade`, `drain`, `log`, `control`, `metrics`\n\
+         `threads`, `listener`, `site`, `app`, `http`, `upgrade`, `drain`, `log`, `control`, `metrics`\n\
          3 | wrokers = 2\n  | ^^^^^^^"
     );
     let etc = Etc::new()
@@ -548,6 +548,23 @@ fn all_different(seed: u64) -> Config {
             root: Some(format!("/srv/\u{1f980}/{seed}\n").into()),
             server_header: false,
         },
+        app: Some(App {
+            directory: format!("/srv/{seed}").into(),
+            command: vec!["run".into(), "{socket}".into()],
+            env_files: vec!["/srv/env".into()],
+            ready: Some("/r".into()),
+            warmup: vec!["/w".into()],
+            instances: (seed % 100) as u16 + 2,
+            parked: Parked::Stopped,
+            keep: (seed % 100) as u16 + 6,
+            stop_signal: "INT".into(),
+            stop_timeout: time(19),
+            connect_timeout: time(23),
+            answer_timeout: time(29),
+            stall_timeout: time(31),
+            idle_timeout: time(37),
+            trusted_proxies: vec!["unix:".into()],
+        }),
         http: Http {
             header_timeout: time(3),
             body_timeout: time(19),
@@ -583,6 +600,115 @@ fn all_different(seed: u64) -> Config {
             seed >> 1
         ))
         .unwrap(),
+    }
+}
+
+/// With an application in it, and the program that starts it.
+fn blog() -> Etc {
+    let etc = Etc::new().file("env", "A=1\n");
+    let release = etc.path("blog");
+    fs::create_dir(&release).unwrap();
+    fs::write(release.join("run"), "#!/bin/sh\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(release.join("run"), mode).unwrap();
+    etc
+}
+
+#[test]
+fn an_application_is_named_by_its_directory_and_its_command() {
+    let etc = blog().file(
+        "web.toml",
+        "[app]\ndirectory = \"blog\"\ncommand = [\"./run\", \"{socket}\"]\nenv_files = [\"env\"]\n\
+         ready = \"/healthz\"\ntrusted_proxies = [\"10.0.0.0/8\", \"unix:\"]\n",
+    );
+    let app = etc.config().app.unwrap();
+    assert_eq!(app.directory, etc.path("blog"));
+    assert_eq!(app.env_files, [etc.path("env")]);
+    assert_eq!(app.listens(), Listens::Socket);
+    assert_eq!(app.stop_signal(), nix::sys::signal::Signal::SIGTERM);
+    assert_eq!((app.instances, app.keep), (1, 5));
+}
+
+#[test]
+fn the_command_line_names_an_application_too() {
+    let etc = blog();
+    let mut sources = sources();
+    sources.overrides.app = Some(etc.path("blog"));
+    sources.overrides.command = vec!["./run".into()];
+    let app = etc.load(&sources).unwrap().config.app.unwrap();
+    assert_eq!(app.directory, etc.path("blog"));
+    assert_eq!(app.command, ["./run"]);
+    assert_eq!(app.listens(), Listens::Port);
+}
+
+#[test]
+fn an_application_that_cannot_be_started_is_no_configuration() {
+    let good = "directory = \"blog\"\ncommand = [\"./run\"]\n";
+    for (app, wrong) in [
+        (
+            "command = [\"x\"]\n",
+            "`app.directory`: the directory of the application is missing",
+        ),
+        ("directory = \"gone\"\n", "there is no such directory"),
+        (
+            "directory = \"env\"\n",
+            "cannot start an application in /etc/web/env",
+        ),
+        (
+            "directory = \"blog\"\n",
+            "`app.command`: the command that starts",
+        ),
+        (
+            "directory = \"blog\"\ncommand = [\"venv/bin/x\"]\n",
+            "there is no such file",
+        ),
+        (
+            "directory = \"blog\"\ncommand = [\"./plain\"]\n",
+            "it is not executable (`chmod +x`)",
+        ),
+        (
+            "directory = \"blog\"\ncommand = [\"./moved\"]\n",
+            "its interpreter /gone/bin/python is not there",
+        ),
+        (
+            &format!("{good}env_files = [\"bad\"]\n"),
+            "line 1: expected NAME=value",
+        ),
+        (
+            &format!("{good}ready = \"healthz\"\n"),
+            "is not a path to ask for",
+        ),
+        (
+            &format!("{good}warmup = [\"/\", \"x\"]\n"),
+            "is not a path to ask for",
+        ),
+        (
+            &format!("{good}instances = 0\n"),
+            "0 is out of range: 1 to 256",
+        ),
+        (
+            &format!("{good}stop_signal = \"SIGTERM\"\n"),
+            "is not a signal",
+        ),
+        (
+            &format!("{good}answer_timeout = \"0s\"\n"),
+            "is out of range",
+        ),
+        (
+            &format!("{good}trusted_proxies = [\"proxy\"]\n"),
+            "\"proxy\" cannot be trusted",
+        ),
+    ] {
+        let etc = blog()
+            .file("bad", "secret\n")
+            .file("blog/plain", "")
+            .file("blog/moved", "#!/gone/bin/python\n")
+            .file("web.toml", &format!("[app]\n{app}"));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(etc.path("blog/moved"), mode).unwrap();
+        let error = etc.error(&sources());
+        assert!(error.contains(wrong), "{app}: {error}");
+        assert!(!error.contains("secret"), "{error}");
     }
 }
 

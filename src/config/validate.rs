@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::address::{Address, AddressError};
 use super::error::{FDNAME_MAX, NAME_MAX, Problem};
+use super::hosting;
 use super::merge::Step;
 use super::{Config, ListenerConfig, Room, Workers};
 
@@ -42,6 +43,9 @@ pub(super) fn validate(config: &Config, datagrams: &[String], room: Room) -> Res
     at(&["listener"], room_for(config.listeners.len(), room))?;
     if let Some(root) = &config.site.root {
         at(&["site", "root"], site_root(root))?;
+    }
+    if let Some(app) = &config.app {
+        hosting::validate(app)?;
     }
     let http = &config.http;
     let header = time(http.header_timeout, MOMENT..=DAY);
@@ -237,7 +241,7 @@ fn site_root(root: &Path) -> Result<(), Problem> {
         })
 }
 
-fn health(path: &str) -> Result<(), Problem> {
+pub(super) fn health(path: &str) -> Result<(), Problem> {
     let fits = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
     unless(fits, || Problem::Health(path.into()))
 }
@@ -285,7 +289,7 @@ fn appendable(path: &Path) -> Result<(), String> {
     }
 }
 
-fn number<N: TryInto<u64>>(found: N, range: RangeInclusive<u64>) -> Result<(), Problem> {
+pub(super) fn number<N: TryInto<u64>>(found: N, range: RangeInclusive<u64>) -> Result<(), Problem> {
     let found = found.try_into().unwrap_or(u64::MAX);
     unless(range.contains(&found), || Problem::Number {
         found,
@@ -294,7 +298,7 @@ fn number<N: TryInto<u64>>(found: N, range: RangeInclusive<u64>) -> Result<(), P
     })
 }
 
-fn time(found: Duration, range: RangeInclusive<Duration>) -> Result<(), Problem> {
+pub(super) fn time(found: Duration, range: RangeInclusive<Duration>) -> Result<(), Problem> {
     unless(range.contains(&found), || Problem::Time {
         found,
         least: *range.start(),
@@ -302,14 +306,14 @@ fn time(found: Duration, range: RangeInclusive<Duration>) -> Result<(), Problem>
     })
 }
 
-fn at(keys: &[&'static str], result: Result<(), Problem>) -> Result<(), Invalid> {
+pub(super) fn at(keys: &[&'static str], result: Result<(), Problem>) -> Result<(), Invalid> {
     result.map_err(|problem| Invalid {
         way: keys.iter().map(|key| Step::Key(key)).collect(),
         problem,
     })
 }
 
-fn unless(holds: bool, problem: impl FnOnce() -> Problem) -> Result<(), Problem> {
+pub(super) fn unless(holds: bool, problem: impl FnOnce() -> Problem) -> Result<(), Problem> {
     if holds { Ok(()) } else { Err(problem()) }
 }
 
@@ -328,6 +332,6 @@ const GENERATIONS_MAX: u64 = 64;
 /// The kernel cuts it to `net.core.somaxconn`.
 const BACKLOG_MAX: u64 = 1 << 20;
 /// The least time that is a limit and not a mistake.
-const MOMENT: Duration = Duration::from_millis(1);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const MOMENT: Duration = Duration::from_millis(1);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MONTH: Duration = Duration::from_secs(30 * 24 * 60 * 60);

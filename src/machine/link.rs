@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Connections, Master};
-use crate::config::Config;
+use crate::config::{Config, Upstream};
 
 /// Master to worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -161,6 +161,9 @@ pub struct Start {
     /// The command line, without the program: the application may have arguments of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub typed: Vec<std::ffi::OsString>,
+    /// Where the hosted application listens. The next descriptor keeps it alive then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstreams: Option<Vec<Upstream>>,
 }
 
 /// What one descriptor beside [`ToWorker::Listeners`] is.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::hosting::RunningApp;
 use crate::config::Config;
 
 /// The protocol this build speaks. The major number changes when a step needs a restart.
@@ -154,6 +155,10 @@ pub struct Inheritance {
     /// What became of the connections of all drains so far, for `/metrics`.
     #[serde(default)]
     pub drained: crate::api::Connections,
+    /// The hosted application that the predecessor runs; what holds it travels as
+    /// [`Inherited::App`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<RunningApp>,
     /// State of the application, by name.
     #[serde(default)]
     pub state: BTreeMap<String, serde_json::Value>,
@@ -221,6 +226,8 @@ pub enum Inherited {
     Metrics,
     /// The pipe to the keeper.
     Keeper,
+    /// A channel that holds the hosted application.
+    App,
     /// Something of a newer version: closed.
     #[serde(other)]
     Unknown,

@@ -7,6 +7,7 @@ mod event;
 mod examples;
 #[cfg(test)]
 mod explore;
+pub mod hosting;
 pub mod link;
 mod master;
 pub mod message;

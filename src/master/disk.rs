@@ -13,6 +13,7 @@ use super::driver::Driver;
 use super::guard::{Guard, Wish};
 use super::history::Previous;
 use super::input::Input;
+use super::record::Record;
 use super::store::{Found, Store, StoreError};
 use super::story::{self, Milestone};
 use crate::machine::Phase;
@@ -203,7 +204,11 @@ fn failed(work: &Work, program: &dyn std::fmt::Display, why: &dyn std::fmt::Disp
 impl Driver {
     /// Keeps what this generation runs with, for the way back from the next one.
     pub(super) fn keep_previous(&mut self) {
-        if self.upgrade.as_ref().is_none_or(|record| record.back) {
+        // Another release of a hosted application runs on the same program: what was before that one
+        // stays the way back.
+        let ours = &*self.fixed.me.build_id;
+        let stays = |record: &Record| record.back || record.to_build.as_deref() == Some(ours);
+        if self.upgrade.as_ref().is_none_or(stays) {
             return;
         }
         let history = self.history.clone();

@@ -15,6 +15,7 @@ use super::disk::{DISK_BUSY, Disk};
 use super::handoff::{self, HandoffDoor};
 use super::health;
 use super::history::History;
+use super::hosting::Applications;
 use super::input::Input;
 use super::inquiry::{Asked, Inquiry};
 use super::lingering::Drain;
@@ -68,6 +69,7 @@ pub(super) struct Driver {
     pub(super) manager: Manager,
     pub(super) main_pid: Option<u32>,
     pub(super) workers: Workers,
+    pub(super) applications: Applications,
     pub(super) sockets: Arc<Sockets>,
     pub(super) config: Arc<Config>,
     pub(super) reload: Option<Reload>,
@@ -173,6 +175,7 @@ impl Driver {
         if now >= self.tick {
             self.feed();
             self.mend_paths();
+            self.applications.tick();
             let every = self.manager.watchdog().map_or(TICK, |w| (w / 3).min(TICK));
             self.tick = now + every;
         }
@@ -248,6 +251,8 @@ impl Driver {
                 Vec::new()
             }
             Input::Respawn { set, slot } => self.workers.respawn(set, slot),
+            Input::Application(number, heard) => self.application_said(number, heard),
+            Input::StartApplication => self.start_application(),
             Input::Successor(link, heard) => self.successor_said(link, heard),
             Input::SuccessorExited(link) => self.successor_exited(link),
             Input::SuccessorSucceeded { number, owned } => self.successor_succeeded(number, owned),
@@ -469,6 +474,9 @@ impl Driver {
             }
         } else {
             self.sockets.remove_added_paths();
+        }
+        if self.machine.stopping() {
+            self.applications.leave().await;
         }
         tracing::info!("g{} leaves", self.fixed.me.generation);
         self.exit.unwrap_or_default()

@@ -253,6 +253,24 @@ impl History {
             .map_err(|source| HistoryError::Decode { path, source })
     }
 
+    /// The release that was refused last; `None`: none was.
+    #[must_use]
+    pub fn rejected_release(&self) -> Option<String> {
+        fs::read_to_string(self.rejected_file()).ok()
+    }
+
+    /// Remembers a release that was refused, so that nobody tries it again by itself.
+    pub fn reject_release(&self, identity: &str) -> Result<(), HistoryError> {
+        let path = self.rejected_file();
+        self.make_directory()?;
+        Temp::bytes(&path, identity.as_bytes(), MODE)?.put(&path)?;
+        Ok(())
+    }
+
+    fn rejected_file(&self) -> PathBuf {
+        self.directory.join("rejected-release")
+    }
+
     fn log(&self) -> PathBuf {
         self.directory.join("history.jsonl")
     }
@@ -324,6 +342,7 @@ mod tests {
             takeover_ms: Some(12),
             drain_ms: None,
             connections: Connections::default(),
+            releases: None,
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Received {
     pub metrics: Option<OwnedFd>,
     /// The pipe to the keeper.
     pub keeper: Option<OwnedFd>,
+    /// What holds the hosted application.
+    pub app: Option<OwnedFd>,
 }
 
 /// Why a successor has nothing to work with.
@@ -93,6 +95,7 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Received, Inheri
         handoff: None,
         metrics: None,
         keeper: None,
+        app: None,
         inheritance,
     };
     for (what, fd) in received.inheritance.fds.iter().zip(fds) {
@@ -107,6 +110,7 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Received, Inheri
             Inherited::Handoff => received.handoff = Some(fd),
             Inherited::Metrics => received.metrics = Some(fd),
             Inherited::Keeper => received.keeper = Some(fd),
+            Inherited::App => received.app = Some(fd),
             Inherited::Unknown => {}
         }
     }
@@ -178,6 +182,7 @@ mod tests {
             lingering: Vec::new(),
             unit_rev: None,
             drained: crate::api::Connections::default(),
+            app: None,
             state: BTreeMap::new(),
         }
     }

@@ -41,6 +41,10 @@ pub enum Input {
     PredecessorExited,
     /// An earlier generation that only drained has gone.
     LingeringExited(u32),
+    /// The supervisor of the application of this number said something.
+    Application(u64, Heard),
+    /// The pause before the application's next start is over.
+    StartApplication,
     /// The start of a successor came to an end.
     Launch(u64, Result<Box<Launched>, Failure>),
     /// The pre-flight of a file that shall supersede a generation in probation came to an end.

@@ -337,6 +337,7 @@ mod tests {
             phase: phase.to_string(),
             private_kib: 0,
             workers: Vec::new(),
+            app: None,
         };
         (pid, master)
     }

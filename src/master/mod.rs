@@ -1,6 +1,7 @@
 //! A master: owns the listeners, supervises workers, answers the operator, replaces its own
 //! program.
 
+mod behind;
 mod cold;
 pub mod control;
 mod disk;
@@ -9,6 +10,7 @@ mod guard;
 mod handoff;
 mod health;
 pub mod history;
+mod hosting;
 mod inheritance;
 mod input;
 mod inquiry;
@@ -23,6 +25,7 @@ mod peers;
 mod perform;
 mod pidfiles;
 mod record;
+mod releases;
 mod replace;
 mod slots;
 mod sockets;

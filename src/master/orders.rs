@@ -167,12 +167,17 @@ impl Driver {
         let disk = self.disk.store.disk();
         // One that gives the service back does not answer for what will run.
         let stays = self.machine.phase() != Phase::Yielded;
-        if disk.build_id.as_deref() == Some(running) && stays {
+        let same = disk.build_id.as_deref() == Some(running);
+        if same && stays && self.applications.other_release().is_none() {
             let version = &self.fixed.me.version;
-            return waiter.end(
-                exit::OK,
-                format!("{version} runs already: it is the program on disk"),
-            );
+            let what = match self.applications.release() {
+                Some(release) => format!(
+                    "{version} runs already with {}: they are the program and the release on disk",
+                    release.path.display()
+                ),
+                None => format!("{version} runs already: it is the program on disk"),
+            };
+            return waiter.end(exit::OK, what);
         }
         if let Some(full) = self.too_many_draining() {
             return waiter.end(exit::REFUSED, full);
@@ -210,7 +215,8 @@ impl Driver {
             .as_ref()
             .ok()
             .map(|image| image.build_id().to_owned());
-        let same = build.as_deref() == Some(self.disk.store.running().build_id());
+        let same = build.as_deref() == Some(self.disk.store.running().build_id())
+            && self.new_release().is_none();
         let rejected = build.is_some_and(|build| self.was_refused(&build));
         if !same && !rejected {
             order.supersede |= self.machine.phase() == Phase::Probation;
@@ -240,6 +246,18 @@ impl Driver {
         }
         let previous = || self.disk.store.previous(&self.history.refused());
         if self.machine.phase() == Phase::Serving {
+            let last = self.last.as_ref();
+            if let Some(releases) = last.and_then(|last| last.releases.as_ref()) {
+                return answer.end(api::Verdict {
+                    exit: exit::REFUSED,
+                    message: format!(
+                        "the last upgrade was another release, and it has ended: `deploy {}` goes \
+                         back",
+                        releases.from.display()
+                    ),
+                    id: None,
+                });
+            }
             if let Err(e) = previous() {
                 return answer.end(api::Verdict {
                     exit: exit::REFUSED,

@@ -28,9 +28,7 @@ impl Driver {
         match action {
             Action::Enter { from, to } => self.entered(from, to),
             Action::StartWorkers => {
-                return self
-                    .workers
-                    .start(Arc::clone(&self.config), Arc::clone(&self.sockets));
+                return self.start_workers();
             }
             Action::Accept => {
                 self.sockets.listen(&self.config);
@@ -131,6 +129,7 @@ impl Driver {
                 tracing::error!("the configuration is not reloaded: {}", failure.reason);
                 self.reload = None;
                 self.workers.cancel_reload();
+                self.applications.cancel_next();
             }
             Event::Predecessor(crate::machine::FromPredecessor::Takeover) => {
                 if let Some(record) = &mut self.upgrade {
@@ -143,6 +142,7 @@ impl Driver {
                 if matches!(self.machine.phase(), Phase::Parked | Phase::Draining) =>
             {
                 self.drain_ended();
+                self.rest_application();
             }
             Event::WorkersFailed(_) | Event::Unhealthy(_) => self.prolong_cold_trial(),
             _ => {}
@@ -218,6 +218,10 @@ impl Driver {
         self.machine
             .set_probation(probation.unwrap_or(wanted.probation));
         record.old_pid = Some(self.fixed.pid);
+        if let Some((releases, identity)) = self.releases_now() {
+            record.releases = Some(releases);
+            record.release_identity = Some(identity);
+        }
         let found = Arc::clone(&record.found);
         let starts = format!("an upgrade of {} starts", self.who());
         self.remember_end(&record.under_way());
@@ -259,7 +263,7 @@ impl Driver {
     }
 
     fn send_inheritance(&mut self) {
-        let descriptors = match self.descriptors() {
+        let mut descriptors = match self.descriptors() {
             Ok(descriptors) => descriptors,
             Err(e) => {
                 // The successor's deadline ends this; nothing of ours has changed.
@@ -267,6 +271,8 @@ impl Driver {
                 return;
             }
         };
+        let (app, end) = self.applications.share().unzip();
+        descriptors.extend(end.map(|end| (Inherited::App, end)));
         let Some(record) = &self.upgrade else { return };
         let mut lingering = self.lingering.clone();
         lingering.push(Lingering {
@@ -295,6 +301,7 @@ impl Driver {
             lingering,
             unit_rev: self.fixed.unit_rev.clone(),
             drained: self.all_drained(),
+            app,
             state: std::collections::BTreeMap::new(),
         };
         if let Some(line) = self.successor.as_ref().and_then(|s| s.line.as_ref()) {
@@ -515,7 +522,7 @@ impl Driver {
             let late = Event::ReloadFailed(Failure::new(format!("{attempt}\n{reason}")));
             let _ = post.send(Input::Event(late)).await;
         });
-        self.workers.reload(config, sockets)
+        self.start_reload(&config)
     }
 
     /// A reload's deadline counts only for the reload it was set for.
@@ -536,6 +543,7 @@ impl Driver {
             return;
         };
         self.config = reload.config;
+        self.applications.adopt_next(&self.config);
         self.sockets = reload.sockets;
         self.change_metrics(reload.metrics);
         self.machine
@@ -563,6 +571,7 @@ impl Driver {
             record.drained = Some((ms, all));
         }
         let reason = failure.map(|f| f.reason);
+        self.release_ended(outcome, record.release_identity.as_deref());
         let last = record.ended(outcome, reason.clone());
         let text = words::ended(outcome, &last.from, last.to.as_deref());
         let text = match &reason {
@@ -641,7 +650,10 @@ impl Driver {
 
     /// This build is not run again but by an order that names no other.
     pub(super) fn remember_refused(&self, build: Option<&str>) {
-        let Some(build) = build else { return };
+        // What runs has proved itself: it was another release that was refused.
+        let Some(build) = build.filter(|build| *build != self.fixed.me.build_id) else {
+            return;
+        };
         if let Err(e) = self.history.refuse(build) {
             tracing::warn!("{e}");
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::store::Found;
 use super::story::Cast;
-use crate::api::{self, Connections, Last, Outcome};
+use crate::api::{self, Connections, Last, Outcome, Releases};
 
 /// An upgrade under way.
 #[derive(Debug)]
@@ -38,6 +38,9 @@ pub(super) struct Record {
     pub(super) was_good: bool,
     /// Instead of the configured probation.
     pub(super) probation: Option<Duration>,
+    /// Of a hosted application.
+    pub(super) releases: Option<Releases>,
+    pub(super) release_identity: Option<String>,
     /// The two masters.
     pub(super) old_pid: Option<u32>,
     pub(super) new_pid: Option<u32>,
@@ -61,6 +64,8 @@ impl Record {
             was_good: false,
             rejected: None,
             probation: None,
+            releases: None,
+            release_identity: None,
             old_pid: None,
             new_pid: None,
         }
@@ -101,6 +106,7 @@ impl Record {
             takeover_ms: self.takeover.map(millis),
             drain_ms: self.drained.map(|(ms, _)| ms),
             connections: self.drained.map(|(_, c)| c).unwrap_or_default(),
+            releases: self.releases.clone(),
         }
     }
 

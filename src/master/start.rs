@@ -15,6 +15,7 @@ use super::disk::Disk;
 use super::driver::{Constants, Driver};
 use super::handoff;
 use super::history::History;
+use super::hosting::Applications;
 use super::inheritance::{self, InheritanceError, Received};
 use super::input::Input;
 use super::inquiry::Inquiry;
@@ -330,6 +331,14 @@ fn succeed(
         machine,
         (post.clone(), inbox),
     );
+    let before = inheritance
+        .app
+        .as_ref()
+        .map(|running| running.release.clone());
+    if let (Some(running), Some(end)) = (inheritance.app, received.app) {
+        let config = Arc::clone(&driver.config);
+        driver.applications.adopt(&config, running, end);
+    }
     driver.main_pid = Some(pid);
     driver.others_drained = inheritance.drained;
     driver.lingering = inheritance.lingering;
@@ -363,6 +372,7 @@ fn succeed(
     record.old_pid = Some(pid);
     record.new_pid = Some(driver.fixed.pid);
     record.probation = inheritance.probation_ms.map(Duration::from_millis);
+    record.releases = driver.releases_since(before);
     driver.upgrade = Some(record);
     Ok((driver, actions, post))
 }
@@ -463,6 +473,14 @@ fn assemble(
         setup.args.clone(),
         passes.then(|| setup.runtime.join(handoff::SOCKET)),
     );
+    let applications = Applications::new(
+        post.clone(),
+        Arc::clone(&parts.image),
+        &setup.name,
+        &me,
+        &setup.runtime,
+        workers.pids(),
+    );
     workers.know_master(std::process::id());
     Driver {
         pidfiles: PidFiles::new(&setup.runtime, &setup.name),
@@ -492,6 +510,7 @@ fn assemble(
         manager: parts.manager,
         main_pid: None,
         workers,
+        applications,
         sockets: Arc::new(parts.sockets),
         config: parts.config,
         reload: None,

@@ -20,6 +20,7 @@ impl Driver {
             phase: self.machine.phase().to_string(),
             private_kib: process::private_kib(self.fixed.pid),
             workers: self.workers.report(),
+            app: self.applications.report(),
         }
     }
 
@@ -32,6 +33,7 @@ impl Driver {
             disk.version = Some(self.fixed.me.version.clone());
         }
         let mut warnings = self.sockets.warnings().to_vec();
+        warnings.extend(self.release_warning());
         warnings.extend(
             self.disk
                 .trouble
@@ -83,6 +85,7 @@ impl Driver {
                 .as_ref()
                 .map(|record| record.report(phase.as_str(), left)),
             last: self.last.clone(),
+            old_releases: self.old_releases(),
             warnings,
         }
     }
@@ -98,6 +101,7 @@ impl Driver {
             phase: phase.to_string(),
             private_kib: process::private_kib(pid),
             workers: Vec::new(),
+            app: None,
         };
         if let Some(link) = &self.successor {
             let pid = link.process.pid();

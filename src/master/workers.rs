@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
+use super::hosting::Hold;
 use super::input::Input;
 use super::line::{Heard, Line};
 use super::sockets::Sockets;
@@ -117,6 +118,8 @@ struct Set {
     id: u64,
     config: Arc<Config>,
     sockets: Arc<Sockets>,
+    /// The hosted application that they are in front of.
+    hold: Option<Arc<Hold>>,
     count: u16,
     mode: State,
     /// Everybody was ready once.
@@ -191,22 +194,37 @@ impl Workers {
     }
 
     /// Starts a set; it waits for [`accept`](Self::accept).
-    pub fn start(&mut self, config: Arc<Config>, sockets: Arc<Sockets>) -> Vec<Event> {
+    pub fn start(
+        &mut self,
+        config: Arc<Config>,
+        sockets: Arc<Sockets>,
+        hold: Option<Arc<Hold>>,
+    ) -> Vec<Event> {
         self.discard_current();
         self.unanswered = 0;
-        let set = self.new_set(config, sockets);
+        let set = self.new_set(config, sockets, hold);
         self.current = Some(set);
         self.fill(|workers| workers.current.as_ref())
     }
 
     /// Starts a set beside the one that serves; it takes over when all of it is ready.
-    pub fn reload(&mut self, config: Arc<Config>, sockets: Arc<Sockets>) -> Vec<Event> {
-        let set = self.new_set(config, sockets);
+    pub fn reload(
+        &mut self,
+        config: Arc<Config>,
+        sockets: Arc<Sockets>,
+        hold: Option<Arc<Hold>>,
+    ) -> Vec<Event> {
+        let set = self.new_set(config, sockets, hold);
         self.candidate = Some(set);
         self.fill(|workers| workers.candidate.as_ref())
     }
 
-    fn new_set(&mut self, config: Arc<Config>, sockets: Arc<Sockets>) -> Set {
+    fn new_set(
+        &mut self,
+        config: Arc<Config>,
+        sockets: Arc<Sockets>,
+        hold: Option<Arc<Hold>>,
+    ) -> Set {
         let id = self.next_set;
         self.next_set += 1;
         let count = config.workers.count();
@@ -214,6 +232,7 @@ impl Workers {
             id,
             config,
             sockets,
+            hold,
             count,
             mode: State::Ready,
             complete: false,
@@ -258,8 +277,9 @@ impl Workers {
         };
         let (config, sockets) = (Arc::clone(&wanted.config), Arc::clone(&wanted.sockets));
         let board = wanted.board.as_ref().and_then(|fd| fd.try_clone().ok());
+        let hold = wanted.hold.clone();
         let hand = wanted.first_hand(slot);
-        match self.start_one(set, slot, &config, &sockets, hand, board) {
+        match self.start_one(set, slot, &config, &sockets, hand, (board, hold)) {
             Ok(()) => Vec::new(),
             Err(e) => self.failed(set, slot, &format!("cannot start a worker: {e}")),
         }
@@ -272,10 +292,11 @@ impl Workers {
         config: &Config,
         sockets: &Sockets,
         hand: Hand,
-        board: Option<OwnedFd>,
+        (board, hold): (Option<OwnedFd>, Option<Arc<Hold>>),
     ) -> Result<(), StartError> {
         let (ours, theirs) = Channel::pair()?;
         let listeners = sockets.copies(|id| hand.contains_key(&id))?;
+        let holds = hold.as_ref().map(|hold| hold.end()).transpose()?;
         let mut spec = Spawn::new(
             self.image.as_fd(),
             format!("{}: worker process g{}", self.name, self.generation),
@@ -304,11 +325,10 @@ impl Workers {
             receives: false,
             board: board.is_some(),
             typed: self.typed.clone(),
+            upstreams: hold.as_ref().map(|hold| hold.upstreams.clone()),
         };
-        line.say(
-            ToWorker::Start(Box::new(start)),
-            board.into_iter().collect(),
-        );
+        let beside = board.into_iter().chain(holds).collect();
+        line.say(ToWorker::Start(Box::new(start)), beside);
         self.lock_pids().insert(process.pid());
         let mut worker = Worker {
             set,
@@ -338,6 +358,12 @@ impl Workers {
             }
             let _ = inbox.send(Input::WorkerExited(id)).await;
         });
+    }
+
+    /// Whether there is a set that serves or shall serve.
+    #[must_use]
+    pub fn are_wanted(&self) -> bool {
+        self.current.is_some()
     }
 
     /// Tells the set that serves to accept, now and after every respawn.

@@ -14,7 +14,7 @@ use axum::Router;
 use futures_util::FutureExt as _;
 
 use crate::api::exit;
-use crate::cli::args::{self, Bare, Command, Globals, Invocation, Program, Run};
+use crate::cli::args::{self, Ask, Bare, Command, Globals, Invocation, Program, Run};
 use crate::cli::check;
 use crate::cli::client::{Client, Installation, Screen};
 use crate::cli::places::{Env, Places};
@@ -28,8 +28,8 @@ use crate::sys::image::Image;
 use crate::sys::inherited::{self, Inherited, Role, UNNAMED};
 use crate::sys::unit::UnitFile;
 use crate::sys::{journal, signals};
-use crate::worker;
 use crate::worker::raw::{Handler, Handlers, Socket};
+use crate::{supervisor, worker};
 
 mod app;
 mod checks;
@@ -279,6 +279,10 @@ impl Service {
     fn be(self, mut inherited: Inherited) -> ExitCode {
         let code = match std::mem::replace(&mut inherited.role, Role::First) {
             Role::Worker(channel) => self.work(&inherited, channel),
+            Role::Supervisor(channel) => {
+                let code = supervisor::run(channel, inherited.journal_stream);
+                u8::from(code != ExitCode::SUCCESS)
+            }
             Role::Successor(channel) => self.master(inherited, Origin::Predecessor(channel)),
             Role::FirstUnderKeeper(pipe) => {
                 match Legacy::hear(&pipe) {
@@ -353,12 +357,25 @@ impl Service {
                     program: program.clone(),
                     put: &|file| install(&program, file),
                 };
+                // Only who needs it reads it: the others answer without a configuration.
+                let link = match ask {
+                    Ask::Deploy(_) | Ask::Rollback => self.link(&invocation.globals, &inherited),
+                    _ => None,
+                };
                 let client =
-                    Client::new(&typed, self.name, &invocation.globals, &env, installation);
+                    Client::new(&typed, self.name, &invocation.globals, &env, installation)
+                        .link(link.as_deref());
                 client.run(ask, &mut screen)
             }
         };
         ExitCode::from(code)
+    }
+
+    fn link(&self, globals: &Globals, inherited: &Inherited) -> Option<PathBuf> {
+        let loaded = self
+            .sources(globals, &Run::default(), room(inherited))
+            .load();
+        Some(loaded.ok()?.config.app?.directory)
     }
 
     fn interpret(&self, typed: &[OsString]) -> Result<Invocation, args::Told> {
@@ -376,6 +393,8 @@ impl Service {
                 listen: run.listen.clone(),
                 root: run.root.clone(),
                 workers: run.workers,
+                app: run.app.clone(),
+                command: run.command.clone(),
             },
             application: self.own.reader,
             datagrams: self.raw.keys().cloned().collect(),

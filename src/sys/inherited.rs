@@ -18,7 +18,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::listeners::OWN_PREFIX;
 use super::notify::{Notifier, NotifyError};
-use super::spawn::{self, CHANNEL_ENV, KEEPER_ENV, WORKER_ENV};
+use super::spawn::{self, CHANNEL_ENV, KEEPER_ENV, SUPERVISOR_ENV, WORKER_ENV};
 use super::{process, signals};
 
 /// systemd's first passed descriptor, `SD_LISTEN_FDS_START`.
@@ -97,6 +97,8 @@ pub enum Role {
     Successor(OwnedFd),
     /// A master: one of its workers. Our end of the channel.
     Worker(OwnedFd),
+    /// A master: the supervisor of its application. Our end of the channel.
+    Supervisor(OwnedFd),
 }
 
 /// A descriptor from systemd: a `.socket` unit's or one from the store. Close-on-exec and
@@ -291,7 +293,7 @@ fn set_mask(first: bool) -> nix::Result<()> {
 }
 
 /// The variables that say what a process is. Each is for one process, and taken out of its environment.
-const ROLES: [&str; 3] = [KEEPER_ENV, CHANNEL_ENV, WORKER_ENV];
+const ROLES: [&str; 4] = [KEEPER_ENV, CHANNEL_ENV, WORKER_ENV, SUPERVISOR_ENV];
 
 fn role(env: &Env) -> Result<Role, InheritError> {
     let set: Vec<&'static str> = ROLES
@@ -318,6 +320,7 @@ fn role(env: &Env) -> Result<Role, InheritError> {
     match name {
         CHANNEL_ENV if channel => Ok(Role::Successor(fd)),
         WORKER_ENV if channel => Ok(Role::Worker(fd)),
+        SUPERVISOR_ENV if channel => Ok(Role::Supervisor(fd)),
         KEEPER_ENV if pipe => Ok(Role::FirstUnderKeeper(fd)),
         KEEPER_ENV => Err(wrong("not the keeper's pipe")),
         _ => Err(wrong("not a master's channel")),

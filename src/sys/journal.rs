@@ -169,7 +169,10 @@ fn targets(level: &str) -> Result<Targets, JournalError> {
             });
         }
     };
-    let targets = Targets::new().with_default(level);
+    // Not ours to judge: what a hosted application prints.
+    let targets = Targets::new()
+        .with_default(level)
+        .with_target("app", LevelFilter::INFO);
     Ok(if level == LevelFilter::DEBUG {
         targets.with_targets(TALKATIVE.iter().map(|name| (*name, LevelFilter::INFO)))
     } else {

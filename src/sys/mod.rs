@@ -12,6 +12,7 @@ pub mod journal;
 pub mod listeners;
 pub mod notify;
 pub mod process;
+pub mod release;
 pub mod signals;
 #[expect(
     unsafe_code,

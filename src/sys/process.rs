@@ -125,6 +125,21 @@ impl Process {
         self.pidfd.signal(signal)
     }
 
+    /// Kills everybody in the group that it leads, itself included. Its number is its group's as
+    /// long as it is not reaped; a group that has gone is no error.
+    pub fn kill_group(&self) -> io::Result<()> {
+        let Some(group) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
+            return Ok(());
+        };
+        if self.reaped.is_some() {
+            return Ok(());
+        }
+        match rustix::process::kill_process_group(group, rustix::process::Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// Waits until it has ended, without reaping it. Needs a tokio runtime, the same one each time.
     pub async fn exited(&self) -> io::Result<()> {
         self.pidfd.gone().await
@@ -309,6 +324,52 @@ pub fn reap_any() -> io::Result<AnyChild> {
                 pid.as_raw_nonzero().get().unsigned_abs(),
                 exit,
             ))
+        }
+    }
+}
+
+/// The children of this process, those that it did not start included.
+#[must_use]
+pub fn children() -> Vec<u32> {
+    children_of("self")
+}
+
+fn children_of(process: &str) -> Vec<u32> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else {
+        return Vec::new();
+    };
+    let lists = threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let mut all = Vec::new();
+    for list in lists {
+        all.extend(
+            list.split_ascii_whitespace()
+                .filter_map(|pid| pid.parse::<u32>().ok()),
+        );
+    }
+    all
+}
+
+/// What all descendants of this process would give back to the system by leaving, in KiB.
+#[must_use]
+pub fn descendants_private_kib() -> u64 {
+    let mut all = children();
+    let mut at = 0;
+    while at < all.len() {
+        all.extend(children_of(&all[at].to_string()));
+        at += 1;
+    }
+    all.into_iter().map(private_kib).sum()
+}
+
+/// Reaps children that have ended and that nobody here waits for: a subreaper inherits them. Those
+/// of `ours` are left alone.
+pub fn reap_orphans(ours: &[u32]) {
+    for child in children().into_iter().filter(|pid| !ours.contains(pid)) {
+        if let Some(pid) = i32::try_from(child).ok().and_then(Pid::from_raw) {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let _ = rustix::process::waitid(WaitId::Pid(pid), options);
         }
     }
 }

@@ -37,6 +37,11 @@ pub const KEEPER_ENV: &str = "HANDOVER_KEEPER";
 pub const CHANNEL_ENV: &str = "HANDOVER_CHANNEL";
 /// Names the master's channel in a worker's environment.
 pub const WORKER_ENV: &str = "HANDOVER_WORKER";
+/// Names the master's channel in the environment of an application's supervisor.
+pub const SUPERVISOR_ENV: &str = "HANDOVER_SUPERVISOR";
+/// Names the listening socket in a hosted application's environment, for those that use the crate
+/// `listenfd`; it is where `sd_listen_fds(3)` looks anyway.
+pub const FIRST_FD_ENV: &str = "LISTEN_FDS_FIRST_FD";
 
 /// How often a program that is being written is tried again, and after how long.
 const BUSY_TRIES: u32 = 5;
@@ -56,6 +61,7 @@ const SCRUBBED: &[&str] = &[
     KEEPER_ENV,
     CHANNEL_ENV,
     WORKER_ENV,
+    SUPERVISOR_ENV,
 ];
 
 /// What goes with `NOTIFY_SOCKET`: useless, or a temptation, without it.
@@ -74,6 +80,8 @@ pub struct Spawn<'a> {
     pub cwd: Option<PathBuf>,
     /// The variable that says [`CHANNEL_FD`], and what becomes that descriptor.
     pub channel: Option<(&'static str, OwnedFd)>,
+    /// Variables that it has other than we do; `None`: it does not have them. The last word counts.
+    pub env: Vec<(OsString, Option<OsString>)>,
     /// Whether it may speak to the service manager.
     pub keep_notify: bool,
     /// Whether it leads a session of its own (no terminal).
@@ -142,6 +150,7 @@ impl<'a> Spawn<'a> {
             args: Vec::new(),
             cwd: None,
             channel: None,
+            env: Vec::new(),
             keep_notify: false,
             new_session: false,
             blocked: &[],
@@ -173,6 +182,7 @@ pub fn spawn(spec: Spawn<'_>) -> Result<Process, SpawnError> {
     let envp = environment(
         std::env::vars_os(),
         spec.channel.as_ref().map(|(name, _)| *name),
+        spec.env,
         spec.keep_notify,
     );
 
@@ -252,13 +262,19 @@ pub fn spawn(spec: Spawn<'_>) -> Result<Process, SpawnError> {
 fn environment(
     ours: impl Iterator<Item = (OsString, OsString)>,
     channel: Option<&str>,
+    changed: Vec<(OsString, Option<OsString>)>,
     keep_notify: bool,
 ) -> Vec<CString> {
     let scrubbed = |name: &OsStr| {
         SCRUBBED.iter().any(|s| name == *s) || (!keep_notify && NOTIFY.iter().any(|s| name == *s))
     };
-    ours.filter(|(name, _)| !scrubbed(name))
-        .chain(channel.map(|name| (name.into(), CHANNEL_FD.to_string().into())))
+    let channel = channel.map(|name| (name.into(), Some(CHANNEL_FD.to_string().into())));
+    let mut all: Vec<_> = ours.filter(|(name, _)| !scrubbed(name)).collect();
+    for (name, value) in changed.into_iter().chain(channel) {
+        all.retain(|(known, _)| *known != name);
+        all.extend(value.map(|value| (name, value)));
+    }
+    all.into_iter()
         .filter_map(|(mut entry, value)| {
             entry.push("=");
             entry.push(value);
@@ -741,10 +757,13 @@ pub(super) mod tests {
             ("INVOCATION_ID", "11"),
             ("JOURNAL_STREAM", "12"),
         ];
-        let of = |channel, notify| -> Vec<String> {
+        let of = |channel, changed: &[(&str, Option<&str>)], notify| -> Vec<String> {
+            let changed = changed.iter();
+            let changed = changed.map(|(n, v)| (n.into(), v.map(OsString::from)));
             environment(
                 ours.iter().map(|(n, v)| (n.into(), v.into())),
                 channel,
+                changed.collect(),
                 notify,
             )
             .into_iter()
@@ -752,7 +771,7 @@ pub(super) mod tests {
             .collect()
         };
         assert_eq!(
-            of(Some(WORKER_ENV), false),
+            of(Some(WORKER_ENV), &[], false),
             [
                 "PATH=/bin",
                 "HANDOVER_UNIT_REV=10",
@@ -762,7 +781,7 @@ pub(super) mod tests {
             ]
         );
         assert_eq!(
-            of(None, true),
+            of(None, &[], true),
             [
                 "PATH=/bin",
                 "WATCHDOG_USEC=5",
@@ -771,6 +790,21 @@ pub(super) mod tests {
                 "HANDOVER_UNIT_REV=10",
                 "INVOCATION_ID=11",
                 "JOURNAL_STREAM=12"
+            ]
+        );
+        let changed = [
+            ("PATH", Some("/sbin")),
+            ("INVOCATION_ID", None),
+            ("A", Some("1")),
+            ("A", Some("2")),
+        ];
+        assert_eq!(
+            of(None, &changed, false),
+            [
+                "HANDOVER_UNIT_REV=10",
+                "JOURNAL_STREAM=12",
+                "PATH=/sbin",
+                "A=2"
             ]
         );
     }

@@ -66,6 +66,7 @@ impl Generation {
             receives: false,
             board: false,
             typed: service.given(),
+            upstreams: None,
         };
         let (said, state) = watch::channel(State::Starting);
         let (no_way_back, irreversible) = watch::channel(None);

@@ -85,6 +85,9 @@ impl Worker {
             start.config.clone(),
             start.typed.clone(),
         );
+        if let Some(upstreams) = &start.upstreams {
+            application.keep(|| upstreams.clone());
+        }
         let handoff = start.handoff.as_deref();
         let runtime = handoff.and_then(Path::parent).map(Path::to_owned);
         Ok(Self {

@@ -50,6 +50,8 @@ where
             master: master.unwrap_or_default(),
         });
     }
+    // To the end of this process.
+    let _holds = beginning.holds;
 
     let mut waiting = VecDeque::new();
     let routers = tokio::select! {

@@ -20,6 +20,8 @@ pub(super) struct Beginning {
     pub(super) receives: Option<OwnedFd>,
     /// What the other workers hold.
     pub(super) board: Option<OwnedFd>,
+    /// Keeps the hosted application alive.
+    pub(super) holds: Option<OwnedFd>,
 }
 
 /// Why there was no beginning.
@@ -46,6 +48,7 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
     let mut beside = first.fds.into_iter();
     let receives = start.receives.then(|| beside.next()).flatten();
     let board = start.board.then(|| beside.next()).flatten();
+    let holds = start.upstreams.as_ref().and_then(|_| beside.next());
     let mut listeners = Vec::with_capacity(start.listeners);
     while listeners.len() < start.listeners {
         let batch = channel.recv().await?.ok_or(StartError::Orphaned)?;
@@ -66,6 +69,7 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
         listeners,
         receives,
         board,
+        holds,
     })
 }
 

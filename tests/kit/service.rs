@@ -93,6 +93,11 @@ impl Service {
         self.manager.as_ref().expect("started under a manager")
     }
 
+    /// The configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// Writes the configuration: this text, and the listeners.
     pub fn write_config(&self, text: &str) {
         self.setup.write_config(&self.config, text, &self.listeners);

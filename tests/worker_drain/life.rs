@@ -287,6 +287,7 @@ async fn an_application_that_cannot_load_says_why() {
             receives: false,
             board: false,
             typed: Vec::new(),
+            upstreams: None,
         };
         channel
             .send(&ToWorker::Start(Box::new(start)), &[])

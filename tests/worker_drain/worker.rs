@@ -79,6 +79,7 @@ impl TestWorker {
             receives: receives.is_some(),
             board: false,
             typed: Vec::new(),
+            upstreams: None,
         };
         Self::from_start(start, listener.into(), receives, "http").await
     }
@@ -96,6 +97,7 @@ impl TestWorker {
             receives: true,
             board: false,
             typed: Vec::new(),
+            upstreams: None,
         };
         Self::from_start(start, listener.into(), Some(receives), name).await
     }
@@ -113,6 +115,7 @@ impl TestWorker {
             receives: false,
             board: true,
             typed: Vec::new(),
+            upstreams: None,
         };
         Self::from_start(start, listener, Some(board), "http").await
     }

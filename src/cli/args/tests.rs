@@ -63,6 +63,17 @@ fn every_command_means_what_it_says() {
             listen: vec!["[::]:80".into(), "unix:/x".into()],
             root: Some("/srv".into()),
             workers: Some(Workers::Count(4)),
+            ..Run::default()
+        })
+    );
+    assert_eq!(
+        meant("run --app /srv/blog -- gunicorn -b unix:{socket} blog:app"),
+        Command::Run(Run {
+            app: Some("/srv/blog".into()),
+            command: ["gunicorn", "-b", "unix:{socket}", "blog:app"]
+                .map(Into::into)
+                .into(),
+            ..Run::default()
         })
     );
     assert_eq!(meant("check"), Command::Check { preflight: false });

@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 
-use super::{Ask, Bare, Command, Globals, Invocation, Program, Run, Saying, Told, Upgrade, Wait};
+use super::{
+    Ask, Bare, Command, Deploy, Globals, Invocation, Program, Run, Saying, Told, Upgrade, Wait,
+};
 use crate::api::{Until, UpgradeOrder};
 use crate::cli::places;
 use crate::config::Workers;
@@ -64,6 +66,13 @@ enum Verb {
         /// Worker processes: a number, or "auto" for one a core
         #[arg(long, value_name = "N", value_parser = workers)]
         workers: Option<Workers>,
+        /// Host the application of this directory
+        #[arg(long, value_name = "DIR")]
+        app: Option<PathBuf>,
+        /// What starts it; {socket}, {port} or {fd} is where it has to listen [default: PORT in its
+        /// environment]
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<String>,
     },
     /// Read the configuration and what it names, say what would be served
     Check {
@@ -91,6 +100,21 @@ enum Verb {
     },
     /// Make what is on disk be what runs: upgrade or reload (systemctl reload)
     Apply,
+    /// Make DIR the release of the hosted application, without failing a request
+    Deploy {
+        /// The release; the configured `directory` is a link, and leads to it from now on
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// How long the way back stays open, such as 60s or 10m; 0s commits at once
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        probation: Option<Duration>,
+        /// A release still in probation is taken back first
+        #[arg(long)]
+        supersede: bool,
+        /// Come back when the release serves, or when it is final
+        #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Takeover)]
+        until: When,
+    },
     /// Make the upgrade final now
     Commit,
     /// Go back to what ran before
@@ -139,6 +163,15 @@ enum When {
     Commit,
 }
 
+impl From<When> for Until {
+    fn from(when: When) -> Self {
+        match when {
+            When::Takeover => Self::Takeover,
+            When::Commit => Self::Commit,
+        }
+    }
+}
+
 impl Typed {
     pub(super) fn meaning(
         self,
@@ -177,6 +210,9 @@ impl Typed {
             Command::Run(Run { root: Some(_), .. }) if !program.site => {
                 Err(usage(clap, "--root: this program serves no directory"))
             }
+            Command::Run(run) if !program.site && run.hosts() => {
+                Err(usage(clap, "--app: this program hosts no application"))
+            }
             _ => Ok(Invocation {
                 globals,
                 command,
@@ -193,11 +229,15 @@ impl Verb {
                 listen,
                 root,
                 workers,
+                app,
+                command,
             } => {
                 return Command::Run(Run {
                     listen,
                     root,
                     workers,
+                    app,
+                    command,
                 });
             }
             Self::Check { preflight } => return Command::Check { preflight },
@@ -214,13 +254,25 @@ impl Verb {
                     probation_ms: probation.map(millis),
                     hold,
                     supersede,
-                    until: match until {
-                        When::Takeover => Until::Takeover,
-                        When::Commit => Until::Commit,
-                    },
+                    until: until.into(),
                 },
             }),
             Self::Apply => Ask::Apply,
+            Self::Deploy {
+                directory,
+                probation,
+                supersede,
+                until,
+            } => Ask::Deploy(Deploy {
+                directory,
+                order: UpgradeOrder {
+                    id: None,
+                    probation_ms: probation.map(millis),
+                    hold: false,
+                    supersede,
+                    until: until.into(),
+                },
+            }),
             Self::Commit => Ask::Commit,
             Self::Rollback => Ask::Rollback,
             Self::Wait {

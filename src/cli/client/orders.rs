@@ -63,7 +63,7 @@ impl Client<'_> {
             .await
     }
 
-    async fn place_upgrade(
+    pub(super) async fn place_upgrade(
         &self,
         verb: &str,
         order: UpgradeOrder,

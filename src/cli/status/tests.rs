@@ -43,6 +43,7 @@ pub(in crate::cli) fn serving() -> Status {
         unit_rev: None,
         upgrade: None,
         last: None,
+        old_releases: Vec::new(),
         warnings: Vec::new(),
     }
 }
@@ -95,6 +96,7 @@ fn master(pid: u32, generation: u64, version: &str, phase: &str, workers: &[&str
         phase: phase.into(),
         private_kib: 2150,
         workers: workers.collect(),
+        app: None,
     }
 }
 
@@ -114,6 +116,7 @@ pub(in crate::cli) fn ended(outcome: Outcome) -> Last {
             finished: 3,
             cut: 0,
         },
+        releases: None,
     }
 }
 

@@ -1,0 +1,123 @@
+//! Files of `NAME=value` lines, as systemd's `EnvironmentFile=` and most languages' `.env` have
+//! them: comments with `#`, an optional `export`, values in single or double quotes.
+
+use std::fs;
+use std::path::Path;
+
+/// Why there is no environment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvFileError {
+    /// It cannot be read.
+    #[error("{0}")]
+    Read(String),
+    /// A line that is no assignment.
+    #[error("line {0}: expected NAME=value")]
+    Line(usize),
+    /// A quote that is opened and not closed in its line.
+    #[error("line {0}: the quote is not closed")]
+    Quote(usize),
+}
+
+/// The variables of a file, in its order.
+///
+/// # Errors
+/// When it cannot be read, or a line is no assignment. The values are not shown: they are secrets.
+pub fn read_env_file(path: &Path) -> Result<Vec<(String, String)>, EnvFileError> {
+    let text = fs::read_to_string(path).map_err(|e| EnvFileError::Read(e.to_string()))?;
+    parse(&text)
+}
+
+fn parse(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
+    let mut variables = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
+        let (name, value) = line.split_once('=').ok_or(EnvFileError::Line(number))?;
+        if !is_name(name) {
+            return Err(EnvFileError::Line(number));
+        }
+        let value = unquote(value.trim()).ok_or(EnvFileError::Quote(number))?;
+        variables.push((name.to_owned(), value));
+    }
+    Ok(variables)
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// `None`: a quote is open at the end. What follows a quote, and ` #` after a bare word, is a
+/// comment.
+fn unquote(value: &str) -> Option<String> {
+    match value.chars().next() {
+        Some('\'') => {
+            let (inside, _) = value[1..].split_once('\'')?;
+            Some(inside.to_owned())
+        }
+        Some('"') => {
+            let mut inside = String::new();
+            let mut rest = value[1..].chars();
+            loop {
+                match rest.next()? {
+                    '"' => return Some(inside),
+                    '\\' => match rest.next()? {
+                        'n' => inside.push('\n'),
+                        't' => inside.push('\t'),
+                        other => inside.push(other),
+                    },
+                    other => inside.push(other),
+                }
+            }
+        }
+        _ => {
+            let bare = value.split_once(" #").map_or(value, |(bare, _)| bare);
+            Some(bare.trim_end().to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assignments_are_read_as_people_write_them() {
+        let text = "# secrets\n\nA=1\nexport B = no\n";
+        assert_eq!(parse(text), Err(EnvFileError::Line(4)));
+        let text = "A=1\nexport B=two words # why\nC='it''s'\nD=\"a\\\"b\\n\"\nE=\n; old\nF=x#y\n";
+        let pairs = |all: &[(&str, &str)]| -> Vec<(String, String)> {
+            let owned = |(n, v): &(&str, &str)| ((*n).to_owned(), (*v).to_owned());
+            all.iter().map(owned).collect()
+        };
+        assert_eq!(
+            parse(text).unwrap(),
+            pairs(&[
+                ("A", "1"),
+                ("B", "two words"),
+                ("C", "it"),
+                ("D", "a\"b\n"),
+                ("E", ""),
+                ("F", "x#y"),
+            ])
+        );
+    }
+
+    #[test]
+    fn what_is_no_assignment_is_named_by_its_line_and_not_by_what_it_says() {
+        for (text, error) in [
+            ("A=1\nsecret", EnvFileError::Line(2)),
+            ("1A=2", EnvFileError::Line(1)),
+            ("=2", EnvFileError::Line(1)),
+            ("A-B=2", EnvFileError::Line(1)),
+            ("A='open", EnvFileError::Quote(1)),
+            ("A=\"open\\\"", EnvFileError::Quote(1)),
+        ] {
+            assert_eq!(parse(text), Err(error), "{text}");
+        }
+    }
+}

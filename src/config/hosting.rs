@@ -1,0 +1,130 @@
+//! What the types of `[app]` cannot say: its directory and program are there, its files can be
+//! read, its paths can be asked for.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::error::Problem;
+use super::merge::Step;
+use super::validate::{DAY, Invalid, MOMENT, at, health, number, time, unless};
+use super::{App, read_env_file};
+
+/// The first problem there is. Looks at the disk for everything that it names.
+pub(super) fn validate(app: &App) -> Result<(), Invalid> {
+    at(&["app", "directory"], directory(&app.directory))?;
+    at(&["app", "command"], command(app))?;
+    for (n, file) in app.env_files.iter().enumerate() {
+        let readable = read_env_file(file).map(drop);
+        entry(
+            "env_files",
+            n,
+            readable.map_err(|why| Problem::EnvFile {
+                path: file.clone(),
+                why,
+            }),
+        )?;
+    }
+    if let Some(path) = &app.ready {
+        at(&["app", "ready"], health(path))?;
+    }
+    for (n, path) in app.warmup.iter().enumerate() {
+        entry("warmup", n, health(path))?;
+    }
+    at(
+        &["app", "instances"],
+        number(app.instances, 1..=INSTANCES_MAX),
+    )?;
+    at(&["app", "stop_signal"], signal(&app.stop_signal).map(drop))?;
+    for (key, found, least) in [
+        ("stop_timeout", app.stop_timeout, Duration::ZERO),
+        ("connect_timeout", app.connect_timeout, MOMENT),
+        ("answer_timeout", app.answer_timeout, MOMENT),
+        ("stall_timeout", app.stall_timeout, MOMENT),
+        ("idle_timeout", app.idle_timeout, Duration::ZERO),
+    ] {
+        at(&["app", key], time(found, least..=DAY))?;
+    }
+    for (n, network) in app.trusted_proxies.iter().enumerate() {
+        let parsed = network.parse::<super::Network>().map(drop);
+        let problem = |why| Problem::Network(network.clone(), why);
+        entry("trusted_proxies", n, parsed.map_err(problem))?;
+    }
+    Ok(())
+}
+
+/// A signal by its name without `SIG`.
+pub(super) fn signal(name: &str) -> Result<Signal, Problem> {
+    format!("SIG{name}")
+        .parse()
+        .map_err(|_| Problem::Signal(name.into()))
+}
+
+fn entry(key: &'static str, n: usize, result: Result<(), Problem>) -> Result<(), Invalid> {
+    result.map_err(|problem| Invalid {
+        way: vec![Step::Key("app"), Step::Key(key), Step::Entry(n)],
+        problem,
+    })
+}
+
+fn directory(path: &Path) -> Result<(), Problem> {
+    unless(!path.as_os_str().is_empty(), || Problem::NoDirectory)?;
+    unless(path.to_str().is_some(), || Problem::NotUtf8(path.into()))?;
+    // Asked for with a dot at its end: that takes the permission that running in it takes.
+    fs::metadata(path.join("."))
+        .map(drop)
+        .map_err(|error| Problem::Release {
+            path: path.into(),
+            why: error.kind(),
+        })
+}
+
+fn command(app: &App) -> Result<(), Problem> {
+    let program = app.command.first().filter(|word| !word.is_empty());
+    let program = program.ok_or(Problem::NoCommand)?;
+    // Others are looked for in PATH, which only the start knows.
+    if program.contains('/') {
+        let path = app.directory.join(program);
+        runnable(&path).map_err(|why| Problem::Program { path, why })?;
+    }
+    Ok(())
+}
+
+/// Whether it can be executed, and the interpreter that its first line names is there: a copied
+/// virtual environment names one of another place.
+fn runnable(path: &Path) -> Result<(), String> {
+    let words = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => "there is no such file".into(),
+        _ => e.to_string(),
+    };
+    let metadata = fs::metadata(path).map_err(words)?;
+    if !metadata.is_file() {
+        return Err("it is not a file".into());
+    }
+    rustix::fs::access(path, rustix::fs::Access::EXEC_OK)
+        .map_err(|_| "it is not executable (`chmod +x`)".to_owned())?;
+    let Some(interpreter) = interpreter(path) else {
+        return Ok(());
+    };
+    fs::metadata(&interpreter)
+        .map(drop)
+        .map_err(|_| format!("its interpreter {interpreter} is not there"))
+}
+
+/// Of a script: the program in its first line.
+fn interpreter(path: &Path) -> Option<String> {
+    use std::io::Read as _;
+    let mut start = [0; 256];
+    let read = fs::File::open(path).ok()?.read(&mut start).ok()?;
+    let line = start[..read]
+        .strip_prefix(b"#!")?
+        .split(|b| *b == b'\n')
+        .next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    Some(line.split_whitespace().next()?.to_owned())
+}
+
+const INSTANCES_MAX: u64 = 256;

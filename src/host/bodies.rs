@@ -1,0 +1,211 @@
+//! Bodies on their way through the front: streamed, with nothing kept but what one read gives. What
+//! stands still is timed, and who is to blame for it is known.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::front::Front;
+use super::pool::{Link, Turn};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How far a request's body is.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// All of it was taken, or there is none.
+    done: AtomicBool,
+    /// The client has to send more.
+    client_is_slow: AtomicBool,
+    /// When a part of it was last taken.
+    last: Mutex<Instant>,
+}
+
+impl Progress {
+    pub(super) fn new(done: bool) -> Arc<Self> {
+        Arc::new(Self {
+            done: AtomicBool::new(done),
+            client_is_slow: AtomicBool::new(false),
+            last: Mutex::new(Instant::now()),
+        })
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Since when the application is the one who has to do something.
+    pub(super) fn waits_since(&self) -> Instant {
+        if self.client_is_slow.load(Ordering::Relaxed) && !self.is_done() {
+            return Instant::now();
+        }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn moved(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// The body of a request to the application.
+#[derive(Debug)]
+pub(super) struct Upload {
+    body: Body,
+    /// `None`: there is no body.
+    progress: Option<Arc<Progress>>,
+}
+
+impl Upload {
+    pub(super) fn new(body: Body, progress: &Arc<Progress>) -> Self {
+        Self {
+            body,
+            progress: Some(Arc::clone(progress)),
+        }
+    }
+
+    pub(super) fn empty() -> Self {
+        Self {
+            body: Body::empty(),
+            progress: None,
+        }
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(progress) = &self.progress {
+            let slow = polled.is_pending();
+            progress.client_is_slow.store(slow, Ordering::Relaxed);
+            if !slow {
+                progress.moved();
+                let ended = matches!(polled, Poll::Ready(None)) || self.body.is_end_stream();
+                progress.done.fetch_or(ended, Ordering::Relaxed);
+            }
+        }
+        polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of the application's answer.
+pub(super) struct Download {
+    body: Incoming,
+    /// With whom the request is; given up at the end.
+    with: Option<(Link, Turn)>,
+    request: Arc<Progress>,
+    front: Arc<Front>,
+    /// Runs while the application gives nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    stalls: bool,
+}
+
+impl Download {
+    pub(super) fn new(
+        body: Incoming,
+        link: Link,
+        turn: Turn,
+        request: Arc<Progress>,
+        front: Arc<Front>,
+    ) -> Self {
+        let mut this = Self {
+            body,
+            with: Some((link, turn)),
+            request,
+            front,
+            stalled: None,
+            stalls: false,
+        };
+        if this.body.is_end_stream() {
+            this.finish();
+        }
+        this
+    }
+
+    /// The connection can be used again, unless the request is still on its way.
+    fn finish(&mut self) {
+        if let Some((link, turn)) = self.with.take() {
+            if self.request.is_done() {
+                turn.give_back(link);
+            }
+        }
+    }
+
+    fn is_overdue(&mut self, cx: &mut Context<'_>, limit: Duration) -> bool {
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if !std::mem::replace(&mut self.stalls, true) {
+            timer.as_mut().reset(Instant::now() + limit);
+        }
+        timer.as_mut().poll(cx).is_ready()
+    }
+}
+
+impl HttpBody for Download {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let limit = this.front.limits.stall;
+        if polled.is_pending() {
+            if this.is_overdue(cx, limit) {
+                let limit = humantime::format_duration(limit);
+                let why =
+                    format!("the application's answer stood still for {limit} (stall_timeout)");
+                this.front.complaints.say(&why);
+                this.with = None;
+                return Poll::Ready(Some(Err(why.into())));
+            }
+            return Poll::Pending;
+        }
+        this.stalls = false;
+        let frame = ready!(polled);
+        match &frame {
+            Some(Err(e)) => {
+                let why = format!(
+                    "the application's answer broke off: {}",
+                    super::front::cause(e)
+                );
+                this.front.complaints.say(&why);
+                this.with = None;
+            }
+            None => this.finish(),
+            Some(Ok(_)) if this.body.is_end_stream() => this.finish(),
+            Some(Ok(_)) => {}
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

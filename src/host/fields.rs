@@ -1,0 +1,388 @@
+//! Header fields on their way through the front: what belongs to one connection stays behind (RFC
+//! 9110, 7.6.1), and what says who the client is comes from us (RFC 7239, and the older
+//! `X-Forwarded-*`).
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, request};
+
+use crate::config::Network;
+
+/// Fields of one connection, beside those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Makes the head of a client's request that of ours to the application. `peer` is the client's
+/// address, `None` on a Unix socket. Returns the protocol it wants to switch to.
+pub(super) fn to_application(
+    head: &mut request::Parts,
+    peer: Option<IpAddr>,
+    trusted: &[Network],
+) -> Option<HeaderValue> {
+    let wants = wanted_protocol(head);
+    let trailers = says(&head.headers, &TE, "trailers");
+    remove_hop_by_hop(&mut head.headers);
+    // We take the body ourselves, and say so to the client when we do.
+    head.headers.remove(EXPECT);
+    remove_ambiguous(&mut head.headers);
+    target(head);
+    forwarded(&mut head.headers, peer, trusted);
+    if let Some(protocol) = &wants {
+        head.headers
+            .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(UPGRADE, protocol.clone());
+    } else if trailers {
+        head.headers
+            .insert(CONNECTION, HeaderValue::from_static("te"));
+        head.headers
+            .insert(TE, HeaderValue::from_static("trailers"));
+    }
+    head.version = Version::HTTP_11;
+    wants
+}
+
+/// Makes the head of the application's answer that of ours to the client.
+pub(super) fn to_client(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+}
+
+/// As [`to_client`], for an answer that switches protocols.
+pub(super) fn to_client_switching(headers: &mut HeaderMap) {
+    let protocol = headers.get(UPGRADE).cloned();
+    remove_hop_by_hop(headers);
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        headers.insert(UPGRADE, protocol);
+    }
+}
+
+/// A switch of protocols is asked for with both fields, and only in HTTP/1.1.
+fn wanted_protocol(head: &request::Parts) -> Option<HeaderValue> {
+    let asks = head.version == Version::HTTP_11 && says(&head.headers, &CONNECTION, "upgrade");
+    let protocol = head.headers.get(UPGRADE).filter(|_| asks)?;
+    // We speak to the application in our own words; `h2c` would not be with the client.
+    (!protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+}
+
+/// Whether a field that is a list of words has this one.
+fn says(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        value.to_str().is_ok_and(|value| {
+            value
+                .split(',')
+                .any(|each| each.trim().eq_ignore_ascii_case(word))
+        })
+    })
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|word| word.trim().parse().ok())
+            .collect();
+        for name in named {
+            // RFC 9110, 7.6.1: these never belong to a connection, whoever says so; without them
+            // the message would mean something else.
+            if !KEPT.contains(&name) {
+                headers.remove(&name);
+            }
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// What a client cannot make disappear by naming it in `Connection`.
+const KEPT: [HeaderName; 4] = [
+    HOST,
+    http::header::CONTENT_LENGTH,
+    http::header::CONTENT_TYPE,
+    http::header::AUTHORIZATION,
+];
+
+/// CGI and WSGI make `X_Real_Ip` and `X-Real-Ip` one variable: a client could say what only we may.
+/// nginx drops such names too.
+fn remove_ambiguous(headers: &mut HeaderMap) {
+    let ambiguous: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_'))
+        .cloned()
+        .collect();
+    for name in ambiguous {
+        headers.remove(name);
+    }
+}
+
+/// The request target in its usual form, and the host beside it.
+fn target(head: &mut request::Parts) {
+    let authority = head.uri.authority().map(|a| a.as_str().to_owned());
+    // RFC 9112, 3.2.2: what stands in the target replaces the field. HTTP/2 has only the target.
+    if let Some(host) = authority.and_then(|host| HeaderValue::try_from(host).ok()) {
+        head.headers.insert(HOST, host);
+    }
+    if !head.headers.contains_key(HOST) {
+        // HTTP/1.0 needs none, what we speak does.
+        head.headers
+            .insert(HOST, HeaderValue::from_static("localhost"));
+    }
+    let whole = head.method == Method::OPTIONS && head.uri.path() == "*";
+    if !whole && (head.uri.scheme().is_some() || head.uri.authority().is_some()) {
+        let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
+        head.uri = path
+            .parse::<Uri>()
+            .unwrap_or_else(|_| Uri::from_static("/"));
+    }
+    // RFC 9113, 8.2.3: HTTP/2 may cut it into several.
+    let mut cookies = head.headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(second)) = (cookies.next(), cookies.next()) {
+        let mut all = first.as_bytes().to_vec();
+        for cookie in std::iter::once(second).chain(cookies) {
+            all.extend_from_slice(b"; ");
+            all.extend_from_slice(cookie.as_bytes());
+        }
+        if let Ok(all) = HeaderValue::from_bytes(&all) {
+            head.headers.insert(COOKIE, all);
+        }
+    }
+}
+
+/// Says who the client is. What it says itself is believed of a trusted proxy only.
+fn forwarded(headers: &mut HeaderMap, peer: Option<IpAddr>, trusted: &[Network]) {
+    let believed = trusted.iter().any(|network| network.contains(peer));
+    if !believed {
+        let claims: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with("x-forwarded-"))
+            .cloned()
+            .collect();
+        for name in claims {
+            headers.remove(name);
+        }
+        headers.remove(FORWARDED);
+        headers.remove(X_REAL_IP);
+    }
+    let host = headers.get(HOST).cloned();
+    let peer = peer.map(|ip| ip.to_canonical());
+
+    let mut us = match peer {
+        Some(IpAddr::V4(ip)) => format!("for={ip}"),
+        Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
+        None => "for=unknown".to_owned(),
+    };
+    if let Some(host) = host.as_ref().and_then(|host| host.to_str().ok()) {
+        let quotable = !host.contains(['"', '\\']);
+        if quotable {
+            let _ = write!(us, ";host=\"{host}\"");
+        }
+    }
+    us.push_str(";proto=http");
+    append(headers, FORWARDED, &us);
+    if let Some(ip) = peer {
+        append(headers, X_FORWARDED_FOR, &ip.to_string());
+    }
+    if let Some(host) = host {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
+    }
+    headers
+        .entry(X_FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static("http"));
+}
+
+/// One list, whatever number of lines it came in.
+fn append(headers: &mut HeaderMap, name: HeaderName, last: &str) {
+    let mut all = Vec::new();
+    for value in headers.get_all(&name) {
+        all.extend_from_slice(value.as_bytes());
+        all.extend_from_slice(b", ");
+    }
+    all.extend_from_slice(last.as_bytes());
+    if let Ok(all) = HeaderValue::from_bytes(&all) {
+        headers.insert(name, all);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    const CLIENT: &str = "192.0.2.7";
+
+    fn sent(request: request::Builder, trusted: &[&str]) -> request::Parts {
+        let trusted: Vec<Network> = trusted.iter().map(|n| n.parse().unwrap()).collect();
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        to_application(&mut head, Some(CLIENT.parse().unwrap()), &trusted);
+        head
+    }
+
+    fn all<'a>(head: &'a request::Parts, name: &str) -> Vec<&'a str> {
+        let values = head.headers.get_all(name).iter();
+        values.map(|value| value.to_str().unwrap()).collect()
+    }
+
+    fn get() -> request::Builder {
+        Request::get("/a?b=c").header("host", "shop.example")
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_stays_behind() {
+        let head = sent(
+            get()
+                .header("connection", "close, X-Hop")
+                .header("x-hop", "1")
+                .header("keep-alive", "timeout=5")
+                .header("proxy-connection", "keep-alive")
+                .header("te", "gzip")
+                .header("upgrade", "websocket")
+                .header("expect", "100-continue")
+                .header("accept", "*/*"),
+            &[],
+        );
+        let mut names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "accept",
+                "forwarded",
+                "host",
+                "x-forwarded-for",
+                "x-forwarded-host",
+                "x-forwarded-proto"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_client_cannot_make_fields_disappear_that_say_what_the_message_is() {
+        let head = sent(
+            get()
+                .header("connection", "host, content-length, authorization")
+                .header("content-length", "3")
+                .header("authorization", "Basic x"),
+            &[],
+        );
+        assert_eq!(all(&head, "host"), ["shop.example"]);
+        assert_eq!(all(&head, "content-length"), ["3"]);
+        assert_eq!(all(&head, "authorization"), ["Basic x"]);
+    }
+
+    #[test]
+    fn claims_of_a_stranger_are_replaced() {
+        let claims = |request: request::Builder| {
+            request
+                .header("x-forwarded-for", "10.0.0.1")
+                .header("x-forwarded-proto", "https")
+                .header("x-forwarded-host", "bank.example")
+                .header("x-forwarded-port", "443")
+                .header("x-real-ip", "10.0.0.1")
+                .header("x_forwarded_for", "10.0.0.1")
+                .header("forwarded", "for=10.0.0.1")
+        };
+        let head = sent(claims(get()), &["198.51.100.0/24"]);
+        assert_eq!(all(&head, "x-forwarded-for"), [CLIENT]);
+        assert_eq!(all(&head, "x-forwarded-proto"), ["http"]);
+        assert_eq!(all(&head, "x-forwarded-host"), ["shop.example"]);
+        assert_eq!(
+            all(&head, "forwarded"),
+            ["for=192.0.2.7;host=\"shop.example\";proto=http"]
+        );
+        for gone in ["x-forwarded-port", "x-real-ip", "x_forwarded_for"] {
+            assert_eq!(all(&head, gone), Vec::<&str>::new(), "{gone}");
+        }
+
+        let head = sent(claims(get()), &["192.0.2.0/24"]);
+        assert_eq!(all(&head, "x-forwarded-for"), ["10.0.0.1, 192.0.2.7"]);
+        assert_eq!(all(&head, "x-forwarded-proto"), ["https"]);
+        assert_eq!(all(&head, "x-forwarded-host"), ["bank.example"]);
+        assert_eq!(all(&head, "x-forwarded-port"), ["443"]);
+        assert_eq!(
+            all(&head, "forwarded"),
+            ["for=10.0.0.1, for=192.0.2.7;host=\"shop.example\";proto=http"]
+        );
+        // Never believed, from whomever: it is another field's name in disguise.
+        assert_eq!(all(&head, "x_forwarded_for"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn the_target_is_a_path_and_the_host_is_named_once() {
+        let head = sent(
+            Request::get("http://shop.example:8080/a?b=c").header("host", "other.example"),
+            &[],
+        );
+        assert_eq!(head.uri, "/a?b=c");
+        assert_eq!(all(&head, "host"), ["shop.example:8080"]);
+        let head = sent(Request::options("*").header("host", "shop.example"), &[]);
+        assert_eq!(head.uri, "*");
+        let head = sent(Request::get("/").version(Version::HTTP_10), &[]);
+        assert_eq!(all(&head, "host"), ["localhost"]);
+        assert_eq!(head.version, Version::HTTP_11);
+    }
+
+    #[test]
+    fn cookies_that_http2_cut_are_one_field() {
+        let head = sent(get().header("cookie", "a=1").header("cookie", "b=2"), &[]);
+        assert_eq!(all(&head, "cookie"), ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn a_switch_of_protocols_is_passed_on_with_both_fields() {
+        let asks = || {
+            get()
+                .header("connection", "keep-alive, Upgrade")
+                .header("upgrade", "websocket")
+        };
+        let head = sent(asks(), &[]);
+        assert_eq!(all(&head, "connection"), ["upgrade"]);
+        assert_eq!(all(&head, "upgrade"), ["websocket"]);
+        let head = sent(asks().version(Version::HTTP_10), &[]);
+        assert_eq!(all(&head, "upgrade"), Vec::<&str>::new());
+        let head = sent(
+            get()
+                .header("connection", "Upgrade")
+                .header("upgrade", "h2c"),
+            &[],
+        );
+        assert_eq!(all(&head, "upgrade"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn trailers_are_asked_for_when_the_client_takes_them() {
+        let head = sent(get().header("te", "gzip, trailers"), &[]);
+        assert_eq!(all(&head, "te"), ["trailers"]);
+        assert_eq!(all(&head, "connection"), ["te"]);
+    }
+
+    #[test]
+    fn ipv6_clients_are_quoted() {
+        let (mut head, ()) = get().body(()).unwrap().into_parts();
+        to_application(&mut head, Some("2001:db8::1".parse().unwrap()), &[]);
+        assert_eq!(all(&head, "x-forwarded-for"), ["2001:db8::1"]);
+        assert!(all(&head, "forwarded")[0].starts_with("for=\"[2001:db8::1]\";"));
+        let (mut head, ()) = get().body(()).unwrap().into_parts();
+        to_application(&mut head, None, &[]);
+        assert_eq!(all(&head, "x-forwarded-for"), Vec::<&str>::new());
+        assert!(all(&head, "forwarded")[0].starts_with("for=unknown;"));
+    }
+}

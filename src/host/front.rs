@@ -1,0 +1,310 @@
+//! One request on its way to the application and back: which connection, how often it is tried, how
+//! long it may take.
+
+use std::error::Error;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::upgrade::OnUpgrade;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::bodies::{Download, Progress, Upload};
+use super::pool::{Link, Pool, Turn};
+use super::refusal::{Complaints, Refusal};
+use super::{FrontContext, fields, networks, tunnel};
+use crate::config::Network;
+
+/// The front of one application.
+#[derive(Debug)]
+pub(super) struct Front {
+    pool: Pool,
+    trusted: Vec<Network>,
+    pub(super) limits: Limits,
+    pub(super) complaints: Complaints,
+}
+
+/// `[app]`'s timeouts.
+#[derive(Debug)]
+pub(super) struct Limits {
+    connect: Duration,
+    answer: Duration,
+    pub(super) stall: Duration,
+}
+
+/// Between two attempts to connect to an application that is not there.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+impl Front {
+    pub(super) fn new(cx: &FrontContext) -> Self {
+        Self {
+            pool: Pool::new(&cx.upstreams, cx.app.idle_timeout),
+            trusted: networks(&cx.app),
+            limits: Limits {
+                connect: cx.app.connect_timeout,
+                answer: cx.app.answer_timeout,
+                stall: cx.app.stall_timeout,
+            },
+            complaints: Complaints::default(),
+        }
+    }
+
+    /// Waits while the application is not there: it may be starting again.
+    async fn connect(&self, fresh: bool, patience: &mut Patience) -> Result<(Link, Turn), Refusal> {
+        loop {
+            let failed = match timeout_at(patience.end, self.pool.connect(fresh)).await {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(e)) => e.to_string(),
+                Err(_) => "it does not accept".into(),
+            };
+            if !patience.wait().await {
+                return Err(Refusal::Unavailable(format!(
+                    "cannot connect to the application within {} (connect_timeout): {failed}",
+                    humantime::format_duration(self.limits.connect)
+                )));
+            }
+        }
+    }
+}
+
+/// How long a request waits for an application that is not there.
+struct Patience {
+    end: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self {
+            end: Instant::now() + limit,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// Until the next attempt; `false`: there is none.
+    async fn wait(&mut self) -> bool {
+        if Instant::now() + self.pause >= self.end {
+            return false;
+        }
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        true
+    }
+}
+
+/// What is sent again, should nothing of it have been begun.
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Head {
+    fn request(&self, body: Upload) -> Request<Upload> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+
+    async fn send(
+        &self,
+        front: &Front,
+        link: &mut Link,
+        request: Request<Upload>,
+        progress: &Progress,
+    ) -> Result<Response<Incoming>, Sent> {
+        let without_body = request.body().is_end_stream();
+        let mut answer = std::pin::pin!(link.sender.try_send_request(request));
+        let limit = front.limits.answer;
+        let begun = Instant::now();
+        let mut due = begun + limit;
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer.map_err(|failed| {
+                    self.failed(failed, without_body && link.tells_unread)
+                }),
+                () = sleep_until(due) => {
+                    let since = progress.waits_since().max(begun);
+                    if since.elapsed() >= limit {
+                        return Err(Sent::Failed(Refusal::TimedOut(format!(
+                            "the application did not begin to answer {} {} within {} \
+                             (answer_timeout)",
+                            self.method,
+                            self.uri.path(),
+                            humantime::format_duration(limit)
+                        ))));
+                    }
+                    due = since + limit;
+                }
+            }
+        }
+    }
+
+    fn failed(&self, mut failed: TrySendError<Request<Upload>>, replay: bool) -> Sent {
+        let request = failed.take_message();
+        let error = failed.into_error();
+        match request {
+            Some(request) => Sent::Unsent(Box::new(request), cause(&error)),
+            None if replay && was_unread(&error) => Sent::Unread(cause(&error)),
+            None if error.is_user() => {
+                Sent::Failed(Refusal::BadRequest("the request's body broke off"))
+            }
+            None => Sent::Failed(self.no_answer(&cause(&error))),
+        }
+    }
+
+    fn no_answer(&self, why: &str) -> Refusal {
+        Refusal::BadGateway(format!(
+            "the application gave no answer to {} {}: {why}",
+            self.method,
+            self.uri.path(),
+        ))
+    }
+}
+
+/// The application's answer to `request`, or ours.
+pub(super) async fn answer(front: Arc<Front>, request: Request<Body>) -> Response<Body> {
+    match Exchange::new(&front, request) {
+        Ok(exchange) => exchange.run(&front).await.unwrap_or_else(|refusal| {
+            front.complaints.say(&refusal);
+            refusal.into_response()
+        }),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+struct Exchange {
+    head: Head,
+    body: Option<Body>,
+    /// The client's end, should the protocol be switched.
+    client: Option<OnUpgrade>,
+}
+
+impl Exchange {
+    fn new(front: &Front, mut request: Request<Body>) -> Result<Self, Refusal> {
+        if request.method() == Method::CONNECT {
+            return Err(Refusal::BadRequest("CONNECT is for proxies"));
+        }
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+        let (mut head, body) = request.into_parts();
+        let peer = peer(&head);
+        let wants = fields::to_application(&mut head, peer, &front.trusted);
+        let body = (!body.is_end_stream()).then_some(body);
+        Ok(Self {
+            head: Head {
+                method: head.method,
+                uri: head.uri,
+                headers: head.headers,
+            },
+            body,
+            client: upgrade.filter(|_| wants.is_some()),
+        })
+    }
+
+    /// A request goes out once, unless it is certain that the application has begun nothing: it came
+    /// back unsent, or the application closed the connection before it read the request (which only
+    /// a Unix socket tells, and of the whole request only when it has no body).
+    async fn run(mut self, front: &Arc<Front>) -> Result<Response<Body>, Refusal> {
+        // What was kept may be closed at any moment: fine for what can go out again.
+        let fresh = self.body.is_some() || self.client.is_some();
+        let progress = Progress::new(self.body.is_none());
+        let mut patience = Patience::new(front.limits.connect);
+        let mut request = match self.body.take() {
+            Some(body) => self.head.request(Upload::new(body, &progress)),
+            None => self.head.request(Upload::empty()),
+        };
+        loop {
+            let (mut link, turn) = front.connect(fresh, &mut patience).await?;
+            let why;
+            (request, why) = match self.head.send(front, &mut link, request, &progress).await {
+                Ok(response) => return self.pass_on(front, response, link, turn, progress),
+                Err(Sent::Unsent(request, why)) => (*request, why),
+                Err(Sent::Unread(why)) => (self.head.request(Upload::empty()), why),
+                Err(Sent::Failed(refusal)) => return Err(refusal),
+            };
+            // What was kept ends all the time; a new one should not.
+            let again = link.was_used() || patience.wait().await;
+            if !again {
+                return Err(self.head.no_answer(&why));
+            }
+        }
+    }
+
+    fn pass_on(
+        self,
+        front: &Arc<Front>,
+        mut response: Response<Incoming>,
+        link: Link,
+        turn: Turn,
+        progress: Arc<Progress>,
+    ) -> Result<Response<Body>, Refusal> {
+        // Between us and the client; hyper does not say more than the client understands.
+        *response.version_mut() = Version::HTTP_11;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(client) = self.client else {
+                return Err(Refusal::BadGateway(
+                    "the application switched protocols unasked".into(),
+                ));
+            };
+            fields::to_client_switching(response.headers_mut());
+            let application = hyper::upgrade::on(&mut response);
+            let front = Arc::clone(front);
+            tokio::spawn(tunnel::carry(client, application, link, turn, front));
+            return Ok(response.map(|_| Body::empty()));
+        }
+        fields::to_client(response.headers_mut());
+        let front = Arc::clone(front);
+        Ok(response.map(|body| Body::new(Download::new(body, link, turn, progress, front))))
+    }
+}
+
+/// Why there is no answer.
+enum Sent {
+    /// It never went out.
+    Unsent(Box<Request<Upload>>, String),
+    /// It went out without a body and was never read.
+    Unread(String),
+    /// Nobody knows what became of it.
+    Failed(Refusal),
+}
+
+/// Who is at the other end; `None`: of a Unix socket.
+fn peer(head: &request::Parts) -> Option<IpAddr> {
+    let info = head.extensions.get::<ConnectInfo<SocketAddr>>();
+    info.map(|ConnectInfo(address)| address.ip())
+}
+
+/// Whether the other side closed a Unix socket in which our request lay unread (the read fails), or
+/// had closed it before (the write fails). After it had read everything there is an EOF instead.
+fn was_unread(error: &hyper::Error) -> bool {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            );
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// hyper's words and the kernel's.
+pub(super) fn cause(error: &hyper::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

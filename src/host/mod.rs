@@ -1,0 +1,51 @@
+//! The front of a hosted application: our workers keep the clients, and speak HTTP/1.1 to the
+//! application over a socket that nobody else knows. It is an application of the worker like any
+//! other (a [`Router`]); it knows nothing of upgrades.
+//!
+//! ```text
+//! client ─▶ worker ─▶ fields ─▶ front ─▶ pool ─▶ the application's socket
+//!             ▲                   │ body        (one of several instances)
+//!             └──── fields ◀──────┘ answer, streamed
+//! ```
+//!
+//! One upstream and no rules: what wants rules uses a proxy.
+
+mod bodies;
+mod fields;
+mod front;
+mod pool;
+mod refusal;
+#[cfg(test)]
+mod tests;
+mod tunnel;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Router;
+
+use crate::config::{App, Network, Upstream};
+
+/// What a front is made from.
+#[derive(Debug, Clone)]
+pub struct FrontContext {
+    /// The configuration of the application.
+    pub app: App,
+    /// Where its instances listen.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// The front.
+pub fn router(cx: &FrontContext) -> Router {
+    let front = Arc::new(front::Front::new(cx));
+    Router::new().fallback_service(tower::service_fn(move |request| {
+        let front = Arc::clone(&front);
+        async move { Ok::<_, Infallible>(front::answer(front, request).await) }
+    }))
+}
+
+/// Those that were checked when the configuration was read.
+fn networks(app: &App) -> Vec<Network> {
+    let parsed = app.trusted_proxies.iter().map(|text| text.parse());
+    parsed.filter_map(Result::ok).collect()
+}

@@ -1,0 +1,89 @@
+//! What a client gets when the application gives no answer: a number, a word, and the reason in our
+//! log alone.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use tokio::time::Instant;
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The client's own mistake.
+    BadRequest(&'static str),
+    /// The application answers, but not in HTTP, or not to the end.
+    BadGateway(String),
+    /// It takes no connection.
+    Unavailable(String),
+    /// It does not answer in time.
+    TimedOut(String),
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadGateway(_) => StatusCode::BAD_GATEWAY,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The answer.
+    pub(super) fn into_response(self) -> Response<Body> {
+        let status = self.status();
+        let mut response = Response::new(Body::from(format!("{status}\n")));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        headers.insert(CONTENT_TYPE, text);
+        if matches!(self, Self::Unavailable(_)) {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = match self {
+            Self::BadRequest(reason) => reason,
+            Self::BadGateway(reason) | Self::Unavailable(reason) | Self::TimedOut(reason) => {
+                &**reason
+            }
+        };
+        write!(f, "{}: {reason}", self.status().as_u16())
+    }
+}
+
+/// Says why, at most once a second: an application that is down has many clients.
+#[derive(Debug, Default)]
+pub(super) struct Complaints(Mutex<Said>);
+
+#[derive(Debug, Default)]
+struct Said {
+    last: Option<Instant>,
+    /// Since then.
+    unsaid: u64,
+}
+
+const EVERY: Duration = Duration::from_secs(1);
+
+impl Complaints {
+    pub(super) fn say(&self, what: &impl fmt::Display) {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.last.is_some_and(|last| last.elapsed() < EVERY) {
+            said.unsaid += 1;
+            return;
+        }
+        said.last = Some(Instant::now());
+        match std::mem::take(&mut said.unsaid) {
+            0 => tracing::warn!("{what}"),
+            more => tracing::warn!("{what} (and {more} more since it was last said)"),
+        }
+    }
+}

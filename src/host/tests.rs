@@ -1,0 +1,684 @@
+//! The front against an application that is played word by word: every way in which one can be
+//! wrong is bounded, told, and never the client's riddle.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::{FrontContext, router};
+use crate::config::{App, Upstream};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// An application of our making, and the front before it.
+struct Scene {
+    _dir: tempfile::TempDir,
+    paths: Vec<PathBuf>,
+    app: App,
+    /// Connections that the application has accepted.
+    accepted: Arc<AtomicUsize>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Scene {
+    fn new(instances: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = (0..instances).map(|n| dir.path().join(format!("{n}.sock")));
+        Self {
+            paths: paths.collect(),
+            _dir: dir,
+            app: App {
+                connect_timeout: Duration::from_millis(500),
+                answer_timeout: Duration::from_millis(300),
+                stall_timeout: Duration::from_millis(300),
+                ..App::default()
+            },
+            accepted: Arc::default(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// The instance plays this on every connection, which it is given the number of.
+    fn plays<F, Fut>(&mut self, instance: usize, script: F)
+    where
+        F: Fn(usize, UnixStream) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let listener = UnixListener::bind(&self.paths[instance]).unwrap();
+        let accepted = Arc::clone(&self.accepted);
+        self.tasks.push(tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let number = accepted.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(script(number, stream));
+            }
+        }));
+    }
+
+    /// With one instance that says this to every request, whatever it is.
+    fn saying(answer: &'static str) -> Self {
+        let mut scene = Self::new(1);
+        scene.plays(0, move |_, mut stream| async move {
+            while request(&mut stream).await.is_some() {
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        scene
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// A client's connection through the front, served as the worker does it.
+    fn client(&self) -> Client {
+        self.clients(1).remove(0)
+    }
+
+    /// Several through the same front.
+    fn clients(&self, count: usize) -> Vec<Client> {
+        let upstreams = self.paths.iter().cloned().map(Upstream::Unix).collect();
+        let front = router(&FrontContext {
+            app: self.app.clone(),
+            upstreams,
+        });
+        let connect = |_| {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let service = TowerToHyperService::new(front.clone());
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(theirs), service)
+                    .with_upgrades(),
+            );
+            Client(ours)
+        };
+        (0..count).map(connect).collect()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+struct Client(UnixStream);
+
+impl Client {
+    async fn send(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// Reads until it has this.
+    async fn until(&mut self, end: &str) -> String {
+        let mut all = Vec::new();
+        let read = async {
+            while !String::from_utf8_lossy(&all).contains(end) {
+                let n = self.0.read_buf(&mut all).await.unwrap();
+                assert!(n > 0, "no {end:?} in {:?}", String::from_utf8_lossy(&all));
+            }
+        };
+        let in_time = timeout(SOON, read).await;
+        let all = String::from_utf8(all).unwrap();
+        assert!(in_time.is_ok(), "no {end:?} in {all:?}");
+        all
+    }
+
+    /// Reads until the connection ends.
+    async fn rest(&mut self) -> String {
+        let mut all = Vec::new();
+        let _ = timeout(SOON, self.0.read_to_end(&mut all)).await.unwrap();
+        String::from_utf8(all).unwrap()
+    }
+
+    /// Asks for and gets an answer that says so.
+    async fn ok(&mut self) {
+        self.send(GET).await;
+        let answer = self.until("ok").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
+
+    /// The first line of the answer to a plain request.
+    async fn status(&mut self) -> String {
+        self.send(GET).await;
+        let head = self.until("\r\n\r\n").await;
+        head.lines().next().unwrap().to_owned()
+    }
+}
+
+const GET: &str = "GET /a HTTP/1.1\r\nhost: x\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// A whole request, its body included; `None`: the front went away.
+async fn request(stream: &mut UnixStream) -> Option<String> {
+    let mut all = Vec::new();
+    loop {
+        if stream.read_buf(&mut all).await.ok()? == 0 {
+            return None;
+        }
+        let text = String::from_utf8_lossy(&all).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .map_or(0, |n| n.parse().unwrap());
+        let chunked = head.contains("transfer-encoding: chunked");
+        if (chunked && body.ends_with("\r\n\r\n")) || (!chunked && body.len() >= length) {
+            return Some(text);
+        }
+    }
+}
+
+/// What the application is told, as its answer.
+fn echoing() -> Scene {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, mut stream| async move {
+        while let Some(text) = request(&mut stream).await {
+            let length = text.len();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{text}<end>");
+            stream
+                .write_all(answer.replace("<end>", "").as_bytes())
+                .await
+                .unwrap();
+        }
+    });
+    scene
+}
+
+#[tokio::test]
+async fn requests_of_all_clients_share_what_connections_are_kept() {
+    let scene = Scene::saying(OK);
+    for client in &mut scene.clients(3) {
+        for _ in 0..3 {
+            client.ok().await;
+        }
+    }
+    assert_eq!(scene.accepted(), 1);
+}
+
+#[tokio::test]
+async fn the_application_sees_the_path_as_it_was_typed_and_the_host() {
+    let scene = echoing();
+    let mut client = scene.client();
+    client
+        .send("GET /a/../b%2Fc?d=%20&e HTTP/1.1\r\nHost: shop.example\r\nX-A: 1\r\n\r\n")
+        .await;
+    let told = client.until("proto=http").await;
+    assert!(
+        told.contains("GET /a/../b%2Fc?d=%20&e HTTP/1.1\r\n"),
+        "{told}"
+    );
+    assert!(told.contains("host: shop.example\r\n"), "{told}");
+    assert!(told.contains("x-a: 1\r\n"), "{told}");
+}
+
+#[tokio::test]
+async fn a_body_is_passed_on_in_the_length_or_the_chunks_it_came_in() {
+    let scene = echoing();
+    let mut client = scene.client();
+    client
+        .send("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello")
+        .await;
+    let told = client.until("hello").await;
+    assert!(told.contains("content-length: 5\r\n"), "{told}");
+    client
+        .send(
+            "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        )
+        .await;
+    let told = client.until("0\r\n\r\n").await;
+    assert!(told.contains("3\r\nabc\r\n"), "{told}");
+    assert_eq!(
+        scene.accepted(),
+        2,
+        "a request with a body has a new connection"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_continue_gets_it_from_us() {
+    let scene = echoing();
+    let mut client = scene.client();
+    client
+        .send("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n")
+        .await;
+    let word = client.until("\r\n\r\n").await;
+    assert_eq!(word, "HTTP/1.1 100 Continue\r\n\r\n");
+    client.send("hello").await;
+    let told = client.until("hello").await;
+    assert!(!told.contains("expect"), "{told}");
+}
+
+#[tokio::test]
+async fn trailers_go_both_ways() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, mut stream| async move {
+        let text = request(&mut stream).await.unwrap();
+        let came = text.contains("0\r\nx-sum: 7\r\n");
+        let sum = if came { "seen" } else { "lost" };
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n\
+             2\r\nok\r\n0\r\nx-sum: {sum}\r\n\r\n"
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    });
+    let mut client = scene.client();
+    client
+        .send(
+            "POST / HTTP/1.1\r\nhost: x\r\nte: trailers\r\nconnection: te\r\ntrailer: x-sum\r\n\
+             transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-sum: 7\r\n\r\n",
+        )
+        .await;
+    let answer = client.until("0\r\nx-sum: seen\r\n\r\n").await;
+    assert!(answer.contains("trailer: x-sum\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_to_head_says_a_length_and_has_none() {
+    let scene = Scene::saying("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n");
+    let mut client = scene.client();
+    client.send("HEAD / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.contains("content-length: 1000\r\n"), "{head}");
+    client.send("HEAD / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    client.until("\r\n\r\n").await;
+    assert_eq!(scene.accepted(), 1);
+}
+
+#[tokio::test]
+async fn an_old_application_that_closes_after_every_answer_costs_the_client_nothing() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, mut stream| async move {
+        request(&mut stream).await.unwrap();
+        let answer = b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\nall of it";
+        stream.write_all(answer).await.unwrap();
+    });
+    let mut client = scene.client();
+    for _ in 0..2 {
+        client.send(GET).await;
+        let answer = client.until("0\r\n\r\n").await;
+        assert!(answer.contains("all of it"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(!answer.contains("connection"), "{answer}");
+    }
+    assert_eq!(scene.accepted(), 2);
+}
+
+#[tokio::test]
+async fn a_websocket_is_a_tunnel_to_its_end() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, mut stream| async move {
+        let text = request(&mut stream).await.unwrap();
+        assert!(
+            text.contains("connection: upgrade\r\nupgrade: websocket\r\n"),
+            "{text}"
+        );
+        stream
+            .write_all(
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\n\
+                  upgrade: websocket\r\nsec-websocket-accept: k\r\n\r\nfirst",
+            )
+            .await
+            .unwrap();
+        let mut word = [0; 4];
+        stream.read_exact(&mut word).await.unwrap();
+        stream.write_all(&word).await.unwrap();
+    });
+    let mut client = scene.client();
+    client
+        .send(
+            "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, Upgrade\r\n\
+             upgrade: websocket\r\nsec-websocket-key: k\r\n\r\n",
+        )
+        .await;
+    let head = client.until("first").await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(head.contains("upgrade: websocket\r\n"), "{head}");
+    assert!(head.contains("sec-websocket-accept: k\r\n"), "{head}");
+    client.send("ping").await;
+    assert_eq!(client.rest().await, "ping");
+}
+
+#[tokio::test]
+async fn a_switch_that_nobody_asked_for_is_a_bad_answer() {
+    let scene = Scene::saying("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n");
+    assert_eq!(scene.client().status().await, "HTTP/1.1 502 Bad Gateway");
+}
+
+#[tokio::test]
+async fn garbage_is_a_502() {
+    for garbage in [
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "HTTP/1.1 999999 what\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+    ] {
+        let scene = Scene::saying(garbage);
+        let status = scene.client().status().await;
+        assert_eq!(status, "HTTP/1.1 502 Bad Gateway", "{garbage}");
+        assert_eq!(scene.accepted(), 1, "asked again after {garbage}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_ends_the_clients_connection_so_that_it_knows() {
+    for (answer, whole) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc", "abc"),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
+            "3\r\nabc\r\n",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n",
+            "3\r\nabc\r\n",
+        ),
+    ] {
+        let mut scene = Scene::new(1);
+        scene.plays(0, move |_, mut stream| async move {
+            request(&mut stream).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let mut client = scene.client();
+        client.send(GET).await;
+        let got = client.rest().await;
+        assert!(got.starts_with("HTTP/1.1 200 OK"), "{got}");
+        assert!(got.ends_with(whole), "{got}");
+    }
+}
+
+#[tokio::test]
+async fn what_comes_after_the_announced_length_is_nobodys_answer() {
+    let scene =
+        Scene::saying("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 EVIL\r\n\r\n");
+    let mut client = scene.client();
+    for _ in 0..3 {
+        client.send(GET).await;
+        let answer = client.until("ok").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(!answer.contains("EVIL"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_hangs_before_its_answer_is_a_504() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, mut stream| async move {
+        request(&mut stream).await;
+        // The front lets go of it.
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+    });
+    let status = scene.client().status().await;
+    assert_eq!(status, "HTTP/1.1 504 Gateway Timeout");
+}
+
+#[tokio::test]
+async fn one_that_hangs_in_its_answer_ends_it() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, mut stream| async move {
+        request(&mut stream).await;
+        let begin = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
+        stream.write_all(begin).await.unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+    });
+    let mut client = scene.client();
+    client.send(GET).await;
+    assert!(client.rest().await.ends_with("abc"));
+}
+
+#[tokio::test]
+async fn one_that_never_reads_the_request_takes_no_memory_and_is_a_504() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    });
+    let mut client = scene.client();
+    client
+        .send("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n")
+        .await;
+    let (mut reader, mut writer) = client.0.into_split();
+    let upload = tokio::spawn(async move {
+        let chunk = vec![b'x'; 64 * 1024];
+        let mut sent = 0;
+        while writer.write_all(&chunk).await.is_ok() {
+            sent += chunk.len();
+        }
+        sent
+    });
+    let mut head = vec![0; 64];
+    timeout(SOON, reader.read_exact(&mut head))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(head.starts_with(b"HTTP/1.1 504 "));
+    drop(reader);
+    upload.abort();
+    if let Ok(sent) = upload.await {
+        assert!(sent < 4 << 20, "{sent} bytes are somewhere");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_the_application_up_and_not_our_memory() {
+    let mut scene = Scene::new(1);
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    scene.app.stall_timeout = Duration::from_secs(60);
+    scene.plays(0, move |_, mut stream| {
+        let told = told.clone();
+        async move {
+            request(&mut stream).await;
+            let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000000000\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            let chunk = vec![b'x'; 64 * 1024];
+            while stream.write_all(&chunk).await.is_ok() {
+                let _ = told.send(chunk.len());
+            }
+        }
+    });
+    let mut client = scene.client();
+    client.send(GET).await;
+    client.until("\r\n\r\n").await;
+    let mut flood = 0;
+    while let Ok(Some(n)) = timeout(Duration::from_millis(300), hears.recv()).await {
+        flood += n;
+        assert!(flood < 8 << 20, "{flood} bytes are somewhere");
+    }
+    assert!(flood > 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_it_was_kept_is_not_a_502() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, mut stream| async move {
+        request(&mut stream).await;
+        stream.write_all(OK.as_bytes()).await.unwrap();
+    });
+    let mut client = scene.client();
+    for _ in 0..20 {
+        client.ok().await;
+    }
+    assert_eq!(scene.accepted(), 20);
+}
+
+#[tokio::test]
+async fn a_request_that_was_never_read_goes_out_again() {
+    let mut scene = Scene::new(1);
+    // The kept connection is closed the moment the next request is there, unread.
+    scene.plays(0, |number, mut stream| async move {
+        request(&mut stream).await;
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        if number == 0 {
+            stream.readable().await.unwrap();
+            while stream.try_read(&mut []).is_err() {
+                stream.readable().await.unwrap();
+            }
+        } else {
+            request(&mut stream).await;
+        }
+    });
+    let mut client = scene.client();
+    for _ in 0..2 {
+        client.ok().await;
+    }
+    assert_eq!(scene.accepted(), 2);
+}
+
+#[tokio::test]
+async fn a_request_that_was_read_never_goes_out_again() {
+    for request_text in [
+        "GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nab",
+    ] {
+        let mut scene = Scene::new(1);
+        scene.plays(0, |_, mut stream| async move {
+            request(&mut stream).await;
+        });
+        let mut client = scene.client();
+        client.send(request_text).await;
+        let answer = client.until("\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 502 Bad Gateway"), "{answer}");
+        assert_eq!(scene.accepted(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_was_begun_never_goes_out_again() {
+    let mut scene = Scene::new(1);
+    // Unread bytes are left: of a request with a body that proves nothing.
+    scene.plays(0, |_, mut stream| async move {
+        stream.read_exact(&mut [0; 60]).await.unwrap();
+    });
+    let mut client = scene.client();
+    client
+        .send("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200\r\n\r\n")
+        .await;
+    client.send(&"x".repeat(200)).await;
+    let answer = client.until("\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 502 Bad Gateway"), "{answer}");
+    assert_eq!(scene.accepted(), 1);
+}
+
+#[tokio::test]
+async fn an_application_that_always_hangs_up_is_not_asked_for_ever() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, stream| async move {
+        stream.readable().await.unwrap();
+    });
+    assert_eq!(scene.client().status().await, "HTTP/1.1 502 Bad Gateway");
+    assert!(scene.accepted() < 30, "{} times", scene.accepted());
+}
+
+#[tokio::test]
+async fn clients_wait_for_an_application_that_starts_again() {
+    let mut scene = Scene::new(1);
+    let mut client = scene.client();
+    let asked = tokio::spawn(async move { client.status().await });
+    tokio::task::yield_now().await;
+    scene.plays(0, |_, mut stream| async move {
+        request(&mut stream).await;
+        stream.write_all(OK.as_bytes()).await.unwrap();
+    });
+    assert_eq!(asked.await.unwrap(), "HTTP/1.1 200 OK");
+}
+
+#[tokio::test]
+async fn one_that_does_not_come_back_is_a_503_that_says_when_to_ask_again() {
+    let scene = Scene::new(1);
+    let mut client = scene.client();
+    client.send(GET).await;
+    let answer = client.until("\r\n\r\n").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503 Service Unavailable"),
+        "{answer}"
+    );
+    assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_instance_that_is_away_is_left_out() {
+    let mut scene = Scene::new(3);
+    for instance in [0, 2] {
+        scene.plays(instance, |_, mut stream| async move {
+            while request(&mut stream).await.is_some() {
+                stream.write_all(OK.as_bytes()).await.unwrap();
+            }
+        });
+    }
+    for mut client in scene.clients(12) {
+        assert_eq!(client.status().await, "HTTP/1.1 200 OK");
+    }
+}
+
+#[tokio::test]
+async fn requests_are_dealt_evenly_by_what_each_instance_has() {
+    let mut scene = Scene::new(3);
+    scene.app.answer_timeout = SOON;
+    let counts: [Arc<AtomicUsize>; 3] = Default::default();
+    for (instance, count) in counts.iter().enumerate() {
+        let count = Arc::clone(count);
+        scene.plays(instance, move |_, mut stream| {
+            let count = Arc::clone(&count);
+            async move {
+                request(&mut stream).await;
+                count.fetch_add(1, Ordering::Relaxed);
+                // Never answered: each request is one more that the instance has.
+                let _ = stream.read(&mut [0; 1]).await;
+            }
+        });
+    }
+    let mut clients = scene.clients(30);
+    for client in &mut clients {
+        client.send(GET).await;
+    }
+    let dealt = || counts.each_ref().map(|n| n.load(Ordering::Relaxed));
+    let all = async {
+        while dealt().iter().sum::<usize>() < 30 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, all).await.unwrap();
+    assert_eq!(dealt(), [10, 10, 10]);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_takes_its_request_with_it() {
+    let mut scene = Scene::new(1);
+    scene.app.answer_timeout = SOON;
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    scene.plays(0, move |_, mut stream| {
+        let told = told.clone();
+        async move {
+            request(&mut stream).await;
+            let _ = told.send("read");
+            assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+            let _ = told.send("gone");
+        }
+    });
+    let mut client = scene.client();
+    client.send(GET).await;
+    assert_eq!(timeout(SOON, hears.recv()).await.unwrap(), Some("read"));
+    drop(client);
+    assert_eq!(timeout(SOON, hears.recv()).await.unwrap(), Some("gone"));
+}
+
+#[tokio::test]
+async fn connect_is_refused() {
+    let scene = Scene::saying(OK);
+    let mut client = scene.client();
+    client
+        .send("CONNECT other:443 HTTP/1.1\r\nhost: other:443\r\n\r\n")
+        .await;
+    let answer = client.until("\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request"), "{answer}");
+    assert_eq!(scene.accepted(), 0);
+}

@@ -1,0 +1,292 @@
+//! One instance of the application: started, asked whether it is ready, started again when it ends,
+//! and ended.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::output::{self, Tail};
+use super::place::Place;
+use super::probe;
+use crate::config::{Listens, read_env_file};
+use crate::machine::hosting::Hosting;
+use crate::machine::pool::Budget;
+use crate::sys::process::{Exit, Process};
+use crate::sys::spawn::{self, FIRST_FD_ENV, Output, Spawn};
+
+/// An instance to be.
+pub(super) struct Instance {
+    pub(super) hosting: Arc<Hosting>,
+    pub(super) number: usize,
+    pub(super) place: Place,
+    pub(super) words: mpsc::Sender<(usize, Word)>,
+    pub(super) stops: watch::Receiver<bool>,
+}
+
+/// What it says.
+pub(super) enum Word {
+    Started(u32),
+    Ended,
+    Ready,
+    /// It is started again.
+    Restarts,
+    Failed(String),
+}
+
+/// A process of it.
+struct Running {
+    process: Process,
+    reader: Option<tokio::task::JoinHandle<()>>,
+    tail: Tail,
+}
+
+/// Why it does not run any more.
+enum End {
+    Stopped,
+    Broken(String),
+}
+
+/// Ends within the window that are forgiven before it is said.
+const FORGIVEN: usize = 3;
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Between two questions whether it is ready.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+impl Instance {
+    /// Until it is stopped, or did not get ready the first time.
+    pub(super) async fn run(mut self) {
+        let mut budget = Budget::new(FORGIVEN, WINDOW);
+        let mut was_ready = false;
+        loop {
+            let why = match self.once(&mut was_ready).await {
+                End::Stopped => return,
+                End::Broken(why) => why,
+            };
+            if !was_ready {
+                return self.say(Word::Failed(why)).await;
+            }
+            tracing::error!("{why}");
+            let (pause, spent) = budget.failed(std::time::Instant::now());
+            if spent {
+                self.say(Word::Failed(format!("the application keeps ending: {why}")))
+                    .await;
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = self.stops.wait_for(|stop| *stop) => return,
+            }
+            self.say(Word::Restarts).await;
+        }
+    }
+
+    /// One life of it.
+    async fn once(&mut self, was_ready: &mut bool) -> End {
+        let mut running = match self.start() {
+            Ok(running) => running,
+            Err(why) => return End::Broken(why),
+        };
+        self.say(Word::Started(running.process.pid())).await;
+        let limit = Duration::from_millis(self.hosting.ready_within_ms);
+        let mut stops = self.stops.clone();
+        let mut why = tokio::select! {
+            biased;
+            _ = stops.wait_for(|stop| *stop) => Some(Ended::Stopped),
+            _ = running.process.exited() => Some(Ended::ByItself),
+            ready = self.ready(Instant::now() + limit) => ready.err().map(Ended::NotReady),
+        };
+        if why.is_none() {
+            *was_ready = true;
+            self.say(Word::Ready).await;
+            why = tokio::select! {
+                biased;
+                _ = stops.wait_for(|stop| *stop) => Some(Ended::Stopped),
+                _ = running.process.exited() => Some(Ended::ByItself),
+            };
+        }
+        let patience = match why {
+            Some(Ended::Stopped) => self.hosting.app.stop_timeout,
+            _ => Duration::ZERO,
+        };
+        let exit = self.end(&mut running, patience).await;
+        self.say(Word::Ended).await;
+        let (label, said) = (self.label(), running.tail.said());
+        match why {
+            None | Some(Ended::Stopped) => End::Stopped,
+            Some(Ended::NotReady(why)) => End::Broken(format!("{label} {why}{said}")),
+            Some(Ended::ByItself) if exit.success() => End::Broken(format!(
+                "{label} ended by itself (an application stays in the foreground: no daemon mode){said}"
+            )),
+            Some(Ended::ByItself) => End::Broken(format!("{label} {exit}{said}")),
+        }
+    }
+
+    fn label(&self) -> String {
+        match self.hosting.app.instances {
+            1 => "the application".into(),
+            _ => format!("instance {} of the application", self.number),
+        }
+    }
+
+    fn start(&self) -> Result<Running, String> {
+        let app = &self.hosting.app;
+        let words: Vec<String> = app.command.iter().map(|w| self.place.fill_in(w)).collect();
+        let environment = self.environment()?;
+        let cannot = |e: &dyn std::fmt::Display| format!("cannot start {}: {e}", words[0]);
+        let listener = self.place.prepare().map_err(|e| cannot(&e))?;
+        // The shell finds the program in PATH, runs scripts, and knows its own number, which becomes
+        // the program's: sd_listen_fds(3) wants it in LISTEN_PID.
+        let shell = File::open("/bin/sh").map_err(|e| cannot(&e))?;
+        let script = match listener {
+            Some(_) => "LISTEN_PID=$$; export LISTEN_PID; exec \"$@\"",
+            None => "exec \"$@\"",
+        };
+        let mut spec = Spawn::new(shell.as_fd(), "sh");
+        spec.args = ["-c", script, &self.hosting.name]
+            .map(OsString::from)
+            .into_iter()
+            .chain(words.iter().map(OsString::from))
+            .collect();
+        spec.cwd = Some(self.hosting.release.clone());
+        spec.channel = listener.map(|fd| (FIRST_FD_ENV, fd));
+        spec.env = environment;
+        spec.new_session = true;
+        spec.output = Output::Piped;
+        let mut process = spawn::spawn(spec).map_err(|e| cannot(&e))?;
+        let tail = Tail::default();
+        let label = match app.instances {
+            1 => "app".into(),
+            _ => format!("app {}", self.number),
+        };
+        let output = process.take_output();
+        let reader = output.and_then(|fd| output::read(fd, label, tail.clone()).ok());
+        Ok(Running {
+            process,
+            reader,
+            tail,
+        })
+    }
+
+    /// What it gets beside what we were given.
+    fn environment(&self) -> Result<Vec<(OsString, Option<OsString>)>, String> {
+        let mut all: Vec<(OsString, Option<OsString>)> =
+            OURS.iter().map(|name| (name.into(), None)).collect();
+        let mut set = |name: &str, value: OsString| all.push((name.into(), Some(value)));
+        for file in &self.hosting.app.env_files {
+            let variables = read_env_file(file)
+                .map_err(|e| format!("cannot use the variables of {}: {e}", file.display()))?;
+            for (name, value) in variables {
+                set(&name, value.into());
+            }
+        }
+        set("PWD", self.hosting.release.clone().into());
+        set(
+            "HANDOVER_GENERATION",
+            self.hosting.generation.to_string().into(),
+        );
+        set("HANDOVER_INSTANCE", self.number.to_string().into());
+        match self.hosting.app.listens() {
+            Listens::Port => set("PORT", self.place.fill_in("{port}").into()),
+            Listens::Descriptor => set("LISTEN_FDS", "1".into()),
+            Listens::Socket => {}
+        }
+        Ok(all)
+    }
+
+    /// Waits until it can serve, and warms it. The error ends a sentence about it.
+    async fn ready(&self, end: Instant) -> Result<(), String> {
+        let app = &self.hosting.app;
+        // To accept is no answer: gunicorn accepts before it has imported the application.
+        let path = app.ready.as_deref().unwrap_or("/");
+        let upstream = &self.place.upstream;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let asked = tokio::select! {
+                biased;
+                asked = probe::ask(upstream, path) => asked,
+                () = sleep_until(end) => Err(std::io::ErrorKind::TimedOut.into()),
+            };
+            let last = match asked {
+                // Nobody promised what `/` answers.
+                Ok(status) if app.ready.is_none() || status.as_u16() < 500 => break,
+                // Not yet, it says itself.
+                Ok(status) if status == http::StatusCode::SERVICE_UNAVAILABLE => {
+                    format!("GET {path} is answered {status}")
+                }
+                Ok(status) => {
+                    return Err(format!("is not ready: GET {path} is answered {status}"));
+                }
+                Err(e) => format!("GET {path} at {upstream}: {e}"),
+            };
+            if Instant::now() + pause >= end {
+                let within = Duration::from_millis(self.hosting.ready_within_ms);
+                let within = humantime::format_duration(within);
+                return Err(format!("was not ready within {within}: {last}"));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        for path in &app.warmup {
+            let warmed = timeout(
+                end.saturating_duration_since(Instant::now()),
+                probe::ask(upstream, path),
+            );
+            match warmed.await {
+                Ok(Ok(status)) if status.is_server_error() => {
+                    tracing::warn!("warming {path} was answered {status}");
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(e)) => tracing::warn!("warming {path}: {e}"),
+                Err(_) => return Err(format!("was not warm in time: {path} is not answered")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks it to leave, kills what does not, and reaps it.
+    async fn end(&self, running: &mut Running, patience: Duration) -> Exit {
+        let process = &mut running.process;
+        if process.peek().is_none() && !patience.is_zero() {
+            // The first process alone: it knows how to end those that it started.
+            let signal = self.hosting.app.stop_signal();
+            if let Err(e) = process.signal(signal) {
+                tracing::error!("cannot send {signal} to {}: {e}", self.label());
+            }
+            if timeout(patience, process.exited()).await.is_err() {
+                tracing::warn!(
+                    "{} did not end within {} (stop_timeout): it is killed",
+                    self.label(),
+                    humantime::format_duration(patience)
+                );
+            }
+        }
+        if let Err(e) = process.kill_group() {
+            tracing::error!("cannot kill {}: {e}", self.label());
+        }
+        let _ = process.exited().await;
+        let exit = process.reap();
+        if let Some(reader) = running.reader.take() {
+            output::finish(reader).await;
+        }
+        exit
+    }
+
+    async fn say(&self, word: Word) {
+        let _ = self.words.send((self.number, word)).await;
+    }
+}
+
+enum Ended {
+    Stopped,
+    ByItself,
+    NotReady(String),
+}
+
+/// Variables that are about us.
+const OURS: &[&str] = &["HANDOVER_UNIT_REV", "JOURNAL_STREAM", "PORT"];

@@ -1,0 +1,289 @@
+//! The supervisor of a hosted application: starts its instances, passes on what they print, starts
+//! them again when they end, and ends them when nobody needs them any more.
+//!
+//! An application lives as long as somebody *holds* it: each master that answers for it and each
+//! worker that may still have requests with it has an end of a channel to its supervisor. When the
+//! last one has been closed, by whatever way its holder went, the application is asked to leave
+//! (`stop_signal`), and after `stop_timeout` it is killed. So nothing has to be said for a takeover,
+//! a rollback, a drain or a crash, and an application can be handed from one master to the next.
+
+mod instance;
+mod output;
+mod place;
+mod probe;
+
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::config::Upstream;
+use crate::machine::hosting::{FromSupervisor, Hosting, Instances, ToSupervisor};
+use crate::sys::channel::{Channel, ChannelError, Received};
+use crate::sys::journal;
+use crate::sys::process;
+use crate::sys::signals::{self, Signals};
+
+use instance::{Instance, Word};
+use place::Place;
+
+/// Why a supervisor could not begin.
+#[derive(Debug, thiserror::Error)]
+enum SupervisorError {
+    #[error("cannot {0}: {1}")]
+    Io(&'static str, std::io::Error),
+    #[error("cannot hear the master: {0}")]
+    Channel(#[from] ChannelError),
+    #[error("the master went away before it said what to start")]
+    Orphaned,
+    #[error("expected `start` from the master, got something else")]
+    Unexpected,
+}
+
+/// Runs this process as a supervisor until nobody holds the application any more. `journal`: stderr
+/// is the journal.
+#[must_use]
+pub fn run(channel: OwnedFd, journal: bool) -> ExitCode {
+    match supervise(channel, journal) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("the supervisor of an application leaves: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn supervise(channel: OwnedFd, journal: bool) -> Result<(), SupervisorError> {
+    let io = |what| move |e| SupervisorError::Io(what, e);
+    // systemd and terminals send them to everybody: masters decide.
+    signals::block(signals::OPERATOR).map_err(io("block signals"))?;
+    process::set_subreaper().map_err(io("become a subreaper"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .map_err(io("make a runtime"))?;
+    runtime.block_on(async {
+        let channel = Channel::from_fd(channel).map_err(io("use the channel"))?;
+        let first = channel.recv().await?.ok_or(SupervisorError::Orphaned)?;
+        let ToSupervisor::Start(hosting) = first.decode()? else {
+            return Err(SupervisorError::Unexpected);
+        };
+        if let Err(e) = journal::init(journal, &hosting.log_level) {
+            eprintln!("{e}");
+        }
+        journal::set_generation(hosting.generation);
+        let children = Signals::open(&[Signal::SIGCHLD]).map_err(io("receive signals"))?;
+        Supervisor::new(*hosting).live(channel, children).await;
+        Ok(())
+    })
+}
+
+struct Supervisor {
+    hosting: Arc<Hosting>,
+    holders: Vec<Arc<Channel>>,
+    post: mpsc::Sender<Heard>,
+    heard: mpsc::Receiver<Heard>,
+    upstreams: Vec<Upstream>,
+    ready: Vec<bool>,
+    pids: Vec<Option<u32>>,
+    restarts: u64,
+    /// What a new holder has to know.
+    verdict: Option<FromSupervisor>,
+}
+
+enum Heard {
+    Message(Arc<Channel>, Received),
+    Gone(Arc<Channel>),
+}
+
+impl Supervisor {
+    fn new(hosting: Hosting) -> Self {
+        let count = usize::from(hosting.app.instances);
+        let (post, heard) = mpsc::channel(16);
+        Self {
+            hosting: Arc::new(hosting),
+            holders: Vec::new(),
+            post,
+            heard,
+            upstreams: Vec::new(),
+            ready: vec![false; count],
+            pids: vec![None; count],
+            restarts: 0,
+            verdict: None,
+        }
+    }
+
+    async fn live(mut self, first: Channel, mut children: Signals) {
+        self.hold(first);
+        let (stop, stops) = watch::channel(false);
+        let (words, mut said) = mpsc::channel(64);
+        let mut instances = JoinSet::new();
+        for number in 0..self.ready.len() {
+            let place = match Place::make(&self.hosting, number) {
+                Ok(place) => place,
+                Err(reason) => {
+                    self.tell(FromSupervisor::Failed { reason }).await;
+                    break;
+                }
+            };
+            self.upstreams.push(place.upstream.clone());
+            let instance = Instance {
+                hosting: Arc::clone(&self.hosting),
+                number,
+                place,
+                words: words.clone(),
+                stops: stops.clone(),
+            };
+            instances.spawn(instance.run());
+        }
+        while !self.holders.is_empty() {
+            tokio::select! {
+                biased;
+                Some(heard) = self.heard.recv() => self.hear(heard).await,
+                Some((number, word)) = said.recv() => self.take(number, word).await,
+                _ = children.next() => process::reap_orphans(&self.leaders()),
+            }
+        }
+        tracing::info!(
+            "nobody needs the application of g{} any more",
+            self.hosting.generation
+        );
+        stop.send_replace(true);
+        // What they still say is not for anybody.
+        said.close();
+        while instances.join_next().await.is_some() {}
+        self.leave_nobody_behind().await;
+    }
+
+    fn leaders(&self) -> Vec<u32> {
+        self.pids.iter().flatten().copied().collect()
+    }
+
+    fn hold(&mut self, channel: Channel) {
+        let channel = Arc::new(channel);
+        self.holders.push(Arc::clone(&channel));
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(received)) = channel.recv().await {
+                let message = Heard::Message(Arc::clone(&channel), received);
+                if post.send(message).await.is_err() {
+                    return;
+                }
+            }
+            let _ = post.send(Heard::Gone(channel)).await;
+        });
+    }
+
+    async fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Gone(channel) => self.holders.retain(|one| !Arc::ptr_eq(one, &channel)),
+            Heard::Message(channel, mut received) => match received.decode() {
+                Ok(ToSupervisor::Share) => {
+                    let ends = std::mem::take(&mut received.fds);
+                    for end in ends.into_iter().filter_map(|fd| Channel::from_fd(fd).ok()) {
+                        if let Some(verdict) = &self.verdict {
+                            say(&end, verdict).await;
+                        }
+                        say(&end, &self.report()).await;
+                        self.hold(end);
+                    }
+                }
+                Ok(ToSupervisor::Report) => {
+                    say(&channel, &self.report()).await;
+                }
+                Ok(ToSupervisor::Start(_) | ToSupervisor::Unknown) => {}
+                Err(e) => tracing::error!("cannot understand a master: {e}"),
+            },
+        }
+    }
+
+    async fn take(&mut self, number: usize, word: Word) {
+        match word {
+            // A master that lost its supervisor has to know whom to end.
+            Word::Started(pid) => {
+                self.pids[number] = Some(pid);
+                self.report_to_all().await;
+            }
+            Word::Ended => {
+                self.pids[number] = None;
+                self.report_to_all().await;
+            }
+            Word::Restarts => self.restarts += 1,
+            Word::Ready => {
+                self.ready[number] = true;
+                if self.ready.iter().all(|ready| *ready) {
+                    let upstreams = self.upstreams.clone();
+                    self.tell(FromSupervisor::Ready { upstreams }).await;
+                }
+            }
+            Word::Failed(reason) => {
+                // One that has been ready comes back: whoever asks is told that it is.
+                let before = self.verdict.clone();
+                self.tell(FromSupervisor::Failed { reason }).await;
+                if matches!(before, Some(FromSupervisor::Ready { .. })) {
+                    self.verdict = before;
+                }
+            }
+        }
+    }
+
+    fn report(&self) -> FromSupervisor {
+        FromSupervisor::Report(Instances {
+            pids: self.leaders(),
+            restarts: self.restarts,
+            private_kib: process::descendants_private_kib(),
+        })
+    }
+
+    async fn report_to_all(&self) {
+        let report = self.report();
+        for holder in &self.holders {
+            say(holder, &report).await;
+        }
+    }
+
+    async fn tell(&mut self, word: FromSupervisor) {
+        for holder in &self.holders {
+            say(holder, &word).await;
+        }
+        self.verdict = Some(word);
+    }
+
+    /// What the instances started and left behind, in whatever session.
+    async fn leave_nobody_behind(&self) {
+        for _ in 0..LEFT_BEHIND {
+            process::reap_orphans(&[]);
+            let left = process::children();
+            if left.is_empty() {
+                return;
+            }
+            for child in left {
+                if let Ok(Some(child)) = process::Other::open(child) {
+                    let _ = child.signal(Signal::SIGKILL);
+                    let _ = tokio::time::timeout(GONE, child.gone()).await;
+                }
+            }
+        }
+    }
+}
+
+/// That nobody hears it is for the reader to find out.
+async fn say(channel: &Channel, word: &FromSupervisor) {
+    match tokio::time::timeout(HEARS, channel.send(word, &[])).await {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => tracing::debug!("cannot tell a master: {e}"),
+        Err(_) => tracing::warn!("a master does not read what the application's supervisor says"),
+    }
+}
+
+/// A master that does not read for so long is not waited for.
+const HEARS: Duration = Duration::from_secs(5);
+/// For a process that was killed.
+const GONE: Duration = Duration::from_secs(1);
+/// Each time may bring what the ones before had started.
+const LEFT_BEHIND: usize = 10;

@@ -1,0 +1,178 @@
+//! What an instance prints: line by line into the log, at a bounded rate, and its last lines kept,
+//! because they are why it ended.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+/// The last lines of one instance.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tail(Arc<Mutex<VecDeque<String>>>);
+
+/// So many lines are kept, and of each so many bytes. Ruby says what is wrong before its trace, and
+/// gunicorn's workers theirs before gunicorn its own.
+const LINES: usize = 60;
+const LINE: usize = 300;
+
+/// Lines that may come at once, and every second after that.
+const BURST: f64 = 2000.0;
+const RATE: f64 = 200.0;
+
+/// A line that is longer is cut in several.
+const LONGEST: usize = 8 * 1024;
+
+/// For what is still in the pipe when the instance has ended: others may hold it open.
+const REST: Duration = Duration::from_millis(200);
+
+impl Tail {
+    fn push(&self, line: &str) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == LINES {
+            lines.pop_front();
+        }
+        let end = line.char_indices().map(|(at, _)| at).find(|at| *at >= LINE);
+        lines.push_back(line[..end.unwrap_or(line.len())].to_owned());
+    }
+
+    /// As an addition to a sentence; empty when it said nothing.
+    pub(super) fn said(&self) -> String {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.is_empty() {
+            return "; it printed nothing".into();
+        }
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        format!("; its last lines:\n  {}", lines.join("\n  "))
+    }
+}
+
+/// Reads until everybody has closed the pipe.
+pub(super) fn read(output: OwnedFd, label: String, tail: Tail) -> io::Result<JoinHandle<()>> {
+    let pipe = pipe::Receiver::from_owned_fd(output)?;
+    Ok(tokio::spawn(async move {
+        let mut log = Log::new(label, tail);
+        let mut bytes = Vec::with_capacity(LONGEST);
+        let mut pipe = pipe;
+        loop {
+            match pipe.read_buf(&mut bytes).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => log.lines(&mut bytes),
+            }
+        }
+        if !bytes.is_empty() {
+            log.line(&bytes);
+        }
+        log.say_dropped();
+    }))
+}
+
+/// Waits for what the pipe still has.
+pub(super) async fn finish(mut reader: JoinHandle<()>) {
+    if timeout(REST, &mut reader).await.is_err() {
+        // Somebody else has the pipe too, and nobody reads what that one prints.
+        reader.abort();
+    }
+}
+
+struct Log {
+    label: String,
+    tail: Tail,
+    /// Lines that may be said now.
+    allowance: f64,
+    counted: Instant,
+    dropped: u64,
+}
+
+impl Log {
+    fn new(label: String, tail: Tail) -> Self {
+        Self {
+            label,
+            tail,
+            allowance: BURST,
+            counted: Instant::now(),
+            dropped: 0,
+        }
+    }
+
+    /// Takes the whole lines out.
+    fn lines(&mut self, bytes: &mut Vec<u8>) {
+        let mut start = 0;
+        while let Some(length) = bytes[start..].iter().position(|byte| *byte == b'\n') {
+            self.line(&bytes[start..start + length]);
+            start += length + 1;
+        }
+        bytes.drain(..start);
+        if bytes.len() >= LONGEST {
+            self.line(bytes);
+            bytes.clear();
+        }
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line);
+        let line = line.trim_end();
+        if line.is_empty() {
+            return;
+        }
+        self.tail.push(line);
+        let now = Instant::now();
+        let earned = now.duration_since(self.counted).as_secs_f64() * RATE;
+        self.counted = now;
+        self.allowance = (self.allowance + earned).min(BURST);
+        if self.allowance < 1.0 {
+            self.dropped += 1;
+            return;
+        }
+        self.allowance -= 1.0;
+        self.say_dropped();
+        tracing::info!(target: "app", "{}: {line}", self.label);
+    }
+
+    fn say_dropped(&mut self) {
+        match std::mem::take(&mut self.dropped) {
+            0 => {}
+            n => tracing::warn!(
+                "{}: {n} lines are left out, it prints more than {RATE} a second",
+                self.label
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_kept_and_a_flood_is_counted() {
+        let tail = Tail::default();
+        let mut log = Log::new("app".into(), tail.clone());
+        let mut bytes = Vec::new();
+        for n in 0..10_000 {
+            bytes.extend_from_slice(format!("line {n}\n").as_bytes());
+        }
+        bytes.extend_from_slice(b"unfinished");
+        log.lines(&mut bytes);
+        assert_eq!(bytes, b"unfinished");
+        assert!(log.dropped > 7000, "{}", log.dropped);
+        let said = tail.said();
+        assert!(said.ends_with("line 9998\n  line 9999"), "{said}");
+        assert_eq!(said.lines().count(), 1 + LINES);
+    }
+
+    #[test]
+    fn a_line_without_an_end_takes_no_memory() {
+        let tail = Tail::default();
+        let mut log = Log::new("app".into(), tail.clone());
+        let mut bytes = vec![b'x'; LONGEST];
+        log.lines(&mut bytes);
+        assert!(bytes.is_empty());
+        assert!(tail.said().len() < 2 * LINE);
+    }
+}

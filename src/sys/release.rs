@@ -1,0 +1,175 @@
+//! A release: the directory that a hosted application runs in, what makes it another one, and the
+//! link that leads to the one that runs.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::config::App;
+
+/// A release, as it is or was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// The directory itself: no link leads on from it.
+    pub path: PathBuf,
+    /// Two that differ are two releases.
+    pub identity: String,
+}
+
+impl Release {
+    /// What is at `directory` now. A file `release` in it says by its content which release that is;
+    /// without one the directory's own change time does. Other values in its files of variables make
+    /// it another one, too.
+    pub fn of(directory: &Path, app: &App) -> io::Result<Self> {
+        let path = directory.canonicalize()?;
+        let metadata = path.metadata()?;
+        if !metadata.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let mut identity = format!("{}:{}", metadata.dev(), metadata.ino());
+        if let Ok(said) = fs::read(path.join("release")) {
+            let _ = write!(identity, ":{}", digest(&said));
+        } else {
+            let (seconds, nanos) = (metadata.ctime(), metadata.ctime_nsec());
+            let _ = write!(identity, ":{seconds}.{nanos:09}");
+        }
+        for file in &app.env_files {
+            let _ = write!(identity, ":{}", digest(&fs::read(file)?));
+        }
+        Ok(Self { path, identity })
+    }
+
+    /// What was written into it since is part of it.
+    pub fn look_again(&mut self, app: &App) {
+        if let Ok(now) = Self::of(&self.path, app) {
+            self.identity = now.identity;
+        }
+    }
+}
+
+/// Makes `link` lead to `to` at once for everybody who looks; `false`: it is no link, and stays what it
+/// is. What it led to is not looked at.
+///
+/// # Errors
+/// When its directory cannot be written.
+pub fn point(link: &Path, to: &Path) -> io::Result<bool> {
+    if !fs::symlink_metadata(link)?.is_symlink() {
+        return Ok(false);
+    }
+    make_link(link, to)?;
+    Ok(true)
+}
+
+/// What led to the release before the last `deploy`, beside `link`.
+#[must_use]
+pub fn before(link: &Path) -> PathBuf {
+    let mut name = link.file_name().unwrap_or_default().to_owned();
+    name.push(".old");
+    link.with_file_name(name)
+}
+
+/// Makes `link` lead to `to`, whatever was there; a directory is in the way.
+///
+/// # Errors
+/// When its directory cannot be written.
+pub fn make_link(link: &Path, to: &Path) -> io::Result<()> {
+    let mut name = link.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = link.with_file_name(name);
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    symlink(to, &new)?;
+    fs::rename(&new, link)?;
+    // The name is what a restart reads: it must outlive a power cut as the release does.
+    let parent = link.parent().unwrap_or(Path::new("/"));
+    fs::File::open(parent)?.sync_all()
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in &Sha256::digest(bytes)[..8] {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scene() -> (tempfile::TempDir, App) {
+        let dir = tempfile::tempdir().unwrap();
+        for release in ["1", "2"] {
+            fs::create_dir(dir.path().join(release)).unwrap();
+        }
+        fs::write(dir.path().join("env"), "A=1\n").unwrap();
+        symlink("1", dir.path().join("current")).unwrap();
+        let app = App {
+            env_files: vec![dir.path().join("env")],
+            ..App::default()
+        };
+        (dir, app)
+    }
+
+    #[test]
+    fn a_release_is_where_the_link_leads_and_what_it_says_it_is() {
+        let (dir, app) = scene();
+        let current = dir.path().join("current");
+        let now = || Release::of(&current, &app).unwrap();
+        let first = now();
+        assert_eq!(first.path, dir.path().join("1").canonicalize().unwrap());
+        assert_eq!(now(), first);
+
+        fs::write(dir.path().join("1/release"), "41\n").unwrap();
+        let named = now();
+        assert_ne!(named, first);
+        // What a program writes beside it is no other release then.
+        fs::create_dir(dir.path().join("1/__pycache__")).unwrap();
+        assert_eq!(now(), named);
+        fs::write(dir.path().join("1/release"), "42\n").unwrap();
+        assert_ne!(now(), named);
+
+        let named = now();
+        fs::write(dir.path().join("env"), "A=2\n").unwrap();
+        assert_ne!(now(), named);
+        assert!(point(&current, &dir.path().join("2")).unwrap());
+        assert_eq!(now().path, dir.path().join("2").canonicalize().unwrap());
+    }
+
+    #[test]
+    fn without_a_name_what_it_wrote_while_it_started_is_part_of_it() {
+        let (dir, app) = scene();
+        let current = dir.path().join("current");
+        let mut release = Release::of(&current, &app).unwrap();
+        fs::create_dir(dir.path().join("1/__pycache__")).unwrap();
+        assert_ne!(Release::of(&current, &app).unwrap(), release);
+        release.look_again(&app);
+        assert_eq!(Release::of(&current, &app).unwrap(), release);
+    }
+
+    #[test]
+    fn only_a_link_is_pointed_elsewhere() {
+        let (dir, _) = scene();
+        assert!(!point(&dir.path().join("1"), &dir.path().join("2")).unwrap());
+        assert!(point(&dir.path().join("gone"), &dir.path().join("2")).is_err());
+        // What was left half done is in nobody's way.
+        symlink("x", dir.path().join("current.new")).unwrap();
+        assert!(point(&dir.path().join("current"), Path::new("/r/2")).unwrap());
+        let led = fs::read_link(dir.path().join("current")).unwrap();
+        assert_eq!(led, Path::new("/r/2"));
+        assert!(!dir.path().join("current.new").is_symlink());
+    }
+
+    #[test]
+    fn a_file_is_no_release() {
+        let (dir, app) = scene();
+        assert!(Release::of(&dir.path().join("env"), &app).is_err());
+        assert!(Release::of(&dir.path().join("gone"), &app).is_err());
+    }
+}

@@ -1,0 +1,186 @@
+//! From one release to the next, and back.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::kit::client::Target;
+use crate::kit::service::SOON;
+use crate::scene::{Scene, gone, pid, wait_gone};
+
+const SOCKET: &str = "{socket}";
+
+/// Release 1 serves, release 2 lies beside it.
+fn two(test: &str, app: &str) -> Scene {
+    let scene = Scene::begin(test, SOCKET, app);
+    scene.release("2", "");
+    scene
+}
+
+#[test]
+fn a_deploy_loses_no_request_and_the_link_follows() {
+    let scene = two("deploy", "");
+    let before = pid(&scene);
+    let load = scene.load();
+    load.wait_server("app/1", 50, SOON);
+    scene.deploy("2").assert_code(0);
+    assert_eq!(scene.pointed(), "2");
+    load.wait_server("app/2", 100, SOON);
+    assert_eq!(scene.get("/"), "2");
+    // What ran before is ready for the way back.
+    assert!(!gone(before));
+    scene.service.cli(&["commit"]).assert_code(0);
+    wait_gone(before);
+    load.wait_server("app/2", 50, SOON);
+    load.stop().assert_clean().assert_kept();
+    assert_eq!(scene.pointed(), "2");
+    let history = scene.service.cli(&["history"]).stdout;
+    assert!(history.contains("committed"), "{history}");
+    let status = scene.service.cli(&["status"]).stdout;
+    assert!(status.contains("releases/2"), "{status}");
+}
+
+#[test]
+fn a_rollback_goes_to_the_application_that_still_runs() {
+    let scene = two("rollback", "");
+    let before = pid(&scene);
+    let load = scene.load();
+    load.wait_server("app/1", 50, SOON);
+    for _ in 0..2 {
+        scene.deploy("2").assert_code(0);
+        load.wait_server("app/2", 50, SOON);
+        let second = pid(&scene);
+        scene.service.cli(&["rollback"]).assert_code(0);
+        assert_eq!(scene.pointed(), "1");
+        load.wait_server("app/1", 50, SOON);
+        assert_eq!(pid(&scene), before);
+        wait_gone(second);
+    }
+    load.stop().assert_clean().assert_kept();
+    // A program that is as it was is not thought ill of: it is what runs.
+    let files = scene.service.bin_files();
+    assert!(!files.iter().any(|f| f.ends_with(".rejected")), "{files:?}");
+}
+
+#[test]
+fn a_parked_application_may_be_stopped_and_a_rollback_starts_it_again() {
+    let scene = two("stopped", "parked = \"stopped\"\n");
+    let before = pid(&scene);
+    let load = scene.load();
+    load.wait_server("app/1", 50, SOON);
+    scene.deploy("2").assert_code(0);
+    load.wait_server("app/2", 50, SOON);
+    wait_gone(before);
+    scene.service.cli(&["rollback"]).assert_code(0);
+    load.wait_server("app/1", 50, SOON);
+    assert_ne!(pid(&scene), before);
+    load.stop().assert_clean().assert_kept();
+}
+
+#[test]
+fn a_bad_release_is_refused_with_its_last_lines() {
+    let scene = Scene::begin("refused", SOCKET, "");
+    let before = pid(&scene);
+    let load = scene.load();
+    load.wait_server("app/1", 50, SOON);
+    for (fault, words) in [
+        ("import", "No module named 'no_such_module'"),
+        ("exit", "the application exited with code 3"),
+        ("sick", "is not ready: GET /healthz is answered 500"),
+        ("away", "an application stays in the foreground"),
+        ("hang", "was not ready within"),
+    ] {
+        scene.configure_with(if fault == "hang" { "2s" } else { "10s" }, SOCKET, "");
+        scene.service.cli(&["reload"]).assert_code(0);
+        scene.release(fault, fault);
+        let refused = scene.deploy(fault);
+        assert_eq!(refused.code, 1, "{fault}: {refused}");
+        let said = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(said.contains(words), "{fault}: {said}");
+        assert_eq!(scene.pointed(), "1", "{fault}");
+        assert_eq!(pid(&scene), before, "{fault}");
+    }
+    load.wait_server("app/1", 50, SOON);
+    load.stop().assert_clean().assert_kept();
+    let history = scene.service.cli(&["history"]).stdout;
+    assert!(history.contains("import"), "{history}");
+}
+
+#[test]
+fn a_request_in_flight_finishes_at_the_release_that_began_it() {
+    let scene = two("in-flight", "");
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| scene.get("/slow"));
+        scene.wait_log("slow begins");
+        scene.deploy("2").assert_code(0);
+        assert_eq!(scene.get("/"), "2");
+        assert_eq!(slow.join().unwrap(), "1");
+    });
+}
+
+#[test]
+fn a_release_that_keeps_ending_in_probation_is_taken_back() {
+    let scene = two("keeps-ending", "");
+    let load = scene.load();
+    load.wait_server("app/1", 50, SOON);
+    scene.deploy("2").assert_code(0);
+    load.wait_server("app/2", 20, SOON);
+    let report = load.stop();
+    report.assert_clean().assert_kept();
+    let end = Instant::now() + Duration::from_secs(60);
+    while scene.get("/") != "1" {
+        assert!(Instant::now() < end, "nothing was taken back");
+        let _ = scene.ask("GET /crash HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    }
+    scene.service.wait_owner(1, "serving");
+    assert_eq!(scene.pointed(), "1");
+}
+
+#[test]
+fn what_apply_does_follows_from_the_link() {
+    let scene = two("apply", "");
+    let before = pid(&scene);
+    scene.service.cli(&["apply"]).assert_code(0);
+    assert_eq!(pid(&scene), before);
+    scene.point("2");
+    scene.service.cli(&["apply"]).assert_code(0);
+    assert_eq!(scene.get("/"), "2");
+    scene.service.cli(&["rollback"]).assert_code(0);
+    // The link leads back, so that a restart starts what serves.
+    assert_eq!(scene.pointed(), "1");
+    assert_eq!(scene.get("/"), "1");
+}
+
+#[test]
+fn a_web_socket_is_tunnelled_and_stays_with_its_release() {
+    let scene = two("tunnel", "");
+    let Target::Tcp(address) = scene.service.target("http") else {
+        panic!("not a TCP listener");
+    };
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    socket
+        .write_all(b"GET /echo HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n")
+        .unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    assert!(
+        head.starts_with(b"HTTP/1.1 101 "),
+        "{}",
+        head.escape_ascii()
+    );
+    let mut echo = |word: &[u8]| {
+        socket.write_all(word).unwrap();
+        let mut answer = vec![0; word.len() + 2];
+        socket.read_exact(&mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    };
+    assert_eq!(echo(b"hello"), "1:hello");
+    scene.deploy("2").assert_code(0);
+    assert_eq!(scene.get("/"), "2");
+    assert_eq!(echo(b"again"), "1:again");
+}
