@@ -1,0 +1,10 @@
+//! Applications in other languages behind our workers: what is true of a release is true of them.
+//! The application of these tests needs Python and nothing else.
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+mod life;
+mod real;
+mod scene;
+mod takeover;
