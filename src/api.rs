@@ -49,6 +49,9 @@ pub struct Status {
     /// Releases of the hosted application that ran once and that nothing needs, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub old_releases: Vec<PathBuf>,
+    /// `None`: no listener speaks TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -242,6 +245,28 @@ pub struct Connections {
     pub finished: u64,
     /// Closed at the deadline.
     pub cut: u64,
+    /// Those of all these that were over TLS.
+    #[serde(default)]
+    pub tls: Fates,
+}
+
+/// What became of the connections of one protocol.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fates {
+    /// Given to a worker of the owning generation.
+    pub passed: u64,
+    /// Ended by themselves.
+    pub finished: u64,
+    /// Closed at the deadline.
+    pub cut: u64,
+}
+
+impl std::ops::AddAssign for Fates {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.finished += other.finished;
+        self.cut += other.cut;
+    }
 }
 
 impl std::ops::AddAssign for Connections {
@@ -249,7 +274,62 @@ impl std::ops::AddAssign for Connections {
         self.passed += other.passed;
         self.finished += other.finished;
         self.cut += other.cut;
+        self.tls += other.tls;
     }
+}
+
+/// TLS handshakes, by how they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handshakes {
+    /// There was a connection.
+    pub done: u64,
+    /// Of these: the client resumed an earlier session.
+    pub resumed: u64,
+    /// The client went away.
+    pub closed: u64,
+    /// They took too long.
+    pub timed_out: u64,
+    /// The client said no: most often it does not trust our certificate.
+    pub refused_by_client: u64,
+    /// The client's certificate was missing or wrong.
+    pub bad_client_certificate: u64,
+    /// No version, cipher suite or signature that both know.
+    pub nothing_in_common: u64,
+    /// The client spoke something else.
+    pub broken: u64,
+}
+
+impl std::ops::AddAssign for Handshakes {
+    fn add_assign(&mut self, other: Self) {
+        self.done += other.done;
+        self.resumed += other.resumed;
+        self.closed += other.closed;
+        self.timed_out += other.timed_out;
+        self.refused_by_client += other.refused_by_client;
+        self.bad_client_certificate += other.bad_client_certificate;
+        self.nothing_in_common += other.nothing_in_common;
+        self.broken += other.broken;
+    }
+}
+
+/// TLS, where a listener speaks it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// What is shown to clients.
+    pub certificates: Vec<Certificate>,
+    /// By this master's workers since they were started.
+    pub handshakes: Handshakes,
+}
+
+/// A certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Where it was read from.
+    pub file: PathBuf,
+    /// What it is for.
+    pub names: Vec<String>,
+    /// Until when it is good.
+    pub not_after: String,
 }
 
 impl std::fmt::Display for Connections {
@@ -258,6 +338,15 @@ impl std::fmt::Display for Connections {
             f,
             "connections: {} passed on, {} finished, {} cut",
             self.passed, self.finished, self.cut
+        )?;
+        let tls = self.tls;
+        if tls == Fates::default() {
+            return Ok(());
+        }
+        write!(
+            f,
+            " (over TLS: {} passed on, {} finished, {} cut)",
+            tls.passed, tls.finished, tls.cut
         )
     }
 }

@@ -74,7 +74,7 @@ pub mod worker;
 pub use axum;
 pub use clap;
 pub use context::{Context, Drain, DrainReason, Peer, UnixPeer};
-pub use service::{App, BoxError, Log, Service};
+pub use service::{App, BoxError, Log, Service, TlsInfo};
 pub use worker::raw::Socket;
 pub use worker::state::StateError;
 

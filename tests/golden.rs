@@ -62,8 +62,8 @@ fn every_message_and_every_descriptor_has_a_file() {
             kinds.extend(will.fds.iter().map(descriptor));
         }
     }
-    assert_eq!(seen, (0..=11).collect(), "by the numbers in kind()");
-    assert_eq!(kinds, (0..=6).collect(), "by the numbers in descriptor()");
+    assert_eq!(seen, (0..=12).collect(), "by the numbers in kind()");
+    assert_eq!(kinds, (0..=8).collect(), "by the numbers in descriptor()");
 }
 
 #[test]
@@ -213,6 +213,8 @@ fn messages() -> Vec<(&'static str, Message)> {
             Inherited::Metrics,
             Inherited::Keeper,
             Inherited::App,
+            Inherited::TicketKeys,
+            Inherited::Identities,
         ],
         lingering: vec![Lingering {
             pid: 3990,
@@ -223,6 +225,7 @@ fn messages() -> Vec<(&'static str, Message)> {
             passed: 64,
             finished: 2,
             cut: 1,
+            tls: handover::api::Fates::default(),
         },
         app: Some(RunningApp {
             config: json!({"directory": "/srv/blog/current", "command": ["./blog", "{socket}"]}),
@@ -270,6 +273,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("fds", Message::Fds { count: 253 }),
         ("ready", Message::Ready),
         ("takeover", Message::Takeover),
+        ("ticket-keys", Message::TicketKeys),
         ("heartbeat", Message::Heartbeat),
         ("commit", Message::Commit),
         ("release", Message::Release),
@@ -305,6 +309,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                     passed: 412,
                     finished: 7,
                     cut: 1,
+                    tls: handover::api::Fates::default(),
                 },
             },
         ),
@@ -318,6 +323,8 @@ fn listener() -> ListenerConfig {
         backlog: Some(4096),
         mode: None,
         group: None,
+        tls: false,
+        redirect: None,
     }
 }
 
@@ -337,6 +344,7 @@ fn kind(message: &Message) -> u8 {
         Message::Retire { .. } => 9,
         Message::Status { .. } => 10,
         Message::Drained { .. } => 11,
+        Message::TicketKeys => 12,
         Message::Unknown => u8::MAX,
     }
 }
@@ -352,6 +360,8 @@ fn descriptor(inherited: &Inherited) -> u8 {
         Inherited::Keeper => 4,
         Inherited::Metrics => 5,
         Inherited::App => 6,
+        Inherited::TicketKeys => 7,
+        Inherited::Identities => 8,
         Inherited::Unknown => u8::MAX,
     }
 }

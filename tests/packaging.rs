@@ -45,6 +45,8 @@ fn the_explained_configuration_says_every_key_and_its_default() {
             backlog: None,
             mode: None,
             group: None,
+            tls: false,
+            redirect: None,
         }],
         ..Config::default()
     };
@@ -76,6 +78,8 @@ fn keys() -> BTreeSet<String> {
             backlog: Some(1),
             mode: Some("0660".into()),
             group: Some("x".into()),
+            tls: true,
+            redirect: Some(handover::config::Redirect::Https),
         }],
         app: Some(handover::config::App {
             ready: Some("/".into()),
@@ -86,7 +90,9 @@ fn keys() -> BTreeSet<String> {
     let toml::Value::Table(table) = toml::Value::try_from(all).unwrap() else {
         panic!("a configuration is a table");
     };
-    let mut keys: BTreeSet<String> = ["root", "health"].map(str::to_owned).into();
+    let mut keys: BTreeSet<String> = ["root", "health", "directory", "client_ca"]
+        .map(str::to_owned)
+        .into();
     for (key, value) in table {
         match value {
             toml::Value::Table(inner) => keys.extend(inner.into_iter().map(|(key, _)| key)),

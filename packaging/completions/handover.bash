@@ -19,6 +19,9 @@ _handover() {
             handover,apply)
                 cmd="handover__subcmd__apply"
                 ;;
+            handover,cert)
+                cmd="handover__subcmd__cert"
+                ;;
             handover,check)
                 cmd="handover__subcmd__check"
                 ;;
@@ -60,6 +63,9 @@ _handover() {
                 ;;
             handover__subcmd__help,apply)
                 cmd="handover__subcmd__help__subcmd__apply"
+                ;;
+            handover__subcmd__help,cert)
+                cmd="handover__subcmd__help__subcmd__cert"
                 ;;
             handover__subcmd__help,check)
                 cmd="handover__subcmd__help__subcmd__check"
@@ -107,7 +113,7 @@ _handover() {
 
     case "${cmd}" in
         handover)
-            opts="-c -t -s -v -V -h --name --runtime-dir --state-dir --config --version --help check upgrade apply deploy commit rollback wait list reload stop status history run help"
+            opts="-c -t -s -v -V -h --name --runtime-dir --state-dir --config --version --help check cert upgrade apply deploy commit rollback wait list reload stop status history run help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -151,6 +157,44 @@ _handover() {
                 return 0
             fi
             case "${prev}" in
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --runtime-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --state-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        handover__subcmd__cert)
+            opts="-c -h --directory --name --runtime-dir --state-dir --config --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --directory)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --name)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -289,7 +333,7 @@ _handover() {
             return 0
             ;;
         handover__subcmd__help)
-            opts="check upgrade apply deploy commit rollback wait list reload stop status history run help"
+            opts="check cert upgrade apply deploy commit rollback wait list reload stop status history run help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -303,6 +347,20 @@ _handover() {
             return 0
             ;;
         handover__subcmd__help__subcmd__apply)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        handover__subcmd__help__subcmd__cert)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -79,6 +79,8 @@ pub enum Command {
         /// By a master, of its successor: nothing is asked of the one that runs.
         preflight: bool,
     },
+    /// Make a certificate for a first try.
+    Cert(Cert),
     /// Talk to the one that runs.
     Ask(Ask),
     /// The application's own; `own` says which.
@@ -106,6 +108,15 @@ impl Run {
     pub fn hosts(&self) -> bool {
         self.app.is_some() || !self.command.is_empty()
     }
+}
+
+/// `cert`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cert {
+    /// What it is for.
+    pub names: Vec<String>,
+    /// Where it goes; `None`: `tls` beside the configuration file.
+    pub directory: Option<PathBuf>,
 }
 
 /// What is asked of a running service.

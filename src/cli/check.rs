@@ -19,7 +19,7 @@ pub fn report(loaded: &Loaded) -> String {
     let config = &loaded.config;
     let mut text = format!("{}: the configuration is good\n", config.name);
     let mut line = |what: &str, value: String| {
-        let _ = writeln!(text, "  {what:9} {value}");
+        let _ = writeln!(text, "  {what:11} {value}");
     };
     match &loaded.files[..] {
         [] => line("read", "no file: built-in defaults".into()),
@@ -32,7 +32,13 @@ pub fn report(loaded: &Loaded) -> String {
     for listener in &config.listeners {
         let address = listener.address.as_deref();
         let address = address.unwrap_or("(a socket unit passes it)");
-        line("listener", format!("{} at {address}", listener.name));
+        let tls = if listener.tls { " (TLS)" } else { "" };
+        line("listener", format!("{} at {address}{tls}", listener.name));
+    }
+    for identity in config.tls.identities.iter().flat_map(|all| &all.list) {
+        let names = identity.names.join(", ");
+        let file = identity.file.display();
+        line("certificate", format!("{file} for {names}"));
     }
     if let Some(app) = &config.app {
         line("app", app.command.join(" "));
@@ -120,13 +126,8 @@ pub fn taken(config: &Config, status: Option<&Status>) -> Vec<String> {
                 || status.metrics.as_deref().is_some_and(same)
         })
     };
-    let metrics = ListenerConfig {
-        name: "metrics".into(),
-        address: Some(config.metrics.address.clone()).filter(|a| !a.is_empty()),
-        backlog: None,
-        mode: None,
-        group: None,
-    };
+    let address = Some(config.metrics.address.as_str()).filter(|a| !a.is_empty());
+    let metrics = ListenerConfig::new("metrics", address);
     for listener in config.listeners.iter().chain([&metrics]) {
         let Some(address) = &listener.address else {
             continue;

@@ -2,6 +2,7 @@
 //! client of the control socket ([`client`], [`status`], [`history`]).
 
 pub mod args;
+pub mod cert;
 pub mod check;
 pub mod client;
 pub mod history;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::address::AddressError;
+use super::certificate::CertificateError;
 use super::env_file::EnvFileError;
 use super::network::NetworkError;
 use super::place::{Excerpt, Where};
@@ -41,6 +42,9 @@ pub enum ConfigError {
         /// What was expected and what was found.
         message: String,
     },
+    /// A file of `[tls]` that cannot be used; its whole text.
+    #[error("{0}")]
+    Certificate(String),
     /// A value that cannot be.
     #[error("{at}: `{key}`: {problem}{}", Excerpt(.at))]
     Invalid {
@@ -204,6 +208,24 @@ pub enum Problem {
     /// Not an address of proxies.
     #[error("{0:?} cannot be trusted: {1}")]
     Network(String, NetworkError),
+    /// What `[tls]` names.
+    #[error(transparent)]
+    Tls(CertificateError),
+    /// A path begins with [`super::load::CREDENTIALS`], and nobody says where that is.
+    #[error("there is no $CREDENTIALS_DIRECTORY: the unit has no `LoadCredential=`")]
+    NoCredentials,
+    /// Both keys of a listener.
+    #[error("a listener that speaks TLS cannot redirect to https")]
+    RedirectOfTls,
+    /// Nowhere to go.
+    #[error("there is no listener with `tls = true` to redirect to")]
+    NoTlsListener,
+    /// One application cannot be told apart from itself.
+    #[error("the listeners called {0:?} must agree in `tls` and `redirect`: give one another name")]
+    TwoKinds(String),
+    /// Datagrams.
+    #[error("TLS needs a stream: TCP or a Unix socket")]
+    TlsOverUdp,
     /// A path that a message between processes could not carry.
     #[error("{} is not UTF-8", .0.display())]
     NotUtf8(PathBuf),

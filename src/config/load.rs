@@ -3,13 +3,16 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::error::ConfigError;
+use super::certificate::CertificateError;
+use super::error::{ConfigError, Problem};
 use super::merge::{Document, Merged, Origin, Step};
 use super::place::{Place, Where};
-use super::validate::{service_name, validate};
+use super::tls::Wrong;
+use super::validate::{Invalid, service_name, validate};
 use super::{Config, ListenerConfig, Reader, Workers};
 
 /// Where a configuration comes from, each laid over the one before:
@@ -36,6 +39,9 @@ pub struct Sources {
     pub datagrams: Vec<String>,
     /// What there is room for here.
     pub room: Room,
+    /// Where systemd puts credentials (`LoadCredential=`): what [`CREDENTIALS`] stands for at the
+    /// beginning of a path of `[tls]`.
+    pub credentials: Option<PathBuf>,
 }
 
 /// How many listeners can be had.
@@ -96,27 +102,31 @@ impl Config {
             room: Room::default(),
             application: Reader::default(),
             datagrams: Vec::new(),
+            credentials: None,
         };
         sources.load()
     }
 }
 
 impl Sources {
-    /// Reads and checks everything.
+    /// Reads and checks everything. A certificate that cannot be used is a fault of
+    /// [`Identities`](super::Identities), not an error: the others can.
     ///
     /// # Errors
     /// Whatever an operator or the disk can do wrong; the first that is found.
     pub fn load(&self) -> Result<Loaded, ConfigError> {
-        self.load_below(Path::new("/etc"))
+        self.load_below(Path::new("/etc"), true)
     }
 
-    /// Whether loading now would give `running`: `status` says it.
+    /// Whether loading now would give `running`: `status` says it. Certificates are not read: anybody
+    /// may ask, and as often as they like.
     #[must_use]
     pub fn matches(&self, running: &Config) -> bool {
-        self.load().is_ok_and(|loaded| loaded.config == *running)
+        let loaded = self.load_below(Path::new("/etc"), false);
+        loaded.is_ok_and(|loaded| loaded.config.is_as(running))
     }
 
-    pub(super) fn load_below(&self, etc: &Path) -> Result<Loaded, ConfigError> {
+    pub(super) fn load_below(&self, etc: &Path, certificates: bool) -> Result<Loaded, ConfigError> {
         let mut built_in = self.defaults.clone();
         if let Some(name) = &self.overrides.name {
             built_in.name.clone_from(name);
@@ -143,12 +153,34 @@ impl Sources {
         let merged = Merged::new(&documents)?;
         let mut config: Config = merged.read()?;
         self.application.check(&merged)?;
-        make_absolute(&mut config, &merged)?;
+        make_absolute(&mut config, &merged, self.credentials.as_deref())?;
         validate(&config, &self.datagrams, self.room).map_err(|invalid| ConfigError::Invalid {
             at: merged.place_of(&invalid.way),
             key: invalid.key(),
             problem: invalid.problem,
         })?;
+        if certificates && config.listeners.iter().any(|listener| listener.tls) {
+            let place = |way: Vec<Step>, error| {
+                let problem = Problem::Tls(error);
+                let invalid = Invalid { way, problem };
+                ConfigError::Invalid {
+                    at: merged.place_of(&invalid.way),
+                    key: invalid.key(),
+                    problem: invalid.problem,
+                }
+            };
+            if config.tls.names_none() {
+                let error = CertificateError::NoCertificate;
+                return Err(place(vec![Step::Key("tls")], error));
+            }
+            let (mut identities, wrong) = config.tls.read();
+            let fault = |wrong: Wrong| {
+                let told = place(wrong.way.clone(), wrong.error.clone()).to_string();
+                wrong.fault(told)
+            };
+            identities.faults = wrong.into_iter().map(fault).collect();
+            config.tls.identities = Some(Arc::new(identities));
+        }
         Ok(Loaded {
             config,
             path: files.first().cloned(),
@@ -213,13 +245,12 @@ impl Overrides {
             command: Vec<String>,
         }
 
-        let listener_name = built_in.listeners.first().map_or("http", |l| &l.name);
+        let first = built_in.listeners.first();
+        let listener_name = first.map_or("http", |l| &l.name);
         let listeners = self.listen.iter().map(|address| ListenerConfig {
-            name: listener_name.to_owned(),
-            address: Some(address.clone()),
-            backlog: None,
-            mode: None,
-            group: None,
+            // An application that is served over TLS is never served without.
+            tls: first.is_some_and(|first| first.tls),
+            ..ListenerConfig::new(listener_name, Some(address))
         });
         let absolute = |path: &Option<PathBuf>| match path {
             Some(path) => std::path::absolute(path)
@@ -317,11 +348,16 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 }
 
 /// What a file calls `www` is beside that file, wherever the process was started.
-fn make_absolute(config: &mut Config, merged: &Merged<'_>) -> Result<(), ConfigError> {
+fn make_absolute(
+    config: &mut Config,
+    merged: &Merged<'_>,
+    credentials: Option<&Path>,
+) -> Result<(), ConfigError> {
     let beside = |way: &[Step], path: &Path| {
         let directory = merged.origin_of(way).and_then(Origin::directory);
         match directory {
-            Some(directory) => Ok(directory.join(path)),
+            // Without the dots of a `./`.
+            Some(directory) => Ok(directory.join(path).components().collect()),
             None => std::path::absolute(path).map_err(|e| cannot_read(path, e)),
         }
     };
@@ -335,6 +371,35 @@ fn make_absolute(config: &mut Config, merged: &Merged<'_>) -> Result<(), ConfigE
         }
         for file in &mut app.env_files {
             *file = beside(&key("env_files"), file)?;
+        }
+    }
+    let tls = |key| [Step::Key("tls"), Step::Key(key)];
+    let beside_or_credential = |way: &[Step], path: &Path| match path.strip_prefix(CREDENTIALS) {
+        Ok(name) => {
+            let directory = credentials.ok_or_else(|| ConfigError::Invalid {
+                at: merged.place_of(way),
+                key: "tls".into(),
+                problem: Problem::NoCredentials,
+            })?;
+            // No slash at its end when the name is empty.
+            Ok(directory.components().chain(name.components()).collect())
+        }
+        Err(_) => beside(way, path),
+    };
+    for key in ["directory", "client_ca"] {
+        let path = match key {
+            "directory" => &mut config.tls.directory,
+            _ => &mut config.tls.client_ca,
+        };
+        if let Some(path) = path {
+            *path = beside_or_credential(&tls(key), path)?;
+        }
+    }
+    for (n, files) in config.tls.certificates.iter_mut().enumerate() {
+        for (key, path) in [("file", &mut files.file), ("key", &mut files.key)] {
+            let [table, list] = tls("certificate");
+            let way = [table, list, Step::Entry(n), Step::Key(key)];
+            *path = beside_or_credential(&way, path)?;
         }
     }
     let access = &mut config.log.access;
@@ -370,6 +435,9 @@ fn is_missing(error: &io::Error) -> bool {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
 }
+
+/// What a path of `[tls]` begins with that is a systemd credential.
+pub const CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY";
 
 /// No configuration is as large.
 const SIZE_MAX: u64 = 1024 * 1024;

@@ -4,6 +4,7 @@
 mod address;
 mod app;
 mod application;
+mod certificate;
 mod env_file;
 mod error;
 mod hosting;
@@ -11,8 +12,10 @@ mod load;
 mod merge;
 mod network;
 mod place;
+mod secret;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod validate;
 mod words;
 
@@ -24,11 +27,14 @@ use serde::{Deserialize, Serialize};
 pub use self::address::{Address, AddressError};
 pub use self::app::{App, Listens, Parked, Upstream};
 pub use self::application::{Application, Reader};
+pub use self::certificate::CertificateError;
 pub use self::env_file::{EnvFileError, read_env_file};
 pub use self::error::{ConfigError, Problem};
 pub use self::load::{Loaded, Overrides, Room, Sources};
 pub use self::network::{Network, NetworkError};
 pub use self::place::{Place, Where};
+pub use self::secret::SecretBytes;
+pub use self::tls::{CertificateFiles, Fault, Identities, Identity, Tls, TlsVersion};
 pub use self::words::WorkersError;
 
 /// Everything a generation runs with. Serialises to TOML and JSON and back without loss:
@@ -52,6 +58,8 @@ pub struct Config {
     pub app: Option<App>,
     /// HTTP limits.
     pub http: Http,
+    /// TLS: certificates and what is asked of clients.
+    pub tls: Tls,
     /// Upgrades.
     pub upgrade: Upgrade,
     /// Draining.
@@ -77,6 +85,7 @@ impl Default for Config {
             site: Site::default(),
             app: None,
             http: Http::default(),
+            tls: Tls::default(),
             upgrade: Upgrade::default(),
             drain: Drain::default(),
             log: Log::default(),
@@ -127,6 +136,59 @@ pub struct ListenerConfig {
     /// Group of a Unix socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// Whether it speaks TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
+    /// Sends every request elsewhere instead of answering it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+}
+
+impl Config {
+    /// Whether it says the same, whatever is in the files of `[tls]`.
+    fn is_as(&self, other: &Self) -> bool {
+        let without = |config: &Self| {
+            let mut config = config.clone();
+            config.tls.identities = None;
+            config
+        };
+        without(self) == without(other)
+    }
+
+    /// The port of the first listener that speaks TLS, where its address says one.
+    #[must_use]
+    pub fn https_port(&self) -> Option<u16> {
+        let first = self.listeners.iter().find(|listener| listener.tls)?;
+        match first.address.as_deref()?.parse().ok()? {
+            Address::Tcp(address) => Some(address.port()),
+            Address::Host { port, .. } => Some(port),
+            Address::Udp(_) | Address::Unix(_) | Address::Abstract(_) => None,
+        }
+    }
+}
+
+/// Where a listener sends all its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Redirect {
+    /// To the same address over TLS, at the first listener that speaks it.
+    Https,
+}
+
+impl ListenerConfig {
+    /// One that has only a name and, perhaps, an address.
+    #[must_use]
+    pub fn new(name: &str, address: Option<&str>) -> Self {
+        Self {
+            name: name.into(),
+            address: address.map(Into::into),
+            backlog: None,
+            mode: None,
+            group: None,
+            tls: false,
+            redirect: None,
+        }
+    }
 }
 
 /// The daemon's site.

@@ -28,7 +28,7 @@ impl Etc {
     }
 
     fn load(&self, sources: &Sources) -> Result<Loaded, ConfigError> {
-        sources.load_below(self.0.path())
+        sources.load_below(self.0.path(), true)
     }
 
     fn config(&self) -> Config {
@@ -61,6 +61,8 @@ fn listener(name: &str, address: &str) -> ListenerConfig {
         backlog: None,
         mode: None,
         group: None,
+        tls: false,
+        redirect: None,
     }
 }
 
@@ -290,7 +292,8 @@ fn an_unknown_key_is_shown_in_its_line() {
     assert_eq!(
         error_of("# a comment\n\nwrokers = 2\n"),
         "/etc/web/web.toml:3:1: unknown key `wrokers`, expected one of `name`, `workers`, \
-         `threads`, `listener`, `site`, `app`, `http`, `upgrade`, `drain`, `log`, `control`, `metrics`\n\
+         `threads`, `listener`, `site`, `app`, `http`, `tls`, `upgrade`, `drain`, `log`, `control`, \
+         `metrics`\n\
          3 | wrokers = 2\n  | ^^^^^^^"
     );
     let etc = Etc::new()
@@ -535,6 +538,8 @@ fn all_different(seed: u64) -> Config {
                 backlog: Some(u32::try_from(seed >> 32).unwrap()),
                 mode: Some("0660".into()),
                 group: Some("www".into()),
+                tls: false,
+                redirect: None,
             },
             ListenerConfig {
                 name: String::new(),
@@ -542,6 +547,8 @@ fn all_different(seed: u64) -> Config {
                 backlog: None,
                 mode: None,
                 group: None,
+                tls: false,
+                redirect: None,
             },
         ],
         site: Site {
@@ -573,6 +580,17 @@ fn all_different(seed: u64) -> Config {
             max_connections: seed >> 1 | 1,
             http2: false,
             max_streams: 7,
+        },
+        tls: Tls {
+            directory: Some("/etc/é".into()),
+            certificates: vec![CertificateFiles {
+                file: format!("/{seed}.crt").into(),
+                key: "/k \"".into(),
+            }],
+            min_version: TlsVersion::V13,
+            client_ca: Some("/ca".into()),
+            tickets: false,
+            identities: None,
         },
         upgrade: Upgrade {
             start_timeout: time(7),
@@ -749,4 +767,234 @@ fn assert_differs(a: &serde_json::Value, b: &serde_json::Value, way: &str) {
         }
         _ => assert_ne!(a, b, "{way} is the default's"),
     }
+}
+
+/// A directory for certificates, and a configuration that names it.
+struct TlsFiles(TempDir);
+
+impl TlsFiles {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn write(&self, name: &str, text: &str) -> &Self {
+        fs::write(self.0.path().join(name), text).unwrap();
+        self
+    }
+
+    /// The error, without the directory's name; empty when there is none.
+    fn refused(&self) -> String {
+        let whole = |loaded: Loaded| loaded.config.tls.identities.unwrap().are_whole();
+        self.load()
+            .and_then(whole)
+            .err()
+            .map_or_else(String::new, |e| {
+                e.to_string()
+                    .replace(self.0.path().to_str().unwrap(), "/tls")
+            })
+    }
+
+    fn load(&self) -> Result<Loaded, ConfigError> {
+        let config = self.0.path().join("web.toml");
+        let text = "[[listener]]\nname = \"https\"\naddress = \"[::]:443\"\ntls = true\n\
+                    [tls]\ndirectory = \".\"\n";
+        fs::write(&config, text).unwrap();
+        Config::load(Some(&config), "web", Config::default())
+    }
+}
+
+fn certificate(names: &[&str]) -> (rcgen::Certificate, rcgen::KeyPair) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names: Vec<String> = names.iter().map(|&name| name.into()).collect();
+    let params = rcgen::CertificateParams::new(names).unwrap();
+    (params.self_signed(&key).unwrap(), key)
+}
+
+#[test]
+fn a_certificate_and_its_key_are_found_by_their_names() {
+    let (files, (certificate, key)) = (TlsFiles::new(), certificate(&["a.example", "*.b.example"]));
+    files
+        .write("a.crt", &certificate.pem())
+        .write("a.key", &key.serialize_pem())
+        .write("README", "not a certificate");
+    let tls = files.load().unwrap().config.tls;
+    let identities = tls.identities.as_ref().unwrap();
+    assert_eq!(identities.list[0].names, ["a.example", "*.b.example"]);
+    let shown = format!("{tls:?}");
+    assert!(shown.contains("SecretBytes(..)"), "{shown}");
+}
+
+#[test]
+fn a_bad_certificate_is_refused_with_what_is_wrong_with_it() {
+    let (one, key) = certificate(&["a.example"]);
+    let (other, other_key) = certificate(&["b.example"]);
+    let (one, key) = (one.pem(), key.serialize_pem());
+    for (crt, key, wrong) in [
+        (
+            &*one,
+            &*other_key.serialize_pem(),
+            "is not the one of the certificate",
+        ),
+        ("", &*key, "holds no certificate in PEM"),
+        (&*one, "", "there is no BEGIN PRIVATE KEY"),
+        (
+            &*one,
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\n",
+            "it is encrypted",
+        ),
+        (
+            &*format!("{one}{}", other.pem()),
+            &*key,
+            "number 2 did not sign",
+        ),
+        (
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            &*key,
+            "understood",
+        ),
+    ] {
+        let files = TlsFiles::new();
+        files.write("a.crt", crt).write("a.key", key);
+        let refused = files.refused();
+        assert!(refused.contains(wrong), "{wrong}: {refused}");
+        assert!(refused.contains("`tls.directory`"), "{refused}");
+    }
+    let files = TlsFiles::new();
+    assert!(files.refused().contains("there is no certificate"));
+    files.write("a.crt", &one);
+    assert!(
+        files.refused().contains("has no /tls/a.key beside it"),
+        "{}",
+        files.refused()
+    );
+    fs::create_dir(files.0.path().join("a.key")).unwrap();
+    assert!(
+        files.refused().contains("it is not a file"),
+        "{}",
+        files.refused()
+    );
+}
+
+/// Two certificates, and what becomes of them when the files are bad.
+#[test]
+fn what_can_be_used_is_used_and_what_cannot_comes_from_the_generation_before() {
+    let files = TlsFiles::new();
+    for name in ["a", "b"] {
+        let (certificate, key) = certificate(&[&format!("{name}.example")]);
+        files.write(&format!("{name}.crt"), &certificate.pem());
+        files.write(&format!("{name}.key"), &key.serialize_pem());
+    }
+    let identities = |config: &Config| config.tls.identities.as_deref().unwrap().clone();
+    let names = |config: &Config| -> Vec<String> {
+        let list = identities(config).list;
+        list.into_iter().flat_map(|one| one.names).collect()
+    };
+    let before = identities(&files.load().unwrap().config);
+    files.write("a.key", "nothing");
+    let load = |before| {
+        let mut config = files.load().unwrap().config;
+        config.make_do_with_certificates(before);
+        config
+    };
+    assert_eq!(names(&load(None)), ["b.example"]);
+    assert_eq!(names(&load(Some(&before))), ["b.example", "a.example"]);
+    // Half of a pair costs that pair alone.
+    fs::remove_file(files.0.path().join("a.key")).unwrap();
+    assert_eq!(names(&load(None)), ["b.example"]);
+    for file in ["a.crt", "b.crt", "b.key"] {
+        fs::remove_file(files.0.path().join(file)).unwrap();
+    }
+    assert_eq!(names(&load(None)), [""; 0]);
+    assert_eq!(names(&load(Some(&before))), ["a.example", "b.example"]);
+}
+
+#[test]
+fn without_the_authorities_of_clients_nobody_is_served() {
+    let files = TlsFiles::new();
+    let (own, key) = certificate(&["a.example"]);
+    files
+        .write("a.crt", &own.pem())
+        .write("a.key", &key.serialize_pem());
+    let mut config = files.load().unwrap().config;
+    config.tls.client_ca = Some(files.0.path().join("missing.pem"));
+    config.read_certificates();
+    let mut alone = config.clone();
+    alone.make_do_with_certificates(None);
+    let alone = alone.tls.identities.unwrap();
+    assert!(alone.list.is_empty() && alone.client_ca.is_empty());
+    assert!(alone.are_whole().is_err());
+    let before = Identities {
+        client_ca: vec![own.der().to_vec()],
+        ..Identities::default()
+    };
+    config.make_do_with_certificates(Some(&before));
+    let after = config.tls.identities.unwrap();
+    assert_eq!(after.client_ca, before.client_ca);
+    assert_eq!(after.list.len(), 1);
+}
+
+#[test]
+fn a_key_that_everybody_can_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (files, (certificate, key)) = (TlsFiles::new(), certificate(&["a.example"]));
+    files
+        .write("a.crt", &certificate.pem())
+        .write("a.key", &key.serialize_pem());
+    let warnings = |mode| {
+        let file = files.0.path().join("a.key");
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let identities = files.load().unwrap().config.tls.identities.unwrap();
+        identities.exposed_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(0o640), [""; 0]);
+    let [warning] = &warnings(0o644)[..] else {
+        panic!("one warning");
+    };
+    assert!(warning.contains("a.key: `chmod o-rwx "), "{warning}");
+}
+
+#[test]
+fn dates_are_looked_at_when_a_person_asks() {
+    let (files, (certificate, key)) = (TlsFiles::new(), certificate(&["a.example"]));
+    files
+        .write("a.crt", &certificate.pem())
+        .write("a.key", &key.serialize_pem());
+    let tls = files.load().unwrap().config.tls;
+    let mut identities = (**tls.identities.as_ref().unwrap()).clone();
+    let identity = &mut identities.list[0];
+    (identity.not_before, identity.not_after) = (1_000_000, 1_000_600);
+    let at = |seconds| std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let check = |seconds| {
+        identities
+            .check_dates(at(seconds), None)
+            .map_err(|e| e.to_string())
+    };
+    assert!(
+        check(999_999)
+            .unwrap_err()
+            .contains("is not valid before 1970-01-12")
+    );
+    assert_eq!(check(1_000_000), Ok(()));
+    assert_eq!(check(1_000_600), Ok(()));
+    assert!(
+        check(1_000_601)
+            .unwrap_err()
+            .contains("expired on 1970-01-12")
+    );
+    let serving = Some(&identities);
+    assert_eq!(identities.check_dates(at(1_000_601), serving), Ok(()));
+    let identity = &identities.list[0];
+    assert!(!identity.is_due(at(1_000_500)));
+    assert!(
+        identity.is_due(at(1_000_501)),
+        "a sixth of its life is left"
+    );
+    assert!(identity.is_due(at(2_000_000)));
+}
+
+#[test]
+fn a_redirect_needs_somewhere_to_go() {
+    let main = "[[listener]]\nname = \"http\"\naddress = \"[::]:80\"\nredirect = \"https\"\n";
+    let error = Etc::new().file("web.toml", main).error(&sources());
+    assert!(error.contains("no listener with `tls = true`"), "{error}");
 }

@@ -135,6 +135,28 @@ fn listeners(listeners: &[ListenerConfig], datagrams: &[String]) -> Result<(), I
             number(backlog, 1..=BACKLOG_MAX).map_err(|p| invalid("backlog", p))?;
         }
 
+        let datagrams = matches!(
+            parsed,
+            Some(Address::Udp(_) | Address::Host { udp: true, .. })
+        );
+        if listener.tls && datagrams {
+            return Err(invalid("tls", Problem::TlsOverUdp));
+        }
+        if listener.redirect.is_some() {
+            let has_tls = listeners.iter().any(|other| other.tls);
+            let wrong = match (listener.tls, has_tls) {
+                (true, _) => Some(Problem::RedirectOfTls),
+                (false, false) => Some(Problem::NoTlsListener),
+                (false, true) => None,
+            };
+            wrong.map_or(Ok(()), |problem| Err(invalid("redirect", problem)))?;
+        }
+
+        let mut same = listeners.iter().take(n).filter(|other| other.name == *name);
+        if same.any(|other| (other.tls, other.redirect) != (listener.tls, listener.redirect)) {
+            return Err(invalid("name", Problem::TwoKinds(name.clone())));
+        }
+
         let Some(parsed) = parsed else {
             if left_out.contains(&name) {
                 return Err(invalid("name", Problem::DuplicateName(name.clone())));

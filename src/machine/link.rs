@@ -4,8 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Connections, Master};
-use crate::config::{Config, Upstream};
+use super::tickets::TicketKeys;
+pub use crate::api::Handshakes;
+use crate::api::{Connections, Fates, Master};
+use crate::config::{Config, Identities, Upstream};
 
 /// Master to worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +53,8 @@ pub enum ToWorker {
     },
     /// Take connections from here: one receiving end beside it (see [`crate::sys::handoff`]).
     ReceiveFrom,
+    /// The ring of ticket keys has changed: the descriptor beside it holds [`TicketKeys`].
+    TicketKeys,
     /// Serve the one connection beside it, as if it had come to this listener: the master asks
     /// something itself (the health check).
     Serve {
@@ -129,11 +133,21 @@ pub struct HandoffAnswer {
     pub version: u32,
     /// How many sending ends there are: one a receiving worker.
     pub targets: usize,
+    /// The newest form of a TLS connection ([`TLS_READS`]) that its workers read; 0: none.
+    #[serde(default)]
+    pub tls: u32,
 }
 
 /// The version of the frames between a draining and a receiving worker. They are not always the
 /// same build: a frame only ever gains fields.
 pub const HANDOFF_VERSION: u32 = 1;
+
+/// The newest form of a TLS connection on its way that we read. It also stands for the cipher suites
+/// that a reader has: all of rustls' (AES-GCM and ChaCha20-Poly1305, of TLS 1.2 and 1.3).
+pub const TLS_READS: u32 = 1;
+
+/// The form that is written. A form is read one release before it is written, and once read for ever.
+pub const TLS_WRITES: u32 = 1;
 
 /// What a worker is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -158,12 +172,24 @@ pub struct Start {
     /// Whether the next descriptor is the generation's [`crate::sys::board`].
     #[serde(default)]
     pub board: bool,
+    /// Whether the next descriptor holds [`TlsSecrets`] (see [`crate::sys::secrets`]).
+    #[serde(default)]
+    pub tls: bool,
     /// The command line, without the program: the application may have arguments of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub typed: Vec<std::ffi::OsString>,
     /// Where the hosted application listens. The next descriptor keeps it alive then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstreams: Option<Vec<Upstream>>,
+}
+
+/// What a worker needs to speak TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsSecrets {
+    /// Certificates and their keys.
+    pub identities: Identities,
+    /// `None`: clients that come back do not resume.
+    pub tickets: Option<TicketKeys>,
 }
 
 /// What one descriptor beside [`ToWorker::Listeners`] is.
@@ -230,6 +256,25 @@ pub struct Report {
     /// Failed accepts.
     #[serde(default)]
     pub accept_errors: u64,
+    /// TLS.
+    #[serde(default)]
+    pub tls: TlsReport,
+}
+
+/// What a worker's TLS connections did since its start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsReport {
+    /// Of the listeners that speak TLS.
+    pub handshakes: Handshakes,
+    /// Of [`Report::passed`], [`Report::finished`] and [`Report::cut`] those over TLS.
+    pub connections: Fates,
+}
+
+impl std::ops::AddAssign for TlsReport {
+    fn add_assign(&mut self, other: Self) {
+        self.handshakes += other.handshakes;
+        self.connections += other.connections;
+    }
 }
 
 impl std::ops::AddAssign for Report {
@@ -243,5 +288,6 @@ impl std::ops::AddAssign for Report {
         self.cut += other.cut;
         self.disagreements += other.disagreements;
         self.accept_errors += other.accept_errors;
+        self.tls += other.tls;
     }
 }

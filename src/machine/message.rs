@@ -83,6 +83,8 @@ pub enum Message {
         /// What became of its connections.
         connections: crate::api::Connections,
     },
+    /// Owner: the ring of TLS ticket keys has changed; its memory is the descriptor beside this.
+    TicketKeys,
     /// A message of a newer minor version: ignored.
     #[serde(other)]
     Unknown,
@@ -228,6 +230,10 @@ pub enum Inherited {
     Keeper,
     /// A channel that holds the hosted application.
     App,
+    /// Memory that holds the ring of TLS ticket keys.
+    TicketKeys,
+    /// Memory that holds the certificates and keys that the predecessor serves with.
+    Identities,
     /// Something of a newer version: closed.
     #[serde(other)]
     Unknown,

@@ -16,6 +16,7 @@ mod parked;
 mod phase;
 pub mod pool;
 mod successor;
+pub mod tickets;
 mod timing;
 pub mod trial;
 

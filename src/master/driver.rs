@@ -103,6 +103,8 @@ pub(super) struct Driver {
     pub(super) orders: Orders,
     pub(super) inquiry: Inquiry,
     pub(super) peer_status: Option<api::Master>,
+    /// Certificates that should have been renewed.
+    pub(super) tls_warnings: Vec<String>,
     pub(super) tick: Instant,
     pub(super) health: Option<health::Check>,
     pub(super) exit: Option<u8>,
@@ -132,6 +134,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 impl Driver {
     /// Lives until the machine says exit.
     pub(super) async fn drive(mut self, first: Vec<crate::machine::Action>) -> u8 {
+        self.look_after_tls(true);
         let mut events = VecDeque::new();
         for action in first {
             events.extend(self.perform(action).await);
@@ -176,6 +179,7 @@ impl Driver {
             self.feed();
             self.mend_paths();
             self.applications.tick();
+            self.look_after_tls(false);
             let every = self.manager.watchdog().map_or(TICK, |w| (w / 3).min(TICK));
             self.tick = now + every;
         }

@@ -513,6 +513,8 @@ mod tests {
                 backlog: Some(4096),
                 mode: None,
                 group: None,
+                tls: false,
+                redirect: None,
             },
             ListenerConfig {
                 name: "local".into(),
@@ -520,6 +522,8 @@ mod tests {
                 backlog: None,
                 mode: Some("0660".into()),
                 group: Some("www".into()),
+                tls: false,
+                redirect: None,
             },
         ];
         config.site.root = Some("/srv/ünï code".into());

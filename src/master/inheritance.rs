@@ -28,6 +28,10 @@ pub struct Received {
     pub keeper: Option<OwnedFd>,
     /// What holds the hosted application.
     pub app: Option<OwnedFd>,
+    /// The ring of ticket keys.
+    pub tickets: Option<OwnedFd>,
+    /// The certificates that the predecessor serves with.
+    pub identities: Option<OwnedFd>,
 }
 
 /// Why a successor has nothing to work with.
@@ -96,6 +100,8 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Received, Inheri
         metrics: None,
         keeper: None,
         app: None,
+        tickets: None,
+        identities: None,
         inheritance,
     };
     for (what, fd) in received.inheritance.fds.iter().zip(fds) {
@@ -111,6 +117,8 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Received, Inheri
             Inherited::Metrics => received.metrics = Some(fd),
             Inherited::Keeper => received.keeper = Some(fd),
             Inherited::App => received.app = Some(fd),
+            Inherited::TicketKeys => received.tickets = Some(fd),
+            Inherited::Identities => received.identities = Some(fd),
             Inherited::Unknown => {}
         }
     }
@@ -119,7 +127,11 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Received, Inheri
 
 /// Nothing is lost when it is not answered: a question, or a word of a newer minor version.
 fn may_come_early(message: &Message) -> bool {
-    matches!(message, Message::Status { .. } | Message::Unknown)
+    matches!(
+        message,
+        // A ring of ticket keys: a newer one is in the inheritance.
+        Message::Status { .. } | Message::TicketKeys | Message::Unknown
+    )
 }
 
 /// Sends everything.

@@ -62,13 +62,7 @@ impl MetricsSocket {
         if let Some(listener) = inherited {
             return Ok(Some(Self(listener)));
         }
-        let config = ListenerConfig {
-            name: "metrics".into(),
-            address: Some(address.into()),
-            backlog: None,
-            mode: None,
-            group: None,
-        };
+        let config = ListenerConfig::new("metrics", Some(address));
         listeners::bind(&config).map(|listener| Some(Self(listener)))
     }
 
@@ -154,6 +148,7 @@ impl Driver {
             text.family(&name, "counter", &help);
             text.value(&name, &[], value);
         }
+        self.tls_metrics(&mut text);
         text.family(
             "disagreements_total",
             "counter",
@@ -176,6 +171,57 @@ impl Driver {
         text.value("upgrade_under_way", &[], u64::from(self.upgrade.is_some()));
         self.last_upgrade(&mut text);
         text.0
+    }
+
+    fn tls_metrics(&self, text: &mut Text) {
+        let Some(identities) = &self.config.tls.identities else {
+            return;
+        };
+        text.family(
+            "tls_handshakes_total",
+            "counter",
+            "TLS handshakes of this generation, by how they ended.",
+        );
+        let all = self.workers.served().tls.handshakes;
+        for (result, value) in [
+            ("full", all.done - all.resumed),
+            ("resumed", all.resumed),
+            ("closed", all.closed),
+            ("timed_out", all.timed_out),
+            ("refused_by_client", all.refused_by_client),
+            ("bad_client_certificate", all.bad_client_certificate),
+            ("nothing_in_common", all.nothing_in_common),
+            ("broken", all.broken),
+        ] {
+            text.value("tls_handshakes_total", &[("result", result)], value);
+        }
+        text.family(
+            "tls_drained_total",
+            "counter",
+            "TLS connections of draining workers, over all generations.",
+        );
+        let drained = self.all_drained().tls;
+        for (result, value) in [
+            ("passed", drained.passed),
+            ("finished", drained.finished),
+            ("cut", drained.cut),
+        ] {
+            text.value("tls_drained_total", &[("result", result)], value);
+        }
+        text.family(
+            "tls_certificate_expires_seconds",
+            "gauge",
+            "When a certificate expires, as Unix time.",
+        );
+        for identity in &identities.list {
+            let file = identity.file.to_string_lossy();
+            let label = [("file", &*file)];
+            text.value(
+                "tls_certificate_expires_seconds",
+                &label,
+                identity.not_after,
+            );
+        }
     }
 
     fn last_upgrade(&self, text: &mut Text) {

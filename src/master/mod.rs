@@ -33,6 +33,7 @@ mod start;
 mod status;
 pub mod store;
 mod story;
+mod tls;
 mod unit;
 mod words;
 mod workers;

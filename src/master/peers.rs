@@ -194,6 +194,11 @@ impl Driver {
                 retire,
                 then,
             },
+            Message::TicketKeys => {
+                let ring = received.fds.into_iter().next();
+                self.take_ticket_keys(ring);
+                return Vec::new();
+            }
             Message::Release => FromSuccessor::Release,
             Message::Status { master: None } => {
                 let master = Some(Box::new(self.describe_me()));
@@ -261,6 +266,10 @@ impl Driver {
             Ok(Message::Retire { reason, disk }) => {
                 self.orders.disk_elsewhere = disk;
                 FromPredecessor::Retire(reason)
+            }
+            Ok(Message::TicketKeys) => {
+                self.take_ticket_keys(received.fds.into_iter().next());
+                return Vec::new();
             }
             Ok(Message::Drained { ms, connections }) => {
                 self.others_drained += connections;

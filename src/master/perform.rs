@@ -1,7 +1,7 @@
 //! Actions, carried out. One arm an action; what takes time is a task that reports to the queue.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal as Os;
 
@@ -21,6 +21,7 @@ use crate::machine::message::{
     Inheritance, Inherited, KeptConfig, Lingering, Message, PROTOCOL, Supersede,
 };
 use crate::machine::{Action, Event, Failure, Note, Phase, ToPredecessor, ToSuccessor, Who};
+use crate::sys::secrets;
 
 impl Driver {
     /// Carries one action out. What follows from it at once is returned.
@@ -321,6 +322,14 @@ impl Driver {
         if let Some(keeper) = self.manager.keeper_pipe()? {
             descriptors.push((Inherited::Keeper, keeper));
         }
+        if self.workers.tickets().newest().is_some() {
+            let ring = secrets::wrap(self.workers.tickets())?;
+            descriptors.push((Inherited::TicketKeys, ring));
+        }
+        if let Some(identities) = &self.config.tls.identities {
+            let identities = secrets::wrap(&**identities)?;
+            descriptors.push((Inherited::Identities, identities));
+        }
         Ok(descriptors)
     }
 
@@ -495,6 +504,17 @@ impl Driver {
                 })];
             }
         };
+        let identities = loaded.config.tls.identities.as_ref();
+        let serving = self.config.tls.identities.as_deref();
+        let dates = identities.map_or(Ok(()), |all| all.check_dates(SystemTime::now(), serving));
+        let whole = identities.map_or(Ok(()), |all| all.are_whole());
+        let bad = whole.err().map(|e| e.to_string());
+        if let Some(reason) = bad.or(dates.err().map(|e| e.to_string())) {
+            return vec![Event::ReloadFailed(Failure {
+                exit: exit::CONFIG,
+                reason,
+            })];
+        }
         let sockets = match self.sockets.rearrange(&loaded.config) {
             Ok(sockets) => Arc::new(sockets),
             Err(e) => return vec![Event::ReloadFailed(Failure::new(e.to_string()))],
@@ -522,6 +542,7 @@ impl Driver {
             let late = Event::ReloadFailed(Failure::new(format!("{attempt}\n{reason}")));
             let _ = post.send(Input::Event(late)).await;
         });
+        self.look_after_tls(true);
         self.start_reload(&config)
     }
 
@@ -546,6 +567,8 @@ impl Driver {
         self.applications.adopt_next(&self.config);
         self.sockets = reload.sockets;
         self.change_metrics(reload.metrics);
+        // Two reloads in a row may be meant to drop the ticket keys.
+        self.look_after_tls(false);
         self.machine
             .set_timing(timing(&self.config, self.manager.watchdog()));
         if self.machine.phase() == Phase::Reloading {

@@ -501,6 +501,8 @@ mod tests {
             backlog: None,
             mode: None,
             group: None,
+            tls: false,
+            redirect: None,
         };
         Config {
             workers: Workers::Count(workers),

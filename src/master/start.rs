@@ -30,8 +30,8 @@ use super::sockets::Sockets;
 use super::store::{Store, StoreError};
 use super::workers::Workers;
 use crate::api::{self, exit};
-use crate::config::{Config, ConfigError, Sources};
-use crate::machine::message::{Hello, Identity, Message, PROTOCOL};
+use crate::config::{Config, ConfigError, Identities, Sources};
+use crate::machine::message::{Hello, Identity, KeptConfig, Message, PROTOCOL};
 use crate::machine::{Action, Machine, Timing};
 use crate::sys::channel::Channel;
 use crate::sys::image::{Image, ImageError};
@@ -39,6 +39,7 @@ use crate::sys::inherited::PassedListener;
 use crate::sys::listeners::{ListenError, Listener};
 use crate::sys::notify::Notifier;
 use crate::sys::process::Other;
+use crate::sys::secrets;
 use crate::sys::signals::Signals;
 
 /// What a master is made of. The caller has read the command line and the environment.
@@ -186,7 +187,8 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
         Origin::First(keeper) => keeper,
         Origin::Predecessor(_) => None,
     };
-    let loaded = setup.sources.load()?;
+    let mut loaded = setup.sources.load()?;
+    loaded.config.make_do_with_certificates(None);
     let image = Arc::new(Image::running()?);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
     let _ = store.tidy();
@@ -272,6 +274,33 @@ async fn successor(mut setup: Setup, signals: Signals) -> Result<u8, StartError>
     }
 }
 
+/// What a successor runs with: the configuration that its predecessor kept for it, or what is on disk;
+/// and the certificates of the files, or of the predecessor.
+fn configuration(
+    sources: &Sources,
+    kept: Option<KeptConfig>,
+    identities: Option<OwnedFd>,
+) -> Result<(Config, Option<PathBuf>), StartError> {
+    let before = identities.and_then(|fd| {
+        let read = secrets::unwrap::<Identities>(fd);
+        read.inspect_err(|e| tracing::warn!("cannot read the predecessor's certificates: {e}"))
+            .ok()
+    });
+    let (mut config, config_path) = if let Some(config) = kept {
+        // Those of today, for `status` to compare with.
+        let path = sources.load().ok().and_then(|loaded| loaded.path);
+        let mut config = config.read().map_err(StartError::Previous)?;
+        // Keys are kept nowhere but where the operator keeps them.
+        config.read_certificates();
+        (config, path)
+    } else {
+        let loaded = sources.load()?;
+        (loaded.config, loaded.path)
+    };
+    config.make_do_with_certificates(before.as_ref());
+    Ok((config, config_path))
+}
+
 fn succeed(
     mut setup: Setup,
     signals: Signals,
@@ -284,14 +313,8 @@ fn succeed(
     setup.cwd.clone_from(&inheritance.cwd);
     setup.unit_rev.clone_from(&inheritance.unit_rev);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
-    let (config, config_path) = if let Some(config) = inheritance.config {
-        // Those of today, for `status` to compare with.
-        let path = setup.sources.load().ok().and_then(|loaded| loaded.path);
-        (config.read().map_err(StartError::Previous)?, path)
-    } else {
-        let loaded = setup.sources.load()?;
-        (loaded.config, loaded.path)
-    };
+    let (config, config_path) =
+        configuration(&setup.sources, inheritance.config, received.identities)?;
     let sockets = Sockets::arrange(&config, received.listeners, true)?;
     let metrics = MetricsSocket::open(&config.metrics.address, received.metrics)?;
     let control = match received.control {
@@ -340,6 +363,9 @@ fn succeed(
         driver.applications.adopt(&config, running, end);
     }
     driver.main_pid = Some(pid);
+    if let Some(fd) = received.tickets {
+        driver.take_ticket_keys(Some(fd));
+    }
     driver.others_drained = inheritance.drained;
     driver.lingering = inheritance.lingering;
     driver.lingering.retain(|l| l.pid != pid);
@@ -537,6 +563,7 @@ fn assemble(
         orders: Orders::default(),
         inquiry: Inquiry::default(),
         peer_status: None,
+        tls_warnings: Vec::new(),
         tick: Instant::now(),
         health: None,
         exit: None,

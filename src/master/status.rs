@@ -40,6 +40,7 @@ impl Driver {
                 .iter()
                 .map(|why| format!("{why}; it is tried again")),
         );
+        warnings.extend(self.tls_warnings.iter().cloned());
         if !disk.matches_running && self.upgrade.is_none() {
             warnings.push(match &disk.build_id {
                 Some(_) => "the file on disk is not what runs: `upgrade` would run it".into(),
@@ -86,6 +87,7 @@ impl Driver {
                 .map(|record| record.report(phase.as_str(), left)),
             last: self.last.clone(),
             old_releases: self.old_releases(),
+            tls: self.describe_tls(),
             warnings,
         }
     }

@@ -17,15 +17,17 @@ use super::input::Input;
 use super::line::{Heard, Line};
 use super::sockets::Sockets;
 use crate::api;
-use crate::config::Config;
+use crate::config::{Config, Identities};
 use crate::machine::Event;
-use crate::machine::link::{DrainReason, FromWorker, Report, Start, ToWorker};
+use crate::machine::link::{DrainReason, FromWorker, Report, Start, TlsSecrets, ToWorker};
 use crate::machine::message::Identity;
 use crate::machine::pool::Budget;
+use crate::machine::tickets::TicketKeys;
 use crate::sys::board::Board;
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::process::{Exit, Other, Process};
+use crate::sys::secrets;
 use crate::sys::signals;
 use crate::sys::spawn::{self, Spawn, WORKER_ENV};
 
@@ -69,6 +71,8 @@ pub struct Workers {
     unanswered: u32,
     /// Why nobody goes back from this generation, if its application says so.
     irreversible: Option<String>,
+    /// Of TLS.
+    tickets: TicketKeys,
 }
 
 /// Processes of the service: our workers, this master and those before it, whose children are
@@ -168,6 +172,24 @@ impl Workers {
             pids: Pids::default(),
             unanswered: 0,
             irreversible: None,
+            tickets: TicketKeys::default(),
+        }
+    }
+
+    /// The ring of TLS ticket keys.
+    #[must_use]
+    pub fn tickets(&self) -> &TicketKeys {
+        &self.tickets
+    }
+
+    /// All workers have this ring from now on, and those that start.
+    pub fn set_tickets(&mut self, ring: TicketKeys) {
+        self.tickets = ring;
+        for worker in self.all.values().filter(|w| w.state != State::Draining) {
+            match secrets::wrap(&self.tickets) {
+                Ok(fd) => worker.line.say(ToWorker::TicketKeys, vec![fd]),
+                Err(e) => tracing::error!("a worker does not get the TLS ticket keys: {e}"),
+            }
         }
     }
 
@@ -295,6 +317,7 @@ impl Workers {
         (board, hold): (Option<OwnedFd>, Option<Arc<Hold>>),
     ) -> Result<(), StartError> {
         let (ours, theirs) = Channel::pair()?;
+        let tls = self.tls_secrets(config)?;
         let listeners = sockets.copies(|id| hand.contains_key(&id))?;
         let holds = hold.as_ref().map(|hold| hold.end()).transpose()?;
         let mut spec = Spawn::new(
@@ -326,8 +349,9 @@ impl Workers {
             board: board.is_some(),
             typed: self.typed.clone(),
             upstreams: hold.as_ref().map(|hold| hold.upstreams.clone()),
+            tls: tls.is_some(),
         };
-        let beside = board.into_iter().chain(holds).collect();
+        let beside = board.into_iter().chain(holds).chain(tls).collect();
         line.say(ToWorker::Start(Box::new(start)), beside);
         self.lock_pids().insert(process.pid());
         let mut worker = Worker {
@@ -348,6 +372,18 @@ impl Workers {
         worker.hand = hand;
         self.all.insert(id, worker);
         Ok(())
+    }
+
+    /// The memory that a worker of this configuration reads its keys from.
+    fn tls_secrets(&self, config: &Config) -> std::io::Result<Option<OwnedFd>> {
+        let Some(identities) = &config.tls.identities else {
+            return Ok(None);
+        };
+        let secrets = TlsSecrets {
+            identities: Identities::clone(identities),
+            tickets: config.tls.tickets.then(|| self.tickets.clone()),
+        };
+        secrets::wrap(&secrets).map(Some)
     }
 
     fn watch(&self, id: u64, pid: u32) {

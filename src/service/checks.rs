@@ -5,7 +5,7 @@ use std::fs;
 
 use super::Service;
 use crate::cli::args;
-use crate::config::Config;
+use crate::config::{Config, ListenerConfig};
 
 /// Why nothing can be run here.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,10 @@ pub(super) enum Unserved {
     NoListener,
     #[error("the program has no application for listener {0:?}; remove it from the configuration")]
     Unknown(String),
+    #[error("listener {0:?} speaks a protocol of its own: `tls = true` is for HTTP alone")]
+    Tls(String),
+    #[error("listener {0:?} of this program speaks TLS: it needs `tls = true`")]
+    Plain(String),
 }
 
 /// Whether a service may begin here.
@@ -67,10 +71,22 @@ impl Service {
         if config.listeners.is_empty() {
             return Err(Unserved::NoListener);
         }
-        let served = |name: &String| {
-            self.every.is_some() || self.apps.contains_key(name) || self.raw.contains_key(name)
+        let served = |listener: &ListenerConfig| {
+            let name = &listener.name;
+            listener.redirect.is_some()
+                || self.every.is_some()
+                || self.apps.contains_key(name)
+                || self.raw.contains_key(name)
         };
-        match config.listeners.iter().find(|l| !served(&l.name)) {
+        let unsealed = |l: &&ListenerConfig| !l.tls && self.tls.contains(&l.name);
+        if let Some(listener) = config.listeners.iter().find(unsealed) {
+            return Err(Unserved::Plain(listener.name.clone()));
+        }
+        let secret = |l: &&ListenerConfig| l.tls && self.raw.contains_key(&l.name);
+        if let Some(listener) = config.listeners.iter().find(secret) {
+            return Err(Unserved::Tls(listener.name.clone()));
+        }
+        match config.listeners.iter().find(|l| !served(l)) {
             Some(listener) => Err(Unserved::Unknown(listener.name.clone())),
             None => Ok(()),
         }

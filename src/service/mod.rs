@@ -1,24 +1,28 @@
 //! The library's front: a service is named, given its applications, and run. [`Service::run`]
 //! decides what this very process is: keeper, master, worker, or a client of one that runs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::ffi::OsString;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Router;
 use futures_util::FutureExt as _;
 
 use crate::api::exit;
-use crate::cli::args::{self, Ask, Bare, Command, Globals, Invocation, Program, Run};
+use crate::cli::args::{self, Ask, Bare, Cert, Command, Globals, Invocation, Program, Run};
+use crate::cli::cert;
 use crate::cli::check;
 use crate::cli::client::{Client, Installation, Screen};
 use crate::cli::places::{Env, Places};
-use crate::config::{Config, ListenerConfig, Overrides, Room, Sources, Workers};
+use crate::config::{
+    Config, Identities, ListenerConfig, Overrides, Redirect, Room, Sources, Workers,
+};
 use crate::context::Context;
 use crate::keeper::{self, Kept, Legacy};
 use crate::machine::trial::{Ended, Verdict};
@@ -28,6 +32,7 @@ use crate::sys::image::Image;
 use crate::sys::inherited::{self, Inherited, Role, UNNAMED};
 use crate::sys::unit::UnitFile;
 use crate::sys::{journal, signals};
+pub use crate::worker::TlsInfo;
 use crate::worker::raw::{Handler, Handlers, Socket};
 use crate::{supervisor, worker};
 
@@ -77,6 +82,10 @@ pub struct Service {
     /// Whether the program has said its version.
     versioned: bool,
     own: Own,
+    /// The listeners that are never served without TLS.
+    tls: HashSet<String>,
+    /// Where systemd puts credentials.
+    credentials: Option<PathBuf>,
 }
 
 impl Service {
@@ -101,6 +110,8 @@ impl Service {
             twice: None,
             versioned: false,
             own: Own::default(),
+            tls: HashSet::new(),
+            credentials: None,
         }
     }
 
@@ -165,6 +176,19 @@ impl Service {
             self.twice = Some(listener.into());
         }
         self
+    }
+
+    /// As [`http`](Self::http), over TLS: with the certificates that `[tls]` of the configuration
+    /// names (`cert NAME` of the command line makes one for a first try). A handler that wants to
+    /// know its client's name, protocol or certificate takes
+    /// `Extension<Arc<`[`TlsInfo`](crate::TlsInfo)`>>`.
+    pub fn https<Kind>(self, listener: &str, address: &str, app: impl App<Kind>) -> Self {
+        let mut service = self.http(listener, address, app);
+        if let Some(last) = service.defaults.listeners.last_mut() {
+            last.tls = true;
+        }
+        service.tls.insert(listener.to_owned());
+        service
     }
 
     /// Serves one application on every configured listener that has none of its own; where nothing
@@ -244,13 +268,8 @@ impl Service {
     }
 
     fn default_listener(&mut self, name: &str, address: &str) {
-        self.defaults.listeners.push(ListenerConfig {
-            name: name.into(),
-            address: Some(address.into()),
-            backlog: None,
-            mode: None,
-            group: None,
-        });
+        let listener = ListenerConfig::new(name, Some(address));
+        self.defaults.listeners.push(listener);
     }
 
     /// Reads the environment and the command line and does what they say; returns when that is
@@ -276,7 +295,8 @@ impl Service {
         }
     }
 
-    fn be(self, mut inherited: Inherited) -> ExitCode {
+    fn be(mut self, mut inherited: Inherited) -> ExitCode {
+        self.credentials.clone_from(&inherited.credentials);
         let code = match std::mem::replace(&mut inherited.role, Role::First) {
             Role::Worker(channel) => self.work(&inherited, channel),
             Role::Supervisor(channel) => {
@@ -342,6 +362,7 @@ impl Service {
             }
             Command::Run(run) => self.keep(inherited, &invocation.globals, run),
             Command::Check { preflight } => self.check(&inherited, &invocation, *preflight),
+            Command::Cert(cert) => self.make_certificate(&invocation.globals, cert),
             Command::Ask(ask) => {
                 let env = environment(&inherited);
                 let name = |file: &std::ffi::OsStr| {
@@ -398,18 +419,21 @@ impl Service {
             },
             application: self.own.reader,
             datagrams: self.raw.keys().cloned().collect(),
+            credentials: self.credentials.clone(),
         }
     }
 
     fn keep(self, inherited: Inherited, globals: &Globals, run: &Run) -> u8 {
         // What can be said at once is said by the process that was started.
-        let config = match self.sources(globals, run, room(&inherited)).load() {
+        let mut config = match self.sources(globals, run, room(&inherited)).load() {
             Ok(loaded) => loaded.config,
             Err(e) => {
                 eprintln!("{e}");
                 return exit::CONFIG;
             }
         };
+        // The keys are the master's: this process lives as long as the service.
+        config.tls.identities = None;
         if let Err(e) = self.serves(&config) {
             eprintln!("{}: {e}", self.name);
             return exit::CONFIG;
@@ -452,6 +476,32 @@ impl Service {
         code
     }
 
+    fn make_certificate(&self, globals: &Globals, wanted: &Cert) -> u8 {
+        let service = globals.name.as_deref().unwrap_or(self.name);
+        let beside = match &globals.config {
+            Some(config) => config.with_file_name("tls"),
+            None => Path::new("/etc").join(service).join("tls"),
+        };
+        let directory = wanted.directory.as_ref().unwrap_or(&beside);
+        match cert::make(&wanted.names, directory, service, jiff::Timestamp::now()) {
+            Ok(made) => {
+                println!("{}", made.certificate.display());
+                println!("{}", made.key.display());
+                println!(
+                    "It signs itself, so clients must be told to trust it. To use it:\n\n\
+                     [[listener]]\nname = \"https\"\naddress = \"[::]:8443\"\ntls = true\n\n\
+                     [tls]\ndirectory = \"{}\"",
+                    directory.display()
+                );
+                exit::OK
+            }
+            Err(e) => {
+                eprintln!("{}: {e}", self.name);
+                exit::FAILED
+            }
+        }
+    }
+
     /// Says also what the service could not use although the file is good. A pre-flight is where the
     /// service is, and its successor tries all of it.
     fn check(&self, inherited: &Inherited, invocation: &Invocation, preflight: bool) -> u8 {
@@ -470,6 +520,25 @@ impl Service {
         let mut bad: Vec<_> = unserved.iter().map(ToString::to_string).collect();
         for doubt in self.doubts(&loaded.config) {
             eprintln!("{}: warning: {doubt}", self.name);
+        }
+        let identities = loaded.config.tls.identities.as_deref();
+        for exposed in identities.into_iter().flat_map(Identities::exposed_keys) {
+            eprintln!("{}: warning: {exposed}", self.name);
+        }
+        let now = SystemTime::now();
+        let dates = identities.and_then(|all| all.check_dates(now, None).err());
+        let faults = identities.into_iter().flat_map(|all| &all.faults);
+        let certificates: Vec<String> = faults
+            .map(|fault| fault.told.clone())
+            .chain(dates.map(|e| e.to_string()))
+            .collect();
+        if preflight {
+            // No fault of the program: it goes on with the certificates that are served now.
+            for fault in certificates {
+                eprintln!("{}: warning: {fault}", self.name);
+            }
+        } else {
+            bad.extend(certificates);
         }
         if !preflight {
             let config = &loaded.config;
@@ -509,7 +578,7 @@ impl Service {
         };
         let run = match invocation.command {
             Command::Run(run) => run,
-            Command::Check { .. } | Command::Ask(_) | Command::Own => {
+            Command::Check { .. } | Command::Cert(_) | Command::Ask(_) | Command::Own => {
                 eprintln!("{}: a master cannot be started so", self.name);
                 return exit::USAGE;
             }
@@ -613,8 +682,14 @@ impl Service {
         context.keep(|| own);
         let mut routers = HashMap::new();
         let mut everywhere = None;
-        for ListenerConfig { name, .. } in &context.settings().listeners {
+        for listener in &context.settings().listeners {
+            let name = &listener.name;
             if routers.contains_key(name) {
+                continue;
+            }
+            if listener.redirect == Some(Redirect::Https) {
+                let port = context.settings().https_port().unwrap_or(443);
+                routers.insert(name.clone(), worker::redirect_to_https(port));
                 continue;
             }
             if self.raw.contains_key(name) {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_seqpacket::UnixSeqpacket;
 
 use super::channel::{Channel, ChannelError, MAX_FDS};
-use crate::machine::link::{HANDOFF_VERSION, HandoffAnswer, HandoffRequest, News};
+use crate::machine::link::{HANDOFF_VERSION, HandoffAnswer, HandoffRequest, News, TLS_READS};
 
 /// A small queue: what waits in it is served by nobody (facts: 10,000 connections handed over at
 /// once raised the others' p99 to 240 ms, through a small queue to 17 ms). The kernel doubles it.
@@ -66,9 +66,36 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((sending, receiving))
 }
 
-/// Asks whoever owns the service for sending ends, for at most a second. An empty list means that
-/// it has no worker that receives.
-pub async fn ask(path: &Path, generation: u64) -> Result<Vec<OwnedFd>, HandoffError> {
+/// Sending ends, one a worker that takes connections.
+#[derive(Debug, Default)]
+pub struct Targets {
+    /// The ends.
+    pub ends: Vec<OwnedFd>,
+    /// [`HandoffAnswer::tls`] of these workers.
+    pub tls: u32,
+}
+
+impl Targets {
+    /// Whether there is nobody.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// These as well: only what all of them read counts.
+    pub fn extend(&mut self, more: Self) {
+        self.tls = if self.is_empty() {
+            more.tls
+        } else {
+            self.tls.min(more.tls)
+        };
+        self.ends.extend(more.ends);
+    }
+}
+
+/// Asks whoever owns the service for sending ends, for at most a second. None means that it has no
+/// worker that receives.
+pub async fn ask(path: &Path, generation: u64) -> Result<Targets, HandoffError> {
     converse(path, generation, None).await
 }
 
@@ -83,7 +110,7 @@ async fn converse(
     path: &Path,
     generation: u64,
     news: Option<Box<News>>,
-) -> Result<Vec<OwnedFd>, HandoffError> {
+) -> Result<Targets, HandoffError> {
     let conversation = async {
         let channel = Channel::from_socket(UnixSeqpacket::connect(path).await?);
         check_peer(&channel)?;
@@ -101,7 +128,10 @@ async fn converse(
                 got: received.fds.len(),
             });
         }
-        Ok(received.fds)
+        Ok(Targets {
+            ends: received.fds,
+            tls: answer.tls,
+        })
     };
     timeout(PATIENCE, conversation)
         .await
@@ -144,6 +174,7 @@ impl Asker {
         let answer = HandoffAnswer {
             version: HANDOFF_VERSION,
             targets: targets.len(),
+            tls: TLS_READS,
         };
         timeout(PATIENCE, self.channel.send(&answer, targets))
             .await
@@ -202,7 +233,8 @@ mod tests {
                 news: None,
             }
         );
-        let ends = ends.unwrap();
+        let Targets { ends, tls } = ends.unwrap();
+        assert_eq!(tls, TLS_READS);
         assert_eq!(ends.len(), 1);
         rustix::net::send(&ends[0], b"x", rustix::net::SendFlags::empty()).unwrap();
         let mut byte = [0; 2];

@@ -59,6 +59,8 @@ pub struct Inherited {
     pub runtime_dir: Option<PathBuf>,
     /// The first of `STATE_DIRECTORY`.
     pub state_dir: Option<PathBuf>,
+    /// `CREDENTIALS_DIRECTORY`.
+    pub credentials: Option<PathBuf>,
     /// The first of `CONFIGURATION_DIRECTORY`.
     pub config_dir: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`.
@@ -196,6 +198,7 @@ pub fn inherit() -> Result<Inherited, InheritError> {
         journal_stream: env.journal_is(&io::stderr()),
         runtime_dir: env.directory("RUNTIME_DIRECTORY"),
         state_dir: env.directory("STATE_DIRECTORY"),
+        credentials: env.get("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         config_dir: env.directory("CONFIGURATION_DIRECTORY"),
         xdg_runtime_dir: env.get("XDG_RUNTIME_DIR").map(PathBuf::from),
         xdg_state_home: env.get("XDG_STATE_HOME").map(PathBuf::from),

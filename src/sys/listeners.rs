@@ -409,6 +409,8 @@ mod tests {
             backlog: None,
             mode: None,
             group: None,
+            tls: false,
+            redirect: None,
         }
     }
 

@@ -13,6 +13,7 @@ pub mod listeners;
 pub mod notify;
 pub mod process;
 pub mod release;
+pub mod secrets;
 pub mod signals;
 #[expect(
     unsafe_code,

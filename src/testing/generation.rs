@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 use super::TestError;
+use crate::config::Config;
 use crate::context::DrainReason;
 use crate::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
 use crate::service::Service;
@@ -60,13 +61,14 @@ impl Generation {
             generation: number,
             slot: 0,
             version: service.version.into(),
-            config: service.defaults.clone(),
+            config: plain(service.defaults.clone()),
             listeners: listeners.len(),
             handoff: Some(runtime.join("handoff.sock")),
             receives: false,
             board: false,
             typed: service.given(),
             upstreams: None,
+            tls: false,
         };
         let (said, state) = watch::channel(State::Starting);
         let (no_way_back, irreversible) = watch::channel(None);
@@ -192,4 +194,12 @@ async fn hear(
         }
         silent
     });
+}
+
+/// There are no certificates in a test: a listener that speaks TLS elsewhere speaks plain HTTP.
+fn plain(mut config: Config) -> Config {
+    for listener in &mut config.listeners {
+        listener.tls = false;
+    }
+    config
 }

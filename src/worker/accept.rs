@@ -276,7 +276,7 @@ impl Failing {
 fn begin(stream: Stream, peer: Peer, served: &Arc<Served>, worker: &Arc<Worker>) {
     let connections = &worker.connections;
     connections.figures.accepted.fetch_add(1, Ordering::Relaxed);
-    let (gate, live) = connections.enter();
+    let (gate, live) = connections.enter(served.tls);
     let connection = Connection {
         stream,
         leftover: Bytes::new(),
@@ -287,6 +287,7 @@ fn begin(stream: Stream, peer: Peer, served: &Arc<Served>, worker: &Arc<Worker>)
         requests: 0,
         idle_since: Instant::now(),
         head_since: None,
+        handshake_due: served.tls,
     };
     let worker = Arc::clone(worker);
     match served.raw.clone() {

@@ -29,10 +29,12 @@ enum Local {
 }
 
 impl Applications {
-    pub(super) fn new(routers: Routers, own: &Handlers) -> Self {
+    /// `speaks_tls` knows the listeners that do, by their names.
+    pub(super) fn new(routers: Routers, own: &Handlers, speaks_tls: impl Fn(&str) -> bool) -> Self {
         let served = |(name, router): (String, _)| {
             let served = Served {
                 raw: own.get(&name).cloned(),
+                tls: speaks_tls(&name),
                 name: name.clone(),
                 router,
             };
@@ -131,7 +133,8 @@ mod tests {
         let router = axum::Router::<()>::new;
         let names = ["old", "new", "moved"];
         let routers = names.map(|name| (name.to_owned(), router()));
-        let applications = Applications::new(routers.into_iter().collect(), &Handlers::default());
+        let routers = routers.into_iter().collect();
+        let applications = Applications::new(routers, &Handlers::default(), |_| false);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (connection, _) = listener.accept().unwrap();

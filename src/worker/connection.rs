@@ -17,7 +17,7 @@ use super::gate::Gate;
 use super::order::{Order, Word};
 use super::raw::Handler;
 use super::stream::{Peer, Stream};
-use super::{http1, http2};
+use super::{handshake, http1, http2};
 
 /// A connection outside hyper, at a boundary between two requests.
 #[derive(Debug)]
@@ -35,6 +35,9 @@ pub(super) struct Connection {
     pub(super) idle_since: Instant,
     /// Since when the unfinished head in `leftover` is there.
     pub(super) head_since: Option<Instant>,
+    /// It came to a listener that speaks TLS, and no byte has been answered: it can go to another
+    /// worker as it is.
+    pub(super) handshake_due: bool,
 }
 
 /// A listener's name and its application.
@@ -44,6 +47,8 @@ pub(super) struct Served {
     pub(super) router: Router,
     /// It speaks a protocol of its own instead.
     pub(super) raw: Option<Handler>,
+    /// Whether its listener speaks TLS.
+    pub(super) tls: bool,
 }
 
 /// How a wait for bytes ended.
@@ -56,6 +61,9 @@ enum Woken {
     Over,
 }
 
+/// So often a connection may be too heavy to be passed on when it stands between two requests.
+const REFUSALS: u8 = 16;
+
 /// What is read before hyper takes over.
 const FIRST_READ: usize = 4096;
 
@@ -65,13 +73,24 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Serves `connection` to its end, here or elsewhere.
 pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
     let _manned = Manned::new(&connection.gate);
+    let mut refused = 0_u8;
     loop {
         let heard = connection.gate.orders.word();
         let permit = connection.gate.orders.permit();
         if heard.order() == Order::Leave {
             match worker.give(connection, permit) {
                 Ok(()) => return,
-                Err(kept) => connection = *kept,
+                Err(kept) => {
+                    connection = *kept;
+                    refused = refused.saturating_add(1);
+                    // One that always has too much read is kept by its client, not by us.
+                    if worker.keeps(&connection) || refused > REFUSALS && worker.passes_on() {
+                        refused = 0;
+                        connection.idle_since = Instant::now();
+                        worker.be_polite_for_one(&connection.gate);
+                        continue;
+                    }
+                }
             }
         } else {
             drop(permit);
@@ -79,8 +98,15 @@ pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
         if undecided(&connection.leftover) {
             match wait(&mut connection, &worker, heard).await {
                 Woken::Bytes | Woken::Told => continue,
-                Woken::Over => return,
+                Woken::Over => return connection.stream.say_close(),
             }
+        }
+        if connection.handshake_due {
+            match Box::pin(handshake::shake_hands(connection, &worker)).await {
+                Some(done) => connection = done,
+                None => return,
+            }
+            continue;
         }
         if connection.leftover.starts_with(PREFACE) {
             if !worker.http.http2 {
@@ -154,6 +180,16 @@ async fn wait(connection: &mut Connection, worker: &Worker, heard: Word) -> Woke
 }
 
 impl Connection {
+    /// Whether a worker can go on with it that reads TLS connections up to this version (0: none, and
+    /// it shakes no hands).
+    pub(super) fn can_move_to(&self, tls: u32) -> bool {
+        if self.handshake_due {
+            tls > 0
+        } else {
+            self.stream.can_move_to(tls)
+        }
+    }
+
     /// When waiting ends.
     fn deadline(&self, worker: &Worker, heard: Order) -> Instant {
         match (self.head_since, heard) {

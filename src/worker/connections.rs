@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::gate::Gate;
+use super::lock;
 use super::order::Order;
-use crate::machine::link::Report;
+use crate::machine::link::{Report, TlsReport};
 use crate::sys::board::Board;
 
 /// The open connections.
@@ -34,6 +35,8 @@ struct Open {
     accepts: bool,
     full: bool,
     ends: Ends,
+    /// How many of them are over TLS.
+    tls: usize,
     gates: HashMap<u64, Arc<Gate>>,
 }
 
@@ -59,6 +62,7 @@ pub(super) struct Figures {
     finished: AtomicU64,
     cut: AtomicU64,
     pub(super) disagreements: AtomicU64,
+    pub(super) tls: Mutex<TlsReport>,
 }
 
 /// Room for one answer, as long as this exists.
@@ -72,6 +76,7 @@ pub(super) struct Room(
 pub(super) struct Live {
     of: Arc<Connections>,
     id: u64,
+    tls: bool,
     passed: bool,
 }
 
@@ -100,6 +105,7 @@ impl Connections {
                 accepts: false,
                 full: false,
                 ends: Ends::Usual,
+                tls: 0,
                 gates: HashMap::new(),
             }),
             board,
@@ -115,12 +121,13 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more; it is told what the others were told.
-    pub(super) fn enter(self: &Arc<Self>) -> (Arc<Gate>, Live) {
+    /// One more, over TLS or not; it is told what the others were told.
+    pub(super) fn enter(self: &Arc<Self>, tls: bool) -> (Arc<Gate>, Live) {
         let gate = Arc::new(Gate::default());
         let mut open = self.open();
         let id = open.next;
         open.next += 1;
+        open.tls += usize::from(tls);
         gate.tell(open.order, None);
         open.gates.insert(id, Arc::clone(&gate));
         self.tell_others(&open);
@@ -131,6 +138,7 @@ impl Connections {
         let live = Live {
             of: Arc::clone(self),
             id,
+            tls,
             passed: false,
         };
         (gate, live)
@@ -229,6 +237,7 @@ impl Connections {
         self.figures
             .cut
             .fetch_add(open.gates.len() as u64, Ordering::Relaxed);
+        lock(&self.figures.tls).connections.cut += open.tls as u64;
     }
 
     /// The figures now.
@@ -245,6 +254,7 @@ impl Connections {
             cut: get(&f.cut),
             disagreements: get(&f.disagreements),
             accept_errors: get(&f.accept_errors),
+            tls: *lock(&f.tls),
         }
     }
 }
@@ -260,6 +270,7 @@ impl Drop for Live {
     fn drop(&mut self) {
         let mut open = self.of.open();
         open.gates.remove(&self.id);
+        open.tls -= usize::from(self.tls);
         self.of.tell_others(&open);
         // Not with every one that ends, or a worker at its limit would do nothing but say so.
         if open.gates.len() + self.of.max / 8 < self.of.max {
@@ -269,8 +280,10 @@ impl Drop for Live {
         let figures = &self.of.figures;
         if self.passed {
             figures.passed.fetch_add(1, Ordering::Relaxed);
+            lock(&figures.tls).connections.passed += u64::from(self.tls);
         } else if open.ends == Ends::Finished {
             figures.finished.fetch_add(1, Ordering::Relaxed);
+            lock(&figures.tls).connections.finished += u64::from(self.tls);
         }
         drop(open);
         self.of.ended.notify_waiters();

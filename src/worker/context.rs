@@ -14,14 +14,17 @@ use tokio::time::Instant;
 use super::access::AccessLog;
 use super::connection::Connection;
 use super::connections::Connections;
+use super::gate::Gate;
 use super::handoff::{Outbox, Session};
 use super::http2::streams::Tasks;
 use super::lock;
+use super::order::Order;
+use super::tls::TlsSetup;
 use crate::config::Http;
 use crate::context::Context;
 use crate::machine::link::Start;
 use crate::sys::board::Board;
-use crate::sys::handoff::{self, HandoffError};
+use crate::sys::handoff::{self, HandoffError, Targets};
 
 /// A worker, as its connections see it.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ pub(super) struct Worker {
     pub(super) http: Http,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<Tasks>,
+    /// How TLS is spoken; `None`: no listener does.
+    pub(super) tls: Option<TlsSetup>,
     /// `[log] access`.
     pub(super) access: Option<Arc<AccessLog>>,
     runtime: Option<PathBuf>,
@@ -45,7 +50,7 @@ pub(super) struct Worker {
     /// Since when idle connections are on their grace time, and how long it is.
     polite: Mutex<Option<(Instant, Duration)>>,
     /// Sending ends for connections, not used yet.
-    offers: Mutex<Vec<OwnedFd>>,
+    offers: Mutex<Targets>,
     offered: Notify,
     /// Where connections go that leave; `None`: nobody takes them.
     outbox: Mutex<Option<Outbox>>,
@@ -64,7 +69,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) enum Answer {
     /// A sending end for each worker that does.
-    Targets(Vec<OwnedFd>),
+    Targets(Targets),
     /// Somebody has the socket, but does not answer, or has no worker that is ready.
     NotYet,
     /// Nobody is there.
@@ -72,7 +77,11 @@ pub(super) enum Answer {
 }
 
 impl Worker {
-    pub(super) fn new(start: &Start, board: Option<OwnedFd>) -> io::Result<Self> {
+    pub(super) fn new(
+        start: &Start,
+        board: Option<OwnedFd>,
+        tls: Option<TlsSetup>,
+    ) -> io::Result<Self> {
         let config = &start.config;
         #[cfg(test)]
         super::mutants::awake(&config.name);
@@ -105,6 +114,7 @@ impl Worker {
             http1: super::http1::builder(),
             http2: super::http2::builder(&config.http),
             runtime,
+            tls,
             handoff: start
                 .handoff
                 .clone()
@@ -126,6 +136,23 @@ impl Worker {
         *lock(&self.polite) = Some((Instant::now(), grace));
     }
 
+    /// Whether no worker that takes connections could go on with this one.
+    pub(super) fn keeps(&self, connection: &Connection) -> bool {
+        let tls_read = lock(&self.outbox).as_ref().map(|outbox| outbox.tls);
+        tls_read.is_some_and(|version| !connection.can_move_to(version))
+    }
+
+    /// Whether connections are being passed on.
+    pub(super) fn passes_on(&self) -> bool {
+        lock(&self.outbox).is_some()
+    }
+
+    /// One connection ends politely, whatever becomes of the others.
+    pub(super) fn be_polite_for_one(&self, gate: &Gate) {
+        lock(&self.polite).get_or_insert((Instant::now(), POLITE));
+        gate.tell(Order::Last, None);
+    }
+
     /// Until when a connection that is idle since then may bring one more request.
     pub(super) fn polite_until(&self, idle_since: Instant) -> Instant {
         match *lock(&self.polite) {
@@ -135,18 +162,18 @@ impl Worker {
     }
 
     /// Sending ends of workers that take connections.
-    pub(super) fn offer(&self, targets: Vec<OwnedFd>) {
+    pub(super) fn offer(&self, targets: Targets) {
         lock(&self.offers).extend(targets);
         self.offered.notify_one();
     }
 
     /// What was offered and not used yet.
-    pub(super) fn take_offers(&self) -> Vec<OwnedFd> {
+    pub(super) fn take_offers(&self) -> Targets {
         std::mem::take(&mut *lock(&self.offers))
     }
 
     /// Waits for the next offer.
-    pub(super) async fn offered(&self) -> Vec<OwnedFd> {
+    pub(super) async fn offered(&self) -> Targets {
         loop {
             let targets = self.take_offers();
             if !targets.is_empty() {
@@ -157,10 +184,10 @@ impl Worker {
     }
 
     /// Asks the owner of the service who takes connections; nobody, when there is no answer.
-    pub(super) async fn ask(&self) -> Vec<OwnedFd> {
+    pub(super) async fn ask(&self) -> Targets {
         match self.ask_owner().await {
             Answer::Targets(targets) => targets,
-            Answer::NotYet | Answer::Nobody => Vec::new(),
+            Answer::NotYet | Answer::Nobody => Targets::default(),
         }
     }
 
@@ -222,6 +249,9 @@ impl Worker {
         }
     }
 }
+
+/// How long an idle connection that cannot move may still bring a request.
+const POLITE: Duration = Duration::from_secs(5);
 
 /// How long the owner is asked again when it hangs up.
 const PATIENCE: Duration = Duration::from_secs(1);

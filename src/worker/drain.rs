@@ -1,6 +1,5 @@
 //! Draining: what becomes of the connections of a worker that is to leave.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use super::handoff::receive::Receiver;
 use super::order::Order;
 use crate::context::DrainReason;
 use crate::machine::link::Report;
+use crate::sys::handoff::Targets;
 
 /// How a drain goes.
 #[derive(Debug, Clone, Copy)]
@@ -146,7 +146,7 @@ async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) {
 }
 
 /// Asks a few times more; waits for ever when that was in vain.
-async fn ask_again(worker: &Worker) -> Vec<OwnedFd> {
+async fn ask_again(worker: &Worker) -> Targets {
     for _ in 0..ASK_AGAIN {
         sleep(PAUSE).await;
         let targets = worker.ask().await;

@@ -29,6 +29,7 @@ use super::http2::streams::Stream;
 use super::sendfile::{Chunk, Sent};
 use super::stream::Peer;
 use super::streaming::Events;
+use super::tls::TlsInfo;
 use super::ws::Farewell;
 use crate::context::Context;
 
@@ -44,6 +45,8 @@ pub(super) struct Exchange {
     pub(super) multiplexed: bool,
     pub(super) body_timeout: Duration,
     pub(super) access: Option<Arc<AccessLog>>,
+    /// Of the connection, where it is TLS.
+    pub(super) tls: Option<Arc<TlsInfo>>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Exchange {
@@ -69,6 +72,9 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
             }
         }
         request.extensions_mut().insert(self.context.clone());
+        if let Some(tls) = &self.tls {
+            request.extensions_mut().insert(Arc::clone(tls));
+        }
         let connect = request.method() == Method::CONNECT;
         let faulty = is_faulty(&request);
         let subject = Subject::of(&request);
@@ -94,6 +100,7 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
                 of,
                 room,
                 whole: false,
+                sealed: self.tls.is_some(),
             }),
         }
     }
@@ -269,9 +276,10 @@ impl Future for Answering {
         }
         let content = response.extensions_mut().remove();
         let events = Events::of(&response, &this.context);
+        let sealed = done.as_ref().is_some_and(|done| done.sealed);
         Poll::Ready(Ok(response.map(|body| Answer {
             body: match done.as_ref().map(|done| &done.of) {
-                Some(Of::Connection(gate)) => Sent::new(body, content, gate),
+                Some(Of::Connection(gate)) if !sealed => Sent::new(body, content, gate),
                 _ => Sent::Read(body),
             },
             rest: Bytes::new(),
@@ -432,6 +440,8 @@ struct Done {
     room: Option<Room>,
     /// All of it was given to hyper.
     whole: bool,
+    /// Over TLS: the kernel cannot seal what it sends.
+    sealed: bool,
 }
 
 impl Drop for Done {

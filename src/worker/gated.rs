@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connections::Live;
 use super::gate::Gate;
+use super::order::Order;
 use super::stream::Stream;
 use super::ws::Farewell;
 
@@ -105,6 +106,9 @@ impl AsyncWrite for Gated {
         self.gate.was_flushed();
         if let Some(farewell) = self.gate.becomes_web_socket() {
             self.web_socket = Some(farewell);
+        }
+        if self.stream.wears_out() && self.gate.order() == Order::Serve {
+            self.gate.tell(Order::Last, None);
         }
         Poll::Ready(Ok(()))
     }

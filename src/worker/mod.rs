@@ -39,6 +39,7 @@ mod gate;
 mod gated;
 mod guarded;
 mod handoff;
+mod handshake;
 mod http1;
 mod http2;
 mod leader;
@@ -48,15 +49,19 @@ mod obey;
 mod order;
 pub mod prepare;
 pub mod raw;
+mod redirect;
 mod sendfile;
 mod start;
 pub mod state;
 mod stream;
 mod streaming;
+mod tls;
 mod turns;
 pub mod ws;
 
 use context::Worker;
+pub use redirect::redirect_to_https;
+pub use tls::TlsInfo;
 
 /// What an application is made of: a router a listener, by the listener's name.
 pub type Routers = HashMap<String, Router>;

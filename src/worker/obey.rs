@@ -18,11 +18,14 @@ use super::handoff::frame::About;
 use super::handoff::receive::{self, Receiver};
 use super::raw::Handlers;
 use super::start::{self, Beginning};
+use super::tls::{SetupError, TlsSetup};
 use super::{Loading, hooks, leader, state};
 use crate::config;
 use crate::context::{Context, DrainReason};
-use crate::machine::link::{FromWorker, Report, ToWorker, WorkerListener};
+use crate::machine::link::{FromWorker, Report, TLS_READS, ToWorker, WorkerListener};
 use crate::sys::channel::{Channel, ChannelError, Received};
+use crate::sys::handoff::Targets;
+use crate::sys::secrets;
 
 /// Lives, from the loading of the application to the end.
 pub(super) async fn obey<F>(channel: OwnedFd, beginning: Beginning, load: F) -> io::Result<ExitCode>
@@ -30,7 +33,20 @@ where
     F: FnOnce(Context) -> Loading,
 {
     let channel = Channel::from_fd(channel)?;
-    let worker = match Worker::new(&beginning.start, beginning.board) {
+    let tls = match tls_setup(&beginning) {
+        Ok(tls) => tls,
+        Err(e) => {
+            let reason = e.to_string();
+            tracing::error!("{reason}");
+            say(&channel, &FromWorker::Failed { reason }).await;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let (drain, config) = {
+        let config = &beginning.start.config;
+        (config.drain.clone(), config.clone())
+    };
+    let worker = match Worker::new(&beginning.start, beginning.board, tls) {
         Ok(worker) => Arc::new(worker),
         Err(e) => {
             let path = &beginning.start.config.log.access;
@@ -40,7 +56,6 @@ where
             return Ok(ExitCode::FAILURE);
         }
     };
-    let drain = beginning.start.config.drain.clone();
     if let Some(runtime) = worker.runtime() {
         // A socket pair's credentials are those of the process that made it.
         let master = channel.peer_cred().ok().and_then(|cred| cred.pid());
@@ -60,7 +75,7 @@ where
     };
     let paired = routers.map_err(|e| e.to_string()).and_then(|routers| {
         let own = worker.application.kept::<Handlers>().unwrap_or_default();
-        start::pair_up(beginning.listeners, routers, &own)
+        start::pair_up(beginning.listeners, routers, &own, &config)
     });
     let (listeners, applications) = match paired {
         Ok(paired) => paired,
@@ -97,6 +112,17 @@ where
         access.flush();
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How TLS is spoken, if it is.
+fn tls_setup(beginning: &Beginning) -> Result<Option<TlsSetup>, SetupError> {
+    let Some(secrets) = &beginning.tls else {
+        return Ok(None);
+    };
+    let config = &beginning.start.config;
+    let tickets = secrets.tickets.clone().map(Arc::new);
+    let http2 = config.http.http2;
+    TlsSetup::new(&config.tls, &secrets.identities, tickets, http2).map(Some)
 }
 
 /// While the application loads: returns when the master has gone or says so; keeps the rest.
@@ -207,7 +233,9 @@ impl Life {
             }
             ToWorker::PassTo { .. } => {
                 if self.drain.pass_connections {
-                    self.worker.offer(fds);
+                    // Of the owner's workers or of our own master's, who are no older than we are.
+                    let tls = TLS_READS;
+                    self.worker.offer(Targets { ends: fds, tls });
                 }
             }
             ToWorker::ReceiveFrom => {
@@ -215,11 +243,16 @@ impl Life {
                     self.receive_from(end);
                 }
             }
+            ToWorker::TicketKeys => {
+                if let Some(fd) = fds.pop() {
+                    self.renew_tickets(fd);
+                }
+            }
             ToWorker::Serve { listener } => {
                 if let Some(fd) = fds.pop() {
                     let about = About::new(listener);
                     let (worker, all) = (&self.worker, &self.applications);
-                    receive::serve(&about, bytes::Bytes::new(), fd, worker, all);
+                    receive::serve(&about, fd, worker, all);
                 }
             }
             ToWorker::Report => {
@@ -238,6 +271,21 @@ impl Life {
             ToWorker::Start(_) => tracing::error!("the master repeats the beginning"),
         }
         Next::GoOn
+    }
+
+    fn renew_tickets(&self, fd: OwnedFd) {
+        let Some(tickets) = self
+            .worker
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.tickets.as_ref())
+        else {
+            return;
+        };
+        match secrets::unwrap(fd) {
+            Ok(ring) => tickets.renew(Arc::new(ring)),
+            Err(e) => tracing::error!("cannot read the new keys of TLS tickets: {e}"),
+        }
     }
 
     async fn accept(&mut self) {

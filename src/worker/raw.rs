@@ -78,12 +78,14 @@ fn socket(stream: Stream) -> io::Result<Socket> {
     Ok(match stream {
         Stream::Tcp(stream) => Socket::Tcp(stream.into_std()?),
         Stream::Unix(stream) => Socket::Unix(stream.into_std()?),
+        // No such listener speaks TLS.
+        Stream::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
     })
 }
 
 /// Gives the application the socket of its datagrams. It counts as a connection until it is done.
 pub(super) fn serve_datagrams(name: &str, fd: OwnedFd, handler: &Handler, worker: &Arc<Worker>) {
-    let counted = worker.connections.enter();
+    let counted = worker.connections.enter(false);
     let socket = Socket::Udp(fd.into());
     let serving = (handler.0)(socket, worker.application.on(name));
     tokio::spawn(async move {

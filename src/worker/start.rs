@@ -8,8 +8,10 @@ use super::Routers;
 use super::accept::Listener;
 use super::applications::Applications;
 use super::raw::Handlers;
-use crate::machine::link::{Start, ToWorker, WorkerListener};
+use crate::config::Config;
+use crate::machine::link::{Start, TlsSecrets, ToWorker, WorkerListener};
 use crate::sys::channel::{Channel, ChannelError};
+use crate::sys::secrets;
 
 /// What a worker begins with.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(super) struct Beginning {
     pub(super) board: Option<OwnedFd>,
     /// Keeps the hosted application alive.
     pub(super) holds: Option<OwnedFd>,
+    /// Certificates and keys.
+    pub(super) tls: Option<TlsSecrets>,
 }
 
 /// Why there was no beginning.
@@ -49,6 +53,14 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
     let receives = start.receives.then(|| beside.next()).flatten();
     let board = start.board.then(|| beside.next()).flatten();
     let holds = start.upstreams.as_ref().and_then(|_| beside.next());
+    let tls = start.tls.then(|| beside.next()).flatten();
+    if tls.is_some() {
+        // Before the keys are here: no core file, and no debugger of the same user, shows them.
+        if let Err(e) = nix::sys::prctl::set_dumpable(false) {
+            tracing::warn!("this process can be dumped with its TLS keys: {e}");
+        }
+    }
+    let tls = tls.map(secrets::unwrap).transpose()?;
     let mut listeners = Vec::with_capacity(start.listeners);
     while listeners.len() < start.listeners {
         let batch = channel.recv().await?.ok_or(StartError::Orphaned)?;
@@ -70,6 +82,7 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
         receives,
         board,
         holds,
+        tls,
     })
 }
 
@@ -78,8 +91,10 @@ pub(super) fn pair_up(
     listeners: Vec<(WorkerListener, OwnedFd)>,
     routers: Routers,
     own: &Handlers,
+    config: &Config,
 ) -> Result<(Vec<Listener>, Arc<Applications>), String> {
-    let applications = Arc::new(Applications::new(routers, own));
+    let speaks_tls = |name: &str| config.listeners.iter().any(|l| l.name == name && l.tls);
+    let applications = Arc::new(Applications::new(routers, own, speaks_tls));
     let listeners: Result<_, String> = listeners
         .into_iter()
         .map(|(listener, fd)| serve(&listener, fd, &applications))

@@ -1,23 +1,28 @@
-//! A client's connection: TCP or Unix, and who is at the other end.
+//! A client's connection: TCP or Unix, with TLS on it or without, and who is at the other end.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::tls::{TlsInfo, TlsStream};
 pub(super) use crate::context::Peer;
 use crate::context::UnixPeer;
+use crate::machine::link::TLS_WRITES;
 
 /// A connected socket, registered with the runtime.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Over one of the others; its handshake is done.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
@@ -44,7 +49,37 @@ impl Stream {
                     gid: cred.gid(),
                 })
             }),
+            Self::Tls(s) => s.socket().peer(),
         }
+    }
+
+    /// What the client and we agreed on, where it is TLS.
+    pub(super) fn tls(&self) -> Option<Arc<TlsInfo>> {
+        match self {
+            Self::Tls(s) => s.info(),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether a worker can go on with it that reads TLS connections up to this version.
+    pub(super) fn can_move_to(&self, tls: u32) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Tls(s) => tls >= TLS_WRITES && s.can_move(),
+        }
+    }
+
+    /// How long what must travel with it is, about.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => 0,
+            Self::Tls(s) => s.weight(),
+        }
+    }
+
+    /// Whether it should end soon.
+    pub(super) fn wears_out(&self) -> bool {
+        matches!(self, Self::Tls(s) if s.wears_out())
     }
 
     /// Ready when the socket has bytes, an error or an EOF.
@@ -52,23 +87,46 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.poll_read_ready(cx),
             Self::Unix(s) => s.poll_read_ready(cx),
+            Self::Tls(s) => s.poll_readable(cx),
         }
     }
 
     /// Reads what is there; `WouldBlock` when nothing is.
-    pub(super) fn try_read(&self, into: &mut BytesMut) -> io::Result<usize> {
+    pub(super) fn try_read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
         match self {
             Self::Tcp(s) => s.try_read_buf(into),
             Self::Unix(s) => s.try_read_buf(into),
+            Self::Tls(s) => s.try_read(into),
         }
     }
 
-    /// Writes what the socket takes at once.
+    /// Writes what the socket takes at once, where no TLS is in between.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(s) => s.try_write(bytes),
             Self::Unix(s) => s.try_write(bytes),
+            Self::Tls(_) => Err(NOT_BELOW_TLS.into()),
         }
+    }
+
+    /// Writes what the socket takes at once, where no TLS is in between, and asks the kernel, not the
+    /// runtime, whether it does: a stream that was registered just now is writable to the kernel, and
+    /// not yet to the runtime.
+    pub(super) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        if let Self::Tls(_) = self {
+            return Err(NOT_BELOW_TLS.into());
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(rustix::net::send(self, bytes, flags)?)
+    }
+
+    /// Writes a last word as far as the socket takes it at once.
+    pub(super) fn say_last(&mut self, bytes: &[u8]) {
+        // Nobody is left to be told that it failed.
+        let _ = match self {
+            Self::Tls(s) => s.say_last(bytes),
+            plain => plain.send_now(bytes).map(drop),
+        };
     }
 
     /// Calls `write` when the socket takes something, again when it does not after all.
@@ -88,6 +146,7 @@ impl Stream {
                     ready!(s.poll_write_ready(cx))?;
                     s.try_io(Interest::WRITABLE, || write(self))
                 }
+                Self::Tls(_) => Err(NOT_BELOW_TLS.into()),
             };
             match done {
                 Err(e) if matches!(e.kind(), WouldBlock | Interrupted) => {}
@@ -96,22 +155,36 @@ impl Stream {
         }
     }
 
-    /// Writes what the socket takes at once, and lets the kernel know that more follows.
+    /// Writes what the socket takes at once, where no TLS is in between, and lets the kernel know that
+    /// more follows.
     pub(super) fn send_more(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        if let Self::Tls(_) = self {
+            return Err(NOT_BELOW_TLS.into());
+        }
         let more = SendFlags::MORE | SendFlags::NOSIGNAL;
         let sent = rustix::net::sendmsg(self, bufs, &mut SendAncillaryBuffer::default(), more)?;
         Ok(sent)
     }
 
-    /// Writes what the socket takes at once, and asks the kernel, not the runtime, whether it does: a
-    /// stream that was registered just now is writable to the kernel, and not yet to the runtime.
-    pub(super) fn say_last(&self, bytes: &[u8]) {
-        // Nobody is left to be told that it failed.
-        let _ = rustix::net::send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    /// Says, as far as the protocol has words for it, that nothing more will be written; between two
+    /// answers.
+    pub(super) fn say_close(&mut self) {
+        if let Self::Tls(s) = self {
+            s.say_close();
+        }
+    }
+
+    /// The same, and lets the kernel say it, too.
+    pub(super) fn end_writing(&mut self) {
+        self.say_close();
+        let _ = rustix::net::shutdown(&*self, Shutdown::Write);
     }
 
     /// Asks the kernel, not the runtime, whether unread bytes are there.
     pub(super) fn has_unread(&self) -> bool {
+        if let Self::Tls(s) = self {
+            return s.has_unread();
+        }
         let mut byte = [0; 1];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         matches!(rustix::net::recv(self, &mut byte, flags), Ok((n, _)) if n > 0)
@@ -123,9 +196,13 @@ impl AsFd for Stream {
         match self {
             Self::Tcp(s) => s.as_fd(),
             Self::Unix(s) => s.as_fd(),
+            Self::Tls(s) => s.socket().as_fd(),
         }
     }
 }
+
+/// The bytes of a TLS connection are sealed first.
+const NOT_BELOW_TLS: io::ErrorKind = io::ErrorKind::Unsupported;
 
 macro_rules! either {
     ($self:ident, $s:ident => $body:expr) => {
@@ -136,6 +213,10 @@ macro_rules! either {
             }
             Stream::Unix(s) => {
                 let $s = Pin::new(s);
+                $body
+            }
+            Stream::Tls(s) => {
+                let $s = Pin::new(&mut **s);
                 $body
             }
         }

@@ -38,4 +38,5 @@ pub mod queued;
 pub mod relay;
 pub mod service;
 pub mod terminal;
+pub mod tls;
 pub mod wait;

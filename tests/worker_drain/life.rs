@@ -288,6 +288,7 @@ async fn an_application_that_cannot_load_says_why() {
             board: false,
             typed: Vec::new(),
             upstreams: None,
+            tls: false,
         };
         channel
             .send(&ToWorker::Start(Box::new(start)), &[])

@@ -80,6 +80,7 @@ impl TestWorker {
             board: false,
             typed: Vec::new(),
             upstreams: None,
+            tls: false,
         };
         Self::from_start(start, listener.into(), receives, "http").await
     }
@@ -98,6 +99,7 @@ impl TestWorker {
             board: false,
             typed: Vec::new(),
             upstreams: None,
+            tls: false,
         };
         Self::from_start(start, listener.into(), Some(receives), name).await
     }
@@ -116,6 +118,7 @@ impl TestWorker {
             board: true,
             typed: Vec::new(),
             upstreams: None,
+            tls: false,
         };
         Self::from_start(start, listener, Some(board), "http").await
     }

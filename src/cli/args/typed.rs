@@ -7,7 +7,8 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use super::{
-    Ask, Bare, Command, Deploy, Globals, Invocation, Program, Run, Saying, Told, Upgrade, Wait,
+    Ask, Bare, Cert, Command, Deploy, Globals, Invocation, Program, Run, Saying, Told, Upgrade,
+    Wait,
 };
 use crate::api::{Until, UpgradeOrder};
 use crate::cli::places;
@@ -79,6 +80,15 @@ enum Verb {
         /// By a master, of its successor
         #[arg(long, hide = true)]
         preflight: bool,
+    },
+    /// Make a certificate that signs itself, for a first try of TLS
+    Cert {
+        /// What it is for: DNS names or addresses
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Where it goes [default: `tls` beside the configuration file]
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
     },
     /// Run what is on disk now, without failing a request
     Upgrade {
@@ -241,6 +251,7 @@ impl Verb {
                 });
             }
             Self::Check { preflight } => return Command::Check { preflight },
+            Self::Cert { names, directory } => return Command::Cert(Cert { names, directory }),
             Self::Upgrade {
                 binary,
                 probation,

@@ -44,6 +44,7 @@ pub(in crate::cli) fn serving() -> Status {
         upgrade: None,
         last: None,
         old_releases: Vec::new(),
+        tls: None,
         warnings: Vec::new(),
     }
 }
@@ -115,6 +116,7 @@ pub(in crate::cli) fn ended(outcome: Outcome) -> Last {
             passed: 14,
             finished: 3,
             cut: 0,
+            ..Connections::default()
         },
         releases: None,
     }

@@ -92,12 +92,10 @@ impl ControlSocket {
 }
 
 fn bind(runtime: &Path) -> Result<OwnedFd, ListenError> {
+    let address = format!("unix:{}", runtime.join(SOCKET).display());
     let config = ListenerConfig {
-        name: "control".into(),
-        address: Some(format!("unix:{}", runtime.join(SOCKET).display())),
-        backlog: None,
         mode: Some("0666".into()),
-        group: None,
+        ..ListenerConfig::new("control", Some(&address))
     };
     listeners::bind(&config).map(Listener::into_fd)
 }

@@ -106,5 +106,6 @@ pub(super) fn drained(report: &Report) -> api::Connections {
         passed: report.passed,
         finished: report.finished,
         cut: report.cut,
+        tls: report.tls.connections,
     }
 }

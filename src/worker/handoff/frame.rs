@@ -1,7 +1,7 @@
 //! What travels with passed-on connections: one frame a message, the sockets beside it.
 //!
 //! ```text
-//! u32 length of the JSON, little endian | JSON | leftover bytes of connection 1, 2, ...
+//! u32 length of the JSON, little endian | JSON | leftover bytes of connection 1, its TLS | 2, ...
 //! ```
 //!
 //! A session of an application (a WebSocket) has a message of its own, with two descriptors: its
@@ -13,10 +13,12 @@
 
 use std::net::SocketAddr;
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::machine::link::HANDOFF_VERSION;
+use crate::worker::tls::Blob;
 
 /// At most so many connections a message: beyond it the cost of a message hardly falls.
 pub(in crate::worker) const BATCH: usize = 16;
@@ -44,21 +46,24 @@ struct SessionEntry {
     name: String,
     leftover: usize,
     blob: usize,
+    /// How long its [`Blob`] is, where it is over TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tls: Option<usize>,
     #[serde(flatten)]
     about: About,
 }
 
 /// What a message holds.
-#[derive(Debug, PartialEq, Eq)]
 pub(in crate::worker) enum Content {
     /// In the order of their sockets, with their leftovers.
-    Connections(Vec<(About, Bytes)>),
+    Connections(Vec<Arrived>),
     /// Its name, and how long the two parts of its memfd are.
     Session {
         about: About,
         name: String,
         leftover: usize,
         blob: usize,
+        tls: Option<Blob>,
     },
 }
 
@@ -66,6 +71,9 @@ pub(in crate::worker) enum Content {
 struct Entry {
     #[serde(default)]
     leftover: usize,
+    /// How long its [`Blob`] is, where it is over TLS; behind its leftover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tls: Option<usize>,
     #[serde(flatten)]
     about: About,
 }
@@ -87,6 +95,9 @@ pub(in crate::worker) struct About {
     /// The TCP client, as the connection's first worker saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(in crate::worker) peer: Option<SocketAddr>,
+    /// It has yet to shake hands.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::worker) handshake_due: bool,
 }
 
 impl About {
@@ -98,9 +109,13 @@ impl About {
             idle_ms: 0,
             head_ms: None,
             peer: None,
+            handshake_due: false,
         }
     }
 }
+
+/// A connection of a message: what is known of it, what was read, and its TLS.
+pub(in crate::worker) type Arrived = (About, Bytes, Option<Blob>);
 
 /// Why a frame could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -114,15 +129,18 @@ pub(in crate::worker) enum FrameError {
 /// The bytes of a message.
 pub(in crate::worker) fn write<'a>(
     generation: u64,
-    connections: impl IntoIterator<Item = (About, &'a [u8])>,
-) -> Result<Vec<u8>, FrameError> {
-    let mut leftovers = Vec::new();
+    connections: impl IntoIterator<Item = (About, &'a [u8], Option<&'a Blob>)>,
+) -> Result<Zeroizing<Vec<u8>>, FrameError> {
+    let mut parts: Vec<&[u8]> = Vec::new();
     let connections = connections
         .into_iter()
-        .map(|(about, leftover)| {
-            leftovers.extend_from_slice(leftover);
+        .map(|(about, leftover, blob)| {
+            let blob = blob.map(Blob::bytes);
+            parts.push(leftover);
+            parts.extend(blob);
             Entry {
                 leftover: leftover.len(),
+                tls: blob.map(<[u8]>::len),
                 about,
             }
         })
@@ -133,17 +151,19 @@ pub(in crate::worker) fn write<'a>(
         connections,
         session: None,
     })?;
-    frame(&head, &leftovers)
+    frame(&head, &parts)
 }
 
-/// The bytes of a session's message.
+/// The bytes of a session's message: `leftover` and `blob` bytes of it are in the memfd beside it,
+/// its TLS is in the message itself.
 pub(in crate::worker) fn write_session(
     generation: u64,
     about: About,
     name: &str,
-    leftover: usize,
-    blob: usize,
-) -> Result<Vec<u8>, FrameError> {
+    (leftover, blob): (usize, usize),
+    tls: Option<&Blob>,
+) -> Result<Zeroizing<Vec<u8>>, FrameError> {
+    let tls = tls.map(Blob::bytes);
     let head = serde_json::to_vec(&Head {
         version: HANDOFF_VERSION,
         generation,
@@ -152,18 +172,24 @@ pub(in crate::worker) fn write_session(
             name: name.into(),
             leftover,
             blob,
+            tls: tls.map(<[u8]>::len),
             about,
         }),
     })?;
-    frame(&head, &[])
+    frame(&head, tls.as_slice())
 }
 
-fn frame(head: &[u8], leftovers: &[u8]) -> Result<Vec<u8>, FrameError> {
-    let mut frame = BytesMut::with_capacity(4 + head.len() + leftovers.len());
-    frame.put_u32_le(u32::try_from(head.len()).map_err(|_| FrameError::Short(head.len()))?);
-    frame.put_slice(head);
-    frame.put_slice(leftovers);
-    Ok(frame.into())
+/// Never grown, so that no copy of a secret stays behind in a smaller buffer.
+fn frame(head: &[u8], parts: &[&[u8]]) -> Result<Zeroizing<Vec<u8>>, FrameError> {
+    let rest: usize = parts.iter().map(|part| part.len()).sum();
+    let mut frame = Zeroizing::new(Vec::with_capacity(4 + head.len() + rest));
+    let len = u32::try_from(head.len()).map_err(|_| FrameError::Short(head.len()))?;
+    frame.extend_from_slice(&len.to_le_bytes());
+    frame.extend_from_slice(head);
+    for part in parts {
+        frame.extend_from_slice(part);
+    }
+    Ok(frame)
 }
 
 /// What a message holds, and the sender's generation.
@@ -174,11 +200,17 @@ pub(in crate::worker) fn read(mut frame: &[u8]) -> Result<(u64, Content), FrameE
     let head_len = usize::try_from(head_len).map_err(|_| short())?;
     let head: Head = serde_json::from_slice(frame.get(..head_len).ok_or_else(short)?)?;
     frame.advance(head_len);
+    let mut part = |len: usize| {
+        let (part, rest) = frame.split_at_checked(len).ok_or_else(short)?;
+        frame = rest;
+        Ok::<_, FrameError>(part)
+    };
     if let Some(session) = head.session {
         let SessionEntry {
             name,
             leftover,
             blob,
+            tls,
             about,
         } = session;
         let content = Content::Session {
@@ -186,14 +218,15 @@ pub(in crate::worker) fn read(mut frame: &[u8]) -> Result<(u64, Content), FrameE
             name,
             leftover,
             blob,
+            tls: tls.map(part).transpose()?.map(Blob::received),
         };
         return Ok((head.generation, content));
     }
     let mut connections = Vec::with_capacity(head.connections.len());
-    for Entry { leftover, about } in head.connections {
-        let bytes = frame.get(..leftover).ok_or_else(short)?;
-        connections.push((about, Bytes::copy_from_slice(bytes)));
-        frame.advance(leftover);
+    for entry in head.connections {
+        let leftover = Bytes::copy_from_slice(part(entry.leftover)?);
+        let blob = entry.tls.map(&mut part).transpose()?.map(Blob::received);
+        connections.push((entry.about, leftover, blob));
     }
     Ok((head.generation, Content::Connections(connections)))
 }
@@ -209,27 +242,37 @@ mod tests {
             idle_ms: 1200,
             head_ms: Some(30),
             peer: Some("[::1]:80".parse().unwrap()),
+            handshake_due: false,
         }
     }
 
-    fn connections(frame: &[u8]) -> (u64, Vec<(About, Bytes)>) {
+    fn connections(frame: &[u8]) -> (u64, Vec<Arrived>) {
         match read(frame).unwrap() {
             (generation, Content::Connections(connections)) => (generation, connections),
-            other => panic!("{other:?}"),
+            (_, Content::Session { name, .. }) => panic!("a session {name}"),
         }
     }
 
     #[test]
     fn a_session_is_a_message_of_its_own_and_an_older_build_sees_no_connection_in_it() {
-        let sent = write_session(6, about("a"), "chat", 3, 70_000).unwrap();
-        let content = Content::Session {
-            about: about("a"),
-            name: "chat".into(),
-            leftover: 3,
-            blob: 70_000,
+        let blob = Blob::received(b"secrets");
+        let sent = write_session(6, about("a"), "chat", (3, 70_000), Some(&blob)).unwrap();
+        let (generation, content) = read(&sent).unwrap();
+        let Content::Session {
+            about: got,
+            name,
+            leftover,
+            blob,
+            tls,
+        } = content
+        else {
+            panic!("connections");
         };
-        assert_eq!(read(&sent).unwrap(), (6, content));
-        let json: serde_json::Value = serde_json::from_slice(&sent[4..]).unwrap();
+        assert_eq!((generation, &*name, leftover, blob), (6, "chat", 3, 70_000));
+        assert_eq!(got, about("a"));
+        assert_eq!(tls.unwrap().bytes(), b"secrets");
+        let end = 4 + usize::try_from(u32::from_le_bytes(*sent.first_chunk().unwrap())).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&sent[4..end]).unwrap();
         assert_eq!(json["connections"], serde_json::json!([]));
     }
 
@@ -240,15 +283,24 @@ mod tests {
             (about("b"), b""),
             (about("c"), b"\0\xff{"),
         ];
-        let (generation, got) = connections(&write(6, sent.clone()).unwrap());
+        let blob = Blob::received(b"secrets");
+        let blobs = [None, Some(&blob), None];
+        let whole = sent.clone().into_iter().zip(blobs);
+        let whole = whole.map(|((about, leftover), blob)| (about, leftover, blob));
+        let (generation, got) = connections(&write(6, whole).unwrap());
         assert_eq!(generation, 6);
-        let got: Vec<_> = got.iter().map(|(a, b)| (a.clone(), &b[..])).collect();
+        let got_blobs = got
+            .iter()
+            .map(|(_, _, blob)| blob.as_ref().map(Blob::bytes));
+        assert!(got_blobs.eq(blobs.map(|blob| blob.map(Blob::bytes))));
+        let got: Vec<_> = got.iter().map(|(a, b, _)| (a.clone(), &b[..])).collect();
         assert_eq!(got, sent);
     }
 
     #[test]
     fn a_cut_frame_is_an_error_and_never_a_shorter_leftover() {
-        let whole = write(6, [(about("a"), &b"GET / HT"[..])]).unwrap();
+        let blob = Blob::received(b"secrets");
+        let whole = write(6, [(about("a"), &b"GET / HT"[..], Some(&blob))]).unwrap();
         for len in 0..whole.len() {
             assert!(read(&whole[..len]).is_err(), "{len}");
         }
@@ -266,8 +318,13 @@ mod tests {
             idle_ms: 0,
             head_ms: None,
             peer: None,
+            handshake_due: false,
             ..about("a")
         };
-        assert_eq!(got, [(plain, Bytes::new())]);
+        let got: Vec<_> = got
+            .into_iter()
+            .map(|(a, b, blob)| (a, b, blob.is_none()))
+            .collect();
+        assert_eq!(got, [(plain, Bytes::new(), true)]);
     }
 }

@@ -26,10 +26,12 @@ use tokio_seqpacket::ancillary::AncillaryMessageWriter;
 use self::frame::{About, BATCH, LEFTOVER_MAX, OVERHEAD};
 use self::pace::Pace;
 pub(super) use self::session::{BLOB_MAX, Session};
+use crate::sys::handoff::Targets;
 use crate::worker::Worker;
 use crate::worker::connection::{self, Connection};
 use crate::worker::order::Order;
-use crate::worker::stream::Peer;
+use crate::worker::stream::{Peer, Stream};
+use crate::worker::tls::{Blob, TlsStream};
 
 /// A receiver that takes nothing for so long is dead to us.
 const STUCK: Duration = Duration::from_secs(2);
@@ -37,7 +39,7 @@ const STUCK: Duration = Duration::from_secs(2);
 /// Connections that may be between two workers at a time: served by nobody, for an instant.
 const ON_THE_WAY: usize = 2 * BATCH;
 
-/// A connection on its way.
+/// A connection that is to leave.
 #[derive(Debug)]
 pub(super) struct Parcel {
     connection: Connection,
@@ -47,9 +49,19 @@ pub(super) struct Parcel {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
+/// A connection that is written down: its keys are in the blob and nowhere else.
+struct Packed {
+    parcel: Parcel,
+    blob: Option<Blob>,
+}
+
 /// Where connections go that leave.
 #[derive(Debug)]
-pub(super) struct Outbox(UnboundedSender<Parcel>);
+pub(super) struct Outbox {
+    parcels: UnboundedSender<Parcel>,
+    /// Which TLS connections those read who take them.
+    pub(super) tls: u32,
+}
 
 impl Outbox {
     /// Takes the connection, or gives it back: nobody sends any longer, or too much was read.
@@ -58,7 +70,7 @@ impl Outbox {
         connection: Connection,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Box<Connection>> {
-        if connection.leftover.len() > LEFTOVER_MAX {
+        if !self.takes(&connection, connection.leftover.len()) {
             return Err(Box::new(connection));
         }
         let parcel = Parcel {
@@ -66,22 +78,32 @@ impl Outbox {
             session: None,
             _permit: permit,
         };
-        self.0.send(parcel).map_err(|e| Box::new(e.0.connection))
+        let sent = self.parcels.send(parcel);
+        sent.map_err(|e| Box::new(e.0.connection))
     }
 
-    /// Takes the session, or gives it back: nobody sends any longer.
+    /// Whether it can move, with so many bytes of its own beside its TLS.
+    fn takes(&self, connection: &Connection, bytes: usize) -> bool {
+        let weight = bytes + connection.stream.weight();
+        weight <= LEFTOVER_MAX && connection.can_move_to(self.tls)
+    }
+
+    /// Takes the session, or gives it back: nobody sends any longer, or it cannot move.
     pub(super) fn put_session(
         &self,
         connection: Connection,
         session: Session,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<(), Box<(Connection, Session)>> {
+        if !self.takes(&connection, 0) {
+            return Err(Box::new((connection, session)));
+        }
         let parcel = Parcel {
             connection,
             session: Some(session),
             _permit: permit,
         };
-        self.0.send(parcel).map_err(|e| {
+        self.parcels.send(parcel).map_err(|e| {
             let Parcel {
                 connection,
                 session,
@@ -95,9 +117,10 @@ impl Outbox {
 
 /// Passes every connection on, paced. Returns when the last one has gone (true) or when no target
 /// is left (false): what was on its way is back then.
-pub(super) async fn pass_on(worker: &Arc<Worker>, targets: Vec<OwnedFd>) -> bool {
-    let (outbox, inbox) = mpsc::unbounded_channel();
-    worker.open_outbox(Outbox(outbox));
+pub(super) async fn pass_on(worker: &Arc<Worker>, targets: Targets) -> bool {
+    let (parcels, inbox) = mpsc::unbounded_channel();
+    let Targets { ends: targets, tls } = targets;
+    worker.open_outbox(Outbox { parcels, tls });
     let done = tokio::select! {
         () = deal(worker, inbox, targets) => false,
         () = async {
@@ -213,11 +236,20 @@ async fn deliver(
     let room = sockopt::socket_send_buffer_size(&socket).map_or(0, |size| size / 4 * 3);
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        while !batch.is_empty() {
-            let count = fitting(&batch, room);
-            match timeout(STUCK, send(&socket, generation, &batch[..count])).await {
+        let mut packed = Vec::with_capacity(batch.len());
+        for parcel in batch.drain(..) {
+            match parcel.pack() {
+                Ok(one) => packed.push(one),
+                Err(parcel) => drop(undelivered.send(*parcel)),
+            }
+        }
+        while !packed.is_empty() {
+            let count = fitting(&packed, room);
+            match timeout(STUCK, send(&socket, generation, &packed[..count])).await {
                 Ok(Ok(())) => {
-                    for parcel in batch.drain(..count) {
+                    for Packed { parcel, blob } in packed.drain(..count) {
+                        // Wiped, and never looked at again: the receiver has the keys.
+                        drop(blob);
                         // Out of our epoll and closed: the receiver has the socket.
                         drop(parcel.connection.stream);
                         parcel.connection.live.passed();
@@ -230,10 +262,10 @@ async fn deliver(
                     );
                     tracing::warn!("cannot pass connections to a worker: {reason}");
                     queue.close();
-                    while let Some(parcel) = queue.recv().await {
-                        batch.push(parcel);
+                    for parcel in packed.into_iter().filter_map(Packed::unpack) {
+                        let _ = undelivered.send(parcel);
                     }
-                    for parcel in batch {
+                    while let Some(parcel) = queue.recv().await {
                         let _ = undelivered.send(parcel);
                     }
                     return;
@@ -244,39 +276,41 @@ async fn deliver(
 }
 
 /// How many of them fit into one message; at least one. A session has one of its own.
-fn fitting(batch: &[Parcel], room: usize) -> usize {
+fn fitting(batch: &[Packed], room: usize) -> usize {
     let mut size = 0;
-    let plain = batch.iter().take_while(|parcel| parcel.session.is_none());
-    let fits = plain.take_while(|parcel| {
-        size += parcel.connection.leftover.len() + OVERHEAD;
+    let plain = batch.iter().take_while(|p| p.parcel.session.is_none());
+    let fits = plain.take_while(|packed| {
+        let blob = packed.blob.as_ref().map_or(0, |blob| blob.bytes().len());
+        size += packed.parcel.connection.leftover.len() + blob + OVERHEAD;
         size <= room
     });
     fits.count().max(1)
 }
 
-async fn send(socket: &UnixSeqpacket, generation: u64, batch: &[Parcel]) -> io::Result<()> {
+async fn send(socket: &UnixSeqpacket, generation: u64, batch: &[Packed]) -> io::Result<()> {
     let now = Instant::now();
-    let mut fds: Vec<BorrowedFd<'_>> = batch.iter().map(|p| p.connection.stream.as_fd()).collect();
+    let mut fds: Vec<BorrowedFd<'_>> = batch
+        .iter()
+        .map(|packed| packed.parcel.connection.stream.as_fd())
+        .collect();
     let state;
-    let bytes = if let [
-        Parcel {
-            connection,
-            session: Some(session),
-            ..
-        },
-    ] = batch
-    {
-        state = session.pack(&connection.leftover)?;
-        fds.push(state.as_fd());
-        let lengths = (connection.leftover.len(), session.blob.len());
-        let about = connection.about(now);
-        frame::write_session(generation, about, &session.name, lengths.0, lengths.1)
-    } else {
-        let entries = batch.iter().map(|parcel| {
-            let c = &parcel.connection;
-            (c.about(now), &c.leftover[..])
-        });
-        frame::write(generation, entries)
+    let bytes = match batch {
+        [Packed { parcel, blob }] if parcel.session.is_some() => {
+            let session = parcel.session.as_ref().expect("just seen");
+            let leftover = &parcel.connection.leftover;
+            state = session.pack(leftover)?;
+            fds.push(state.as_fd());
+            let lengths = (leftover.len(), session.blob.len());
+            let about = parcel.connection.about(now);
+            frame::write_session(generation, about, &session.name, lengths, blob.as_ref())
+        }
+        _ => frame::write(
+            generation,
+            batch.iter().map(|packed| {
+                let c = &packed.parcel.connection;
+                (c.about(now), &c.leftover[..], packed.blob.as_ref())
+            }),
+        ),
     };
     let bytes = bytes.map_err(io::Error::other)?;
     let mut space = vec![0; 64 + fds.len() * size_of::<i32>()];
@@ -299,6 +333,48 @@ async fn send(socket: &UnixSeqpacket, generation: u64, batch: &[Parcel]) -> io::
     }
 }
 
+impl Parcel {
+    /// Writes it down. From here on nobody can seal a record of it. `Err`: it cannot move.
+    fn pack(mut self) -> Result<Packed, Box<Self>> {
+        let tls = match self.connection.stream {
+            Stream::Tls(tls) => tls,
+            plain => {
+                self.connection.stream = plain;
+                let blob = None;
+                return Ok(Packed { parcel: self, blob });
+            }
+        };
+        match tls.into_parts() {
+            Ok((socket, blob)) => {
+                self.connection.stream = socket;
+                let blob = Some(blob);
+                Ok(Packed { parcel: self, blob })
+            }
+            Err(tls) => {
+                self.connection.stream = Stream::Tls(tls);
+                Err(Box::new(self))
+            }
+        }
+    }
+}
+
+impl Packed {
+    /// It was not sent: goes on from what was written down.
+    fn unpack(self) -> Option<Parcel> {
+        let Self { mut parcel, blob } = self;
+        if let Some(blob) = blob {
+            match TlsStream::from_blob(parcel.connection.stream, blob) {
+                Ok(tls) => parcel.connection.stream = Stream::Tls(Box::new(tls)),
+                Err(e) => {
+                    tracing::error!("a connection was lost: {e}");
+                    return None;
+                }
+            }
+        }
+        Some(parcel)
+    }
+}
+
 impl Connection {
     /// What its next worker must know.
     fn about(&self, now: Instant) -> About {
@@ -314,6 +390,7 @@ impl Connection {
                 Peer::Tcp(address) => Some(address),
                 Peer::Unix(_) => None,
             },
+            handshake_due: self.handshake_due,
         }
     }
 }

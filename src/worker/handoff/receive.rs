@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_seqpacket::UnixSeqpacket;
 use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
+use zeroize::Zeroizing;
 
 use super::Session;
 use super::frame::{self, About, BATCH, Content, MESSAGE_MAX};
@@ -20,7 +21,10 @@ use crate::worker::Worker;
 use crate::worker::applications::Applications;
 use crate::worker::connection::{self, Connection};
 use crate::worker::guarded::Vital;
+use crate::worker::lock;
 use crate::worker::stream::{Peer, Stream};
+use crate::worker::tls::{Blob, TlsInfo, TlsStream};
+use crate::worker::ws;
 
 /// A receiving end being read.
 #[derive(Debug)]
@@ -79,8 +83,8 @@ async fn receive(socket: Arc<UnixSeqpacket>, worker: Arc<Worker>, applications: 
             Ok(Some((frame, fds))) => match frame::read(&frame) {
                 Ok((generation, Content::Connections(connections))) => {
                     tracing::debug!(generation, count = fds.len(), "taking over connections");
-                    for ((about, leftover), fd) in connections.into_iter().zip(fds) {
-                        take(&about, leftover, fd, &worker, &applications);
+                    for ((about, leftover, blob), fd) in connections.into_iter().zip(fds) {
+                        take(&about, leftover, blob, fd, &worker, &applications);
                     }
                 }
                 Ok((
@@ -90,11 +94,12 @@ async fn receive(socket: Arc<UnixSeqpacket>, worker: Arc<Worker>, applications: 
                         name,
                         leftover,
                         blob,
+                        tls,
                     },
                 )) => {
                     tracing::debug!(generation, name, "taking over a session");
                     let lengths = (leftover, blob);
-                    take_session(&about, name, lengths, fds, &worker, &applications);
+                    take_session(&about, name, lengths, tls, fds, &worker, &applications);
                 }
                 Err(e) => tracing::error!("connections were lost: {e}"),
             },
@@ -110,10 +115,10 @@ async fn receive(socket: Arc<UnixSeqpacket>, worker: Arc<Worker>, applications: 
 }
 
 /// The next message. `None`: all senders have gone.
-async fn next(socket: &UnixSeqpacket) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+async fn next(socket: &UnixSeqpacket) -> io::Result<Option<(Zeroizing<Vec<u8>>, Vec<OwnedFd>)>> {
     // One that waits, and may do so for as long as a generation drains, holds no buffers.
     socket.as_async_fd().readable().await?.retain_ready();
-    let mut bytes = vec![0; MESSAGE_MAX];
+    let mut bytes = Zeroizing::new(vec![0; MESSAGE_MAX]);
     // A newer sender may put more into a message than we would.
     let mut space = vec![0; 64 + MAX_FDS * size_of::<i32>()];
     let mut slices = [IoSliceMut::new(&mut bytes)];
@@ -141,20 +146,32 @@ async fn next(socket: &UnixSeqpacket) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd
 fn take(
     about: &About,
     leftover: Bytes,
+    blob: Option<Blob>,
     fd: OwnedFd,
     worker: &Arc<Worker>,
     applications: &Applications,
 ) {
-    if serve(about, leftover, fd, worker, applications) {
-        let received = &worker.connections.figures.received;
-        received.fetch_add(1, Ordering::Relaxed);
+    let Some(mut connection) = adopt(about, leftover, blob, fd, worker, applications) else {
+        return;
+    };
+    match welcome(&connection, worker) {
+        Welcome::Yes => {}
+        Welcome::OneAnswer => {
+            connection.idle_since = Instant::now();
+            worker.be_polite_for_one(&connection.gate);
+        }
+        Welcome::No => return turn_away(connection, worker),
     }
+    tokio::spawn(connection::run(connection, Arc::clone(worker)));
+    let received = &worker.connections.figures.received;
+    received.fetch_add(1, Ordering::Relaxed);
 }
 
 fn take_session(
     about: &About,
     name: String,
     lengths: (usize, usize),
+    tls: Option<Blob>,
     fds: Vec<OwnedFd>,
     worker: &Arc<Worker>,
     applications: &Applications,
@@ -170,9 +187,15 @@ fn take_session(
             return;
         }
     };
-    let Some(connection) = adopt(about, leftover, socket, worker, applications) else {
+    let Some(mut connection) = adopt(about, leftover, tls, socket, worker, applications) else {
         return;
     };
+    match welcome(&connection, worker) {
+        Welcome::Yes => {}
+        // Its client stands between two messages.
+        Welcome::OneAnswer => return connection.stream.say_last(ws::CLOSE),
+        Welcome::No => return turn_away(connection, worker),
+    }
     let received = &worker.connections.figures.received;
     received.fetch_add(1, Ordering::Relaxed);
     let session = Session {
@@ -183,15 +206,14 @@ fn take_session(
     session.resume(connection, worker);
 }
 
-/// Serves a connection that somebody else has opened. Returns whether it does.
+/// Serves a connection of our master's, which asks something itself. Returns whether it does.
 pub(in crate::worker) fn serve(
     about: &About,
-    leftover: Bytes,
     fd: OwnedFd,
     worker: &Arc<Worker>,
     applications: &Applications,
 ) -> bool {
-    let adopted = adopt(about, leftover, fd, worker, applications);
+    let adopted = adopt(about, Bytes::new(), None, fd, worker, applications);
     let serves = adopted.is_some();
     if let Some(connection) = adopted {
         tokio::spawn(connection::run(connection, Arc::clone(worker)));
@@ -199,10 +221,51 @@ pub(in crate::worker) fn serve(
     serves
 }
 
+/// What this generation makes of a connection that was begun under another configuration.
+enum Welcome {
+    Yes,
+    /// Today it would be made otherwise: with another version of TLS, with TLS at all, or without.
+    OneAnswer,
+    /// Its client may not be answered: it has not shown the certificate that is asked for now.
+    No,
+}
+
+fn welcome(connection: &Connection, worker: &Worker) -> Welcome {
+    // Its certificate is asked for by the handshake.
+    if connection.handshake_due {
+        return Welcome::Yes;
+    }
+    let info = connection.stream.tls();
+    let info = info.as_deref();
+    let speaks_tls = connection.served.tls;
+    let setup = worker.tls.as_ref().filter(|_| speaks_tls);
+    if setup.is_some_and(|setup| !setup.admits(info)) {
+        return Welcome::No;
+    }
+    let too_old = |info: &TlsInfo| setup.is_some_and(|setup| setup.is_too_old(info));
+    if info.is_some() != speaks_tls || info.is_some_and(too_old) {
+        return Welcome::OneAnswer;
+    }
+    Welcome::Yes
+}
+
+/// Its client hears nothing but the end of its connection.
+fn turn_away(mut connection: Connection, worker: &Worker) {
+    let mut figures = lock(&worker.connections.figures.tls);
+    figures.handshakes.bad_client_certificate += 1;
+    drop(figures);
+    tracing::info!(
+        listener = connection.served.name,
+        "closing a connection without the client certificate that is asked for now"
+    );
+    connection.stream.say_close();
+}
+
 /// One more connection of ours; `None`: its client has gone, or nobody here serves it.
 fn adopt(
     about: &About,
     leftover: Bytes,
+    blob: Option<Blob>,
     fd: OwnedFd,
     worker: &Arc<Worker>,
     applications: &Applications,
@@ -218,9 +281,20 @@ fn adopt(
         );
         return None;
     };
+    let stream = match blob {
+        None => stream,
+        Some(blob) => match TlsStream::from_blob(stream, blob) {
+            Ok(tls) => Stream::Tls(Box::new(tls)),
+            Err(e) => {
+                tracing::error!("a connection was lost: {e}");
+                return None;
+            }
+        },
+    };
     let now = Instant::now();
     let since = |age: u64| now.checked_sub(Duration::from_millis(age)).unwrap_or(now);
-    let (gate, live) = worker.connections.enter();
+    let is_tls = matches!(stream, Stream::Tls(_)) || about.handshake_due;
+    let (gate, live) = worker.connections.enter(is_tls);
     Some(Connection {
         stream,
         leftover,
@@ -231,5 +305,6 @@ fn adopt(
         requests: about.requests,
         idle_since: since(about.idle_ms),
         head_since: about.head_ms.map(since),
+        handshake_due: about.handshake_due,
     })
 }

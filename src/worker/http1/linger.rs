@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rustix::net::Shutdown;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
@@ -17,7 +16,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// that. A socket closed with unread bytes in it makes the kernel send a reset, which would destroy
 /// our last answer at the client (RFC 9112, 9.6).
 pub(in crate::worker) async fn linger(mut stream: Stream) {
-    let _ = rustix::net::shutdown(&stream, Shutdown::Write);
+    stream.end_writing();
     let mut rest = vec![0; 16 * 1024];
     let _ = timeout(TIME, async {
         while let Ok(Ok(1..)) = timeout(SILENCE, stream.read(&mut rest)).await {}

@@ -110,6 +110,7 @@ impl<'a> Driver<'a> {
             requests,
             idle_since,
             head_since,
+            handshake_due: _,
         } = connection;
         gate.restart();
         let exchange = Exchange {
@@ -121,6 +122,7 @@ impl<'a> Driver<'a> {
             multiplexed: false,
             body_timeout: worker.http.body_timeout,
             access: worker.access.clone(),
+            tls: stream.tls(),
         };
         let io = TokioIo::new(Gated {
             stream,
@@ -258,7 +260,7 @@ impl<'a> Driver<'a> {
         let requests = self.before + u64::from(self.gate.requests().wrapping_sub(self.start));
         let parts = self.http.into_parts();
         let Gated {
-            stream,
+            mut stream,
             before,
             gate,
             live,
@@ -267,7 +269,7 @@ impl<'a> Driver<'a> {
         if !matches!(end, End::Leave) {
             let may_still_send = match end {
                 End::TimedOut => {
-                    let _ = stream.try_write(TIMED_OUT);
+                    stream.say_last(TIMED_OUT);
                     true
                 }
                 End::Refused => true,
@@ -294,6 +296,7 @@ impl<'a> Driver<'a> {
             requests,
             idle_since: self.times.idle_since,
             head_since,
+            handshake_due: false,
         })
     }
 }

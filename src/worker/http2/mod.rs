@@ -55,8 +55,8 @@ pub(super) fn builder(http: &Http) -> http2::Builder<Tasks> {
 }
 
 /// Ends a connection of a client that speaks HTTP/2 where `[http] http2` is off.
-pub(super) async fn refuse(connection: Connection) {
-    let _ = connection.stream.try_write(HTTP1_REQUIRED);
+pub(super) async fn refuse(mut connection: Connection) {
+    connection.stream.say_last(HTTP1_REQUIRED);
     linger(connection.stream).await;
 }
 
@@ -75,6 +75,7 @@ pub(super) async fn serve(connection: Connection, worker: &Worker) {
         multiplexed: true,
         body_timeout: worker.http.body_timeout,
         access: worker.access.clone(),
+        tls: connection.stream.tls(),
     };
     let io = TokioIo::new(Gated {
         stream: connection.stream,

@@ -28,7 +28,7 @@ pub(super) use farewell::{CLOSE, Farewell};
 #[cfg(not(feature = "ws"))]
 pub(super) fn resume(
     session: super::handoff::Session,
-    connection: super::connection::Connection,
+    mut connection: super::connection::Connection,
     _: &std::sync::Arc<super::Worker>,
 ) {
     connection.stream.say_last(CLOSE);

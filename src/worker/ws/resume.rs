@@ -44,7 +44,11 @@ impl Context {
 }
 
 /// Gives a session to the application.
-pub(in crate::worker) fn resume(session: Session, connection: Connection, worker: &Arc<Worker>) {
+pub(in crate::worker) fn resume(
+    session: Session,
+    mut connection: Connection,
+    worker: &Arc<Worker>,
+) {
     let known = worker.application.keep(Known::default);
     let Some(resume) = lock(&known).get(&session.name).cloned() else {
         tracing::warn!(

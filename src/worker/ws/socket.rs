@@ -262,6 +262,7 @@ impl WebSocket {
             requests: 0,
             idle_since: Instant::now(),
             head_since: None,
+            handshake_due: false,
         };
         if let Err(kept) = self
             .worker
@@ -286,7 +287,7 @@ impl Drop for WebSocket {
         };
         if self.untouched {
             // The library has nothing of its own to say.
-            socket.get_ref().stream.say_last(CLOSE);
+            socket.get_mut().stream.say_last(CLOSE);
         } else if self.closing.is_none() {
             let (code, reason) = if std::thread::panicking() {
                 (CloseCode::Error, "the service failed")

@@ -102,6 +102,7 @@ async fn socket(context: &Context, upgrade: OnUpgrade) -> Result<WebSocket, Stri
         requests: 0,
         idle_since: Instant::now(),
         head_since: None,
+        handshake_due: false,
     };
     Ok(WebSocket::new(connection, &worker, MESSAGE_MAX).await)
 }

@@ -16,6 +16,7 @@ use crate::kit::manager::{Manager, Unit};
 use crate::kit::port::Port;
 use crate::kit::proc;
 use crate::kit::terminal::Terminal;
+use crate::kit::tls::make_certificate;
 
 /// What to start, and how.
 #[derive(Debug, Clone)]
@@ -30,6 +31,7 @@ pub struct Setup {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     own_config: bool,
+    tls: bool,
 }
 
 impl Setup {
@@ -45,6 +47,7 @@ impl Setup {
             args: Vec::new(),
             env: Vec::new(),
             own_config: true,
+            tls: false,
         }
     }
 
@@ -75,6 +78,12 @@ impl Setup {
     /// A listener on a free TCP port. Without any there is one called `http`.
     pub fn tcp(mut self, name: &str) -> Self {
         self.tcp.push(name.to_owned());
+        self
+    }
+
+    /// All listeners speak TLS, with a certificate for `localhost` in `tls/localhost.crt`.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -168,10 +177,24 @@ impl Setup {
 
     pub(super) fn write_config(&self, path: &Path, text: &str, listeners: &[(String, Target)]) {
         let mut whole = format!("{text}\n");
+        if self.tls {
+            let directory = path.with_file_name("tls");
+            if !directory.exists() {
+                make_certificate(&directory, &["localhost"]);
+            }
+            // The text may end in the middle of that table.
+            if !whole.contains("[tls]") {
+                whole.push_str("[tls]\n");
+            }
+            let _ = writeln!(whole, "directory = {directory:?}");
+        }
         for (name, target) in listeners {
             let _ = writeln!(whole, "[[listener]]\nname = \"{name}\"");
             if !self.passed.contains(name) {
                 let _ = writeln!(whole, "address = \"{target}\"");
+            }
+            if self.tls {
+                whole.push_str("tls = true\n");
             }
         }
         fs::write(path, whole).expect("the configuration file");

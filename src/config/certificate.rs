@@ -1,0 +1,317 @@
+//! What a certificate and a key are, and whether they can be used: read, looked at, never trusted
+//! further than that.
+
+use std::path::{Path, PathBuf};
+
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::time::Time;
+use zeroize::Zeroize as _;
+
+use super::secret::SecretBytes;
+
+/// What is wrong with a certificate or a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateError {
+    /// A listener speaks TLS and there is no certificate.
+    #[error(
+        "a listener has `tls = true`, but there is no certificate: name a `directory` or a \
+         `[[tls.certificate]]`; `cert NAME` makes one for a first try"
+    )]
+    NoCertificate,
+    /// The file cannot be read.
+    #[error("cannot read {}: {why}", .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        why: String,
+    },
+    /// One half of a pair.
+    #[error("{} has no {} beside it", .path.display(), .other.display())]
+    NoPartner {
+        /// What is there.
+        path: PathBuf,
+        /// What is not.
+        other: PathBuf,
+    },
+    /// It holds something else.
+    #[error("{} holds no {expected} in PEM: {why}", .path.display())]
+    NotPem {
+        /// Which.
+        path: PathBuf,
+        /// What should be in it.
+        expected: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A certificate that cannot be understood.
+    #[error("{} cannot be understood as a certificate: {why}", .path.display())]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A key of a kind that is not supported.
+    #[error("the key in {} cannot be used: {why}", .path.display())]
+    Key {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Somebody else's key.
+    #[error("the key in {} is not the one of the certificate in {}", .key.display(), .certificate.display())]
+    Mismatch {
+        /// The key's file.
+        key: PathBuf,
+        /// The certificate's.
+        certificate: PathBuf,
+    },
+    /// Clients could not follow it.
+    #[error(
+        "the certificates in {} are out of order: number {number} did not sign the one before it; \
+         the server's own comes first, then the one that signed it, and so on", .path.display()
+    )]
+    OutOfOrder {
+        /// Which.
+        path: PathBuf,
+        /// From 1.
+        number: usize,
+    },
+    /// No client believes it.
+    #[error("the certificate in {} is too weak: {why}", .path.display())]
+    Weak {
+        /// Which.
+        path: PathBuf,
+        /// What of it.
+        why: String,
+    },
+    /// Its time is over.
+    #[error("the certificate in {} expired on {}", .path.display(), day(*.since))]
+    Expired {
+        /// Which.
+        path: PathBuf,
+        /// Unix seconds.
+        since: u64,
+    },
+    /// Its time has not come.
+    #[error("the certificate in {} is not valid before {}", .path.display(), day(*.from))]
+    NotYet {
+        /// Which.
+        path: PathBuf,
+        /// Unix seconds.
+        from: u64,
+    },
+}
+
+/// What [`examine`] finds.
+pub(super) struct Facts {
+    pub(super) names: Vec<String>,
+    pub(super) not_before: u64,
+    pub(super) not_after: u64,
+}
+
+/// The certificates of a file, in DER.
+pub(super) fn chain(path: &Path, pem: &[u8]) -> Result<Vec<Vec<u8>>, CertificateError> {
+    let not_pem = |why: String| CertificateError::NotPem {
+        path: path.into(),
+        expected: "certificate",
+        why,
+    };
+    let chain: Result<Vec<Vec<u8>>, _> = CertificateDer::pem_slice_iter(pem)
+        .map(|found| found.map(|der| der.to_vec()))
+        .collect();
+    let chain = chain.map_err(|e| not_pem(e.to_string()))?;
+    if chain.is_empty() {
+        return Err(not_pem("there is no BEGIN CERTIFICATE in it".into()));
+    }
+    Ok(chain)
+}
+
+/// The authorities of a file.
+pub(super) fn authorities(path: &Path, pem: &[u8]) -> Result<Vec<Vec<u8>>, CertificateError> {
+    let authorities = chain(path, pem)?;
+    let mut roots = rustls::RootCertStore::empty();
+    for der in &authorities {
+        let added = roots.add(CertificateDer::from(der.as_slice()));
+        added.map_err(|e| malformed(path, &e))?;
+    }
+    Ok(authorities)
+}
+
+/// The key of a file, in DER.
+pub(super) fn key(path: &Path, pem: &[u8]) -> Result<SecretBytes, CertificateError> {
+    match PrivateKeyDer::from_pem_slice(pem) {
+        Ok(mut der) => {
+            let secret = SecretBytes::new(der.secret_der().to_vec());
+            der.zeroize();
+            Ok(secret)
+        }
+        Err(e) => {
+            let encrypted = pem
+                .windows(ENCRYPTED.len())
+                .any(|window| window == ENCRYPTED);
+            Err(CertificateError::NotPem {
+                path: path.into(),
+                expected: "private key",
+                why: match e {
+                    _ if encrypted => "it is encrypted; store it decrypted, readable only by the \
+                                       service's user"
+                        .into(),
+                    pem::Error::NoItemsFound => "there is no BEGIN PRIVATE KEY in it".into(),
+                    e => e.to_string(),
+                },
+            })
+        }
+    }
+}
+
+const ENCRYPTED: &[u8] = b"ENCRYPTED";
+
+/// Whether the key can be used and is that of the certificate.
+pub(super) fn belong_together(
+    (file, chain): (&Path, &[Vec<u8>]),
+    (key_file, key): (&Path, &SecretBytes),
+) -> Result<(), CertificateError> {
+    let unusable = |why: &dyn std::fmt::Display| CertificateError::Key {
+        path: key_file.into(),
+        why: why.to_string(),
+    };
+    let der = PrivateKeyDer::try_from(key.bytes()).map_err(|e| unusable(&e))?;
+    let signing = any_supported_type(&der).map_err(|e| unusable(&e))?;
+    let chain = chain
+        .iter()
+        .map(|der| CertificateDer::from(der.as_slice()).into_owned())
+        .collect();
+    match CertifiedKey::new(chain, signing).keys_match() {
+        Ok(()) => Ok(()),
+        Err(rustls::Error::InvalidCertificate(_)) => {
+            Err(malformed(file, &"it is no end of a chain"))
+        }
+        Err(_) => Err(CertificateError::Mismatch {
+            key: key_file.into(),
+            certificate: file.into(),
+        }),
+    }
+}
+
+/// Names, dates, order and strength.
+pub(super) fn examine(path: &Path, chain: &[Vec<u8>]) -> Result<Facts, CertificateError> {
+    let read = |der: &Vec<u8>| Certificate::from_der(der).map_err(|e| malformed(path, &e));
+    let certificates: Vec<Certificate> = chain.iter().map(read).collect::<Result<_, _>>()?;
+    for (n, pair) in certificates.windows(2).enumerate() {
+        let (tbs, issuer) = (&pair[0].tbs_certificate, &pair[1].tbs_certificate.subject);
+        // One that is its own issuer is the end of its chain, whatever the next one is called.
+        if tbs.issuer != *issuer || tbs.issuer == tbs.subject {
+            return Err(CertificateError::OutOfOrder {
+                path: path.into(),
+                number: n + 2,
+            });
+        }
+    }
+    let own = &certificates[0];
+    strong(path, own)?;
+    let tbs = &own.tbs_certificate;
+    Ok(Facts {
+        names: names(path, own)?,
+        not_before: seconds(tbs.validity.not_before),
+        not_after: seconds(tbs.validity.not_after),
+    })
+}
+
+fn names(path: &Path, certificate: &Certificate) -> Result<Vec<String>, CertificateError> {
+    let found = certificate.tbs_certificate.get::<SubjectAltName>();
+    let found = found.map_err(|e| malformed(path, &e))?;
+    let names: Vec<String> = found
+        .iter()
+        .flat_map(|(_, names)| &names.0)
+        .filter_map(|name| match name {
+            GeneralName::DnsName(name) => Some(name.to_string()),
+            GeneralName::IpAddress(address) => address_of(address.as_bytes()),
+            _ => None,
+        })
+        .collect();
+    if names.is_empty() {
+        return Err(malformed(path, &"it is for no name (no subjectAltName)"));
+    }
+    Ok(names)
+}
+
+fn address_of(bytes: &[u8]) -> Option<String> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(std::net::Ipv4Addr::from(v4).to_string());
+    }
+    let v6 = <[u8; 16]>::try_from(bytes).ok()?;
+    Some(std::net::Ipv6Addr::from(v6).to_string())
+}
+
+/// What browsers refuse: RSA below 2048 bits, signatures with MD5 or SHA-1.
+fn strong(path: &Path, certificate: &Certificate) -> Result<(), CertificateError> {
+    const RSA: &str = "1.2.840.113549.1.1.1";
+    const OLD_SIGNATURES: [&str; 3] = [
+        "1.2.840.113549.1.1.4",
+        "1.2.840.113549.1.1.5",
+        "1.2.840.10045.4.1",
+    ];
+    let weak = |why: String| CertificateError::Weak {
+        path: path.into(),
+        why,
+    };
+    let key = &certificate.tbs_certificate.subject_public_key_info;
+    if key.algorithm.oid.to_string() == RSA {
+        let bits = rsa_bits(key.subject_public_key.raw_bytes())
+            .ok_or_else(|| malformed(path, &"its RSA key cannot be read"))?;
+        if bits < 2048 {
+            return Err(weak(format!(
+                "its RSA key has {bits} bits, at least 2048 are needed"
+            )));
+        }
+    }
+    let signature = certificate.signature_algorithm.oid.to_string();
+    if OLD_SIGNATURES.contains(&signature.as_str()) {
+        return Err(weak("it is signed with MD5 or SHA-1".into()));
+    }
+    Ok(())
+}
+
+/// The length of the modulus of an `RSAPublicKey` (RFC 8017, A.1.1).
+fn rsa_bits(der: &[u8]) -> Option<usize> {
+    use x509_cert::der::asn1::UintRef;
+    use x509_cert::der::{Reader as _, SliceReader};
+    let mut reader = SliceReader::new(der).ok()?;
+    let modulus: UintRef<'_> = reader
+        .sequence(|inner| {
+            let modulus = inner.decode::<UintRef<'_>>()?;
+            inner.decode::<UintRef<'_>>()?;
+            Ok(modulus)
+        })
+        .ok()?;
+    let bytes = modulus.as_bytes();
+    let zeros = usize::try_from(bytes.first()?.leading_zeros()).ok()?;
+    Some(bytes.len() * 8 - zeros)
+}
+
+fn seconds(time: Time) -> u64 {
+    time.to_unix_duration().as_secs()
+}
+
+fn day(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| "another age".into(), |t| t.to_string())
+}
+
+fn malformed(path: &Path, why: &dyn std::fmt::Display) -> CertificateError {
+    CertificateError::Malformed {
+        path: path.into(),
+        why: why.to_string(),
+    }
+}

@@ -1,0 +1,444 @@
+//! `[tls]`, and the certificates and keys that it names.
+//!
+//! They are read by whoever loads the configuration, which is the master: its workers get them from
+//! it (never from disk), so a worker that is started again serves with what its generation began with.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::certificate::{self, CertificateError};
+use super::merge::Step;
+use super::secret::SecretBytes;
+use super::{Config, ConfigError};
+
+/// TLS of all listeners that have `tls = true`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Holds `NAME.crt` and `NAME.key`, as many as there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Certificates elsewhere. They come before those of the directory.
+    #[serde(rename = "certificate", skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<CertificateFiles>,
+    /// Older versions are refused.
+    pub min_version: TlsVersion,
+    /// Clients must show a certificate that one of these authorities has signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients that come back resume.
+    pub tickets: bool,
+    /// What the files held when the configuration was loaded; `None` where no listener speaks TLS.
+    #[serde(skip)]
+    pub identities: Option<Arc<Identities>>,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// PEM: the server's certificate, then those that signed it, each after the one that it signed.
+    pub file: PathBuf,
+    /// PEM: the private key.
+    pub key: PathBuf,
+}
+
+/// The oldest version that is spoken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    #[default]
+    #[serde(rename = "1.2")]
+    V12,
+    /// TLS 1.3.
+    #[serde(rename = "1.3")]
+    V13,
+}
+
+/// What the files of `[tls]` hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identities {
+    /// Certificates with their keys. The first is for clients that ask for a name nobody has.
+    pub list: Vec<Identity>,
+    /// DER; empty: no client certificate is asked for.
+    pub client_ca: Vec<Vec<u8>>,
+    /// What of it could not be used.
+    #[serde(skip)]
+    pub faults: Vec<Fault>,
+}
+
+/// A file of `[tls]` that cannot be used. The others can.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// What is wrong with it.
+    pub error: CertificateError,
+    /// The same, with the line of the configuration that names it.
+    pub told: String,
+    missing: Missing,
+}
+
+/// What a fault leaves out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// The certificate of this file.
+    Certificate(PathBuf),
+    /// All that are in this directory.
+    Directory(PathBuf),
+    /// The authorities of clients.
+    Authorities,
+}
+
+/// A certificate with its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Where it was read from.
+    pub file: PathBuf,
+    /// The DNS names and addresses that it is for.
+    pub names: Vec<String>,
+    /// DER; the first is its own.
+    pub chain: Vec<Vec<u8>>,
+    /// DER.
+    pub key: SecretBytes,
+    /// Unix seconds.
+    pub not_before: u64,
+    /// Unix seconds.
+    pub not_after: u64,
+    /// The file of the key, if everybody on this host can read it.
+    pub exposed_key: Option<PathBuf>,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            certificates: Vec::new(),
+            min_version: TlsVersion::default(),
+            client_ca: None,
+            tickets: true,
+            identities: None,
+        }
+    }
+}
+
+/// What is wrong with a file, and which key names it.
+pub(super) struct Wrong {
+    pub(super) way: Vec<Step>,
+    pub(super) error: CertificateError,
+    pub(super) missing: Missing,
+}
+
+impl Tls {
+    /// Reads the files: what can be used, and what is wrong with the others.
+    pub(super) fn read(&self) -> (Identities, Vec<Wrong>) {
+        let (mut list, mut wrong) = (Vec::new(), Vec::new());
+        for (n, files) in self.certificates.iter().enumerate() {
+            let way = |key| {
+                vec![
+                    Step::Key("tls"),
+                    Step::Key("certificate"),
+                    Step::Entry(n),
+                    key,
+                ]
+            };
+            match Identity::read(&files.file, &files.key) {
+                Ok(identity) => list.push(identity),
+                Err((of_key, error)) => wrong.push(Wrong {
+                    way: way(Step::Key(if of_key { "key" } else { "file" })),
+                    error,
+                    missing: Missing::Certificate(files.file.clone()),
+                }),
+            }
+        }
+        let way = |key| vec![Step::Key("tls"), Step::Key(key)];
+        if let Some(directory) = &self.directory {
+            let mut cannot = |error, missing| {
+                wrong.push(Wrong {
+                    way: way("directory"),
+                    error,
+                    missing,
+                });
+            };
+            match in_directory(directory) {
+                Ok(files) if files.is_empty() && list.is_empty() => cannot(
+                    CertificateError::NoCertificate,
+                    Missing::Directory(directory.clone()),
+                ),
+                Ok(files) => {
+                    for (file, key) in files {
+                        match Identity::read(&file, &key) {
+                            Ok(identity) => list.push(identity),
+                            Err((_, error)) => cannot(error, Missing::Certificate(file)),
+                        }
+                    }
+                }
+                Err(error) => cannot(error, Missing::Directory(directory.clone())),
+            }
+        }
+        let client_ca = match &self.client_ca {
+            None => Vec::new(),
+            Some(path) => {
+                let read = read_file(path).and_then(|pem| certificate::authorities(path, &pem));
+                read.unwrap_or_else(|error| {
+                    wrong.push(Wrong {
+                        way: way("client_ca"),
+                        error,
+                        missing: Missing::Authorities,
+                    });
+                    Vec::new()
+                })
+            }
+        };
+        let faults = Vec::new();
+        let identities = Identities {
+            list,
+            client_ca,
+            faults,
+        };
+        (identities, wrong)
+    }
+
+    /// Whether no certificate is named at all.
+    pub(super) fn names_none(&self) -> bool {
+        self.directory.is_none() && self.certificates.is_empty()
+    }
+}
+
+impl Wrong {
+    /// `told`: with the place in the configuration.
+    pub(super) fn fault(self, told: String) -> Fault {
+        Fault {
+            error: self.error,
+            told,
+            missing: self.missing,
+        }
+    }
+}
+
+impl Config {
+    /// Reads again the certificates that this configuration names.
+    pub fn read_certificates(&mut self) {
+        if self.listeners.iter().any(|listener| listener.tls) {
+            let (mut identities, wrong) = self.tls.read();
+            let fault = |wrong: Wrong| {
+                let told = wrong.error.to_string();
+                wrong.fault(told)
+            };
+            identities.faults = wrong.into_iter().map(fault).collect();
+            self.tls.identities = Some(Arc::new(identities));
+        }
+    }
+
+    /// A service that starts, or takes over, serves with the certificates that can be used: nothing
+    /// gets better without them. What cannot be had from the files comes from `before`, the generation
+    /// that serves. Without the authorities of clients nobody is served: not one may be answered who
+    /// has not been checked.
+    pub fn make_do_with_certificates(&mut self, before: Option<&Identities>) {
+        let Some(identities) = &mut self.tls.identities else {
+            return;
+        };
+        if identities.faults.is_empty() {
+            return;
+        }
+        let identities = Arc::make_mut(identities);
+        let known = before.map_or(&[][..], |before| &before.list);
+        let mut closed = false;
+        for fault in &identities.faults {
+            match &fault.missing {
+                Missing::Certificate(file) => {
+                    let same = known.iter().filter(|other| other.file == *file);
+                    identities.list.extend(same.cloned());
+                }
+                Missing::Directory(directory) => {
+                    let inside = known
+                        .iter()
+                        .filter(|other| other.file.starts_with(directory));
+                    identities.list.extend(inside.cloned());
+                }
+                Missing::Authorities => {
+                    identities.client_ca = before.map_or_else(Vec::new, |b| b.client_ca.clone());
+                    closed = identities.client_ca.is_empty();
+                }
+            }
+        }
+        if identities.list.is_empty() {
+            identities.list = known.to_vec();
+        }
+        if closed {
+            identities.list.clear();
+        }
+    }
+}
+
+impl Identity {
+    /// The flag of an error: the key's file is meant.
+    fn read(file: &Path, key_file: &Path) -> Result<Self, (bool, CertificateError)> {
+        for (path, other) in [(file, key_file), (key_file, file)] {
+            // Whoever has put one there has forgotten the other.
+            if path.exists() && !other.exists() {
+                let (path, other) = (path.into(), other.into());
+                return Err((path == *file, CertificateError::NoPartner { path, other }));
+            }
+        }
+        let pem = read_file(file).map_err(|e| (false, e))?;
+        let key_pem = read_file(key_file).map_err(|e| (true, e))?;
+        let chain = certificate::chain(file, &pem).map_err(|e| (false, e))?;
+        let key = certificate::key(key_file, &key_pem).map_err(|e| (true, e))?;
+        let facts = certificate::examine(file, &chain).map_err(|e| (false, e))?;
+        certificate::belong_together((file, &chain), (key_file, &key)).map_err(|e| (true, e))?;
+        Ok(Self {
+            file: file.into(),
+            names: facts.names,
+            chain,
+            key,
+            not_before: facts.not_before,
+            not_after: facts.not_after,
+            exposed_key: for_everybody(key_file).then(|| key_file.into()),
+        })
+    }
+
+    /// How long it is good for from `now` on; `None`: no longer, or not yet.
+    #[must_use]
+    pub fn left(&self, now: SystemTime) -> Option<Duration> {
+        let now = seconds(now);
+        (now >= self.not_before)
+            .then(|| self.not_after.checked_sub(now))
+            .flatten()
+            .map(Duration::from_secs)
+    }
+
+    /// Whether it should have been renewed by `now`: a sixth of its life is left (15 of 90 days), or
+    /// nothing.
+    #[must_use]
+    pub fn is_due(&self, now: SystemTime) -> bool {
+        let life = self.not_after.saturating_sub(self.not_before);
+        self.left(now)
+            .is_none_or(|left| left < Duration::from_secs(life / 6))
+    }
+}
+
+impl Identities {
+    /// Whether every file that is named can be used.
+    ///
+    /// # Errors
+    /// The first that cannot.
+    pub fn are_whole(&self) -> Result<(), ConfigError> {
+        let first = self.faults.first();
+        first.map_or(Ok(()), |fault| {
+            Err(ConfigError::Certificate(fault.told.clone()))
+        })
+    }
+
+    /// A warning for each key that everybody on this host can read.
+    pub fn exposed_keys(&self) -> impl Iterator<Item = String> {
+        let files = self.list.iter().filter_map(|one| one.exposed_key.as_ref());
+        files.map(|file| {
+            let file = file.display();
+            format!("everybody on this host can read the key in {file}: `chmod o-rwx {file}`")
+        })
+    }
+
+    /// Whether all are good at `now` but those that are `serving` already. A service that starts with
+    /// one that is not serves it all the same and says so: clients may look less closely than an
+    /// operator should, and nothing gets better without it.
+    ///
+    /// # Errors
+    /// The first that has expired or begins later.
+    pub fn check_dates(
+        &self,
+        now: SystemTime,
+        serving: Option<&Self>,
+    ) -> Result<(), CertificateError> {
+        let seconds = seconds(now);
+        let serves = |identity: &Identity| {
+            let mut serving = serving.into_iter().flat_map(|all| &all.list);
+            serving.any(|other| other.chain == identity.chain)
+        };
+        for identity in self.list.iter().filter(|identity| !serves(identity)) {
+            let path = identity.file.clone();
+            if seconds < identity.not_before {
+                let from = identity.not_before;
+                return Err(CertificateError::NotYet { path, from });
+            }
+            if seconds > identity.not_after {
+                let since = identity.not_after;
+                return Err(CertificateError::Expired { path, since });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// The pairs of a directory in the order of their names, also those of which one half is missing.
+fn in_directory(directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>, CertificateError> {
+    let cannot = |e: io::Error| CertificateError::Unreadable {
+        path: directory.into(),
+        why: e.kind().to_string(),
+    };
+    let mut pairs = Vec::new();
+    for entry in fs::read_dir(directory).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        let other = match path.extension().and_then(|e| e.to_str()) {
+            Some("crt") => path.with_extension("key"),
+            Some("key") => path.with_extension("crt"),
+            _ => continue,
+        };
+        if path.extension().is_some_and(|e| e == "crt") {
+            pairs.push((path, other));
+        } else if !other.exists() {
+            pairs.push((other, path));
+        }
+    }
+    pairs.sort();
+    Ok(pairs)
+}
+
+/// It was read already: an error means that it has just gone.
+fn for_everybody(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|about| about.permissions().mode() & 0o007 != 0)
+}
+
+/// No certificate or key is as large.
+const FILE_MAX: u64 = 256 * 1024;
+
+fn read_file(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, CertificateError> {
+    let unreadable = |why: String| CertificateError::Unreadable {
+        path: path.into(),
+        why,
+    };
+    let failed = |e: io::Error| {
+        match e.kind() {
+        io::ErrorKind::NotFound => unreadable("there is no such file".into()),
+        io::ErrorKind::PermissionDenied => unreadable(
+            "permission denied: the service's user must be able to read it (`chgrp`, and mode 0640)"
+                .into(),
+        ),
+        kind => unreadable(kind.to_string()),
+    }
+    };
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(unreadable("it is not a file".into()));
+    }
+    if metadata.len() > FILE_MAX {
+        return Err(unreadable("it is too large".into()));
+    }
+    // At its full size at once: a buffer that grows leaves copies of a key behind.
+    let size = usize::try_from(FILE_MAX).unwrap_or(usize::MAX);
+    let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(size));
+    let file = fs::File::open(path).map_err(failed)?;
+    file.take(FILE_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    Ok(bytes)
+}
