@@ -211,7 +211,7 @@ pub enum Problem {
     /// What `[tls]` names.
     #[error(transparent)]
     Tls(CertificateError),
-    /// A path begins with [`super::load::CREDENTIALS`], and nobody says where that is.
+    /// A path begins with `$CREDENTIALS_DIRECTORY`, and nobody says where that is.
     #[error("there is no $CREDENTIALS_DIRECTORY: the unit has no `LoadCredential=`")]
     NoCredentials,
     /// Both keys of a listener.

@@ -39,7 +39,7 @@ pub struct Sources {
     pub datagrams: Vec<String>,
     /// What there is room for here.
     pub room: Room,
-    /// Where systemd puts credentials (`LoadCredential=`): what [`CREDENTIALS`] stands for at the
+    /// Where systemd puts credentials (`LoadCredential=`): what `$CREDENTIALS_DIRECTORY` is at the
     /// beginning of a path of `[tls]`.
     pub credentials: Option<PathBuf>,
 }

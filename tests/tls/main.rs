@@ -7,6 +7,7 @@ mod kit;
 mod admission;
 mod certificates;
 mod clients;
+mod http2;
 mod moving;
 mod serving;
 
