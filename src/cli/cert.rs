@@ -1,14 +1,14 @@
 //! `cert NAME…`: a certificate that is its own authority, for a first try of `tls = true`. Clients
 //! must be told to trust it; for everybody else there is an authority (ACME: certbot, lego...).
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
-use nix::unistd::{Group, Uid};
+use nix::unistd::{Gid, Group, Uid};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
 /// Why there is none.
@@ -69,12 +69,16 @@ pub fn make(
         let path = path.to_owned();
         move |source| CertError::Write { path, source }
     };
-    fs::create_dir_all(directory).map_err(failed(directory))?;
+    let group = group_of(service);
+    make_directory(directory, group).map_err(failed(directory))?;
     // The key first: a certificate without one is what `check` would complain of.
-    write_new(&made.key, 0o600, key_pem.as_bytes()).map_err(failed(&made.key))?;
-    share(&made.key, service).map_err(failed(&made.key))?;
-    write_new(&made.certificate, 0o644, certificate_pem.as_bytes())
-        .map_err(failed(&made.certificate))?;
+    write_new(&made.key, 0o640, group, &key_pem).map_err(failed(&made.key))?;
+    let written = write_new(&made.certificate, 0o644, group, &certificate_pem);
+    written.map_err(|e| {
+        // A key alone, or beside the certificate of another, would be refused.
+        let _ = fs::remove_file(&made.key);
+        failed(&made.certificate)(e)
+    })?;
     Ok(made)
 }
 
@@ -97,32 +101,48 @@ fn self_signed(names: &[String], now: Timestamp) -> Result<(String, String), rcg
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-fn write_new(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+/// Whom root lets read what it writes: the group of the service.
+fn group_of(service: &str) -> Option<Gid> {
+    let root = Uid::effective().is_root();
+    let group = root.then(|| Group::from_name(service).ok().flatten());
+    group.flatten().map(|group| group.gid)
+}
+
+/// One that is there stays as it is.
+fn make_directory(directory: &Path, group: Option<Gid>) -> io::Result<()> {
+    if directory.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(directory)?;
+    match group {
+        Some(_) => share(&File::open(directory)?, 0o750, group),
+        None => Ok(()),
+    }
+}
+
+/// Nothing is left of what cannot be written.
+fn write_new(path: &Path, mode: u32, group: Option<Gid>, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(mode)
+        .mode(0o600)
         .open(path)?;
-    file.write_all(bytes)
+    // Without the group the key is its owner's alone.
+    let mode = if group.is_none() { mode & 0o604 } else { mode };
+    let written = share(&file, mode, group).and_then(|()| file.write_all(text.as_bytes()));
+    written.inspect_err(|_| {
+        let _ = fs::remove_file(path);
+    })
 }
 
-/// What root writes the service must be able to read, and nobody else.
-fn share(key: &Path, service: &str) -> io::Result<()> {
-    if !Uid::effective().is_root() {
-        return Ok(());
-    }
-    let Ok(Some(group)) = Group::from_name(service) else {
-        return Ok(());
-    };
-    nix::unistd::chown(key, None, Some(group.gid))?;
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o640);
-    fs::set_permissions(key, readable)
+/// By descriptor: in another's directory the name may be anything by now.
+fn share(file: &File, mode: u32, group: Option<Gid>) -> io::Result<()> {
+    nix::unistd::fchown(file, None, group)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
     use crate::config::Config;
 

@@ -89,6 +89,18 @@ pub fn unusable_in_unit(config: &Config, unit: &UnitFile) -> Vec<String> {
             }
         }
     }
+    if let Some(account) = &account {
+        for (path, wanted) in files_of_tls(config) {
+            let path = path.canonicalize().unwrap_or(path);
+            if let Some(closed) = closed_to(&path, account, wanted) {
+                bad.push(format!(
+                    "tls: user {user} of {name} may not read {}: {} is closed to it",
+                    path.display(),
+                    closed.display()
+                ));
+            }
+        }
+    }
     let log = Path::new(&config.log.access);
     if log.is_absolute() {
         let shown = log.display();
@@ -156,6 +168,31 @@ pub fn taken(config: &Config, status: Option<&Status>) -> Vec<String> {
 fn ends_alike(held: &str, address: &str) -> bool {
     let port = |text: &str| text.rsplit_once(':').map(|(_, port)| port.to_owned());
     port(held).is_some() && port(held) == port(address)
+}
+
+/// What the service must be able to read for TLS, and how.
+fn files_of_tls(config: &Config) -> Vec<(PathBuf, u32)> {
+    let tls = &config.tls;
+    if !config.listeners.iter().any(|listener| listener.tls) {
+        return Vec::new();
+    }
+    let named = tls.certificates.iter().flat_map(|c| [&c.file, &c.key]);
+    let mut all: Vec<_> = named
+        .chain(&tls.client_ca)
+        .map(|file| (file.clone(), 0o4))
+        .collect();
+    if let Some(directory) = &tls.directory {
+        all.push((directory.clone(), 0o5));
+        let inside = fs::read_dir(directory).into_iter().flatten().flatten();
+        let pem = |path: &PathBuf| path.extension().is_some_and(|e| e == "crt" || e == "key");
+        all.extend(
+            inside
+                .map(|entry| entry.path())
+                .filter(pem)
+                .map(|path| (path, 0o4)),
+        );
+    }
+    all
 }
 
 /// Where a unit with `ProtectSystem=strict` may write.
@@ -246,6 +283,33 @@ mod tests {
         assert_eq!(closed_to(&www, &nobody, 0o5), Some(closed.clone()));
         fs::set_permissions(&closed, open(0o711)).unwrap();
         assert_eq!(closed_to(&www, &nobody, 0o5), None);
+    }
+
+    #[test]
+    fn a_key_that_its_user_may_not_read_is_named() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let open = |mode| fs::Permissions::from_mode(mode);
+        fs::set_permissions(dir.path(), open(0o755)).unwrap();
+        let mut config = Config::default();
+        config.tls.directory = Some(dir.path().into());
+        for (name, mode) in [("a.crt", 0o644), ("a.key", 0o600)] {
+            fs::write(dir.path().join(name), "").unwrap();
+            fs::set_permissions(dir.path().join(name), open(mode)).unwrap();
+        }
+        let unit = unit("User=nobody\n");
+        assert_eq!(
+            unusable_in_unit(&config, &unit),
+            [""; 0],
+            "no listener speaks TLS"
+        );
+        config.listeners.push(ListenerConfig {
+            tls: true,
+            ..ListenerConfig::new("https", None)
+        });
+        let bad = unusable_in_unit(&config, &unit);
+        assert_eq!(bad.len(), 1, "{bad:?}");
+        assert!(bad[0].ends_with("a.key is closed to it"), "{bad:?}");
     }
 
     #[test]
