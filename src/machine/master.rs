@@ -281,10 +281,10 @@ impl Machine {
         if let Event::Timer(timer) = event {
             let due = self.timers.get(timer);
             self.timers.disarm(timer);
-            if timer == Timer::Silence && due.is_some_and(|at| now >= at + self.timing.silence / 8)
-            {
+            let blames = matches!(timer, Timer::Silence | Timer::DeadMan);
+            if blames && due.is_some_and(|at| now >= at + self.timing.silence / 8) {
                 // It is we who slept (a paused virtual machine): what the successor said in the
-                // meantime is still to be read.
+                // meantime is still to be read, and what it has to say now is still to come.
                 self.arm(timer, self.timing.silence, s);
                 return step.actions;
             }
@@ -377,7 +377,9 @@ impl Machine {
             Event::Signal(Signal::Usr1) => s.act(Action::ReopenLogs),
             Event::Timer(Timer::Heartbeat) => self.heartbeat(s),
             Event::Timer(Timer::Remember) => self.forget(s),
-            Event::Timer(Timer::Linger) => s.act(Action::KillPredecessor),
+            Event::Timer(Timer::Linger) => self.kill_predecessor(s),
+            // What one had said that we killed does not count any longer.
+            Event::Predecessor(_) if self.predecessor.is_some_and(|p| p.closed) => {}
             Event::WorkersReady if self.accepting == Accepting::Wanted => {
                 self.accepting = Accepting::On;
                 s.act(Action::Accept);
@@ -565,7 +567,7 @@ impl Machine {
                 self.finish(s);
             }
             // It hangs: nobody may stay behind when the service stops.
-            Event::Timer(Timer::Commit) => s.act(Action::KillPredecessor),
+            Event::Timer(Timer::Commit) => self.kill_predecessor(s),
             Event::Timer(Timer::Evict) => self.press_on(s),
             // Both stop the service: the predecessor is the last.
             Event::Predecessor(FromPredecessor::Release) => {
@@ -702,6 +704,14 @@ impl Machine {
             s.act(Action::Note(Note::SignalCarriedOut(*signal)));
         }
         signals
+    }
+
+    /// It does not let go.
+    pub(super) fn kill_predecessor(&mut self, s: &mut Step) {
+        if let Some(p) = &mut self.predecessor {
+            p.closed = true;
+        }
+        s.act(Action::KillPredecessor);
     }
 
     /// The predecessor's process has gone, so we are no longer "alien" to the service manager.

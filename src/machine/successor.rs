@@ -306,7 +306,7 @@ impl Machine {
         match event {
             Event::PredecessorClosed => self.alone(true, s),
             Event::Timer(Timer::Commit) => {
-                s.act(Action::KillPredecessor);
+                self.kill_predecessor(s);
                 self.arm(Timer::Commit, self.timing.commit, s);
             }
             Event::Predecessor(FromPredecessor::Retire(_)) => {
@@ -398,7 +398,7 @@ impl Machine {
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
             Event::PredecessorClosed => self.alone(true, s),
             Event::Timer(Timer::Commit) => {
-                s.act(Action::KillPredecessor);
+                self.kill_predecessor(s);
                 self.arm(Timer::Commit, self.timing.commit, s);
             }
             Event::Signal(signal @ (Signal::Quit | Signal::Term)) => self.leaving = Some(signal),

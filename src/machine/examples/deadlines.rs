@@ -74,6 +74,25 @@ fn a_master_that_slept_itself_waits_once_more_before_it_calls_the_other_one_sile
     assert!(enters(&actions, Phase::Reclaiming));
 }
 
+/// A virtual machine was paused in a probation that had nearly passed: the successor, which slept as
+/// long, commits now.
+#[test]
+fn a_master_that_slept_itself_does_not_take_a_healthy_release_back() {
+    let mut one = One::at(Phase::Parked, Automatic);
+    one.now += secs(600);
+    assert_eq!(one.on(Event::Timer(Timer::Silence)), []);
+    assert_eq!(one.on(Event::Timer(Timer::DeadMan)), []);
+    assert_eq!(one.phase(), Phase::Parked);
+    let _ = one.told(FromSuccessor::Commit);
+    assert_eq!(one.phase(), Phase::Done);
+    // One that does not commit is taken back all the same.
+    let mut one = One::at(Phase::Parked, Automatic);
+    one.now += secs(600);
+    let _ = one.on(Event::Timer(Timer::DeadMan));
+    let actions = one.waits_for(Timer::DeadMan);
+    assert!(enters(&actions, Phase::Reclaiming));
+}
+
 #[test]
 fn every_word_of_the_successor_prolongs_its_silence() {
     for (phase, mode) in [
@@ -192,9 +211,10 @@ fn the_first_deadline_is_due_first_and_not_before_its_time() {
 #[test]
 fn a_deadline_passes_once() {
     let mut one = One::at(Phase::Parked, Automatic);
-    one.now += secs(100);
     let mut passed = 0;
-    while let Some(timer) = one.machine.due(one.now) {
+    while let Some(at) = one.machine.deadline() {
+        one.now = at;
+        let timer = one.machine.due(at).expect("it is due");
         let _ = one.on(Event::Timer(timer));
         passed += 1;
         assert!(passed < 10, "{timer:?} comes again and again");

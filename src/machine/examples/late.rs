@@ -136,3 +136,18 @@ fn a_predecessor_that_hangs_after_its_commit_is_killed_in_the_end() {
         [Action::Reclaim, Action::OwnPid]
     );
 }
+
+/// What one had said before we killed it is still on its way, and does not count any longer.
+#[test]
+fn a_predecessor_that_was_killed_is_not_obeyed() {
+    for phase in [Phase::Committing, Phase::Yielded] {
+        for word in [retire(), FromPredecessor::Ready, FromPredecessor::Release] {
+            let mut one = One::at(phase, Automatic);
+            place(&one.waits_for(Timer::Commit), &Action::KillPredecessor);
+            assert_eq!(one.hears(word), []);
+            assert_eq!(one.phase(), phase);
+            let _ = one.on(Event::PredecessorClosed);
+            assert_eq!(one.phase(), Phase::Serving);
+        }
+    }
+}
