@@ -4,11 +4,16 @@ mod kit;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kit::build;
-use kit::client::Load;
+use kit::client::{Load, Target};
 use kit::service::{SOON, Service};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 /// More than fit into one message between processes, or into a pipe as lines.
 const MANY: usize = 2_500;
@@ -66,7 +71,7 @@ fn more_listeners_than_open_files_are_refused_with_the_numbers() {
     let service = Service::setup("files").config(&many(1_000)).prepare();
     let (program, config) = (service.program.display(), service.config.display());
     let command = format!("ulimit -n 1500; exec {program} check --config {config}");
-    let ran = std::process::Command::new("sh")
+    let ran = Command::new("sh")
         .args(["-c", &command])
         .output()
         .expect("a shell");
@@ -85,7 +90,7 @@ fn more_listeners_than_open_files_are_refused_with_the_numbers() {
 #[test]
 fn more_listeners_than_systemd_passes_again_are_refused_with_the_numbers() {
     let service = Service::setup("systemd").config(&many(700)).prepare();
-    let ran = std::process::Command::new(&service.program)
+    let ran = Command::new(&service.program)
         .args(["check", "--config"])
         .arg(&service.config)
         .env("NOTIFY_SOCKET", "@nobody")
@@ -135,4 +140,97 @@ fn a_control_socket_that_was_removed_is_made_again() {
     fs::remove_file(service.runtime.join("control.sock")).expect("it is there");
     service.cli(&["rollback"]).assert_code(0);
     service.wait_owner(1, "serving");
+}
+
+/// So many descriptors may this process have open, from now on.
+fn allow_files(pid: u32, most: usize) {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    let limit = Rlimit {
+        current: Some(most as u64),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    prlimit(pid, Resource::Nofile, limit).expect("a process of ours");
+}
+
+/// Out of descriptors for a while: each condition is said once, not a thousand times; and nothing that
+/// failed then is given up: operators are answered, connections are accepted and passed on.
+#[test]
+fn out_of_descriptors_nothing_is_logged_in_a_loop_and_everybody_answers_again() {
+    let service = Service::setup("exhausted").config("workers = 1\n").start();
+    service.wait_owner(1, "serving");
+    let load = Load::start_all(vec![service.load("http").keep_alive().connections(4)]);
+    load.wait_connected(SOON);
+    let said = || service.log_text().lines().count();
+    let before = said();
+    let short = [service.master(1).pid, service.workers(1)[0].pid];
+    for pid in short {
+        allow_files(pid, 1);
+    }
+    let Target::Tcp(http) = service.target("http") else {
+        panic!("a TCP listener");
+    };
+    let control = service.runtime.join("control.sock");
+    let handoff = SocketAddrUnix::new(service.runtime.join("handoff.sock")).expect("a path");
+    let mut waiting = Vec::new();
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        if waiting.len() < 60 {
+            let asks = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None);
+            let asks = asks.expect("a socket");
+            rustix::net::connect(&asks, &handoff).expect("somebody listens");
+            waiting.push((
+                TcpStream::connect(http).expect("somebody listens"),
+                UnixStream::connect(&control).expect("somebody listens"),
+                asks,
+            ));
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    let lines = said() - before;
+    assert!(lines < 20, "{lines} lines:\n{}", service.log_text());
+    assert!(lines > 0, "it is said");
+    for pid in short {
+        allow_files(pid, 1024);
+    }
+    drop(waiting);
+    service.cli(&["status"]).assert_code(0);
+    service.replace(&build::other_version("2.0.0"));
+    service.cli(&["upgrade"]).assert_code(0);
+    service.wait_owner(2, "probation");
+    let log = service.log_text();
+    assert!(log.contains("passes connections on to"), "{log}");
+    load.stop().assert_clean();
+}
+
+/// With too few descriptors to serve it ends, or serves; it does not fill the disk with its log.
+#[test]
+fn with_hardly_any_descriptors_nothing_is_logged_in_a_loop() {
+    for files in [10, 12, 16, 20, 24, 28, 32] {
+        let service = Service::setup("hardly-any")
+            .config("workers = 2\n")
+            .prepare();
+        let log = fs::File::create(&service.log).expect("a log");
+        // Whatever it has become, it ends with its namespace.
+        let mut child = Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+            .args(["prlimit", &format!("--nofile={files}:{files}")])
+            .arg(&service.program)
+            .args(["run", "--config"])
+            .arg(&service.config)
+            .arg("--runtime-dir")
+            .arg(&service.runtime)
+            .arg("--state-dir")
+            .arg(&service.state)
+            .stderr(log)
+            .spawn()
+            .expect("unshare");
+        let end = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < end && child.try_wait().expect("our child").is_none() {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let _ = child.kill();
+        child.wait().expect("our child");
+        let lines = service.log_text().lines().count();
+        assert!(lines < 60, "{files} descriptors: {lines} lines");
+    }
 }

@@ -159,7 +159,11 @@ impl Driver {
             biased;
             signal = self.signals.next() => match signal {
                 Ok(received) => self.signalled(received).await,
-                Err(e) => tracing::error!("cannot read signals: {e}"),
+                Err(e) => {
+                    // Nobody could stop it.
+                    tracing::error!("cannot read signals: {e}: this master leaves");
+                    self.exit = Some(api::exit::FAILED);
+                }
             },
             Some(input) = self.inbox.recv() => self.arrived(input).await,
             request = self.desk.next() => self.asked(request).await,

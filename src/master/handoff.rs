@@ -7,6 +7,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_seqpacket::UnixSeqpacketListener;
@@ -15,6 +16,7 @@ use super::driver::Driver;
 use super::input::Input;
 use crate::machine::Phase;
 use crate::sys::handoff::{self, Asker};
+use crate::sys::once::Once;
 use crate::sys::process::Other;
 
 /// The socket's name in the runtime directory.
@@ -44,6 +46,11 @@ impl Drop for HandoffDoor {
     }
 }
 
+/// What is said of it.
+const CANNOT: &str = "cannot answer on the hand-off socket";
+/// Out of descriptors, or the like.
+const PAUSE: Duration = Duration::from_millis(100);
+
 impl Driver {
     /// We own the service and our workers are ready: who drains may ask. Without
     /// `pass_connections` nobody is told where to pass them, but news are heard.
@@ -56,15 +63,17 @@ impl Driver {
         let mut listener = match listener {
             Ok(listener) => listener,
             Err(e) => {
-                tracing::error!("cannot answer on the hand-off socket: {e}");
+                tracing::error!("{CANNOT}: {e}");
                 return;
             }
         };
         let post = self.post.clone();
         self.handoff_door = Some(HandoffDoor(tokio::spawn(async move {
+            let mut refused = Once::default();
             loop {
                 match listener.accept().await {
                     Ok(accepted) => {
+                        refused.over(CANNOT);
                         let post = post.clone();
                         tokio::spawn(async move {
                             match handoff::hear(accepted).await {
@@ -76,8 +85,10 @@ impl Driver {
                         });
                     }
                     Err(e) => {
-                        tracing::error!("cannot answer on the hand-off socket: {e}");
-                        return;
+                        if refused.again() {
+                            tracing::error!("{CANNOT}: {e}; it is tried again");
+                        }
+                        tokio::time::sleep(PAUSE).await;
                     }
                 }
             }

@@ -24,6 +24,7 @@ use crate::api::Outcome;
 use crate::config::ListenerConfig;
 use crate::machine::message::ListenerSource;
 use crate::sys::listeners::{self, ListenError, Listener, address_matches};
+use crate::sys::once::Once;
 
 /// What `[metrics] address` listens on.
 #[derive(Debug)]
@@ -298,8 +299,12 @@ impl Accepting {
     }
 }
 
+/// What is said of it.
+const CANNOT: &str = "[metrics] address: cannot accept";
+
 async fn serve(accepting: Accepting, router: Router) {
     let places = std::sync::Arc::new(tokio::sync::Semaphore::new(MOST));
+    let mut refused = Once::default();
     loop {
         let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else {
             return;
@@ -320,9 +325,14 @@ async fn serve(accepting: Accepting, router: Router) {
                 })
             }),
         };
-        if let Err(e) = accepted {
-            tracing::warn!("[metrics] address: cannot accept: {e}");
-            tokio::time::sleep(PAUSE).await;
+        match accepted {
+            Ok(_) => refused.over(CANNOT),
+            Err(e) => {
+                if refused.again() {
+                    tracing::warn!("{CANNOT}: {e}; it is tried again");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
 }

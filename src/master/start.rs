@@ -159,10 +159,11 @@ impl StartError {
 
 /// Lives as a master; the exit code.
 pub fn run(setup: Setup) -> Result<u8, StartError> {
-    let signals = Signals::block_and_open().map_err(|source| StartError::Io {
+    let failed = |source| StartError::Io {
         what: "receive signals",
         source,
-    })?;
+    };
+    let mut signals = Signals::block_and_open().map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
@@ -173,6 +174,7 @@ pub fn run(setup: Setup) -> Result<u8, StartError> {
             source,
         })?;
     let code = runtime.block_on(async {
+        signals.register().map_err(failed)?;
         match setup.origin {
             Origin::First(_) => Box::pin(first(setup, signals)).await,
             Origin::Predecessor(_) => Box::pin(successor(setup, signals)).await,

@@ -11,6 +11,7 @@ pub mod inherited;
 pub mod journal;
 pub mod listeners;
 pub mod notify;
+pub mod once;
 pub mod process;
 pub mod release;
 pub mod secrets;

@@ -48,7 +48,7 @@ pub struct Signals {
     fd: SignalFd,
     /// Read together, in the order of [`OPERATOR`]; what comes later is later.
     breath: VecDeque<Received>,
-    /// Registered at the first wait, so that this can be opened before there is a runtime.
+    /// Registered later, so that this can be opened before there is a runtime.
     watch: Option<AsyncFd<Arc<std::os::fd::OwnedFd>>>,
 }
 
@@ -76,11 +76,18 @@ impl Signals {
         Self::receive(signals)
     }
 
+    /// Registers with the tokio runtime that [`next`](Self::next) is called in: what could fail then
+    /// (for want of descriptors) fails here, before anybody relies on it.
+    pub fn register(&mut self) -> io::Result<()> {
+        let fd = Arc::new(self.fd.as_fd().try_clone_to_owned()?);
+        self.watch = Some(spawn::watch(fd, Interest::READABLE)?);
+        Ok(())
+    }
+
     /// The next signal. Needs a tokio runtime, the same one each time. Cancel-safe.
     pub async fn next(&mut self) -> io::Result<Received> {
         if self.watch.is_none() {
-            let fd = Arc::new(self.fd.as_fd().try_clone_to_owned()?);
-            self.watch = Some(spawn::watch(fd, Interest::READABLE)?);
+            self.register()?;
         }
         loop {
             if let Some(received) = self.try_next()? {

@@ -23,6 +23,7 @@ use super::guarded::Vital;
 use super::raw::{self, serve_datagrams};
 use super::stream::{Peer, Stream};
 use super::turns::Turns;
+use crate::sys::once::Once;
 
 /// A listening socket and what it serves.
 #[derive(Debug)]
@@ -58,6 +59,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// How long to wait when the process is out of descriptors and none of our connections ends.
+const CANNOT: &str = "cannot accept for now";
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 impl Acceptor {
@@ -215,7 +217,7 @@ async fn accept(socket: Socket, worker: Arc<Worker>) {
     let _vital = Vital("accepting");
     let connections = &worker.connections;
     let mut turns = Turns::new(socket.shared);
-    let mut failing = Failing::default();
+    let (mut failing, mut exhausted) = (Failing::default(), Once::default());
     loop {
         connections.at_most(worker.max_connections - 1).await;
         let mut ready = match socket.fd.readable().await {
@@ -229,12 +231,18 @@ async fn accept(socket: Socket, worker: Arc<Worker>) {
         match socket.accept() {
             Ok((stream, peer)) => {
                 failing = Failing::default();
+                exhausted.over(CANNOT);
                 turns.took_one(waited);
                 begin(stream, peer, &socket.served, &worker);
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
             Err(e) if is_exhaustion(&e) => {
-                tracing::warn!(listener = socket.served.name, "cannot accept for now: {e}");
+                if exhausted.again() {
+                    tracing::warn!(
+                        listener = socket.served.name,
+                        "{CANNOT}: {e}; it is tried again"
+                    );
+                }
                 let _ = timeout(OUT_OF_DESCRIPTORS, connections.one_ended()).await;
             }
             // The client has gone before we came to it, or a firewall is against it: accept(2) has

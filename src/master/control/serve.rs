@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use super::{Access, Denied, Peer};
+use crate::sys::once::Once;
 
 /// What a client may use up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,7 @@ pub async fn serve(
     }
     let places = Places::new(limits);
     let mut connections = JoinSet::new();
+    let (mut refused, mut full) = (Once::default(), Once::default());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -108,16 +110,27 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, _)) => {
-                let Some((caller, place)) = admit(&stream, &access, &places, limits, &closing)
-                else {
+                refused.over(CANNOT);
+                let Some(caller) = Caller::of(&stream, &access, limits, &closing) else {
                     continue;
                 };
+                let Some(place) = places.take(caller.may_order.is_ok()) else {
+                    if full.again() {
+                        tracing::warn!("{FULL}: {} is turned away", caller.peer);
+                    }
+                    // Fits into an empty socket buffer; who does not read it sees the end of file.
+                    let _ = stream.try_write(TURNED_AWAY);
+                    continue;
+                };
+                full.over(FULL);
                 connections.spawn(connection(stream, router.clone(), caller, place));
             }
             // Out of descriptors or memory: the client stays in the queue. A connection of ours
             // that ends may free one, and so may the rest of the process.
             Err(error) => {
-                tracing::warn!("control socket: cannot accept: {error}");
+                if refused.again() {
+                    tracing::warn!("{CANNOT}: {error}; it is tried again");
+                }
                 let pause = tokio::time::timeout(PAUSE, async {
                     if connections.join_next().await.is_none() {
                         std::future::pending::<()>().await;
@@ -157,36 +170,26 @@ impl Places {
     }
 }
 
-fn admit(
-    stream: &UnixStream,
-    access: &Access,
-    places: &Places,
-    limits: Limits,
-    closing: &watch::Receiver<bool>,
-) -> Option<(Caller, OwnedSemaphorePermit)> {
-    let peer = Peer::of(stream)
-        .inspect_err(|error| tracing::warn!("control socket: cannot tell who connected: {error}"))
-        .ok()?;
-    let line = stream.as_fd().try_clone_to_owned();
-    let line = Arc::new(
-        line.inspect_err(|error| tracing::warn!("control socket: {error}"))
-            .ok()?,
-    );
-    let may_order = access.decide(&peer);
-    let Some(place) = places.take(may_order.is_ok()) else {
-        tracing::warn!("control socket: {peer} turned away: too many connections");
-        // Fits into an empty socket buffer; who does not read it sees the end of file.
-        let _ = stream.try_write(FULL);
-        return None;
-    };
-    let caller = Caller {
-        peer,
-        may_order,
-        limits,
-        line,
-        closing: closing.clone(),
-    };
-    Some((caller, place))
+impl Caller {
+    fn of(
+        stream: &UnixStream,
+        access: &Access,
+        limits: Limits,
+        closing: &watch::Receiver<bool>,
+    ) -> Option<Self> {
+        let peer = Peer::of(stream)
+            .inspect_err(|e| tracing::warn!("control socket: cannot tell who connected: {e}"))
+            .ok()?;
+        let line = stream.as_fd().try_clone_to_owned();
+        let line = line.inspect_err(|error| tracing::warn!("control socket: {error}"));
+        Some(Self {
+            may_order: access.decide(&peer),
+            peer,
+            limits,
+            line: Arc::new(line.ok()?),
+            closing: closing.clone(),
+        })
+    }
 }
 
 /// unix(7) reports a hang-up when the peer has closed, not when it has only shut down writing.
@@ -222,11 +225,14 @@ async fn connection(
     }
 }
 
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-type: application/json\r\n\
     content-length: 71\r\n\
     connection: close\r\n\r\n\
     {\"exit\":75,\"message\":\"too many clients are connected: try again later\"}";
+/// What is said of it.
+const CANNOT: &str = "control socket: cannot accept";
+const FULL: &str = "control socket: too many connections";
 /// Clients that wait to be accepted.
 const QUEUE: i32 = 1024;
 /// Between two tries to accept when the process is out of descriptors.
