@@ -18,8 +18,10 @@ use super::{Config, ListenerConfig, Reader, Workers};
 /// Where a configuration comes from, each laid over the one before:
 ///
 /// 1. `defaults`, the program's own;
-/// 2. `/etc/<name>/<name>.toml`, or the file that `--config` names (which must exist);
-/// 3. `*.toml` in the directory `conf.d` beside it, in the order of their names;
+/// 2. `/etc/<name>/<name>.toml`, or the file that `--config` names (which must exist); of an instance
+///    (`<template>@<instance>`, as systemd.unit(5) has them) `/etc/<template>/<instance>.toml`;
+/// 3. `*.toml` in the directory `conf.d` beside it (`<instance>.d` of an instance), in the order of
+///    their names;
 /// 4. the command line.
 ///
 /// Tables merge key by key. A `[[listener]]` of a `conf.d` file changes the one of its name, field
@@ -190,11 +192,22 @@ impl Sources {
 
     /// The files and their texts, in the order in which they count.
     fn files(&self, etc: &Path, name: &str) -> Result<Vec<(PathBuf, String)>, ConfigError> {
-        let main = match &self.explicit {
-            Some(path) => std::path::absolute(path).map_err(|e| cannot_read(path, e))?,
-            None => etc.join(name).join(format!("{name}.toml")),
+        let (main, beside) = match (&self.explicit, name.split_once('@')) {
+            (Some(path), _) => {
+                let main = std::path::absolute(path).map_err(|e| cannot_read(path, e))?;
+                (main, "conf.d".to_owned())
+            }
+            (None, None) => (
+                etc.join(name).join(format!("{name}.toml")),
+                "conf.d".to_owned(),
+            ),
+            // What is beside it is about other instances.
+            (None, Some((template, instance))) => (
+                etc.join(template).join(format!("{instance}.toml")),
+                format!("{instance}.d"),
+            ),
         };
-        let fragments = fragments(&main.with_file_name("conf.d"))?;
+        let fragments = fragments(&main.with_file_name(beside))?;
         let mut texts = Vec::new();
         match read(&main) {
             Err(ConfigError::Read { source, .. })

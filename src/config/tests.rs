@@ -19,7 +19,9 @@ impl Etc {
     }
 
     fn file(self, path: &str, text: &str) -> Self {
-        fs::write(self.path(path), text).unwrap();
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
         self
     }
 
@@ -227,6 +229,25 @@ fn the_command_line_has_the_last_word() {
     assert_eq!(config.site.root, Some(etc.path("conf.d")));
     let expected = [listener("http", "[::]:80"), listener("http", "unix:/run/x")];
     assert_eq!(config.listeners, expected);
+}
+
+#[test]
+fn an_instance_has_a_file_among_those_of_its_template() {
+    let etc = Etc::new()
+        .file("web.toml", "workers = 1")
+        .file("conf.d/1.toml", "workers = 2")
+        .file("blog.toml", "[http]\nmax_connections = 3")
+        .file("blog.d/1.toml", "workers = 4");
+    let mut sources = Sources::default();
+    sources.overrides.name = Some("web@blog".into());
+    let loaded = etc.load(&sources).unwrap();
+    assert_eq!(loaded.config.name, "web@blog");
+    assert_eq!(loaded.config.http.max_connections, 3);
+    assert_eq!(loaded.config.workers, Workers::Count(4));
+    assert_eq!(
+        loaded.files,
+        [etc.path("blog.toml"), etc.path("blog.d/1.toml")]
+    );
 }
 
 #[test]

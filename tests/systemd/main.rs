@@ -13,6 +13,7 @@
 mod container;
 mod guard;
 mod host;
+mod hosted;
 #[path = "../kit/mod.rs"]
 mod kit;
 mod packages;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let layer = Arc::new(Layer::make());
     let mut trials = guard::trials();
     trials.extend(packages::trials());
+    trials.extend(hosted::trials(&layer));
     for story in stories::ALL {
         for &listener in story.listeners {
             for suite in Suite::ALL {

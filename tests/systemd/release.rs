@@ -141,7 +141,10 @@ impl Layer {
         for (file, at) in [
             ("handover.service", "/usr/lib/systemd/system/"),
             ("handover.socket", "/usr/lib/systemd/system/"),
+            ("handover@.service", "/usr/lib/systemd/system/"),
             ("handover-restore.path", "/usr/lib/systemd/system/"),
+            ("handover-restore@.path", "/usr/lib/systemd/system/"),
+            ("handover-restore@.service", "/usr/lib/systemd/system/"),
             ("handover-restore.service", "/usr/lib/systemd/system/"),
             ("guard", "/usr/lib/handover/"),
             ("handover.sysusers", "/usr/lib/sysusers.d/handover.conf"),

@@ -56,25 +56,36 @@ impl Suite {
     pub fn tree_with_tools(self) -> Result<&'static Path, Missing> {
         static TREES: [OnceLock<Result<PathBuf, Missing>>; 3] =
             [OnceLock::new(), OnceLock::new(), OnceLock::new()];
-        let build = || {
-            let tree = self.tree()?;
-            let name = format!("{}-tools", self.name());
-            cached(&name, TOOLS, |new| self.add_tools(tree, new))
-        };
-        match TREES[self as usize].get_or_init(build) {
+        match TREES[self as usize].get_or_init(|| self.with("tools", TOOLS)) {
             Ok(tree) => Ok(tree),
             Err(missing) => Err(missing.clone()),
         }
+    }
+
+    /// The same with a Python application's packages.
+    pub fn tree_with_python(self) -> Result<&'static Path, Missing> {
+        static TREES: [OnceLock<Result<PathBuf, Missing>>; 3] =
+            [OnceLock::new(), OnceLock::new(), OnceLock::new()];
+        match TREES[self as usize].get_or_init(|| self.with("python", PYTHON)) {
+            Ok(tree) => Ok(tree),
+            Err(missing) => Err(missing.clone()),
+        }
+    }
+
+    fn with(self, what: &str, packages: &str) -> Result<PathBuf, Missing> {
+        let tree = self.tree()?;
+        let name = format!("{}-{what}", self.name());
+        cached(&name, packages, |new| self.add(packages, tree, new))
     }
 
     fn build(self) -> Result<PathBuf, Missing> {
         cached(self.name(), PACKAGES, |new| self.debootstrap(new))
     }
 
-    fn add_tools(self, tree: &Path, new: &Path) -> Result<(), Missing> {
+    fn add(self, packages: &str, tree: &Path, new: &Path) -> Result<(), Missing> {
         let out = Command::new("sh")
-            .args(["-euc", ADD_TOOLS])
-            .args([tree.as_os_str(), new.as_os_str(), TOOLS.as_ref()])
+            .args(["-euc", ADD])
+            .args([tree.as_os_str(), new.as_os_str(), packages.as_ref()])
             .stdin(Stdio::null())
             .output()
             .map_err(|e| Missing(format!("cannot run sh: {e}")))?;
@@ -83,7 +94,7 @@ impl Suite {
         }
         let said = String::from_utf8_lossy(&out.stderr);
         Err(Missing(format!(
-            "cannot install {TOOLS} into a tree of {}: {said}",
+            "cannot install {packages} into a tree of {}: {said}",
             self.name()
         )))
     }
@@ -216,8 +227,11 @@ const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,curl,procps";
 /// For packages of the other kind, and for what looks after a machine.
 const TOOLS: &str = "rpm needrestart unattended-upgrades logrotate";
 
+/// For hosted applications: what people run them with.
+const PYTHON: &str = "python3 python3-flask gunicorn";
+
 /// A copy of TREE (which may be a link to one) at NEW with PACKAGES in it, by this machine's network.
-const ADD_TOOLS: &str = r#"
+const ADD: &str = r#"
 tree=$0 new=$1 packages=$2
 mkdir "$new"
 cp -a "$tree/." "$new/"
@@ -225,7 +239,8 @@ cp -L /etc/resolv.conf "$new/etc/resolv.conf"
 printf '#!/bin/sh\nexit 101\n' >"$new/usr/sbin/policy-rc.d"
 chmod 755 "$new/usr/sbin/policy-rc.d"
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
-chroot "$new" apt-get -q update
+# A mirror of a moving suite may be behind.
+chroot "$new" apt-get -q -o Acquire::Check-Valid-Until=false update
 chroot "$new" apt-get -qy --no-install-recommends install $packages
 chroot "$new" apt-get clean
 rm -rf "$new/usr/sbin/policy-rc.d" "$new/etc/resolv.conf" "$new"/var/lib/apt/lists/*

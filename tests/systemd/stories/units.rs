@@ -30,8 +30,12 @@ pub fn the_unit_files_are_clean(host: &mut Host) {
 pub fn the_sandbox_scores(host: &mut Host) {
     let service = exposure(host, "handover.service");
     assert!(service <= 1.7, "with the port capability: {service}");
-    let restore = exposure(host, "handover-restore.service");
-    assert!(restore <= 1.7, "the root oneshot: {restore}");
+    for unit in ["handover-restore.service", "handover-restore@blog.service"] {
+        let restore = exposure(host, unit);
+        assert!(restore <= 1.7, "the root oneshot {unit}: {restore}");
+    }
+    let hosts = exposure(host, "handover@blog.service");
+    assert!(hosts <= 2.2, "with an interpreter in it: {hosts}");
     host.drop_in(
         "no-port-capability",
         include_str!("../../../systemd/optional/no-port-capability.conf"),
@@ -88,9 +92,12 @@ fn overall(ran: &Ran) -> Option<f32> {
     line.rsplit_once(": ")?.1.split(' ').next()?.parse().ok()
 }
 
-const UNITS: [&str; 4] = [
+const UNITS: [&str; 7] = [
     "handover.service",
     "handover.socket",
     "handover-restore.path",
     "handover-restore.service",
+    "handover@blog.service",
+    "handover-restore@blog.path",
+    "handover-restore@blog.service",
 ];

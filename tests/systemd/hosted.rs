@@ -1,0 +1,282 @@
+//! `handover@.service` with a real Python application in it: Flask on gunicorn, as Debian has them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use libtest_mimic::{Completion, Failed, Trial};
+
+use crate::container::{Container, Ran};
+use crate::host::{SOON, until};
+use crate::kit::client::{Load, Running, Spec};
+use crate::release::{Build, Layer, PROGRAM};
+use crate::tree::Suite;
+use crate::{skipped, told, told_or};
+
+/// One story.
+struct Story {
+    name: &'static str,
+    tell: fn(&Blog),
+}
+
+const STORIES: [Story; 4] = [
+    Story {
+        name: "a_release_is_deployed_refused_and_taken_back",
+        tell: a_release_is_deployed_refused_and_taken_back,
+    },
+    Story {
+        name: "an_upgrade_of_ours_leaves_the_application_alone",
+        tell: an_upgrade_of_ours_leaves_the_application_alone,
+    },
+    Story {
+        name: "a_restart_starts_the_release_that_serves",
+        tell: a_restart_starts_the_release_that_serves,
+    },
+    Story {
+        name: "a_reload_notices_the_link",
+        tell: a_reload_notices_the_link,
+    },
+];
+
+/// One trial a story and suite.
+pub fn trials(layer: &Arc<std::io::Result<Layer>>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for suite in Suite::ALL {
+        for story in &STORIES {
+            trials.push(trial(story, suite, Arc::clone(layer)));
+        }
+    }
+    trials
+}
+
+fn trial(story: &'static Story, suite: Suite, layer: Arc<std::io::Result<Layer>>) -> Trial {
+    let name = format!("{}::hosted::{}", suite.name(), story.name);
+    Trial::ignorable_test(name, move || {
+        if std::env::var("HANDOVER_TEST_SYSTEMD").is_ok_and(|v| v == "skip") {
+            return skipped("HANDOVER_TEST_SYSTEMD=skip", false);
+        }
+        let tree = match suite.tree_with_python() {
+            Ok(tree) => tree,
+            Err(missing) => return skipped(&missing.0, suite != Suite::Forky),
+        };
+        let layer = Result::as_ref(&layer).map_err(|e| Failed::from(format!("the layer: {e}")))?;
+        let blog = Blog::boot(suite, tree, layer)?;
+        told(|| (story.tell)(&blog)).map_err(|panic| {
+            let evidence = told_or(|| blog.container.evidence());
+            Failed::from(format!("{panic}\n{evidence}"))
+        })?;
+        Ok(Completion::Completed)
+    })
+}
+
+/// Forward, refused, back: the clients notice nothing, and systemd knows the main process.
+fn a_release_is_deployed_refused_and_taken_back(blog: &Blog) {
+    blog.start();
+    let load = clients();
+    let first = blog.main_pid();
+    blog.deploy("2").ok();
+    blog.serves("2");
+    let second = blog.main_pid();
+    assert_ne!(second, first);
+    load.wait_answers(100, SOON);
+    blog.handover(&["rollback"]).ok();
+    blog.serves("1");
+    assert_eq!(blog.main_pid(), first);
+    assert_eq!(blog.linked(), "/srv/blog/1");
+    load.wait_answers(100, SOON);
+
+    let refused = blog.deploy("broken");
+    assert_eq!(refused.code, 1, "{refused}");
+    assert!(refused.stderr.contains("SyntaxError"), "{refused}");
+    assert_eq!(blog.linked(), "/srv/blog/1");
+    blog.serves("1");
+    assert_eq!(blog.main_pid(), first);
+
+    blog.deploy("2").ok();
+    blog.handover(&["commit"]).ok();
+    blog.serves("2");
+    load.wait_answers(100, SOON);
+    load.stop().assert_clean().assert_kept();
+    assert_eq!(blog.property("ActiveState"), "active");
+    let list = blog.container.run(["/usr/bin/handover", "list"]);
+    assert!(list.ok().contains(NAME), "{list}");
+    blog.systemctl(&["stop", UNIT]).ok();
+    // Not the command that looks for them.
+    let left = ["pgrep", "--full", "[g]unicorn|^handover: "];
+    let left = blog.container.run(left);
+    assert_eq!(left.stdout, "");
+}
+
+/// The package replaces the program: the instance runs it, and it proves itself for all instances. At
+/// the package's end the instance ends.
+fn an_upgrade_of_ours_leaves_the_application_alone(blog: &Blog) {
+    blog.start();
+    let load = clients();
+    let gunicorn = blog.gunicorn();
+    let script = format!(
+        "cp -p {} {PROGRAM}.tmp && mv -T {PROGRAM}.tmp {PROGRAM}",
+        Build::B.path()
+    );
+    blog.container.sh(&script).ok();
+    blog.package(&["posttrans", "1"]).ok();
+    let exe = format!("cmp /proc/{}/exe {}", blog.main_pid(), Build::B.path());
+    blog.container.sh(&exe).ok();
+    blog.serves("1");
+    assert_eq!(blog.gunicorn(), gunicorn);
+    load.wait_answers(100, SOON);
+    blog.handover(&["commit"]).ok();
+    let good = format!("cmp -s {PROGRAM}.good {}", Build::B.path());
+    until("the guard keeps what proved itself", SOON, || {
+        (blog.container.sh(&good).code == 0).then_some(())
+    });
+    load.wait_answers(100, SOON);
+    load.stop().assert_clean().assert_kept();
+    assert_eq!(blog.gunicorn(), gunicorn);
+    blog.package(&["preun", "0"]).ok();
+    assert_eq!(blog.property("ActiveState"), "inactive");
+}
+
+/// Also after a crash of everything.
+fn a_restart_starts_the_release_that_serves(blog: &Blog) {
+    blog.start();
+    blog.deploy("2").ok();
+    blog.handover(&["rollback"]).ok();
+    blog.systemctl(&["restart", UNIT]).ok();
+    blog.serves("1");
+    blog.deploy("2").ok();
+    blog.handover(&["commit"]).ok();
+    blog.systemctl(&["kill", "--signal=KILL", UNIT]).ok();
+    until("it serves again", SOON, || {
+        (blog.property("ActiveState") == "active").then_some(())
+    });
+    blog.serves("2");
+}
+
+/// `systemctl reload` runs what is on disk: a link that leads elsewhere is another release.
+fn a_reload_notices_the_link(blog: &Blog) {
+    blog.start();
+    let load = clients();
+    blog.container
+        .sh("ln -s 2 /srv/blog/new && mv -T /srv/blog/new /srv/blog/current")
+        .ok();
+    blog.systemctl(&["reload", UNIT]).ok();
+    blog.serves("2");
+    blog.handover(&["commit"]).ok();
+    // One that cannot start: systemctl says so.
+    blog.container
+        .sh("ln -s broken /srv/blog/new && mv -T /srv/blog/new /srv/blog/current")
+        .ok();
+    assert_ne!(blog.systemctl(&["reload", UNIT]).code, 0);
+    blog.serves("2");
+    load.stop().assert_clean().assert_kept();
+}
+
+/// A container with two good releases and a broken one in /srv/blog.
+struct Blog {
+    container: Container,
+}
+
+impl Blog {
+    fn boot(suite: Suite, tree: &Path, layer: &Layer) -> std::io::Result<Self> {
+        let container = Container::boot_tree(suite, tree, layer.path())?;
+        for (release, source) in [("1", BLOG), ("2", BLOG), ("broken", "def (\n")] {
+            container.write(&format!("/srv/blog/{release}/blog.py"), source);
+        }
+        container.sh("ln -s 1 /srv/blog/current").ok();
+        container.write("/etc/handover/blog.toml", CONFIG);
+        container.sh("chmod -R a+rX /srv/blog /etc/handover").ok();
+        Ok(Self { container })
+    }
+
+    fn start(&self) {
+        self.systemctl(&["enable", "--now", UNIT]).ok();
+        self.serves("1");
+    }
+
+    fn systemctl(&self, args: &[&str]) -> Ran {
+        self.container.run(["systemctl"].iter().chain(args))
+    }
+
+    /// What an rpm's scriptlets run.
+    fn package(&self, args: &[&str]) -> Ran {
+        let script = "/usr/lib/handover/package";
+        self.container
+            .write(script, include_str!("../../packaging/package"));
+        self.container.run(["sh", script].iter().chain(args))
+    }
+
+    fn handover(&self, args: &[&str]) -> Ran {
+        let client = ["/usr/bin/handover", "--name", NAME];
+        self.container.run(client.iter().chain(args))
+    }
+
+    fn deploy(&self, release: &str) -> Ran {
+        self.handover(&["deploy", &format!("/srv/blog/{release}")])
+    }
+
+    fn property(&self, name: &str) -> String {
+        let name = format!("--property={name}");
+        self.systemctl(&["show", "--value", &name, UNIT])
+            .ok()
+            .to_owned()
+    }
+
+    fn main_pid(&self) -> u32 {
+        self.property("MainPID").parse().expect("a number")
+    }
+
+    /// gunicorn's first process.
+    fn gunicorn(&self) -> String {
+        let oldest = ["pgrep", "--oldest", "--full", "gunicorn"];
+        self.container.run(oldest).ok().to_owned()
+    }
+
+    fn linked(&self) -> String {
+        let link = ["readlink", "-f", "/srv/blog/current"];
+        self.container.run(link).ok().to_owned()
+    }
+
+    #[track_caller]
+    fn serves(&self, release: &str) {
+        let ran = self.container.run(["curl", "-sS", "http://127.0.0.1/"]);
+        assert_eq!(ran.ok(), format!("release {release}"));
+    }
+}
+
+fn clients() -> Running {
+    let load = Load::start(Spec::new("127.0.0.1:80").keep_alive().connections(16));
+    load.wait_answers(50, SOON);
+    load
+}
+
+const NAME: &str = "handover@blog";
+const UNIT: &str = "handover@blog.service";
+
+const CONFIG: &str = r#"workers = 2
+[[listener]]
+name = "http"
+address = "[::]:80"
+[upgrade]
+probation = "10m"
+[app]
+directory = "/srv/blog/current"
+command = ["gunicorn", "-b", "unix:{socket}", "--workers", "2", "--threads", "4", "blog:app"]
+ready = "/healthz"
+"#;
+
+const BLOG: &str = r#"import os
+
+from flask import Flask
+
+app = Flask(__name__)
+RELEASE = os.path.basename(os.getcwd())
+
+
+@app.get("/")
+def index():
+    return f"release {RELEASE}\n"
+
+
+@app.get("/healthz")
+def healthz():
+    return "ok\n"
+"#;
