@@ -4,6 +4,7 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod bad_input;
 mod life;
 mod real;
 mod scene;

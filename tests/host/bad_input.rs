@@ -1,0 +1,169 @@
+//! An application that answers wrongly, late, or not at all: its client learns it in time, the log
+//! says why, and the next request is answered.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::kit::client::Target;
+use crate::kit::service::SOON;
+use crate::scene::{Scene, pid};
+
+const SOCKET: &str = "{socket}";
+
+/// A second each for what takes a minute by default.
+const QUICK: &str = "answer_timeout = \"1s\"\nstall_timeout = \"1s\"\nconnect_timeout = \"1s\"\n";
+
+/// What a client sees that asks for `path` once.
+fn seen(scene: &Scene, request: &str) -> String {
+    let mut stream = connect(scene);
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    // Cut off, the connection may end with an error.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
+}
+
+fn connect(scene: &Scene) -> TcpStream {
+    let Target::Tcp(address) = scene.service.target("http") else {
+        panic!("not a TCP listener");
+    };
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+}
+
+/// Asked in this order: nothing that one of them left behind reaches the next.
+#[test]
+fn a_wrong_answer_reaches_its_own_client_alone() {
+    for listens in [SOCKET, "{port}"] {
+        let scene = Scene::begin("wrong", listens, QUICK);
+        for (fault, status, words) in [
+            ("garbage", "502", "gave no answer to GET /bad/garbage"),
+            ("nothing", "502", "gave no answer to GET /bad/nothing"),
+            (
+                "endless-head",
+                "502",
+                "gave no answer to GET /bad/endless-head",
+            ),
+            (
+                "two-lengths",
+                "502",
+                "gave no answer to GET /bad/two-lengths",
+            ),
+            ("switch", "502", "switched protocols unasked"),
+            ("too-short", "200", "the application's answer broke off"),
+            ("cut-chunk", "200", "the application's answer broke off"),
+            ("stands-still", "200", "stood still for 1s (stall_timeout)"),
+            (
+                "late",
+                "504",
+                "did not begin to answer GET /bad/late within 1s",
+            ),
+        ] {
+            let end = Instant::now() + SOON;
+            // A reason is logged once a second at most, by each worker.
+            while !scene.service.log_text().contains(words) {
+                assert!(Instant::now() < end, "{fault}: the log never has {words:?}");
+                let answer = seen(&scene, &get(&format!("/bad/{fault}")));
+                let head = format!("HTTP/1.1 {status} ");
+                assert!(answer.starts_with(&head), "{fault}: {answer}");
+                // No client takes a part for the whole.
+                assert!(!answer.ends_with("\r\n0\r\n\r\n"), "{fault}: {answer}");
+                assert_eq!(scene.get("/"), "1", "after {fault}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_it_says_beyond_its_length_reaches_nobody() {
+    let scene = Scene::begin("beyond", SOCKET, QUICK);
+    for _ in 0..20 {
+        let answer = seen(&scene, &get("/bad/too-long"));
+        assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+        assert_eq!(scene.get("/"), "1");
+    }
+}
+
+#[test]
+fn one_that_never_reads_a_request_gets_no_more_of_it() {
+    let scene = Scene::begin("deaf", SOCKET, QUICK);
+    let mut stream = connect(&scene);
+    let length = 64 << 20;
+    let head = format!("POST /bad/deaf HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut reader = stream.try_clone().unwrap();
+    let sent = std::thread::spawn(move || {
+        stream.set_write_timeout(Some(SOON)).unwrap();
+        let part = vec![b'x'; 1 << 16];
+        (0..length / part.len())
+            .take_while(|_| stream.write_all(&part).is_ok())
+            .count()
+    });
+    let mut answer = Vec::new();
+    let _ = reader.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    let _ = reader.shutdown(Shutdown::Both);
+    // What is on its way is in sockets' buffers, not in our memory.
+    let parts = sent.join().unwrap();
+    assert!(parts < 512, "{parts} parts of 64 KiB were taken");
+    scene.wait_log("did not begin to answer POST /bad/deaf within 1s");
+    assert_eq!(scene.get("/"), "1");
+}
+
+#[test]
+fn an_endless_answer_ends_with_its_client() {
+    let scene = Scene::begin("endless", SOCKET, QUICK);
+    let mut stream = connect(&scene);
+    stream.write_all(get("/bad/endless").as_bytes()).unwrap();
+    let mut some = vec![0; 1 << 20];
+    stream.read_exact(&mut some).unwrap();
+    drop(stream);
+    scene.wait_log("its client is gone");
+    assert_eq!(scene.get("/"), "1");
+}
+
+/// It accepts, and does nothing more: clients get an answer, and the next release takes over.
+#[test]
+fn one_that_hangs_with_its_socket_open_is_replaced() {
+    // It does not hear its stop signal either.
+    let app = format!("{QUICK}stop_timeout = \"1s\"\n");
+    let scene = Scene::begin("hangs", SOCKET, &app);
+    scene.release("2", "");
+    let hung = pid(&scene);
+    scene.service.signal(hung, Signal::STOP);
+    let (status, _) = scene.ask(&get("/"));
+    assert_eq!(status, 504);
+    let begun = Instant::now();
+    scene.deploy("2").assert_code(0);
+    assert_eq!(scene.get("/"), "2");
+    assert!(begun.elapsed() < Duration::from_secs(15));
+    scene.service.cli(&["commit"]).assert_code(0);
+    crate::scene::wait_gone(hung);
+}
+
+#[test]
+fn a_new_release_that_fails_while_it_is_warmed_is_refused() {
+    let scene = Scene::prepare("warm", SOCKET, "warmup = [\"/\", \"/slow\"]\n");
+    scene.configure_with("3s", SOCKET, "warmup = [\"/\", \"/slow\"]\n");
+    scene.service.start();
+    scene.service.wait_owner(1, "serving");
+    for (fault, words) in [
+        ("slower", "was not warm in time: /slow is not answered"),
+        ("hangs-up", "the application exited with code 9"),
+    ] {
+        scene.release(fault, fault);
+        let refused = scene.deploy(fault);
+        assert_eq!(refused.code, 1, "{fault}: {refused}");
+        assert!(refused.stderr.contains(words), "{fault}: {refused}");
+        assert_eq!(scene.get("/"), "1");
+    }
+}
