@@ -19,6 +19,11 @@ pub enum ToSupervisor {
     Share,
     /// Say [`FromSupervisor::Report`].
     Report,
+    /// Whether this holder has the service now; `HANDOVER_PHASE` follows from what all holders say.
+    Serves {
+        /// It has.
+        serves: bool,
+    },
     /// Something of a newer version.
     #[serde(other)]
     Unknown,
@@ -46,6 +51,14 @@ pub struct Hosting {
     pub ready_within_ms: u64,
     /// `[log] level`.
     pub log_level: String,
+}
+
+impl Hosting {
+    /// The file that tells the application what it is for now (`HANDOVER_PHASE`).
+    #[must_use]
+    pub fn phase_file(&self) -> PathBuf {
+        self.sockets.join(format!("{}.phase", self.prefix))
+    }
 }
 
 /// The supervisor to every holder.

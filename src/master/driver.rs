@@ -359,6 +359,7 @@ impl Driver {
             _ => {}
         }
         self.metrics_follow(self.machine.owns());
+        self.applications.tell(self.machine.owns());
         if self.receives() {
             self.open_handoff();
         } else {

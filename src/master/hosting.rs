@@ -42,6 +42,8 @@ pub(super) struct Applications {
     next: Option<Application>,
     /// This generation's release, which it keeps whatever the link leads to by then.
     ours: Option<Ours>,
+    /// Whether this master has the service.
+    serves: bool,
     /// Where the workers look for one whose supervisor died.
     at: Vec<Upstream>,
     started: u64,
@@ -100,6 +102,8 @@ pub(super) enum Happened {
     NextNotReady(String),
 }
 
+const SERVES: ToSupervisor = ToSupervisor::Serves { serves: true };
+
 /// Starts that may fail within the window before the pauses are long.
 const FORGIVEN: usize = 3;
 const WINDOW: Duration = Duration::from_secs(60);
@@ -140,6 +144,7 @@ impl Applications {
             current: None,
             next: None,
             ours: None,
+            serves: false,
             at: Vec::new(),
             started: 0,
             budget: Budget::new(FORGIVEN, WINDOW),
@@ -212,7 +217,21 @@ impl Applications {
             directory: application.app.directory.clone(),
             release: application.release.path.clone(),
         });
+        if self.serves {
+            application.line.say(SERVES, Vec::new());
+        }
         self.current = Some(application);
+    }
+
+    /// Whether this master has the service: its application is told.
+    pub(super) fn tell(&mut self, serves: bool) {
+        if std::mem::replace(&mut self.serves, serves) != serves {
+            if let Some(current) = &self.current {
+                current
+                    .line
+                    .say(ToSupervisor::Serves { serves }, Vec::new());
+            }
+        }
     }
 
     /// A reload was given up.

@@ -190,6 +190,7 @@ impl Instance {
             "HANDOVER_GENERATION",
             self.hosting.generation.to_string().into(),
         );
+        set("HANDOVER_PHASE", self.hosting.phase_file().into());
         set("HANDOVER_INSTANCE", self.number.to_string().into());
         match self.hosting.app.listens() {
             Listens::Port => set("PORT", self.place.fill_in("{port}").into()),

@@ -9,6 +9,7 @@
 
 mod instance;
 mod output;
+mod phase;
 mod place;
 mod probe;
 
@@ -29,6 +30,7 @@ use crate::sys::process;
 use crate::sys::signals::{self, Signals};
 
 use instance::{Instance, Word};
+use phase::{PhaseFile, phase};
 use place::Place;
 
 /// Why a supervisor could not begin.
@@ -85,7 +87,9 @@ fn supervise(channel: OwnedFd, journal: bool) -> Result<(), SupervisorError> {
 
 struct Supervisor {
     hosting: Arc<Hosting>,
-    holders: Vec<Arc<Channel>>,
+    holders: Vec<Holder>,
+    phase: PhaseFile,
+    has_served: bool,
     post: mpsc::Sender<Heard>,
     heard: mpsc::Receiver<Heard>,
     upstreams: Vec<Upstream>,
@@ -94,6 +98,12 @@ struct Supervisor {
     restarts: u64,
     /// What a new holder has to know.
     verdict: Option<FromSupervisor>,
+}
+
+/// A master, or a worker, which says nothing.
+struct Holder {
+    channel: Arc<Channel>,
+    serves: bool,
 }
 
 enum Heard {
@@ -106,6 +116,8 @@ impl Supervisor {
         let count = usize::from(hosting.app.instances);
         let (post, heard) = mpsc::channel(16);
         Self {
+            phase: PhaseFile::new(hosting.phase_file()),
+            has_served: false,
             hosting: Arc::new(hosting),
             holders: Vec::new(),
             post,
@@ -120,6 +132,8 @@ impl Supervisor {
 
     async fn live(mut self, first: Channel, mut children: Signals) {
         self.hold(first);
+        // There before the application looks for it.
+        self.tell_phase();
         let (stop, stops) = watch::channel(false);
         let (words, mut said) = mpsc::channel(64);
         let mut instances = JoinSet::new();
@@ -148,7 +162,9 @@ impl Supervisor {
                 Some((number, word)) = said.recv() => self.take(number, word).await,
                 _ = children.next() => process::reap_orphans(&self.leaders()),
             }
+            self.tell_phase();
         }
+        self.phase.say(phase::STOPPING);
         tracing::info!(
             "nobody needs the application of g{} any more",
             self.hosting.generation
@@ -160,13 +176,22 @@ impl Supervisor {
         self.leave_nobody_behind().await;
     }
 
+    fn tell_phase(&mut self) {
+        let was_ready = matches!(self.verdict, Some(FromSupervisor::Ready { .. }));
+        let serves = self.holders.iter().any(|one| one.serves);
+        self.phase.say(phase(was_ready, serves, self.has_served));
+    }
+
     fn leaders(&self) -> Vec<u32> {
         self.pids.iter().flatten().copied().collect()
     }
 
     fn hold(&mut self, channel: Channel) {
         let channel = Arc::new(channel);
-        self.holders.push(Arc::clone(&channel));
+        self.holders.push(Holder {
+            channel: Arc::clone(&channel),
+            serves: false,
+        });
         let post = self.post.clone();
         tokio::spawn(async move {
             while let Ok(Some(received)) = channel.recv().await {
@@ -181,7 +206,9 @@ impl Supervisor {
 
     async fn hear(&mut self, heard: Heard) {
         match heard {
-            Heard::Gone(channel) => self.holders.retain(|one| !Arc::ptr_eq(one, &channel)),
+            Heard::Gone(channel) => self
+                .holders
+                .retain(|one| !Arc::ptr_eq(&one.channel, &channel)),
             Heard::Message(channel, mut received) => match received.decode() {
                 Ok(ToSupervisor::Share) => {
                     let ends = std::mem::take(&mut received.fds);
@@ -195,6 +222,13 @@ impl Supervisor {
                 }
                 Ok(ToSupervisor::Report) => {
                     say(&channel, &self.report()).await;
+                }
+                Ok(ToSupervisor::Serves { serves }) => {
+                    let said = |one: &&mut Holder| Arc::ptr_eq(&one.channel, &channel);
+                    if let Some(holder) = self.holders.iter_mut().find(said) {
+                        holder.serves = serves;
+                    }
+                    self.has_served |= serves;
                 }
                 Ok(ToSupervisor::Start(_) | ToSupervisor::Unknown) => {}
                 Err(e) => tracing::error!("cannot understand a master: {e}"),
@@ -243,13 +277,13 @@ impl Supervisor {
     async fn report_to_all(&self) {
         let report = self.report();
         for holder in &self.holders {
-            say(holder, &report).await;
+            say(&holder.channel, &report).await;
         }
     }
 
     async fn tell(&mut self, word: FromSupervisor) {
         for holder in &self.holders {
-            say(holder, &word).await;
+            say(&holder.channel, &word).await;
         }
         self.verdict = Some(word);
     }

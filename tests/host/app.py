@@ -58,6 +58,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(str(os.getpid()))
         elif self.path == "/env":
             self.answer("".join(f"{k}={v}\n" for k, v in sorted(os.environ.items())))
+        elif self.path == "/phase":
+            self.answer(os.environ["HANDOVER_PHASE"])
         elif self.path == "/cwd":
             self.answer(os.getcwd())
         elif self.path == "/headers":

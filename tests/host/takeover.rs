@@ -107,6 +107,39 @@ fn a_bad_release_is_refused_with_its_last_lines() {
 }
 
 #[test]
+fn an_application_can_read_what_it_is_for() {
+    let scene = two("phase", "");
+    let first = scene.get("/phase");
+    let says = |file: &str, word: &str| {
+        let end = Instant::now() + SOON;
+        let read = || std::fs::read_to_string(file).unwrap_or_default();
+        while read() != format!("{word}\n") {
+            assert!(Instant::now() < end, "{file} says {}, not {word}", read());
+        }
+    };
+    says(&first, "serving");
+    scene.deploy("2").assert_code(0);
+    let second = scene.get("/phase");
+    assert_ne!(first, second);
+    says(&first, "parked");
+    says(&second, "serving");
+    scene.service.cli(&["rollback"]).assert_code(0);
+    says(&first, "serving");
+    let end = Instant::now() + SOON;
+    while std::path::Path::new(&second).exists() {
+        assert!(Instant::now() < end, "{second} is still there");
+    }
+    // An upgrade of ours hands the application over, and its file with it.
+    scene
+        .service
+        .replace(&crate::kit::build::twin(&crate::kit::build::own()));
+    scene.service.cli(&["upgrade"]).assert_code(0);
+    assert_eq!(scene.get("/phase"), first);
+    scene.service.cli(&["commit"]).assert_code(0);
+    says(&first, "serving");
+}
+
+#[test]
 fn a_request_in_flight_finishes_at_the_release_that_began_it() {
     let scene = two("in-flight", "");
     std::thread::scope(|scope| {
