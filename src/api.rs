@@ -36,6 +36,10 @@ pub struct Status {
     pub masters: Vec<Master>,
     /// The binary on disk.
     pub disk: Disk,
+    /// What is installed, on disk, running and good, side by side; `None`: said by a version that
+    /// did not know it yet.
+    #[serde(default)]
+    pub drift: Option<Drift>,
     /// What `rollback` would bring back.
     pub rollback_to: Option<Build>,
     /// The configuration file.
@@ -141,6 +145,33 @@ pub struct Disk {
     /// `.rejected` now.
     #[serde(default)]
     pub put_back: bool,
+}
+
+/// What a host has of the program, for tools that look at many hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// The package's version as its scripts wrote it down; `None`: no package is known.
+    pub installed: Option<String>,
+    /// The program on disk; `None`: it is missing or no program.
+    pub disk: Option<Build>,
+    /// What the owner runs.
+    pub running: Build,
+    /// The one that last proved itself; `None`: there is none.
+    pub good: Option<Build>,
+    /// Which of the others are not what runs: `installed`, `disk`, `good`. Empty: all is one. In a
+    /// probation it is `good`.
+    pub differ: Vec<String>,
+}
+
+impl Drift {
+    /// All that [`differ`](Self::differ) can name.
+    pub const PLACES: [&'static str; 3] = ["installed", "disk", "good"];
+
+    /// Whether this one is not what runs.
+    #[must_use]
+    pub fn is_in(&self, place: &str) -> bool {
+        self.differ.iter().any(|differs| differs == place)
+    }
 }
 
 /// A build.

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::control;
 use super::driver::Driver;
-use crate::api::Outcome;
+use crate::api::{Drift, Outcome};
 use crate::config::ListenerConfig;
 use crate::machine::message::ListenerSource;
 use crate::sys::listeners::{self, ListenError, Listener, address_matches};
@@ -170,6 +170,7 @@ impl Driver {
         text.value("draining_generations", &[], self.still_draining() as u64);
         text.family("upgrade_under_way", "gauge", "Whether an upgrade is.");
         text.value("upgrade_under_way", &[], u64::from(self.upgrade.is_some()));
+        self.drift(&mut text);
         self.last_upgrade(&mut text);
         text.0
     }
@@ -222,6 +223,21 @@ impl Driver {
                 &label,
                 identity.not_after,
             );
+        }
+    }
+
+    fn drift(&self, text: &mut Text) {
+        let store = &self.disk.store;
+        let drift = store.drift(&self.fixed.me.version, &store.disk());
+        text.family(
+            "drift",
+            "gauge",
+            "Whether what the package manager installed, the file on disk, or the last proved build \
+             is not what runs.",
+        );
+        for place in Drift::PLACES {
+            let differs = u64::from(drift.is_in(place));
+            text.value("drift", &[("of", place)], differs);
         }
     }
 

@@ -59,6 +59,7 @@ impl Driver {
                  please report this"
             ));
         }
+        let drift = self.disk.store.drift(&self.fixed.me.version, &disk);
         let phase = self.machine.phase();
         let left = self.machine.probation_left(Instant::now());
         api::Status {
@@ -74,6 +75,7 @@ impl Driver {
             listeners: self.sockets.report(),
             metrics: Some(self.config.metrics.address.clone()).filter(|a| !a.is_empty()),
             masters,
+            drift: Some(drift),
             disk,
             rollback_to: self.rollback_to(),
             config: api::ConfigState {

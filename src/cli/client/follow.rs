@@ -12,7 +12,7 @@ use super::{Client, verdict};
 use crate::api::{Event, Last, Outcome, Status, Upgrade, Verdict, exit};
 use crate::cli::args::Wait;
 use crate::cli::history::History;
-use crate::cli::status::outcome;
+use crate::cli::status::{Look, headline, outcome};
 
 /// Which upgrade.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,26 +58,40 @@ impl Client<'_> {
         let Some(limit) = wait.timeout else {
             return wanted.await;
         };
+        if let Ok(decided) = tokio::time::timeout(limit, wanted).await {
+            return decided;
+        }
         let what = match &wait.version {
             Some(version) => format!("{version} does not serve for good"),
             None => "the upgrade is not final".into(),
         };
-        tokio::time::timeout(limit, wanted)
-            .await
-            .unwrap_or_else(|_| {
-                let message = format!("{what} after {}", crate::cli::text::duration(limit));
-                Ok(verdict(exit::REFUSED, message))
-            })
+        let stands = self.stands().await;
+        let limit = crate::cli::text::duration(limit);
+        let message = format!("{what} after {limit}: {stands}");
+        Ok(verdict(exit::REFUSED, message))
     }
 
-    /// Until a version serves for good, or was tried and did not. One that nobody has begun yet may
+    /// How it stands, in a line.
+    async fn stands(&self) -> String {
+        match self.control.status().await {
+            Ok(status) => {
+                let look = Look {
+                    command: &self.command,
+                    colour: false,
+                };
+                headline(&status, Timestamp::now(), look)
+            }
+            Err(trouble) => trouble.to_string(),
+        }
+    }
+
+    /// Until a version serves for good, or was tried and does not. One that nobody has begun yet may
     /// come.
     async fn wait_for_version(&self, version: &str) -> Result<Verdict, Trouble> {
-        let began = Timestamp::now();
         loop {
             match self.control.status().await {
                 Ok(status) => {
-                    if let Some(verdict) = judge_version(&status, version, began) {
+                    if let Some(verdict) = judge_version(&status, version) {
                         return Ok(verdict);
                     }
                 }
@@ -251,23 +265,50 @@ fn judge(status: &Status, which: &Which, goal: Goal) -> Judged {
     }
 }
 
-/// `None`: not decided yet.
-fn judge_version(status: &Status, version: &str, began: Timestamp) -> Option<Verdict> {
+/// `None`: not decided yet. What counts is what is, not when it became so: a tool asks after its
+/// transaction, in which the version was perhaps refused already, and perhaps after a restart.
+fn judge_version(status: &Status, version: &str) -> Option<Verdict> {
     if status.upgrade.is_some() {
         return None;
     }
+    let drift = status.drift.as_ref();
     if status.version == version {
-        return Some(verdict(exit::OK, format!("{version} serves")));
+        // Started cold in the middle of its trial, it has to prove itself yet.
+        let proved = drift.is_none_or(|drift| !drift.is_in("good"));
+        return proved.then(|| verdict(exit::OK, format!("{version} serves for good")));
     }
-    // Of an earlier try this waiting knows nothing: there may be another one.
-    let last = status.last.as_ref()?;
-    let tried = last.to.as_deref() == Some(version) && last.outcome != Outcome::Committed;
-    let since = last.finished_at.parse::<Timestamp>().ok()?;
-    let recent = since.as_second() >= began.as_second();
-    (tried && recent).then(|| Verdict {
-        exit: exit::FAILED,
-        ..of(last)
-    })
+    // The package manager has put it there, and it is there no more: it was refused.
+    let installed = drift.and_then(|drift| drift.installed.as_deref());
+    let put_back = installed.is_some_and(|installed| is_package_of(installed, version))
+        && drift.is_some_and(|drift| drift.is_in("installed") && !drift.is_in("disk"));
+    let last = status
+        .last
+        .as_ref()
+        .filter(|last| last.outcome != Outcome::Committed);
+    match last {
+        // A program that fails early does not say its version.
+        Some(last) if last.to.as_deref().map_or(put_back, |to| to == version) => Some(Verdict {
+            exit: exit::FAILED,
+            ..of(last)
+        }),
+        _ if put_back => {
+            let message = format!(
+                "{version} is installed but was refused before: {} serves and is on disk",
+                status.version
+            );
+            Some(verdict(exit::FAILED, message))
+        }
+        _ => None,
+    }
+}
+
+/// A package's version is the program's, perhaps with an epoch before it and a revision after it.
+fn is_package_of(installed: &str, version: &str) -> bool {
+    let without_epoch = installed
+        .split_once(':')
+        .map_or(installed, |(_, rest)| rest);
+    let without_revision = without_epoch.rsplit_once('-').map(|(rest, _)| rest);
+    [Some(installed), Some(without_epoch), without_revision].contains(&Some(version))
 }
 
 /// Between two looks for a version.
@@ -325,6 +366,7 @@ fn was(last: &Last) -> String {
 mod tests {
     use super::super::super::status::tests::{ended, probation, serving};
     use super::*;
+    use crate::api::{Build, Drift};
 
     const ID: &str = "3fa9c2d1000000000000000000000001";
 
@@ -368,20 +410,86 @@ mod tests {
         }
     }
 
+    fn drift(installed: &str, differ: &[&str]) -> Drift {
+        let build = |id: &str| Build {
+            version: None,
+            build_id: id.into(),
+        };
+        Drift {
+            installed: Some(installed.into()),
+            disk: Some(build("aa")),
+            running: build("aa"),
+            good: Some(build("aa")),
+            differ: differ.iter().map(|place| (*place).to_owned()).collect(),
+        }
+    }
+
     #[test]
     fn a_version_is_waited_for_until_it_is_final_or_was_tried() {
-        let before = "2026-11-22T14:00:00Z".parse().unwrap();
-        let later = "2026-11-22T15:00:00Z".parse().unwrap();
-        let code = |status: &Status, version: &str, began| {
-            judge_version(status, version, began).map(|verdict| verdict.exit)
+        let code = |status: &Status, version: &str| {
+            judge_version(status, version).map(|verdict| verdict.exit)
         };
-        assert_eq!(code(&probation(), "1.4.2", before), None);
+        assert_eq!(code(&probation(), "1.4.2"), None);
+        assert_eq!(code(&probation(), "1.4.1"), None);
         let mut status = serving();
-        assert_eq!(code(&status, "1.4.1", before), Some(exit::OK));
-        assert_eq!(code(&status, "1.4.2", before), None, "it may come");
-        status.last = Some(ended(Outcome::RolledBack));
-        assert_eq!(code(&status, "1.4.2", before), Some(exit::FAILED));
-        assert_eq!(code(&status, "1.4.2", later), None, "another try may come");
+        assert_eq!(code(&status, "1.4.1"), Some(exit::OK));
+        assert_eq!(code(&status, "1.4.2"), None, "it may come");
+        for outcome in [
+            Outcome::RolledBack,
+            Outcome::Failed,
+            Outcome::Refused,
+            Outcome::Interrupted,
+        ] {
+            status.last = Some(ended(outcome));
+            assert_eq!(code(&status, "1.4.2"), Some(exit::FAILED), "{outcome:?}");
+            assert_eq!(code(&status, "1.4.1"), Some(exit::OK), "{outcome:?}");
+        }
+        status.last = Some(ended(Outcome::Committed));
+        assert_eq!(code(&status, "1.4.2"), None, "it was left since");
+    }
+
+    #[test]
+    fn a_version_that_was_started_cold_is_waited_for_until_it_has_proved_itself() {
+        let mut status = serving();
+        status.drift = Some(drift("1.4.1-1", &["good"]));
+        assert_eq!(judge_version(&status, "1.4.1"), None);
+        status.drift = Some(drift("1.4.1-1", &[]));
+        let decided = judge_version(&status, "1.4.1").unwrap();
+        assert_eq!(decided.exit, exit::OK);
+    }
+
+    #[test]
+    fn a_version_that_was_refused_before_it_said_its_name_is_known_by_its_package() {
+        let mut status = serving();
+        status.last = Some(Last {
+            to: None,
+            ..ended(Outcome::Failed)
+        });
+        assert_eq!(judge_version(&status, "1.4.2"), None, "another one failed");
+        status.drift = Some(drift("2:1.4.2-1", &["installed"]));
+        let decided = judge_version(&status, "1.4.2").unwrap();
+        assert_eq!(decided.exit, exit::FAILED);
+        assert!(decided.message.contains("workers keep crashing"));
+        assert_eq!(judge_version(&status, "1.4"), None);
+        // It was refused long ago, and something else was tried since.
+        status.last = Some(ended(Outcome::Committed));
+        let decided = judge_version(&status, "1.4.2").unwrap();
+        assert_eq!(decided.exit, exit::FAILED);
+        assert!(decided.message.contains("refused before"), "{decided:?}");
+        // Unpacked, and not applied yet.
+        status.drift = Some(drift("1.4.2-1", &["installed", "disk"]));
+        assert_eq!(judge_version(&status, "1.4.2"), None);
+    }
+
+    #[test]
+    fn a_package_has_its_programs_version() {
+        for installed in ["1.4.2", "1.4.2-1", "1:1.4.2-1.fc42", "1:1.4.2"] {
+            assert!(is_package_of(installed, "1.4.2"), "{installed}");
+        }
+        assert!(is_package_of("1.4.2-rc1-1", "1.4.2-rc1"));
+        for installed in ["1.4.20-1", "11.4.2-1", "1.4.1-1"] {
+            assert!(!is_package_of(installed, "1.4.2"), "{installed}");
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub(in crate::cli) fn serving() -> Status {
             matches_running: true,
             put_back: false,
         },
+        drift: None,
         rollback_to: None,
         config: ConfigState {
             path: Some("/etc/handover/handover.toml".into()),

@@ -10,10 +10,11 @@
 
 mod error;
 mod hand;
+mod installed;
 mod place;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use super::replace::ReplaceError;
 pub use error::StoreError;
@@ -29,6 +30,8 @@ use place::Place;
 pub struct Store {
     path: PathBuf,
     running: Arc<Image>,
+    /// The SHA-256 of what runs, once somebody has asked; "" when it cannot be read.
+    running_content: OnceLock<String>,
 }
 
 /// What stood at the path when an upgrade looked: tells later whether it still does. Keeps no file
@@ -68,7 +71,11 @@ impl Store {
         if !path.is_absolute() || path.file_name().is_none() {
             return Err(StoreError::Relative { path });
         }
-        Ok(Self { path, running })
+        Ok(Self {
+            path,
+            running,
+            running_content: OnceLock::new(),
+        })
     }
 
     /// Removes what a crashed process left half done; says how many files. For the start of a

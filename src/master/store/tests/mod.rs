@@ -37,6 +37,33 @@ fn status_says_what_is_on_disk() {
 }
 
 #[test]
+fn drift_names_what_is_not_what_runs() {
+    let lab = Lab::plain();
+    let installed = |version: &str, build: u8| {
+        let image = lab.root.join("shipped");
+        put(&image, &program(build));
+        let content = Image::open(&image).unwrap().content_hash().unwrap();
+        let file = lab.root.join("handover.installed");
+        fs::write(file, format!("{version} {content}\n")).unwrap();
+    };
+    let drift = || lab.store.drift("1.0", &lab.store.disk());
+    assert_eq!(drift().differ, ["good"], "nothing has proved itself");
+    assert_eq!((drift().installed, drift().good), (None, None));
+    lab.store.commit().unwrap();
+    installed("1.0-1", 1);
+    assert!(drift().differ.is_empty());
+    assert_eq!(drift().good, Some(drift().running));
+    // An upgrade of the package, which is refused.
+    installed("2.0-1", 2);
+    lab.release(2);
+    assert_eq!(drift().differ, ["installed", "disk"]);
+    assert_eq!(drift().disk.unwrap().build_id, id(2));
+    lab.store.reject(&Found::of(&lab.store.open())).unwrap();
+    assert_eq!(drift().differ, ["installed"]);
+    assert_eq!(drift().installed.as_deref(), Some("2.0-1"));
+}
+
+#[test]
 fn what_runs_is_on_trial_until_it_is_committed() {
     let lab = Lab::plain();
     assert!(lab.store.on_trial());
