@@ -66,6 +66,7 @@ stories! {
     gone::a_removal_finishes_requests_and_a_purge_leaves_nothing [Bookworm, Trixie],
     unattended::an_upgrade_at_night_stays_hot [Trixie] tools,
     truth::a_refusal_is_told_to_those_who_ask [Bookworm, Trixie],
+    truth::a_boot_is_complete_when_the_release_serves_for_good [Trixie],
     truth::as_rpm_tells_it [Trixie] tools,
     rpm::an_upgrade_is_one_hot_upgrade [Trixie] tools,
     rpm::a_bad_release_is_refused_and_a_rollback_is_explained [Trixie] tools,

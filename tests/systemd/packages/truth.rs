@@ -66,6 +66,54 @@ pub fn a_refusal_is_told_to_those_who_ask(host: &mut Host) {
     refused_before(host);
 }
 
+/// A release that came with an image, or just before the power went: the boot is complete when it has
+/// proved itself, and is not when it was put back.
+pub fn a_boot_is_complete_when_the_release_serves_for_good(host: &mut Host) {
+    configure(host);
+    host.container.write(
+        "/etc/handover/conf.d/probation.toml",
+        "[upgrade]\nprobation = \"6s\"\n",
+    );
+    dpkg_install(host, "1.0.0").ok();
+    let committed = "handover-committed.service";
+    let enabled = host.systemctl(["is-enabled", committed]);
+    assert_eq!(enabled.stdout.trim(), "disabled");
+    host.systemctl(["enable", committed]).ok();
+
+    let boots_with = |host: &mut Host, version: &str| {
+        within(host, &["dpkg", "--unpack", &made::deb(version)]).ok();
+        // As an image is made: the scripts write down what is installed, and nothing runs.
+        let script =
+            "unshare --mount sh -euc 'mount -t tmpfs tmpfs /run; dpkg --configure --pending'";
+        host.container.sh(script).ok();
+        host.container.power_cycle().expect("it boots");
+        let complete = within(host, &["systemctl", "start", "boot-complete.target"]);
+        (complete, host.status())
+    };
+    let (complete, status) = boots_with(host, "2.0.0");
+    complete.ok();
+    assert_eq!(status["version"], "2.0.0", "{status:#}");
+    assert_eq!(
+        status["drift"]["differ"],
+        serde_json::json!([]),
+        "{status:#}"
+    );
+
+    let (complete, status) = boots_with(host, BAD);
+    assert_eq!(complete.code, 1, "{complete}");
+    assert_eq!(status["version"], "2.0.0", "{status:#}");
+    assert_eq!(
+        host.systemctl(["is-active", "boot-complete.target"])
+            .stdout
+            .trim(),
+        "inactive"
+    );
+    let said = host
+        .container
+        .run(["journalctl", "--unit", committed, "--output=cat"]);
+    assert_says(&said, "4.0.0 is installed but was refused before");
+}
+
 /// The files are rpm's, the words and codes the same.
 pub fn as_rpm_tells_it(host: &mut Host) {
     configure(host);
