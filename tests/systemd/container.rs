@@ -147,6 +147,11 @@ impl Container {
             .spawn()
     }
 
+    /// Its PID 1, in this machine's numbers.
+    pub fn leader(&self) -> i32 {
+        self.leader.as_raw_nonzero().get()
+    }
+
     /// A file of the container, as this program can open it.
     pub fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.leader))

@@ -78,6 +78,11 @@ impl Suite {
         cached(&name, packages, |new| self.add(packages, tree, new))
     }
 
+    /// The same as a host that is managed over the network.
+    pub fn tree_of_fleet(self) -> Result<PathBuf, Missing> {
+        self.with("fleet", FLEET)
+    }
+
     fn build(self) -> Result<PathBuf, Missing> {
         cached(self.name(), PACKAGES, |new| self.debootstrap(new))
     }
@@ -229,6 +234,9 @@ const TOOLS: &str = "rpm needrestart unattended-upgrades logrotate";
 
 /// For hosted applications: what people run them with.
 const PYTHON: &str = "python3 python3-flask gunicorn";
+
+/// For Ansible, over ssh.
+const FLEET: &str = "openssh-server python3 python3-apt";
 
 /// A copy of TREE (which may be a link to one) at NEW with PACKAGES in it, by this machine's network.
 const ADD: &str = r#"

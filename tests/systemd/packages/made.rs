@@ -36,6 +36,11 @@ fn place(version: &str) -> &'static str {
     }
 }
 
+/// A deb as this machine sees it, in the layer.
+pub fn deb_in(layer: &Path, version: &str) -> PathBuf {
+    layer.join(&deb(version)[1..])
+}
+
 /// What packages are made with, or why there is nothing to make them with.
 pub fn able() -> Result<(), String> {
     for (tool, how) in [

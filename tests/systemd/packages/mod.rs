@@ -6,6 +6,7 @@
 
 mod app;
 mod deb;
+mod fleet;
 mod gone;
 mod logs;
 mod made;
@@ -87,10 +88,12 @@ fn skipped(why: &str) -> Result<Completion, Failed> {
 /// One trial a story and suite.
 pub fn trials() -> Vec<Trial> {
     let packages = Arc::new(OnceLock::new());
-    stories()
+    let mut trials: Vec<_> = stories()
         .into_iter()
         .map(|story| trial(story, Arc::clone(&packages)))
-        .collect()
+        .collect();
+    trials.push(fleet::trial(packages));
+    trials
 }
 
 fn trial(story: Story, packages: Arc<OnceLock<Result<Packages, String>>>) -> Trial {

@@ -18,6 +18,15 @@ pub fn steady() -> Running {
     ])
 }
 
+/// The same to another machine, with less force: there are several.
+pub fn on(address: &str) -> Running {
+    let spec = || Spec::new(address).pause(25 * PAUSE).label(address);
+    started(vec![
+        spec().keep_alive().connections(4),
+        spec().fresh().connections(1),
+    ])
+}
+
 /// Only clients that open a connection each time: for a service that goes away for a moment, which
 /// closes idle connections as it may. Nobody is refused; what comes meanwhile waits.
 pub fn fresh() -> Running {
