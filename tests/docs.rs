@@ -87,6 +87,7 @@ fn the_readme_is_short_and_its_links_lead_somewhere() {
     for page in [
         "README.md",
         "docs/authors.md",
+        "docs/fleet.md",
         "docs/https.md",
         "docs/operators.md",
         "docs/packagers.md",
