@@ -194,7 +194,17 @@ async fn a_client_is_told_to_come_again_when_nobody_can_go_on_with_its_session()
     assert!(!moved.load(Ordering::Relaxed));
     // It knows the name, and not this state: whoever goes on drops the socket.
     running.upgrade(service(true, &moved)).await.unwrap();
-    let mut client = connect(running.address("http").unwrap()).await;
+    // Both accept for a moment.
+    let mut client = loop {
+        let mut client = connect(running.address("http").unwrap()).await;
+        client
+            .send(tungstenite::Message::text("one"))
+            .await
+            .unwrap();
+        if hear(&mut client).await.starts_with("g3 ") {
+            break client;
+        }
+    };
     client
         .send(tungstenite::Message::text("wrong state"))
         .await
