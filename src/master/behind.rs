@@ -48,6 +48,12 @@ impl Driver {
     pub(super) fn application_said(&mut self, number: u64, heard: Heard) -> Vec<Event> {
         match self.applications.heard(number, heard) {
             None => Vec::new(),
+            // What nobody of ours asks is started again by whoever serves, or when we shall serve.
+            Some(Happened::Ready | Happened::NotReady(_) | Happened::Failing(_))
+                if !self.wants_application() =>
+            {
+                Vec::new()
+            }
             Some(Happened::Ready) if self.workers.are_wanted() => Vec::new(),
             Some(Happened::Ready) => self.start_workers(),
             Some(Happened::NotReady(why)) => self.application_is_not_ready(why),
@@ -63,6 +69,22 @@ impl Driver {
             },
             Some(Happened::NextNotReady(why)) => vec![Event::ReloadFailed(Failure::new(why))],
         }
+    }
+
+    /// Its pause after a failed start is over.
+    pub(super) fn start_application_again(&mut self) -> Vec<Event> {
+        if self.wants_application() {
+            return self.start_application();
+        }
+        Vec::new()
+    }
+
+    /// Workers of this master serve in front of it, or will.
+    fn wants_application(&self) -> bool {
+        !matches!(
+            self.machine.phase(),
+            Phase::Parked | Phase::Draining | Phase::Done
+        )
     }
 
     /// Where somebody relies on us, it is tried again.

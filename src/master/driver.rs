@@ -260,7 +260,7 @@ impl Driver {
             }
             Input::Respawn { set, slot } => self.workers.respawn(set, slot),
             Input::Application(number, heard) => self.application_said(number, heard),
-            Input::StartApplication => self.start_application(),
+            Input::StartApplication => self.start_application_again(),
             Input::Successor(link, heard) => self.successor_said(link, heard),
             Input::SuccessorExited(link) => self.successor_exited(link),
             Input::SuccessorSucceeded { number, owned } => self.successor_succeeded(number, owned),

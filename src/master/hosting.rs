@@ -182,7 +182,7 @@ impl Applications {
             return Ok(());
         };
         if self.current.is_none() {
-            let at = std::mem::take(&mut self.at);
+            let at = self.at.clone();
             let launched = self.launch(app, config, at)?;
             self.serve(launched);
         }
@@ -205,6 +205,7 @@ impl Applications {
         };
         if !same {
             let before = self.current.take();
+            self.at.clear();
             if let Some(next) = self.next.take() {
                 self.serve(next);
             }
@@ -242,6 +243,7 @@ impl Applications {
 
     /// It is stopped once the last worker has left it.
     pub(super) fn stop(&mut self) {
+        self.at.clear();
         let current = self.current.take();
         self.let_go_of(current);
     }
@@ -491,7 +493,9 @@ impl Applications {
             }
             FromSupervisor::Failed { reason } if next => Some(Happened::NextNotReady(reason)),
             FromSupervisor::Failed { reason } => {
-                self.stop();
+                // The next try listens where the workers look for it.
+                let failed = self.current.take();
+                self.let_go_of(failed);
                 Some(Happened::NotReady(reason))
             }
             FromSupervisor::Report(instances) => {
@@ -522,8 +526,8 @@ impl Applications {
         );
         tracing::error!("{why}");
         self.lock_pids().remove(&one.supervisor.pid());
-        if !next {
-            self.at = one.upstreams.clone().unwrap_or_default();
+        if let (false, Some(upstreams)) = (next, &one.upstreams) {
+            self.at.clone_from(upstreams);
         }
         self.let_go_of(Some(one));
         Some(match (next, was_ready) {

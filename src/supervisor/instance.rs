@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::output::{self, Tail};
 use super::place::Place;
 use super::probe;
-use crate::config::{Listens, read_env_file};
+use crate::config::{App, Listens, read_env_file};
 use crate::machine::hosting::Hosting;
 use crate::machine::pool::Budget;
 use crate::sys::process::{Exit, Process};
@@ -24,8 +24,22 @@ pub(super) struct Instance {
     pub(super) hosting: Arc<Hosting>,
     pub(super) number: usize,
     pub(super) place: Place,
+    /// Of the application's `env_files`.
+    pub(super) variables: Arc<[(String, String)]>,
     pub(super) words: mpsc::Sender<(usize, Word)>,
     pub(super) stops: watch::Receiver<bool>,
+}
+
+/// What the `env_files` of an application say now. A generation keeps it: a file that is edited for the
+/// next one changes nothing for an instance that is started again.
+pub(super) fn variables(app: &App) -> Result<Arc<[(String, String)]>, String> {
+    let mut all = Vec::new();
+    for file in &app.env_files {
+        let of_file = read_env_file(file)
+            .map_err(|e| format!("cannot use the variables of {}: {e}", file.display()))?;
+        all.extend(of_file);
+    }
+    Ok(all.into())
 }
 
 /// What it says.
@@ -103,6 +117,7 @@ impl Instance {
         };
         if why.is_none() {
             *was_ready = true;
+            self.place.is_bound();
             self.say(Word::Ready).await;
             why = tokio::select! {
                 biased;
@@ -137,7 +152,7 @@ impl Instance {
     fn start(&self) -> Result<Running, String> {
         let app = &self.hosting.app;
         let words: Vec<String> = app.command.iter().map(|w| self.place.fill_in(w)).collect();
-        let environment = self.environment()?;
+        let environment = self.environment();
         let cannot = |e: &dyn std::fmt::Display| format!("cannot start {}: {e}", words[0]);
         let listener = self.place.prepare().map_err(|e| cannot(&e))?;
         // The shell finds the program in PATH, runs scripts, and knows its own number, which becomes
@@ -174,16 +189,12 @@ impl Instance {
     }
 
     /// What it gets beside what we were given.
-    fn environment(&self) -> Result<Vec<(OsString, Option<OsString>)>, String> {
+    fn environment(&self) -> Vec<(OsString, Option<OsString>)> {
         let mut all: Vec<(OsString, Option<OsString>)> =
             OURS.iter().map(|name| (name.into(), None)).collect();
         let mut set = |name: &str, value: OsString| all.push((name.into(), Some(value)));
-        for file in &self.hosting.app.env_files {
-            let variables = read_env_file(file)
-                .map_err(|e| format!("cannot use the variables of {}: {e}", file.display()))?;
-            for (name, value) in variables {
-                set(&name, value.into());
-            }
+        for (name, value) in &*self.variables {
+            set(name, value.into());
         }
         set("PWD", self.hosting.release.clone().into());
         set(
@@ -197,11 +208,21 @@ impl Instance {
             Listens::Descriptor => set("LISTEN_FDS", "1".into()),
             Listens::Socket => {}
         }
-        Ok(all)
+        all
     }
 
     /// Waits until it can serve, and warms it. The error ends a sentence about it.
     async fn ready(&self, end: Instant) -> Result<(), String> {
+        self.answers(end).await?;
+        if self.warm(end).await? {
+            // It hung up on us: it may be ending, which is seen a moment later.
+            self.answers(end).await?;
+        }
+        Ok(())
+    }
+
+    /// Until it answers. The error ends a sentence about it.
+    async fn answers(&self, end: Instant) -> Result<(), String> {
         let app = &self.hosting.app;
         // To accept is no answer: gunicorn accepts before it has imported the application.
         let path = app.ready.as_deref().unwrap_or("/");
@@ -215,7 +236,7 @@ impl Instance {
             };
             let last = match asked {
                 // Nobody promised what `/` answers.
-                Ok(status) if app.ready.is_none() || status.as_u16() < 500 => break,
+                Ok(status) if app.ready.is_none() || status.as_u16() < 500 => return Ok(()),
                 // Not yet, it says itself.
                 Ok(status) if status == http::StatusCode::SERVICE_UNAVAILABLE => {
                     format!("GET {path} is answered {status}")
@@ -233,7 +254,13 @@ impl Instance {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        for path in &app.warmup {
+    }
+
+    /// Asks what it is to be warmed by; whether it hung up on a request.
+    async fn warm(&self, end: Instant) -> Result<bool, String> {
+        let upstream = &self.place.upstream;
+        let mut hung_up = false;
+        for path in &self.hosting.app.warmup {
             let warmed = timeout(
                 end.saturating_duration_since(Instant::now()),
                 probe::ask(upstream, path),
@@ -243,11 +270,14 @@ impl Instance {
                     tracing::warn!("warming {path} was answered {status}");
                 }
                 Ok(Ok(_)) => {}
-                Ok(Err(e)) => tracing::warn!("warming {path}: {e}"),
+                Ok(Err(e)) => {
+                    tracing::warn!("warming {path}: {e}");
+                    hung_up = true;
+                }
                 Err(_) => return Err(format!("was not warm in time: {path} is not answered")),
             }
         }
-        Ok(())
+        Ok(hung_up)
     }
 
     /// Asks it to leave, kills what does not, and reaps it.

@@ -137,23 +137,8 @@ impl Supervisor {
         let (stop, stops) = watch::channel(false);
         let (words, mut said) = mpsc::channel(64);
         let mut instances = JoinSet::new();
-        for number in 0..self.ready.len() {
-            let place = match Place::make(&self.hosting, number) {
-                Ok(place) => place,
-                Err(reason) => {
-                    self.tell(FromSupervisor::Failed { reason }).await;
-                    break;
-                }
-            };
-            self.upstreams.push(place.upstream.clone());
-            let instance = Instance {
-                hosting: Arc::clone(&self.hosting),
-                number,
-                place,
-                words: words.clone(),
-                stops: stops.clone(),
-            };
-            instances.spawn(instance.run());
+        if let Err(reason) = self.start(&mut instances, &words, &stops) {
+            self.tell(FromSupervisor::Failed { reason }).await;
         }
         while !self.holders.is_empty() {
             tokio::select! {
@@ -174,6 +159,29 @@ impl Supervisor {
         said.close();
         while instances.join_next().await.is_some() {}
         self.leave_nobody_behind().await;
+    }
+
+    fn start(
+        &mut self,
+        instances: &mut JoinSet<()>,
+        words: &mpsc::Sender<(usize, Word)>,
+        stops: &watch::Receiver<bool>,
+    ) -> Result<(), String> {
+        let variables = instance::variables(&self.hosting.app)?;
+        for number in 0..self.ready.len() {
+            let place = Place::make(&self.hosting, number)?;
+            self.upstreams.push(place.upstream.clone());
+            let instance = Instance {
+                hosting: Arc::clone(&self.hosting),
+                number,
+                place,
+                variables: Arc::clone(&variables),
+                words: words.clone(),
+                stops: stops.clone(),
+            };
+            instances.spawn(instance.run());
+        }
+        Ok(())
     }
 
     fn tell_phase(&mut self) {

@@ -1,8 +1,10 @@
 //! Where an instance listens: a Unix socket of its own, a port of 127.0.0.1, or a socket that it is
 //! given opened.
 
+use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,9 @@ pub(super) struct Place {
     pub(super) upstream: Upstream,
     /// Opened already: what comes while the instance starts again waits in it.
     listener: Option<OwnedFd>,
+    /// The socket's file, by device and inode: the application of another supervisor may listen at
+    /// the same path by the time that this one leaves.
+    file: Option<(u64, u64)>,
 }
 
 impl Place {
@@ -31,21 +36,42 @@ impl Place {
         };
         let listener = match (&upstream, hosting.app.listens()) {
             (Upstream::Unix(path), Listens::Descriptor) => {
-                let _ = std::fs::remove_file(path);
+                let _ = fs::remove_file(path);
                 let listener = UnixListener::bind(path)
                     .map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
                 Some(listener.into())
             }
             _ => None,
         };
-        Ok(Self { upstream, listener })
+        let mut place = Self {
+            upstream,
+            listener,
+            file: None,
+        };
+        if place.listener.is_some() {
+            place.is_bound();
+        }
+        Ok(place)
+    }
+
+    /// The instance listens.
+    pub(super) fn is_bound(&mut self) {
+        self.file = self.found();
+    }
+
+    fn found(&self) -> Option<(u64, u64)> {
+        let Upstream::Unix(path) = &self.upstream else {
+            return None;
+        };
+        let file = fs::symlink_metadata(path).ok()?;
+        Some((file.dev(), file.ino()))
     }
 
     /// Before each start.
     pub(super) fn prepare(&self) -> std::io::Result<Option<OwnedFd>> {
         if let (Upstream::Unix(path), None) = (&self.upstream, &self.listener) {
             // Most programs do not bind over what the one before left there.
-            let _ = std::fs::remove_file(path);
+            let _ = fs::remove_file(path);
         }
         self.listener.as_ref().map(OwnedFd::try_clone).transpose()
     }
@@ -63,7 +89,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Upstream::Unix(path) = &self.upstream {
-            let _ = std::fs::remove_file(path);
+            if self.file.is_some() && self.file == self.found() {
+                let _ = fs::remove_file(path);
+            }
         }
     }
 }
