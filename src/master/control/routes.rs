@@ -4,7 +4,8 @@
 //! [`Event::Result`]. Whatever is refused before it reaches the driver is a [`Verdict`] with the
 //! client's exit code, so that a client needs no table of HTTP status codes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
@@ -18,6 +19,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
+use tokio::time::Instant;
 
 use super::serve::Caller;
 use super::{Denied, Gone, Handle, Order};
@@ -29,6 +31,7 @@ pub fn router(handle: Handle) -> Router {
     let desk = Desk {
         handle,
         followers: Arc::new(Semaphore::new(FOLLOWERS)),
+        strangers: Arc::default(),
     };
     Router::new()
         .route("/v1/status", get(status))
@@ -46,6 +49,7 @@ pub fn metrics_router(handle: Handle) -> Router {
     let desk = Desk {
         handle,
         followers: Arc::new(Semaphore::new(0)),
+        strangers: Arc::default(),
     };
     Router::new()
         .route("/metrics", get(metrics))
@@ -57,6 +61,46 @@ struct Desk {
     handle: Handle,
     /// Who follows the events stays connected for days: they may not use up the connections.
     followers: Arc<Semaphore>,
+    strangers: Arc<Mutex<Strangers>>,
+}
+
+/// Orders of those who may give none. Everybody on the host can connect, and nobody shall fill the
+/// journal: one is told in [`Self::PAUSE`], the others are counted.
+#[derive(Debug, Default)]
+struct Strangers {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Strangers {
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    /// One more. When it is to be told: how many before it were not.
+    fn again(&mut self) -> Option<u64> {
+        let now = Instant::now();
+        if self.told.is_some_and(|told| now - told < Self::PAUSE) {
+            self.untold += 1;
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
+impl Desk {
+    fn stranger(&self, verb: &str, why: &Denied) {
+        let mut strangers = self
+            .strangers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // As many letters as an order has.
+        let verb: String = verb.chars().take(8).collect();
+        match strangers.again() {
+            None => {}
+            Some(0) => tracing::warn!("{verb} refused: {why}"),
+            Some(n) => tracing::warn!("{verb} refused: {why} ({n} others were refused before it)"),
+        }
+    }
 }
 
 /// A connection that was accepted before the socket was handed over, but asks after it, is sent
@@ -140,7 +184,7 @@ async fn order(
         return Ok(denied(&Denied::Unknown));
     };
     if let Err(why) = &caller.may_order {
-        tracing::warn!("{verb} refused: {why}");
+        desk.stranger(&verb, why);
         return Ok(denied(why));
     }
     let order = match read_order(&verb, &caller, request.into_body()).await {
@@ -278,3 +322,19 @@ const NDJSON: &str = "application/x-ndjson";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Clients that may follow the events at once.
 const FOLLOWERS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_cannot_fill_the_journal() {
+        let mut strangers = Strangers::default();
+        assert_eq!(strangers.again(), Some(0));
+        for _ in 0..1000 {
+            assert_eq!(strangers.again(), None);
+        }
+        tokio::time::advance(Strangers::PAUSE).await;
+        assert_eq!(strangers.again(), Some(1000));
+    }
+}
