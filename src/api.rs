@@ -218,6 +218,9 @@ pub struct Upgrade {
     pub hold: bool,
     /// Until it commits by itself; `None`: not in probation.
     pub probation_left_ms: Option<u64>,
+    /// The releases of a hosted application, when it is about another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub releases: Option<Releases>,
 }
 
 /// How an upgrade ended.

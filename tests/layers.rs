@@ -76,8 +76,9 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "host",
-        &["config"],
-        "the front of a hosted application: an axum application as any other, that asks another one",
+        &["config", "worker"],
+        "the front of a hosted application: an axum application as any other, that asks another one; \
+         of worker it takes what every application may know of a connection",
     ),
     (
         "supervisor",

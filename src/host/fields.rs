@@ -4,17 +4,21 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{
-    CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, request};
 
 use crate::config::Network;
+use crate::worker::TlsInfo;
 
 /// Fields of one connection, beside those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 6] = [
+const HOP_BY_HOP: [HeaderName; 7] = [
     CONNECTION,
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     TE,
@@ -41,7 +45,11 @@ pub(super) fn to_application(
     head.headers.remove(EXPECT);
     remove_ambiguous(&mut head.headers);
     target(head);
-    forwarded(&mut head.headers, peer, trusted);
+    let scheme = match head.extensions.get::<Arc<TlsInfo>>() {
+        Some(_) => "https",
+        None => "http",
+    };
+    forwarded(&mut head.headers, peer, scheme, trusted);
     if let Some(protocol) = &wants {
         head.headers
             .insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -58,6 +66,10 @@ pub(super) fn to_application(
 
 /// Makes the head of the application's answer that of ours to the client.
 pub(super) fn to_client(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // RFC 9112, 6.3: the chunks say how long it is.
+        headers.remove(CONTENT_LENGTH);
+    }
     remove_hop_by_hop(headers);
 }
 
@@ -74,9 +86,10 @@ pub(super) fn to_client_switching(headers: &mut HeaderMap) {
 /// A switch of protocols is asked for with both fields, and only in HTTP/1.1.
 fn wanted_protocol(head: &request::Parts) -> Option<HeaderValue> {
     let asks = head.version == Version::HTTP_11 && says(&head.headers, &CONNECTION, "upgrade");
-    let protocol = head.headers.get(UPGRADE).filter(|_| asks)?;
-    // We speak to the application in our own words; `h2c` would not be with the client.
-    (!protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+    // One that is a protocol of its own. With another HTTP (`h2c`) the client would speak to the
+    // application past us.
+    let websocket = says(&head.headers, &UPGRADE, "websocket");
+    (asks && websocket).then(|| HeaderValue::from_static("websocket"))
 }
 
 /// Whether a field that is a list of words has this one.
@@ -115,7 +128,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// What a client cannot make disappear by naming it in `Connection`.
 const KEPT: [HeaderName; 4] = [
     HOST,
-    http::header::CONTENT_LENGTH,
+    CONTENT_LENGTH,
     http::header::CONTENT_TYPE,
     http::header::AUTHORIZATION,
 ];
@@ -167,7 +180,12 @@ fn target(head: &mut request::Parts) {
 }
 
 /// Says who the client is. What it says itself is believed of a trusted proxy only.
-fn forwarded(headers: &mut HeaderMap, peer: Option<IpAddr>, trusted: &[Network]) {
+fn forwarded(
+    headers: &mut HeaderMap,
+    peer: Option<IpAddr>,
+    scheme: &'static str,
+    trusted: &[Network],
+) {
     let believed = trusted.iter().any(|network| network.contains(peer));
     if !believed {
         let claims: Vec<HeaderName> = headers
@@ -195,7 +213,8 @@ fn forwarded(headers: &mut HeaderMap, peer: Option<IpAddr>, trusted: &[Network])
             let _ = write!(us, ";host=\"{host}\"");
         }
     }
-    us.push_str(";proto=http");
+    us.push_str(";proto=");
+    us.push_str(scheme);
     append(headers, FORWARDED, &us);
     if let Some(ip) = peer {
         append(headers, X_FORWARDED_FOR, &ip.to_string());
@@ -205,7 +224,7 @@ fn forwarded(headers: &mut HeaderMap, peer: Option<IpAddr>, trusted: &[Network])
     }
     headers
         .entry(X_FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
+        .or_insert(HeaderValue::from_static(scheme));
 }
 
 /// One list, whatever number of lines it came in.
@@ -358,13 +377,39 @@ mod tests {
         assert_eq!(all(&head, "upgrade"), ["websocket"]);
         let head = sent(asks().version(Version::HTTP_10), &[]);
         assert_eq!(all(&head, "upgrade"), Vec::<&str>::new());
-        let head = sent(
-            get()
-                .header("connection", "Upgrade")
-                .header("upgrade", "h2c"),
-            &[],
-        );
-        assert_eq!(all(&head, "upgrade"), Vec::<&str>::new());
+        for (asked, passed_on) in [
+            ("h2c", None),
+            ("foo, h2c", None),
+            ("h2c, WebSocket", Some("websocket")),
+        ] {
+            let head = sent(
+                get()
+                    .header("connection", "Upgrade, HTTP2-Settings")
+                    .header("http2-settings", "AAMAAABkAAQAAP__")
+                    .header("upgrade", asked),
+                &[],
+            );
+            assert_eq!(all(&head, "upgrade").first().copied(), passed_on, "{asked}");
+            assert_eq!(all(&head, "http2-settings"), Vec::<&str>::new());
+        }
+    }
+
+    #[test]
+    fn an_application_hears_that_its_client_came_by_tls() {
+        let (mut head, ()) = get().body(()).unwrap().into_parts();
+        head.extensions.insert(Arc::new(TlsInfo::default()));
+        to_application(&mut head, Some(CLIENT.parse().unwrap()), &[]);
+        assert_eq!(all(&head, "x-forwarded-proto"), ["https"]);
+        assert!(all(&head, "forwarded")[0].ends_with(";proto=https"));
+    }
+
+    #[test]
+    fn an_answer_in_chunks_has_no_other_length() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("5"));
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        to_client(&mut headers);
+        assert!(headers.is_empty());
     }
 
     #[test]

@@ -49,11 +49,9 @@ impl Driver {
         match self.applications.heard(number, heard) {
             None => Vec::new(),
             // What nobody of ours asks is started again by whoever serves, or when we shall serve.
-            Some(Happened::Ready | Happened::NotReady(_) | Happened::Failing(_))
-                if !self.wants_application() =>
-            {
-                Vec::new()
-            }
+            Some(
+                Happened::Ready | Happened::NotReady(_) | Happened::Failing(_) | Happened::Gone,
+            ) if !self.wants_application() => Vec::new(),
             Some(Happened::Ready) if self.workers.are_wanted() => Vec::new(),
             Some(Happened::Ready) => self.start_workers(),
             Some(Happened::NotReady(why)) => self.application_is_not_ready(why),
@@ -63,6 +61,7 @@ impl Driver {
                 events.push(Event::WorkersFailed(why));
                 events
             }
+            Some(Happened::Gone) => self.start_application(),
             Some(Happened::NextReady) => match &self.reload {
                 Some(reload) => self.start_reload(&Arc::clone(&reload.config)),
                 None => Vec::new(),

@@ -96,6 +96,9 @@ pub(super) enum Happened {
     NotReady(String),
     /// The one that serves fails; it is started again all the same.
     Failing(String),
+    /// One that a generation before us started is gone. It is started again, and is no verdict on this
+    /// generation: going back would help nothing.
+    Gone,
     /// The one that a reload waits for is ready.
     NextReady,
     /// It is not.
@@ -150,6 +153,11 @@ impl Applications {
             budget: Budget::new(FORGIVEN, WINDOW),
             leaving: Vec::new(),
         }
+    }
+
+    /// The release that is started, whatever the link leads to.
+    pub(super) fn keep_to(&mut self, directory: PathBuf, release: PathBuf) {
+        self.ours = Some(Ours { directory, release });
     }
 
     /// What the workers serve in front of, when there is nothing to wait for: `Ok(None)` without an
@@ -414,7 +422,9 @@ impl Applications {
         let ours = Release::of(&app.directory, app).is_ok_and(|release| {
             release.path == running.release && release.identity == running.identity
         });
-        let same = ours && serde_json::to_value(app).is_ok_and(|value| value == running.config);
+        // Read with our defaults: what another build does not know yet is no difference.
+        let same =
+            ours && serde_json::from_value(running.config).is_ok_and(|theirs: App| theirs == *app);
         if !same {
             return;
         }
@@ -488,9 +498,13 @@ impl Applications {
                 };
                 first.then_some(ready)
             }
-            FromSupervisor::Failed { reason } if one.upstreams.is_some() => {
-                Some(Happened::Failing(reason))
-            }
+            FromSupervisor::Failed { reason } if one.upstreams.is_some() => match one.supervisor {
+                Supervisor::Ours(_) => Some(Happened::Failing(reason)),
+                Supervisor::Another(_) => {
+                    tracing::error!("{reason}");
+                    None
+                }
+            },
             FromSupervisor::Failed { reason } if next => Some(Happened::NextNotReady(reason)),
             FromSupervisor::Failed { reason } => {
                 // The next try listens where the workers look for it.
@@ -529,10 +543,12 @@ impl Applications {
         if let (false, Some(upstreams)) = (next, &one.upstreams) {
             self.at.clone_from(upstreams);
         }
+        let ours = matches!(one.supervisor, Supervisor::Ours(_));
         self.let_go_of(Some(one));
         Some(match (next, was_ready) {
             (true, _) => Happened::NextNotReady(why),
-            (false, true) => Happened::Failing(why),
+            (false, true) if ours => Happened::Failing(why),
+            (false, true) => Happened::Gone,
             (false, false) => Happened::NotReady(why),
         })
     }

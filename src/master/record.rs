@@ -119,6 +119,7 @@ impl Record {
             started_at: api_time(self.started_at),
             hold: self.hold,
             probation_left_ms: left.map(millis),
+            releases: self.releases.clone(),
         }
     }
 }

@@ -61,6 +61,25 @@ impl Driver {
         }
     }
 
+    /// A cold start, and the link leads to a release that was refused or taken back (nobody could point
+    /// it elsewhere: the directory is not the service's): what served then is started.
+    pub(super) fn keep_to_what_served(&mut self) {
+        let Some(app) = &self.config.app else { return };
+        let Ok(now) = app.directory.canonicalize() else {
+            return;
+        };
+        let upgrades = self.history.all().unwrap_or_default();
+        if let Some(served) = served_instead(&upgrades, &now, Path::is_dir) {
+            tracing::warn!(
+                "{} leads to {}, which was refused: {} is started",
+                app.directory.display(),
+                now.display(),
+                served.display()
+            );
+            self.applications.keep_to(app.directory.clone(), served);
+        }
+    }
+
     pub(super) fn release_warning(&self) -> Option<String> {
         let other = self.applications.other_release()?;
         if self.upgrade.is_some() {
@@ -94,6 +113,29 @@ impl Driver {
         let all = self.history.all().unwrap_or_default();
         old_releases(&all, &needed, usize::from(app.keep), Path::is_dir)
     }
+}
+
+/// What serves since the last upgrade to `now` failed; `None`: it did not, or `now` serves.
+fn served_instead(
+    upgrades: &[Last],
+    now: &Path,
+    is_there: impl Fn(&Path) -> bool,
+) -> Option<PathBuf> {
+    let ended = || {
+        let newest = upgrades.iter().rev();
+        newest.filter_map(|last| Some((last.outcome, last.releases.as_ref()?)))
+    };
+    let (outcome, _) = ended().find(|(_, releases)| releases.to == now)?;
+    let refused = matches!(
+        outcome,
+        Outcome::RolledBack | Outcome::Failed | Outcome::Refused
+    );
+    let (outcome, last) = ended().next().filter(|_| refused)?;
+    let served = match outcome {
+        Outcome::Committed => &last.to,
+        _ => &last.from,
+    };
+    (served != now && is_there(served)).then(|| served.clone())
 }
 
 /// Newest first.
@@ -140,6 +182,37 @@ mod tests {
                 to: to.into(),
             }),
         }
+    }
+
+    #[test]
+    fn a_refused_release_is_not_what_a_cold_start_runs() {
+        let served = |upgrades: &[Last], now: &str| {
+            let there = |path: &Path| path != Path::new("/r/gone");
+            served_instead(upgrades, Path::new(now), there).map(|path| path.display().to_string())
+        };
+        let one = |from, to, outcome| upgrade(from, to, outcome);
+        for outcome in [Outcome::RolledBack, Outcome::Failed, Outcome::Refused] {
+            let refused = [one("/r/1", "/r/2", outcome)];
+            assert_eq!(served(&refused, "/r/2").as_deref(), Some("/r/1"));
+            assert_eq!(served(&refused, "/r/1"), None);
+        }
+        // Nobody knows: it is tried, as a program is.
+        let interrupted = [one("/r/1", "/r/2", Outcome::Interrupted)];
+        assert_eq!(served(&interrupted, "/r/2"), None);
+        assert_eq!(
+            served(&[one("/r/gone", "/r/2", Outcome::Failed)], "/r/2"),
+            None
+        );
+        let mut upgrades = vec![
+            one("/r/1", "/r/2", Outcome::Failed),
+            one("/r/1", "/r/3", Outcome::Committed),
+        ];
+        assert_eq!(served(&upgrades, "/r/2").as_deref(), Some("/r/3"));
+        upgrades.push(one("/r/3", "/r/2", Outcome::Committed));
+        assert_eq!(served(&upgrades, "/r/2"), None);
+        upgrades.push(one("/r/2", "/r/3", Outcome::RolledBack));
+        assert_eq!(served(&upgrades, "/r/3").as_deref(), Some("/r/2"));
+        assert_eq!(served(&upgrades, "/r/2"), None);
     }
 
     #[test]

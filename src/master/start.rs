@@ -228,7 +228,8 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
         metrics,
         generation: 1,
     };
-    let driver = assemble(setup, signals, parts, machine, mpsc::channel(QUEUE));
+    let mut driver = assemble(setup, signals, parts, machine, mpsc::channel(QUEUE));
+    driver.keep_to_what_served();
     Ok(Box::pin(driver.drive(actions)).await)
 }
 

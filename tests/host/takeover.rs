@@ -107,6 +107,47 @@ fn a_bad_release_is_refused_with_its_last_lines() {
 }
 
 #[test]
+fn a_cold_start_runs_what_served_though_the_link_leads_to_what_was_refused() {
+    let scene = Scene::begin("refused-cold", SOCKET, "");
+    scene.release("sick", "sick");
+    assert_eq!(scene.deploy("sick").code, 1);
+    // Where neither the service nor who deployed could point it back.
+    scene.point("sick");
+    scene.service.cli(&["stop"]).assert_code(0);
+    scene.service.wait_exit();
+    scene.service.start();
+    scene.service.wait_owner(1, "serving");
+    assert_eq!(scene.get("/"), "1");
+    scene.wait_log("sick, which was refused");
+    let status = scene.service.cli(&["status"]).stdout;
+    assert!(
+        status.contains("was refused: `upgrade` tries it again"),
+        "{status}"
+    );
+}
+
+#[test]
+fn a_release_that_was_superseded_in_its_probation_is_nothing_to_go_back_to() {
+    let scene = two("superseded", "");
+    scene.release("sick", "sick");
+    scene.deploy("2").assert_code(0);
+    let sick = scene.releases().join("sick");
+    let config = scene.service.config().to_str().unwrap();
+    let order = [
+        "--config",
+        config,
+        "deploy",
+        "--supersede",
+        sick.to_str().unwrap(),
+    ];
+    assert_eq!(scene.service.cli(&order).code, 1);
+    assert_eq!(scene.get("/"), "1");
+    assert_eq!(scene.pointed(), "1");
+    let kept = std::fs::read_link(scene.current().with_file_name("current.old")).unwrap();
+    assert_eq!(kept, scene.releases().join("1"));
+}
+
+#[test]
 fn an_application_can_read_what_it_is_for() {
     let scene = two("phase", "");
     let first = scene.get("/phase");

@@ -39,10 +39,18 @@ impl Client<'_> {
             );
             return Ok(verdict(exit::REFUSED, message));
         }
-        let before = link.canonicalize().ok();
-        if before.as_ref() != Some(&directory) {
+        let now = link.canonicalize().ok();
+        // A release that is superseded in its probation is nothing to go back to: what served before it
+        // stays that.
+        let superseded = status.upgrade.is_some_and(|one| one.releases.is_some());
+        let before = if superseded {
+            release::before(link).canonicalize().ok()
+        } else {
+            now.clone()
+        };
+        if now.as_ref() != Some(&directory) {
             // For a `rollback` that must not ask the service where to go back to.
-            let kept = before.as_ref().filter(|_| link.is_symlink());
+            let kept = before.as_ref().filter(|_| link.is_symlink() && !superseded);
             let kept = kept.map_or(Ok(()), |before| {
                 release::make_link(&release::before(link), before)
             });

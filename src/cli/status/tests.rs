@@ -80,6 +80,7 @@ fn upgrade(phase: &str, left: Option<u64>) -> Upgrade {
         started_at: "2026-11-22T14:59:42Z".into(),
         hold: left.is_none(),
         probation_left_ms: left,
+        releases: None,
     }
 }
 
