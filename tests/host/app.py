@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/echo":
             self.send_response(101)
             self.send_header("Connection", "upgrade")
-            self.send_header("Upgrade", "echo")
+            self.send_header("Upgrade", "websocket")
             self.end_headers()
             self.close_connection = True
             while word := self.connection.recv(4096):
