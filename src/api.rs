@@ -53,6 +53,9 @@ pub struct Status {
     /// Releases of the hosted application that ran once and that nothing needs, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub old_releases: Vec<PathBuf>,
+    /// What is known of the hosted application's releases; `None`: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Release>,
     /// `None`: no listener speaks TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -104,6 +107,21 @@ pub struct App {
     pub restarts: u64,
     /// The memory of all its processes that nobody shares, KiB.
     pub private_kib: u64,
+}
+
+/// What is known of the releases behind the link of a hosted application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// `[app] directory`.
+    pub link: PathBuf,
+    /// Where it leads; `None`: to nothing.
+    pub leads_to: Option<PathBuf>,
+    /// The release that last proved itself: what a cold start runs, should another one fail.
+    pub good: Option<PathBuf>,
+    /// The last one that was refused, taken back or given up: no cold start runs it.
+    pub rejected: Option<PathBuf>,
+    /// What the owner runs has not proved itself yet.
+    pub on_trial: bool,
 }
 
 /// The releases of a hosted application, before and after an upgrade.

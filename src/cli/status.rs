@@ -208,6 +208,13 @@ fn app(status: &Status) -> Option<String> {
     if app.restarts > 0 {
         let _ = write!(line, ", started again {}", count(app.restarts, "time"));
     }
+    let trial = status.release.as_ref().filter(|known| known.on_trial);
+    if let Some(known) = trial {
+        line.push_str(", on trial");
+        if let Some(good) = known.good.as_ref().filter(|good| **good != app.release) {
+            let _ = write!(line, " ({} is the good one)", good.display());
+        }
+    }
     Some(line)
 }
 

@@ -13,10 +13,24 @@ use super::merge::Step;
 use super::validate::{DAY, Invalid, MOMENT, at, health, number, time, unless};
 use super::{App, read_env_file};
 
-/// The first problem there is. Looks at the disk for everything that it names.
-pub(super) fn validate(app: &App) -> Result<(), Invalid> {
+/// Why what is in the directory now cannot be started.
+pub(super) fn release(app: &App) -> Result<(), Invalid> {
     at(&["app", "directory"], directory(&app.directory))?;
-    at(&["app", "command"], command(app))?;
+    at(&["app", "command"], program(app))
+}
+
+/// The same in words.
+#[must_use]
+pub fn release_fault(app: &App) -> Option<String> {
+    release(app)
+        .err()
+        .map(|invalid| invalid.problem.to_string())
+}
+
+/// The first problem there is. Looks at the disk for everything that it names but the release.
+pub(super) fn validate(app: &App) -> Result<(), Invalid> {
+    at(&["app", "directory"], name(&app.directory))?;
+    at(&["app", "command"], command(app).map(drop))?;
     for (n, file) in app.env_files.iter().enumerate() {
         let readable = read_env_file(file).map(drop);
         entry(
@@ -70,9 +84,12 @@ fn entry(key: &'static str, n: usize, result: Result<(), Problem>) -> Result<(),
     })
 }
 
-fn directory(path: &Path) -> Result<(), Problem> {
+fn name(path: &Path) -> Result<(), Problem> {
     unless(!path.as_os_str().is_empty(), || Problem::NoDirectory)?;
-    unless(path.to_str().is_some(), || Problem::NotUtf8(path.into()))?;
+    unless(path.to_str().is_some(), || Problem::NotUtf8(path.into()))
+}
+
+fn directory(path: &Path) -> Result<(), Problem> {
     // Asked for with a dot at its end: that takes the permission that running in it takes.
     fs::metadata(path.join("."))
         .map(drop)
@@ -82,9 +99,13 @@ fn directory(path: &Path) -> Result<(), Problem> {
         })
 }
 
-fn command(app: &App) -> Result<(), Problem> {
+fn command(app: &App) -> Result<&str, Problem> {
     let program = app.command.first().filter(|word| !word.is_empty());
-    let program = program.ok_or(Problem::NoCommand)?;
+    program.map(String::as_str).ok_or(Problem::NoCommand)
+}
+
+fn program(app: &App) -> Result<(), Problem> {
+    let program = command(app)?;
     // Others are looked for in PATH, which only the start knows.
     if program.contains('/') {
         let path = app.directory.join(program);

@@ -13,7 +13,7 @@ use super::merge::{Document, Merged, Origin, Step};
 use super::place::{Place, Where};
 use super::tls::Wrong;
 use super::validate::{Invalid, service_name, validate};
-use super::{Config, ListenerConfig, Reader, Workers};
+use super::{Config, ListenerConfig, Reader, Workers, hosting};
 
 /// Where a configuration comes from, each laid over the one before:
 ///
@@ -120,15 +120,35 @@ impl Sources {
         self.load_below(Path::new("/etc"), true)
     }
 
+    /// As [`load`](Self::load), and by itself why what `[app] directory` leads to cannot be started:
+    /// another release may be what runs.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_for_any_release(&self) -> Result<(Loaded, Option<ConfigError>), ConfigError> {
+        self.load_parts(Path::new("/etc"), true)
+    }
+
     /// Whether loading now would give `running`: `status` says it. Certificates are not read: anybody
     /// may ask, and as often as they like.
     #[must_use]
     pub fn matches(&self, running: &Config) -> bool {
-        let loaded = self.load_below(Path::new("/etc"), false);
-        loaded.is_ok_and(|loaded| loaded.config.is_as(running))
+        let loaded = self.load_parts(Path::new("/etc"), false);
+        loaded.is_ok_and(|(loaded, _)| loaded.config.is_as(running))
     }
 
     pub(super) fn load_below(&self, etc: &Path, certificates: bool) -> Result<Loaded, ConfigError> {
+        match self.load_parts(etc, certificates)? {
+            (loaded, None) => Ok(loaded),
+            (_, Some(unusable)) => Err(unusable),
+        }
+    }
+
+    fn load_parts(
+        &self,
+        etc: &Path,
+        certificates: bool,
+    ) -> Result<(Loaded, Option<ConfigError>), ConfigError> {
         let mut built_in = self.defaults.clone();
         if let Some(name) = &self.overrides.name {
             built_in.name.clone_from(name);
@@ -156,20 +176,18 @@ impl Sources {
         let mut config: Config = merged.read()?;
         self.application.check(&merged)?;
         make_absolute(&mut config, &merged, self.credentials.as_deref())?;
-        validate(&config, &self.datagrams, self.room).map_err(|invalid| ConfigError::Invalid {
+        let told = |invalid: Invalid| ConfigError::Invalid {
             at: merged.place_of(&invalid.way),
             key: invalid.key(),
             problem: invalid.problem,
-        })?;
+        };
+        validate(&config, &self.datagrams, self.room).map_err(told)?;
+        let app = config.app.as_ref();
+        let unusable = app.and_then(|app| hosting::release(app).map_err(told).err());
         if certificates && config.listeners.iter().any(|listener| listener.tls) {
             let place = |way: Vec<Step>, error| {
                 let problem = Problem::Tls(error);
-                let invalid = Invalid { way, problem };
-                ConfigError::Invalid {
-                    at: merged.place_of(&invalid.way),
-                    key: invalid.key(),
-                    problem: invalid.problem,
-                }
+                told(Invalid { way, problem })
             };
             if config.tls.names_none() {
                 let error = CertificateError::NoCertificate;
@@ -183,11 +201,12 @@ impl Sources {
             identities.faults = wrong.into_iter().map(fault).collect();
             config.tls.identities = Some(Arc::new(identities));
         }
-        Ok(Loaded {
+        let loaded = Loaded {
             config,
             path: files.first().cloned(),
             files,
-        })
+        };
+        Ok((loaded, unusable))
     }
 
     /// The files and their texts, in the order in which they count.

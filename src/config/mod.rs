@@ -36,6 +36,7 @@ pub use self::place::{Place, Where};
 pub use self::secret::SecretBytes;
 pub use self::tls::{CertificateFiles, Fault, Identities, Identity, Tls, TlsVersion};
 pub use self::words::WorkersError;
+pub use hosting::release_fault;
 
 /// Everything a generation runs with. Serialises to TOML and JSON and back without loss:
 /// workers get it from their master, never from disk.

@@ -688,9 +688,12 @@ fn an_application_that_cannot_be_started_is_no_configuration() {
             "command = [\"x\"]\n",
             "`app.directory`: the directory of the application is missing",
         ),
-        ("directory = \"gone\"\n", "there is no such directory"),
         (
-            "directory = \"env\"\n",
+            "directory = \"gone\"\ncommand = [\"x\"]\n",
+            "there is no such directory",
+        ),
+        (
+            "directory = \"env\"\ncommand = [\"x\"]\n",
             "cannot start an application in /etc/web/env",
         ),
         (

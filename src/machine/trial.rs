@@ -12,6 +12,7 @@
 pub(crate) mod cases;
 #[cfg(test)]
 mod explore;
+pub mod release;
 
 /// How often a program on trial is started cold before it is given up.
 pub const MOST_TRIES: u32 = 3;

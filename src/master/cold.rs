@@ -1,4 +1,4 @@
-//! A program on trial that was started cold: it proves itself alone.
+//! A program or a release on trial that was started cold: it proves itself alone.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,12 @@ impl Driver {
     /// What runs is on trial and was started cold: nobody is parked who could take back, so it proves
     /// itself alone.
     pub(super) fn begin_cold_trial(&mut self) {
-        if !self.disk.store.on_trial() {
+        let program = self.disk.store.on_trial();
+        if !program && !self.release_on_trial() {
             return;
         }
         let probation = self.config.upgrade.probation;
-        if self.disk.store.build(Name::Good).is_some() {
+        if program && self.disk.store.build(Name::Good).is_some() {
             self.milestone(story::COLD_TRIAL).warn(format_args!(
                 "build {} is on trial and was started cold: it is kept when it has served for {} \
                  in good health",
@@ -45,8 +46,13 @@ impl Driver {
     /// An upgrade that a cold start had interrupted came to a good end after all.
     fn interrupted_committed(&mut self) {
         let me = Some(&self.fixed.me.build_id);
-        let ours =
-            |last: &&mut Last| last.outcome == Outcome::Interrupted && last.to_build.as_ref() == me;
+        let release = self.applications.release().map(|one| one.path.clone());
+        let ours = |last: &&mut Last| {
+            let to = last.releases.as_ref().map(|releases| &releases.to);
+            last.outcome == Outcome::Interrupted
+                && last.to_build.as_ref() == me
+                && (to.is_none() || to == release.as_ref())
+        };
         let Some(last) = self.last.as_mut().filter(ours) else {
             return;
         };
@@ -66,7 +72,11 @@ impl Driver {
         }
         self.health = None;
         tracing::info!("what runs has proved itself: the trial is over");
-        self.disk.commit();
+        self.disk.on_trial_until = None;
+        if self.disk.store.on_trial() {
+            self.disk.commit();
+        }
+        self.release_is_good();
         self.forgive();
         self.interrupted_committed();
         let text = self.status_line();

@@ -485,6 +485,7 @@ impl Driver {
             self.sockets.remove_added_paths();
         }
         if self.machine.stopping() {
+            self.release_stopped();
             self.applications.leave().await;
         }
         tracing::info!("g{} leaves", self.fixed.me.generation);

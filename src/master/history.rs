@@ -1,6 +1,7 @@
 //! What outlives a master, in the state directory: the upgrades that ended, one JSON object a
-//! line (`history.jsonl`), builds that were refused (`refused`), and what the previous generation ran with (`previous.toml`), for a
-//! rollback after the commit.
+//! line (`history.jsonl`), builds that were refused (`refused`), what the previous generation ran with
+//! (`previous.toml`), for a rollback after the commit, and the application's releases
+//! (`releases.json`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -84,7 +85,12 @@ impl History {
     /// Removes what a crashed process left half done; says how many files.
     #[must_use]
     pub fn tidy(&self) -> usize {
-        let files = [self.log(), self.previous_file(), self.refused_file()];
+        let files = [
+            self.log(),
+            self.previous_file(),
+            self.refused_file(),
+            self.releases_file(),
+        ];
         files.iter().map(|file| sweep(file)).sum()
     }
 
@@ -253,22 +259,8 @@ impl History {
             .map_err(|source| HistoryError::Decode { path, source })
     }
 
-    /// The release that was refused last; `None`: none was.
-    #[must_use]
-    pub fn rejected_release(&self) -> Option<String> {
-        fs::read_to_string(self.rejected_file()).ok()
-    }
-
-    /// Remembers a release that was refused, so that nobody tries it again by itself.
-    pub fn reject_release(&self, identity: &str) -> Result<(), HistoryError> {
-        let path = self.rejected_file();
-        self.make_directory()?;
-        Temp::bytes(&path, identity.as_bytes(), MODE)?.put(&path)?;
-        Ok(())
-    }
-
-    fn rejected_file(&self) -> PathBuf {
-        self.directory.join("rejected-release")
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn log(&self) -> PathBuf {
@@ -283,7 +275,7 @@ impl History {
         self.directory.join("previous.toml")
     }
 
-    fn make_directory(&self) -> Result<(), ReplaceError> {
+    pub(super) fn make_directory(&self) -> Result<(), ReplaceError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o755)
@@ -293,7 +285,7 @@ impl History {
 }
 
 /// The configuration may name what is nobody's business.
-const MODE: u32 = 0o640;
+pub(super) const MODE: u32 = 0o640;
 
 /// Opens the file for appending and locks it; it is the one at `path` when this returns.
 fn lock(path: &Path) -> io::Result<File> {

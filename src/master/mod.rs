@@ -25,6 +25,7 @@ mod peers;
 mod perform;
 mod pidfiles;
 mod record;
+mod release_file;
 mod releases;
 mod replace;
 mod slots;

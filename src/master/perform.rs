@@ -219,9 +219,10 @@ impl Driver {
         self.machine
             .set_probation(probation.unwrap_or(wanted.probation));
         record.old_pid = Some(self.fixed.pid);
-        if let Some((releases, identity)) = self.releases_now() {
+        if let Some((releases, release)) = self.releases_now() {
+            self.release_serves();
             record.releases = Some(releases);
-            record.release_identity = Some(identity);
+            record.release = Some(release);
         }
         let found = Arc::clone(&record.found);
         let starts = format!("an upgrade of {} starts", self.who());
@@ -359,6 +360,8 @@ impl Driver {
             ToSuccessor::Commit => Message::Commit,
             ToSuccessor::Release => Message::Release,
             ToSuccessor::Retire(reason) => {
+                // Who ordered it is answered when the successor hears this.
+                self.link_leads_back();
                 if self.disk.is_busy() {
                     // It answers the operator when it hears this: the disk first, for a moment.
                     self.orders.retire = Some(reason);
@@ -495,7 +498,7 @@ impl Driver {
     }
 
     fn reload_configuration(&mut self) -> Vec<Event> {
-        let loaded = match self.fixed.sources.load() {
+        let loaded = match self.load_again() {
             Ok(loaded) => loaded,
             Err(e) => {
                 return vec![Event::ReloadFailed(Failure {
@@ -594,7 +597,6 @@ impl Driver {
             record.drained = Some((ms, all));
         }
         let reason = failure.map(|f| f.reason);
-        self.release_ended(outcome, record.release_identity.as_deref());
         let last = record.ended(outcome, reason.clone());
         let text = words::ended(outcome, &last.from, last.to.as_deref());
         let text = match &reason {
@@ -608,6 +610,7 @@ impl Driver {
             self.told = Some(record.cast());
             return;
         }
+        self.release_ended(outcome, record.release.as_ref());
         self.told = Some(record.cast());
         Milestone {
             reason: reason.as_deref(),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::store::Found;
 use super::story::Cast;
 use crate::api::{self, Connections, Last, Outcome, Releases};
+use crate::sys::release::Release;
 
 /// An upgrade under way.
 #[derive(Debug)]
@@ -40,7 +41,8 @@ pub(super) struct Record {
     pub(super) probation: Option<Duration>,
     /// Of a hosted application.
     pub(super) releases: Option<Releases>,
-    pub(super) release_identity: Option<String>,
+    /// The one that is tried.
+    pub(super) release: Option<Release>,
     /// The two masters.
     pub(super) old_pid: Option<u32>,
     pub(super) new_pid: Option<u32>,
@@ -65,7 +67,7 @@ impl Record {
             rejected: None,
             probation: None,
             releases: None,
-            release_identity: None,
+            release: None,
             old_pid: None,
             new_pid: None,
         }

@@ -4,7 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use super::driver::Driver;
-use crate::api::{Last, Outcome, Releases};
+use super::history::History;
+use super::release_file::named;
+use crate::api::{self, Last, Outcome, Releases};
+use crate::config::{self, App, Config, ConfigError, Loaded};
+use crate::machine::trial::MOST_TRIES;
+use crate::machine::trial::release::{Known, Start, Why};
 use crate::sys::release::{self, Release};
 
 impl Driver {
@@ -12,15 +17,15 @@ impl Driver {
     /// refused does not count: nobody tries it again by itself.
     pub(super) fn new_release(&self) -> Option<Release> {
         let other = self.applications.other_release()?;
-        (self.history.rejected_release().as_deref() != Some(&*other.identity)).then_some(other)
+        (!self.was_rejected(&other)).then_some(other)
     }
 
     /// What this upgrade is about, should it be about a release.
-    pub(super) fn releases_now(&self) -> Option<(Releases, String)> {
+    pub(super) fn releases_now(&self) -> Option<(Releases, Release)> {
         let from = self.applications.release()?.path.clone();
         let other = self.applications.other_release()?;
-        let to = other.path;
-        Some((Releases { from, to }, other.identity))
+        let to = other.path.clone();
+        Some((Releases { from, to }, other))
     }
 
     /// The same, of a successor: what runs comes from the predecessor.
@@ -33,24 +38,34 @@ impl Driver {
 
     /// The upgrade ended: a release that did not prove itself is remembered, and the link leads to the
     /// one that serves. What somebody else made of the link meanwhile stays.
-    pub(super) fn release_ended(&mut self, outcome: Outcome, identity: Option<&str>) {
-        let Some(app) = &self.config.app else { return };
-        let Some(identity) = identity.filter(|_| outcome != Outcome::Committed) else {
+    pub(super) fn release_ended(&self, outcome: Outcome, tried: Option<&Release>) {
+        if outcome == Outcome::Committed {
+            return self.release_is_good();
+        }
+        let Some(tried) = tried else { return };
+        let serves = self.applications.release().map(named);
+        self.change_releases(|known| known.reject(&named(tried), serves.as_ref()));
+        self.point_back(tried);
+    }
+
+    /// The release of this upgrade is taken back.
+    pub(super) fn link_leads_back(&self) {
+        if let Some(tried) = self.upgrade.as_ref().and_then(|one| one.release.as_ref()) {
+            self.point_back(tried);
+        }
+    }
+
+    /// The link leads to what serves, if it still leads to this one.
+    fn point_back(&self, refused: &Release) {
+        let (Some(app), Some(ours)) = (&self.config.app, self.applications.release()) else {
             return;
         };
-        if let Err(e) = self.history.reject_release(identity) {
-            tracing::warn!("{e}");
-        }
-        let Some(ours) = self.applications.release() else {
-            return;
-        };
-        let link = app.directory.clone();
-        let leads_to_it = Release::of(&link, app).is_ok_and(|now| now.identity == identity);
-        if !leads_to_it || link.canonicalize().is_ok_and(|path| path == ours.path) {
+        let (link, ours) = (&app.directory, &ours.path);
+        let still = Release::of(link, app).is_ok_and(|now| now == *refused);
+        if !still || refused.path == *ours {
             return;
         }
-        let ours = ours.path.clone();
-        match release::point(&link, &ours) {
+        match release::point(link, ours) {
             Ok(true) => tracing::info!("{} leads to {} again", link.display(), ours.display()),
             Ok(false) => {}
             Err(e) => tracing::warn!(
@@ -61,42 +76,128 @@ impl Driver {
         }
     }
 
-    /// A cold start, and the link leads to a release that was refused or taken back (nobody could point
-    /// it elsewhere: the directory is not the service's): what served then is started.
-    pub(super) fn keep_to_what_served(&mut self) {
-        let Some(app) = &self.config.app else { return };
-        let Ok(now) = app.directory.canonicalize() else {
-            return;
-        };
-        let upgrades = self.history.all().unwrap_or_default();
-        if let Some(served) = served_instead(&upgrades, &now, Path::is_dir) {
-            tracing::warn!(
-                "{} leads to {}, which was refused: {} is started",
-                app.directory.display(),
-                now.display(),
-                served.display()
-            );
-            self.applications.keep_to(app.directory.clone(), served);
+    /// What runs has proved itself.
+    pub(super) fn release_is_good(&self) {
+        if let Some(running) = self.applications.release().map(named) {
+            self.change_releases(|known| known.commit(&running));
         }
     }
 
+    /// Another release is about to be tried.
+    pub(super) fn release_serves(&self) {
+        if let Some(running) = self.applications.release().map(named) {
+            self.change_releases(|known| known.serves(&running));
+        }
+    }
+
+    /// We were told to stop.
+    pub(super) fn release_stopped(&self) {
+        if let Some(running) = self.applications.release().map(named) {
+            self.change_releases(|known| known.stopped(&running));
+        }
+    }
+
+    /// What runs has not proved itself yet.
+    pub(super) fn release_on_trial(&self) -> bool {
+        let running = self.applications.release().map(named);
+        running.is_some() && self.known_releases().and_then(|known| known.good) != running
+    }
+
+    /// A cold start: which release is started. Nothing is written to the link.
+    pub(super) fn choose_release(&mut self, usable: bool) {
+        let Some(app) = &self.config.app else { return };
+        let link = app.directory.clone();
+        let now = Release::of(&link, app).ok().as_ref().map(named);
+        let start = self.change_releases(|known| known.start(now.as_ref(), usable, Path::is_dir));
+        match start {
+            Some(Start::OnTrial(n)) => tracing::warn!(
+                "{} leads to a release that has not proved itself: it is started for the {n}. time \
+                 of {MOST_TRIES}, and is good when it has served for {}",
+                link.display(),
+                humantime::format_duration(self.config.upgrade.probation)
+            ),
+            Some(Start::Instead { good, why }) => {
+                tracing::warn!(
+                    "{} leads to {}, which {}: {} is started, which served before",
+                    link.display(),
+                    now.map_or_else(|| "nothing".into(), |now| now.path.display().to_string()),
+                    why_not(why),
+                    good.path.display()
+                );
+                self.applications.keep_to(link, good.path);
+            }
+            Some(Start::Good | Start::NothingElse) | None => {}
+        }
+    }
+
+    /// The configuration on disk. The release that runs stays, whatever its link leads to by now.
+    pub(super) fn load_again(&self) -> Result<Loaded, ConfigError> {
+        let (loaded, unusable) = self.fixed.sources.load_for_any_release()?;
+        let directory = |config: &Config| config.app.as_ref().map(|app| app.directory.clone());
+        let stays = self.applications.release().is_some()
+            && directory(&loaded.config) == directory(&self.config);
+        match unusable {
+            Some(unusable) if !stays => Err(unusable),
+            _ => Ok(loaded),
+        }
+    }
+
+    fn was_rejected(&self, release: &Release) -> bool {
+        let known = self.known_releases();
+        known.and_then(|known| known.rejected) == Some(named(release))
+    }
+
+    fn known_releases(&self) -> Option<Known> {
+        let app = self.config.app.as_ref()?;
+        Some(self.history.releases(&app.directory))
+    }
+
+    fn change_releases<T>(&self, change: impl FnOnce(&mut Known) -> T) -> Option<T> {
+        let app = self.config.app.as_ref()?;
+        let (answer, written) = self.history.change_releases(&app.directory, change);
+        if let Err(e) = written {
+            tracing::warn!("{e}: the next cold start may run another release");
+        }
+        Some(answer)
+    }
+
     pub(super) fn release_warning(&self) -> Option<String> {
-        let other = self.applications.other_release()?;
         if self.upgrade.is_some() {
             return None;
         }
-        let directory = &self.config.app.as_ref()?.directory;
-        let refused = self.history.rejected_release().as_deref() == Some(&*other.identity);
-        Some(if refused {
-            format!(
-                "the release in {} was refused: `upgrade` tries it again",
-                directory.display()
-            )
-        } else {
-            format!(
-                "the release in {} is not the one that runs: `apply` runs it",
-                directory.display()
-            )
+        let app = self.config.app.as_ref()?;
+        let ours = self.applications.release()?;
+        let link = app.directory.display();
+        let now = Release::of(&app.directory, app).ok();
+        let unusable = config::release_fault(app);
+        if now.as_ref() == Some(ours) {
+            return None;
+        }
+        Some(match (now, unusable) {
+            (Some(now), None) if self.was_rejected(&now) => {
+                format!("the release in {link} was refused: `upgrade` tries it again")
+            }
+            (Some(_), None) => {
+                format!("the release in {link} is not the one that runs: `apply` runs it")
+            }
+            (_, unusable) => format!(
+                "what {link} leads to cannot be started{}: {} serves, and after a restart what last \
+                 proved itself",
+                unusable.map(|why| format!(" ({why})")).unwrap_or_default(),
+                ours.path.display()
+            ),
+        })
+    }
+
+    /// For `status`.
+    pub(super) fn describe_release(&self) -> Option<api::Release> {
+        let known = self.known_releases()?;
+        Some(api::Release {
+            leads_to: known.link.canonicalize().ok(),
+            on_trial: self.release_on_trial(),
+            good: known.good.map(|one| one.path),
+            rejected: known.rejected.map(|one| one.path),
+            link: known.link,
         })
     }
 
@@ -107,6 +208,15 @@ impl Driver {
         };
         let mut needed: Vec<PathBuf> = app.directory.canonicalize().into_iter().collect();
         needed.extend(self.applications.release().map(|one| one.path.clone()));
+        needed.extend(
+            self.known_releases()
+                .and_then(|known| Some(known.good?.path)),
+        );
+        needed.extend(
+            self.others()
+                .into_iter()
+                .filter_map(|one| Some(one.app?.release)),
+        );
         if let Some(releases) = self.upgrade.as_ref().and_then(|r| r.releases.as_ref()) {
             needed.extend([releases.from.clone(), releases.to.clone()]);
         }
@@ -115,27 +225,23 @@ impl Driver {
     }
 }
 
-/// What serves since the last upgrade to `now` failed; `None`: it did not, or `now` serves.
-fn served_instead(
-    upgrades: &[Last],
-    now: &Path,
-    is_there: impl Fn(&Path) -> bool,
-) -> Option<PathBuf> {
-    let ended = || {
-        let newest = upgrades.iter().rev();
-        newest.filter_map(|last| Some((last.outcome, last.releases.as_ref()?)))
-    };
-    let (outcome, _) = ended().find(|(_, releases)| releases.to == now)?;
-    let refused = matches!(
-        outcome,
-        Outcome::RolledBack | Outcome::Failed | Outcome::Refused
-    );
-    let (outcome, last) = ended().next().filter(|_| refused)?;
-    let served = match outcome {
-        Outcome::Committed => &last.to,
-        _ => &last.from,
-    };
-    (served != now && is_there(served)).then(|| served.clone())
+/// Whether a cold start would run the good release, though this is what the link leads to: then it is
+/// no fault that it cannot be started.
+pub(super) fn starts_good_instead(state: &Path, app: &App) -> bool {
+    let now = Release::of(&app.directory, app).ok().as_ref().map(named);
+    let mut known = History::new(state.to_owned()).releases(&app.directory);
+    matches!(
+        known.start(now.as_ref(), false, Path::is_dir),
+        Start::Instead { .. }
+    )
+}
+
+fn why_not(why: Why) -> &'static str {
+    match why {
+        Why::Rejected => "was refused",
+        Why::Tried => "was started three times and never proved itself",
+        Why::Unusable => "cannot be started",
+    }
 }
 
 /// Newest first.
@@ -182,37 +288,6 @@ mod tests {
                 to: to.into(),
             }),
         }
-    }
-
-    #[test]
-    fn a_refused_release_is_not_what_a_cold_start_runs() {
-        let served = |upgrades: &[Last], now: &str| {
-            let there = |path: &Path| path != Path::new("/r/gone");
-            served_instead(upgrades, Path::new(now), there).map(|path| path.display().to_string())
-        };
-        let one = |from, to, outcome| upgrade(from, to, outcome);
-        for outcome in [Outcome::RolledBack, Outcome::Failed, Outcome::Refused] {
-            let refused = [one("/r/1", "/r/2", outcome)];
-            assert_eq!(served(&refused, "/r/2").as_deref(), Some("/r/1"));
-            assert_eq!(served(&refused, "/r/1"), None);
-        }
-        // Nobody knows: it is tried, as a program is.
-        let interrupted = [one("/r/1", "/r/2", Outcome::Interrupted)];
-        assert_eq!(served(&interrupted, "/r/2"), None);
-        assert_eq!(
-            served(&[one("/r/gone", "/r/2", Outcome::Failed)], "/r/2"),
-            None
-        );
-        let mut upgrades = vec![
-            one("/r/1", "/r/2", Outcome::Failed),
-            one("/r/1", "/r/3", Outcome::Committed),
-        ];
-        assert_eq!(served(&upgrades, "/r/2").as_deref(), Some("/r/3"));
-        upgrades.push(one("/r/3", "/r/2", Outcome::Committed));
-        assert_eq!(served(&upgrades, "/r/2"), None);
-        upgrades.push(one("/r/2", "/r/3", Outcome::RolledBack));
-        assert_eq!(served(&upgrades, "/r/3").as_deref(), Some("/r/2"));
-        assert_eq!(served(&upgrades, "/r/2"), None);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::orders::Orders;
 use super::peers::PredecessorLink;
 use super::pidfiles::PidFiles;
 use super::record::Record;
+use super::releases;
 use super::sockets::Sockets;
 use super::store::{Store, StoreError};
 use super::workers::Workers;
@@ -189,7 +190,14 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
         Origin::First(keeper) => keeper,
         Origin::Predecessor(_) => None,
     };
-    let mut loaded = setup.sources.load()?;
+    let (mut loaded, unusable) = setup.sources.load_for_any_release()?;
+    let usable = unusable.is_none();
+    if let (Some(app), Some(unusable)) = (&loaded.config.app, unusable) {
+        if !releases::starts_good_instead(&setup.state, app) {
+            return Err(unusable.into());
+        }
+        tracing::warn!("{unusable}");
+    }
     loaded.config.make_do_with_certificates(None);
     let image = Arc::new(Image::running()?);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
@@ -229,7 +237,7 @@ async fn first(mut setup: Setup, signals: Signals) -> Result<u8, StartError> {
         generation: 1,
     };
     let mut driver = assemble(setup, signals, parts, machine, mpsc::channel(QUEUE));
-    driver.keep_to_what_served();
+    driver.choose_release(usable);
     Ok(Box::pin(driver.drive(actions)).await)
 }
 

@@ -89,13 +89,14 @@ impl Driver {
                 .map(|record| record.report(phase.as_str(), left)),
             last: self.last.clone(),
             old_releases: self.old_releases(),
+            release: self.describe_release(),
             tls: self.describe_tls(),
             warnings,
         }
     }
 
     /// The other masters: what the one on the channel said, and those that only drain.
-    fn others(&self) -> Vec<api::Master> {
+    pub(super) fn others(&self) -> Vec<api::Master> {
         let mut others: Vec<api::Master> = self.peer_status.iter().cloned().collect();
         let known: Vec<u32> = others.iter().map(|m| m.pid).collect();
         let mute = |pid: u32, generation: u64, version: &str, phase: Phase| api::Master {

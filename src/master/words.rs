@@ -73,7 +73,7 @@ pub(super) fn status_line(scene: &Scene<'_>, now: jiff::Timestamp) -> String {
         Phase::Yielded => format!("gives the service back and serves until {before} is ready"),
         Phase::Serving => match unproved {
             Some(left) => format!(
-                "serves, on trial until {}; then it is kept as the good program",
+                "serves, on trial until {}; then what runs is kept as good",
                 clock(left)
             ),
             None => "serves".into(),

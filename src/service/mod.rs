@@ -393,10 +393,9 @@ impl Service {
     }
 
     fn link(&self, globals: &Globals, inherited: &Inherited) -> Option<PathBuf> {
-        let loaded = self
-            .sources(globals, &Run::default(), room(inherited))
-            .load();
-        Some(loaded.ok()?.config.app?.directory)
+        let sources = self.sources(globals, &Run::default(), room(inherited));
+        let (loaded, _) = sources.load_for_any_release().ok()?;
+        Some(loaded.config.app?.directory)
     }
 
     fn interpret(&self, typed: &[OsString]) -> Result<Invocation, args::Told> {
@@ -425,8 +424,10 @@ impl Service {
 
     fn keep(self, inherited: Inherited, globals: &Globals, run: &Run) -> u8 {
         // What can be said at once is said by the process that was started.
-        let mut config = match self.sources(globals, run, room(&inherited)).load() {
-            Ok(loaded) => loaded.config,
+        let sources = self.sources(globals, run, room(&inherited));
+        // What the link leads to is not always what is started: the master says so.
+        let mut config = match sources.load_for_any_release() {
+            Ok((loaded, _)) => loaded.config,
             Err(e) => {
                 eprintln!("{e}");
                 return exit::CONFIG;
@@ -586,8 +587,8 @@ impl Service {
         let globals = invocation.globals;
         let sources = self.sources(&globals, &run, room(&inherited));
         let (mut unserved, mut doubts) = (None, Vec::new());
-        let (name, level) = match sources.load() {
-            Ok(loaded) => {
+        let (name, level) = match sources.load_for_any_release() {
+            Ok((loaded, _)) => {
                 // A successor may be given another configuration; its pre-flight has checked ours.
                 if let Origin::First(_) = &origin {
                     unserved = self.serves(&loaded.config).err();

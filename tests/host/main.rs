@@ -5,6 +5,7 @@
 mod kit;
 
 mod bad_input;
+mod cold;
 mod life;
 mod real;
 mod scene;

@@ -35,10 +35,30 @@ impl Scene {
     }
 
     pub fn configure_with(&self, start_timeout: &str, listens: &str, app: &str) {
+        self.configure_all("10m", start_timeout, "/usr/bin/python3", listens, app);
+    }
+
+    /// For the next start.
+    pub fn probation(&self, probation: &str) {
+        self.configure_all(probation, START, "/usr/bin/python3", "{socket}", "");
+    }
+
+    /// Another interpreter.
+    pub fn command(&self, python: &str) {
+        self.configure_all("10m", START, python, "{socket}", "");
+    }
+
+    fn configure_all(
+        &self,
+        probation: &str,
+        start_timeout: &str,
+        python: &str,
+        listens: &str,
+        app: &str,
+    ) {
         let current = self.current();
-        let python = "/usr/bin/python3";
         self.service.write_config(&format!(
-            "workers = 2\n[upgrade]\nprobation = \"10m\"\nstart_timeout = {start_timeout:?}\n[app]\ndirectory = {current:?}\n\
+            "workers = 2\n[upgrade]\nprobation = {probation:?}\nstart_timeout = {start_timeout:?}\n[app]\ndirectory = {current:?}\n\
              command = [{python:?}, \"app.py\", {listens:?}]\nready = \"/healthz\"\n{app}"
         ));
     }

@@ -45,6 +45,7 @@ pub(in crate::cli) fn serving() -> Status {
         upgrade: None,
         last: None,
         old_releases: Vec::new(),
+        release: None,
         tls: None,
         warnings: Vec::new(),
     }
