@@ -432,6 +432,10 @@ pub struct UpgradeOrder {
     pub hold: bool,
     /// A successor in probation is taken back first.
     pub supersede: bool,
+    /// Where the application's link leads, as whoever ordered it sees it: compared, and never gone to.
+    /// It is run, even when it was refused before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<PathBuf>,
     /// When the answer comes.
     pub until: Until,
 }

@@ -49,6 +49,8 @@ pub(super) struct Waiter {
 pub(super) struct Upcoming {
     pub(super) id: String,
     pub(super) probation: Option<Duration>,
+    /// For its release.
+    pub(super) release: bool,
 }
 
 impl Orders {
@@ -163,6 +165,13 @@ impl Driver {
         if let Err(reason) = check_id(&id) {
             return waiter.end(exit::USAGE, reason);
         }
+        if let Some(elsewhere) = order
+            .release
+            .as_ref()
+            .and_then(|one| self.leads_elsewhere(one))
+        {
+            return waiter.end(exit::REFUSED, elsewhere);
+        }
         let running = self.disk.store.running().build_id();
         let disk = self.disk.store.disk();
         // One that gives the service back does not answer for what will run.
@@ -194,10 +203,12 @@ impl Driver {
             id: id.clone(),
             hold: order.hold,
             probation_ms: order.probation_ms,
+            release: order.release.is_some(),
         });
         self.orders.upcoming = Some(Upcoming {
             id,
             probation: order.probation_ms.map(Duration::from_millis),
+            release: order.release.is_some(),
         });
         let machine_order = Order::Upgrade {
             hold: order.hold,
@@ -246,7 +257,9 @@ impl Driver {
         }
         let previous = || self.disk.store.previous(&self.history.refused());
         if self.machine.phase() == Phase::Serving {
+            // One that failed has changed nothing: what is gone back from is the program.
             let last = self.last.as_ref();
+            let last = last.filter(|last| last.outcome == Outcome::Committed);
             if let Some(releases) = last.and_then(|last| last.releases.as_ref()) {
                 return answer.end(api::Verdict {
                     exit: exit::REFUSED,

@@ -181,7 +181,9 @@ impl Driver {
         }
         if to == Phase::Draining && self.machine.stopping() {
             // And whoever waits in `systemctl stop` as long as the drain.
-            let limit = self.config.drain.stop_timeout + Duration::from_secs(10);
+            let app = self.config.app.as_ref().map(|app| app.stop_timeout);
+            let limit =
+                self.config.drain.stop_timeout + app.unwrap_or_default() + Duration::from_secs(10);
             self.manager.extend_timeout(limit);
         }
         if matches!(to, Phase::Probation | Phase::Reclaiming | Phase::Serving) {
@@ -219,12 +221,22 @@ impl Driver {
         self.machine
             .set_probation(probation.unwrap_or(wanted.probation));
         record.old_pid = Some(self.fixed.pid);
-        if let Some((releases, release)) = self.releases_now() {
+        let wanted = match (next, &upcoming) {
+            (Some(next), _) => next.release,
+            (None, Some(order)) => order.release,
+            (None, None) => false,
+        };
+        record.keeps_release = self.keeps_release(back, wanted);
+        let other = self
+            .releases_now()
+            .filter(|_| record.keeps_release.is_none());
+        if let Some((releases, release)) = other {
             self.release_serves();
             record.releases = Some(releases);
             record.release = Some(release);
         }
         let found = Arc::clone(&record.found);
+        let keeps_release = record.keeps_release.is_some();
         let starts = format!("an upgrade of {} starts", self.who());
         self.remember_end(&record.under_way());
         self.upgrade = Some(record);
@@ -232,7 +244,8 @@ impl Driver {
         self.launches += 1;
         self.next_generation = self.unused_generation();
         let attempt = self.launches;
-        let plan = self.plan(back, found);
+        let mut plan = self.plan(back, found);
+        plan.keeps_release = keeps_release;
         let post = self.post.clone();
         let task = tokio::spawn(async move {
             let result = launch::launch(plan).await;
@@ -254,6 +267,7 @@ impl Driver {
                 self.fixed.name, self.next_generation
             ),
             notify: self.manager.is_systemd(),
+            keeps_release: false,
             timeout: self.config.upgrade.start_timeout,
             found,
         }
@@ -304,6 +318,7 @@ impl Driver {
             unit_rev: self.fixed.unit_rev.clone(),
             drained: self.all_drained(),
             app,
+            release: record.keeps_release.clone(),
             state: std::collections::BTreeMap::new(),
         };
         if let Some(line) = self.successor.as_ref().and_then(|s| s.line.as_ref()) {

@@ -1,6 +1,7 @@
 //! Releases of the hosted application in an upgrade: whether there is another one, which was refused,
 //! what the link leads to afterwards, and which of them nothing needs any more.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::driver::Driver;
@@ -8,6 +9,7 @@ use super::history::History;
 use super::release_file::named;
 use crate::api::{self, Last, Outcome, Releases};
 use crate::config::{self, App, Config, ConfigError, Loaded};
+use crate::machine::hosting::RunningApp;
 use crate::machine::trial::MOST_TRIES;
 use crate::machine::trial::release::{Known, Start, Why};
 use crate::sys::release::{self, Release};
@@ -28,12 +30,60 @@ impl Driver {
         Some((Releases { from, to }, other))
     }
 
-    /// The same, of a successor: what runs comes from the predecessor.
-    pub(super) fn releases_since(&self, before: Option<PathBuf>) -> Option<Releases> {
+    /// A successor: `running` is the predecessor's, `kept` what runs whatever the link leads to. Says
+    /// what this upgrade is about, should it be about a release.
+    pub(super) fn take_application_over(
+        &mut self,
+        kept: Option<PathBuf>,
+        running: Option<RunningApp>,
+        end: Option<OwnedFd>,
+    ) -> Option<Releases> {
+        let before = running.as_ref().map(|one| one.release.clone());
+        let before = before.filter(|_| kept.is_none());
+        if let (Some(release), Some(app)) = (kept, &self.config.app) {
+            self.applications.keep_to(app.directory.clone(), release);
+        }
+        if let (Some(running), Some(end)) = (running, end) {
+            self.applications.adopt(&self.config, running, end);
+        }
         let from = before?;
         let app = self.config.app.as_ref()?;
         let to = Release::of(&app.directory, app).ok()?.path;
         (from != to).then_some(Releases { from, to })
+    }
+
+    /// What the successor runs in spite of the link.
+    pub(super) fn keeps_release(&self, back: bool, wanted: bool) -> Option<PathBuf> {
+        let (app, ours) = (self.config.app.as_ref()?, self.applications.release()?);
+        let now = Release::of(&app.directory, app).ok();
+        let bad = config::release_fault(app).is_some()
+            || now.is_none_or(|now| now != *ours && self.was_rejected(&now));
+        let disk = self.disk.store.disk().build_id;
+        let other_program = disk.as_deref() != Some(self.disk.store.running().build_id());
+        let asked = match (back, wanted) {
+            (true, _) => Asked::Back,
+            (_, true) => Asked::Release,
+            _ => Asked::Upgrade,
+        };
+        keeps(asked, other_program, bad).then(|| ours.path.clone())
+    }
+
+    /// Why a release that somebody wants to run is not what would be run.
+    pub(super) fn leads_elsewhere(&self, wanted: &Path) -> Option<String> {
+        let Some(app) = &self.config.app else {
+            return Some("this service hosts no application".into());
+        };
+        let now = app.directory.canonicalize();
+        let shown = |path: &Path| path.display().to_string();
+        (now.as_deref().ok() != Some(wanted)).then(|| {
+            format!(
+                "{} leads to {} for the service, not to {}: somebody else has pointed it elsewhere, or \
+                 the service runs with another configuration",
+                app.directory.display(),
+                now.map_or_else(|e| format!("nothing ({e})"), |path| shown(&path)),
+                wanted.display()
+            )
+        })
     }
 
     /// The upgrade ended: a release that did not prove itself is remembered, and the link leads to the
@@ -225,6 +275,28 @@ impl Driver {
     }
 }
 
+/// What an upgrade was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// The program of before.
+    Back,
+    /// This release: `deploy`.
+    Release,
+    /// Whatever is new.
+    Upgrade,
+}
+
+/// Whether an upgrade keeps the release that runs. Who goes back to the program of before, or upgrades
+/// the program (a package does), has not asked for a release that was refused, or cannot be started.
+/// Who orders an upgrade when nothing else is new has.
+fn keeps(asked: Asked, other_program: bool, bad: bool) -> bool {
+    match asked {
+        Asked::Back => true,
+        Asked::Release => false,
+        Asked::Upgrade => other_program && bad,
+    }
+}
+
 /// Whether a cold start would run the good release, though this is what the link leads to: then it is
 /// no fault that it cannot be started.
 pub(super) fn starts_good_instead(state: &Path, app: &App) -> bool {
@@ -287,6 +359,21 @@ mod tests {
                 from: from.into(),
                 to: to.into(),
             }),
+        }
+    }
+
+    #[test]
+    fn an_upgrade_of_the_program_brings_no_refused_release() {
+        // Another program, a bad release: kept.
+        for (asked, other_program, bad, kept) in [
+            (Asked::Back, true, false, true),
+            (Asked::Upgrade, true, true, true),
+            (Asked::Upgrade, true, false, false),
+            (Asked::Upgrade, false, true, false),
+            (Asked::Release, true, true, false),
+        ] {
+            let case = format!("{asked:?} {other_program} {bad}");
+            assert_eq!(keeps(asked, other_program, bad), kept, "{case}");
         }
     }
 

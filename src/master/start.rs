@@ -291,6 +291,7 @@ fn configuration(
     sources: &Sources,
     kept: Option<KeptConfig>,
     identities: Option<OwnedFd>,
+    any_release: bool,
 ) -> Result<(Config, Option<PathBuf>), StartError> {
     let before = identities.and_then(|fd| {
         let read = secrets::unwrap::<Identities>(fd);
@@ -305,7 +306,11 @@ fn configuration(
         config.read_certificates();
         (config, path)
     } else {
-        let loaded = sources.load()?;
+        let loaded = if any_release {
+            sources.load_for_any_release()?.0
+        } else {
+            sources.load()?
+        };
         (loaded.config, loaded.path)
     };
     config.make_do_with_certificates(before.as_ref());
@@ -324,8 +329,12 @@ fn succeed(
     setup.cwd.clone_from(&inheritance.cwd);
     setup.unit_rev.clone_from(&inheritance.unit_rev);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
-    let (config, config_path) =
-        configuration(&setup.sources, inheritance.config, received.identities)?;
+    let (config, config_path) = configuration(
+        &setup.sources,
+        inheritance.config,
+        received.identities,
+        inheritance.release.is_some(),
+    )?;
     let sockets = Sockets::arrange(&config, received.listeners, true)?;
     let metrics = MetricsSocket::open(&config.metrics.address, received.metrics)?;
     let control = match received.control {
@@ -365,14 +374,7 @@ fn succeed(
         machine,
         (post.clone(), inbox),
     );
-    let before = inheritance
-        .app
-        .as_ref()
-        .map(|running| running.release.clone());
-    if let (Some(running), Some(end)) = (inheritance.app, received.app) {
-        let config = Arc::clone(&driver.config);
-        driver.applications.adopt(&config, running, end);
-    }
+    let releases = driver.take_application_over(inheritance.release, inheritance.app, received.app);
     driver.main_pid = Some(pid);
     if let Some(fd) = received.tickets {
         driver.take_ticket_keys(Some(fd));
@@ -409,7 +411,7 @@ fn succeed(
     record.old_pid = Some(pid);
     record.new_pid = Some(driver.fixed.pid);
     record.probation = inheritance.probation_ms.map(Duration::from_millis);
-    record.releases = driver.releases_since(before);
+    record.releases = releases;
     driver.upgrade = Some(record);
     Ok((driver, actions, post))
 }

@@ -118,6 +118,7 @@ fn an_upgrade_carries_what_was_typed_about_it() {
                 probation_ms: Some(60_000),
                 hold: false,
                 supersede: true,
+                release: None,
                 until: Until::Commit,
             }
         }
