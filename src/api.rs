@@ -6,6 +6,22 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// An enum without data, and `ALL`: every variant in order. What walks all of them cannot forget one.
+macro_rules! listed {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$doc:meta])* $variant:ident,)* }) => {
+        $(#[$meta])*
+        $vis enum $name {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl $name {
+            /// Every one of them.
+            pub const ALL: [Self; [$(stringify!($variant)),*].len()] = [$(Self::$variant),*];
+        }
+    };
+}
+pub(crate) use listed;
+
 /// `status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -99,14 +115,8 @@ pub struct Master {
 pub struct App {
     /// The release that it runs.
     pub release: PathBuf,
-    /// Whether it serves: at least one instance answers.
+    /// Whether it was ready, and so serves.
     pub ready: bool,
-    /// How many instances do; `None`: a supervisor of before does not say.
-    #[serde(default)]
-    pub answering: Option<u16>,
-    /// Why an instance ended last.
-    #[serde(default)]
-    pub ended: Option<String>,
     /// The first process of each instance.
     pub pids: Vec<u32>,
     /// How often an instance was started again.
@@ -432,10 +442,8 @@ pub struct UpgradeOrder {
     pub hold: bool,
     /// A successor in probation is taken back first.
     pub supersede: bool,
-    /// Where the application's link leads, as whoever ordered it sees it: compared, and never gone to.
-    /// It is run, even when it was refused before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub release: Option<PathBuf>,
+    /// When too many generations drain, the oldest is ended.
+    pub end_oldest: bool,
     /// When the answer comes.
     pub until: Until,
 }

@@ -1,6 +1,12 @@
-//! The keeper: without a service manager, the process that was started stays. It starts the first
-//! master in a session of its own, gives it what it was passed, is the subreaper of all, forwards the operator's signals to the
-//! owner, and exits with the owner's code when the last master has gone.
+//! The keeper: without a service manager, and always as a container's first process, the process that
+//! was started stays. It starts the first master in a session of its own, gives it what it was passed,
+//! is the subreaper of all, forwards the operator's signals to the owner, and exits with the owner's
+//! code when the last master has gone.
+//!
+//! Masters tell it, a line a message, who owns the service (`main PID`) and how it goes (`ready`,
+//! `status TEXT`, `stopping`). What it hears of the service it passes on to a service manager outside
+//! of the container, if there is one (`NOTIFY_SOCKET`): for that the keeper is the main process, whoever
+//! owns the service.
 //!
 //! So a terminal's resize or hang-up never reaches a master, and a commit, which ends the first
 //! master, never ends the foreground job or the container.
@@ -24,6 +30,7 @@ use rustix::net::{
 
 use crate::sys::image::{Image, ImageError};
 use crate::sys::inherited::PassedListener;
+use crate::sys::notify::Notifier;
 use crate::sys::process::{self, AnyChild, Exit, Other};
 use crate::sys::signals::{self, Signals};
 use crate::sys::spawn::{self, KEEPER_ENV, Spawn, SpawnError};
@@ -52,6 +59,8 @@ pub(crate) struct Kept {
     pub(crate) args: Vec<OsString>,
     /// The sockets that were passed to us (`LISTEN_FDS`): they are for the first master.
     pub(crate) listeners: Vec<PassedListener>,
+    /// The service manager outside.
+    pub(crate) notify: Option<Notifier>,
 }
 
 /// What a keeper says to its master before anything else.
@@ -158,7 +167,7 @@ fn hear(pipe: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
 }
 
 /// Keeps a service until it has gone; the exit code.
-pub(crate) fn keep(kept: Kept) -> Result<u8, KeeperError> {
+pub(crate) fn keep(mut kept: Kept) -> Result<u8, KeeperError> {
     process::set_subreaper()?;
     process::set_name("keeper");
     let mut signals = Signals::open(&[
@@ -191,10 +200,12 @@ pub(crate) fn keep(kept: Kept) -> Result<u8, KeeperError> {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
         told => told?,
     }
+    let notify = kept.notify.take();
     drop(kept);
     news.set_nonblocking(true)?;
     let mut keeper = Keeper {
         news: Some(news),
+        notify,
         line: Vec::new(),
         owner: first,
         ended: None,
@@ -205,8 +216,9 @@ pub(crate) fn keep(kept: Kept) -> Result<u8, KeeperError> {
 
 #[derive(Debug)]
 struct Keeper {
-    /// Masters write the owner's pid here; EOF: no master is left.
+    /// What masters say; EOF: no master is left.
     news: Option<UnixStream>,
+    notify: Option<Notifier>,
     line: Vec<u8>,
     owner: u32,
     /// How the owner ended.
@@ -281,16 +293,29 @@ impl Keeper {
         }
         while let Some(end) = self.line.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = self.line.drain(..=end).collect();
-            let pid = std::str::from_utf8(&line)
-                .ok()
-                .and_then(|l| l.trim().parse().ok());
-            if let Some(pid) = pid.filter(|pid| *pid != self.owner) {
-                self.owner = pid;
-                self.ended = None;
-                if let Some(signal) = self.stop {
-                    self.forward(signal);
-                }
+            self.heard(String::from_utf8_lossy(&line).trim_end());
+        }
+    }
+
+    fn heard(&mut self, line: &str) {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let pid = rest.parse().ok().filter(|pid| *pid != self.owner);
+        if let ("main", Some(pid)) = (word, pid) {
+            self.owner = pid;
+            self.ended = None;
+            if let Some(signal) = self.stop {
+                self.forward(signal);
             }
+        }
+        let Some(notify) = &self.notify else { return };
+        let told = match word {
+            "ready" => notify.ready(rest, None),
+            "status" => notify.status(rest),
+            "stopping" => notify.stopping(),
+            _ => Ok(()),
+        };
+        if let Err(e) = told {
+            eprintln!("{e}");
         }
     }
 

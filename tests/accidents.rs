@@ -431,3 +431,26 @@ fn workers_that_die_now_and_then_in_service_are_replaced_for_ever() {
     story.sees(&[ALONE]);
     story.nobody_was_turned_away(8 * 6);
 }
+
+/// With the library's default of one worker nobody else is there to accept.
+#[test]
+fn a_worker_that_hangs_is_replaced() {
+    let image = build::other_version_of_example("workbench", "1.0.0");
+    let service = Service::setup("hung-worker")
+        .name("workbench")
+        .image(image)
+        .config("workers = 1\n[drain]\nstop_timeout = \"1s\"")
+        .start();
+    service.wait_picture(&["g1 1.0.0 serving: 1 accepting, owner, pid"]);
+    let hung = service.workers(1)[0].pid;
+    service.signal(hung, Signal::STOP);
+    // What waits in the queue of its socket is answered by the next one.
+    let patient = service.load("http").app().fresh().connections(2);
+    let load = Load::start_all(vec![patient.timeout(SOON * 2)]);
+    load.wait_answers(20, SOON * 3);
+    service.wait_processes("the one that hung to be gone", |all| {
+        all.iter().all(|p| p.pid != hung)
+    });
+    service.wait_picture(&["g1 1.0.0 serving: 1 accepting, owner, pid"]);
+    load.stop().assert_clean();
+}

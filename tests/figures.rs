@@ -14,6 +14,7 @@ use kit::app;
 use kit::build;
 use kit::client::{Load, Target};
 use kit::port::Port;
+use kit::proc::Process;
 use kit::service::{SOON, Service};
 use rustix::process::Signal;
 
@@ -105,11 +106,9 @@ fn a_slow_download_lives_through_four_upgrades_and_its_generation_is_shown() {
 }
 
 #[test]
-fn with_three_draining_generations_the_next_upgrade_is_refused_until_one_has_gone() {
-    let service = begin(
-        "three_draining",
-        &format!("{PATIENT}[drain]\ngenerations = 3\n"),
-    );
+fn with_as_many_draining_generations_as_may_be_the_next_upgrade_is_refused_until_one_has_gone() {
+    let config = format!("{PATIENT}[drain]\ngenerations = 3\nstop_timeout = \"1s\"\n");
+    let service = begin("three_draining", &config);
     let mut slow = vec![Download::begin(&service)];
     for generation in 2..=4 {
         upgrade_and_commit(&service, generation);
@@ -120,7 +119,7 @@ fn with_three_draining_generations_the_next_upgrade_is_refused_until_one_has_gon
     for order in ["upgrade", "apply"] {
         let refused = service.cli(&[order]);
         refused.assert_code(75);
-        for word in ["3 generations are still draining", "drain"] {
+        for word in ["3 generations are still draining", "g1 (master ", "drain"] {
             assert!(refused.stderr.contains(word), "{refused}");
         }
     }
@@ -138,10 +137,40 @@ fn with_three_draining_generations_the_next_upgrade_is_refused_until_one_has_gon
     service.cli(&["upgrade"]).assert_code(0);
     service.cli(&["commit"]).assert_code(0);
     service.wait_status("three again", |s| draining(s) == [1, 3, 4]);
-    for slow in slow {
+    // Or the oldest is ended, and nobody else.
+    replace(&service, 6 + 1);
+    service.cli(&["upgrade", "--end-oldest"]).assert_code(0);
+    service.wait_status("the oldest to be gone", |s| draining(s) == [3, 4]);
+    service.cli(&["commit"]).assert_code(0);
+    for slow in slow.drain(1..) {
         slow.finish();
     }
     service.wait_status("only the last", |s| s.masters.len() == 1);
+}
+
+/// A stop reaches everybody: those that drain since long ago, and one that was rejected.
+#[test]
+fn a_stop_reaches_every_generation_that_drains() {
+    let config = format!("{PATIENT}[drain]\nstop_timeout = \"1s\"\n");
+    let service = begin("stop_reaches_all", &config);
+    let mut slow = vec![Download::begin(&service)];
+    for generation in 2..=3 {
+        upgrade_and_commit(&service, generation);
+        slow.push(Download::begin(&service));
+    }
+    replace(&service, 9);
+    service.cli(&["upgrade"]).assert_code(0);
+    service.wait_owner(4, "probation");
+    slow.push(Download::begin(&service));
+    service.cli(&["rollback"]).assert_code(0);
+    service.wait_status("three that drain", |s| {
+        s.generation == 3 && draining(s) == [1, 2, 4]
+    });
+    let began = Instant::now();
+    service.cli(&["stop"]).assert_code(0);
+    service.wait_processes("nobody", |all| all.iter().all(Process::is_zombie));
+    // The drain's own deadline is ten minutes.
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
 }
 
 /// A client reads slowly from a generation that is rolled back then.

@@ -194,7 +194,6 @@ fn messages() -> Vec<(&'static str, Message)> {
         unit_rev: None,
         drained: Connections::default(),
         app: None,
-        release: None,
         state: BTreeMap::new(),
     };
     let config = Config {
@@ -266,7 +265,6 @@ fn messages() -> Vec<(&'static str, Message)> {
         id: id.into(),
         hold,
         probation_ms,
-        release: false,
     };
     vec![
         ("hello", Message::Hello(hello)),

@@ -272,13 +272,23 @@ fn processes_are_started_in_few_places() {
             }
         }
     });
-    let starters = ["sys/spawn.rs", "keeper.rs", "supervisor/instance.rs"];
+    // Whoever looks after a process to its end: the keeper after the first master, a launch after the
+    // successor, the workers' part after each worker, the applications' after their supervisors, and a
+    // supervisor after its instances.
+    let starters = [
+        "keeper.rs",
+        "master/launch.rs",
+        "master/hosting.rs",
+        "master/workers/start.rs",
+        "supervisor/instance.rs",
+        "sys/spawn.rs",
+    ];
     only_in("spawn", &starters, |file, bad| {
         for path in file.paths.iter().filter(|path| !path.test) {
             let names: Vec<_> = path.names.iter().map(String::as_str).collect();
             let spawns = matches!(&names[..], [.., "spawn", "spawn"])
                 && names.first().is_none_or(|first| *first != "tokio");
-            if spawns && file.layer() != "master" {
+            if spawns {
                 bad(path.line, &path.to_string());
             }
         }

@@ -10,6 +10,7 @@ mod kit;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -443,6 +444,68 @@ fn the_keeper_exits_as_the_owner_does() {
     service.wait_picture(&[COMMITTED]);
     service.signal(service.master(2).pid, Signal::KILL);
     assert_eq!(kit::service::code_of(service.wait_exit()), 128 + 9);
+}
+
+/// The keeper knows who owns the service, also when it was given back, and when the one that was
+/// named first is dead.
+#[test]
+fn the_keeper_follows_the_owner_forth_and_back_and_over_a_death() {
+    let service = parked("keeper-follows");
+    service.signal(service.master(1).pid, Signal::HUP);
+    service.wait_picture(&BESIDE);
+    service.signal(service.master(1).pid, Signal::KILL);
+    service.wait_picture(&[COMMITTED]);
+    service.signal(service.keeper(), Signal::TERM);
+    ended(&service, 0);
+}
+
+/// As a container's first process, with a service manager outside (`podman --sdnotify=container`):
+/// the container must not end with the first commit, and what is inside has no numbers outside.
+#[test]
+fn a_containers_first_process_stays_and_passes_on_what_its_manager_must_know() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("notify");
+    let outside = UnixDatagram::bind(&path).expect("a socket");
+    outside.set_nonblocking(true).expect("a socket");
+    let service = setup("first-process").env("NOTIFY_SOCKET", &path).prepare();
+    service.start_as_first_process();
+    service.wait_owner(1, "serving");
+    begin(&service);
+    for (signal, generation, phase) in [
+        (None, 1, "beside"),
+        (Some(Signal::WINCH), 2, "probation"),
+        (Some(Signal::QUIT), 2, "serving"),
+    ] {
+        if let Some(signal) = signal {
+            service.signal(service.master(1).pid, signal);
+        }
+        service.wait_owner(generation, phase);
+    }
+    service.wait_processes("the first master to be gone", |all| {
+        all.iter().all(|p| p.role() != kit::proc::Role::Master(1))
+    });
+    assert_eq!(service.exited(), None, "the container goes on");
+    let inside = service.processes();
+    let keeper = inside.iter().find(|p| p.comm == "keeper");
+    service.signal(keeper.expect("a keeper").pid, Signal::TERM);
+    assert_eq!(kit::service::code_of(service.wait_exit()), 0);
+    let mut said = String::new();
+    let mut message = [0; 4096];
+    while let Ok(n) = outside.recv(&mut message) {
+        said.push_str(&String::from_utf8_lossy(&message[..n]));
+        said.push('\n');
+    }
+    for word in [
+        "READY=1",
+        "STATUS=1.0.0 (g1) serves",
+        "STATUS=2.0.0 (g2) serves",
+        "STOPPING=1",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    for word in ["MAINPID", "FDSTORE", "BARRIER"] {
+        assert!(!said.contains(word), "{word}: {said}");
+    }
 }
 
 /// Log files are opened again at any moment: also while a successor is executed, which does not know

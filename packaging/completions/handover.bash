@@ -811,7 +811,7 @@ _handover() {
             return 0
             ;;
         handover__subcmd__upgrade)
-            opts="-c -h --binary --probation --hold --supersede --until --name --runtime-dir --state-dir --config --help"
+            opts="-c -h --binary --probation --hold --supersede --end-oldest --until --name --runtime-dir --state-dir --config --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -73,6 +73,7 @@ complete -c handover -n "__fish_handover_using_subcommand upgrade" -l state-dir 
 complete -c handover -n "__fish_handover_using_subcommand upgrade" -s c -l config -d 'Its configuration [default: /etc/NAME/NAME.toml, if there is one]' -r -F
 complete -c handover -n "__fish_handover_using_subcommand upgrade" -l hold -d 'Both generations accept until `commit`, `rollback` or a signal says more'
 complete -c handover -n "__fish_handover_using_subcommand upgrade" -l supersede -d 'A successor still in probation is taken back first'
+complete -c handover -n "__fish_handover_using_subcommand upgrade" -l end-oldest -d 'When too many generations drain, end the oldest: what it holds is cut'
 complete -c handover -n "__fish_handover_using_subcommand upgrade" -s h -l help -d 'Print help'
 complete -c handover -n "__fish_handover_using_subcommand apply" -l name -d 'Which service [default: this program\'s name]' -r
 complete -c handover -n "__fish_handover_using_subcommand apply" -l runtime-dir -d 'Where its socket and pid files are [default: $RUNTIME_DIRECTORY, /run/NAME, $XDG_RUNTIME_DIR/NAME]' -r -F

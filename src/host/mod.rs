@@ -15,7 +15,6 @@ mod fields;
 mod front;
 mod pool;
 mod refusal;
-mod stream;
 #[cfg(test)]
 mod tests;
 mod tunnel;

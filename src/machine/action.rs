@@ -34,6 +34,16 @@ pub enum Action {
     KillWorkers,
     /// Read the configuration again and swap the workers.
     Reload,
+    /// The new configuration counts from now on.
+    AdoptReload,
+    /// The new configuration is given up: say why.
+    AbandonReload(Failure),
+    /// Ask whether our workers are in good health: once, before the takeover.
+    CheckHealth,
+    /// Our last worker has gone, after a drain.
+    DrainEnded,
+    /// Ask, on the hand-off socket, whether another generation owns the service.
+    AskOwner,
     /// Start a successor.
     Launch {
         /// Restore the previous binary first (a rollback after the commit).
@@ -69,6 +79,10 @@ pub enum Action {
     TermPredecessor,
     /// SIGKILL to a predecessor that does not leave.
     KillPredecessor,
+    /// SIGTERM to a generation that only drains.
+    TermDrainer(u32),
+    /// SIGKILL to a generation that drains for too long.
+    KillDrainer(u32),
     /// Tell the service manager (or the keeper) who the main process is, and wait until it knows.
     NameMain(Who),
     /// MAINPID to a worker and back, so that systemd drops the "alien" mark.
@@ -83,15 +97,18 @@ pub enum Action {
     OwnPid,
     /// Put the running build back on disk, the other one aside.
     RestoreDisk,
-    /// The file on disk is final: the trial mark goes.
+    /// What runs is good: it is kept as that on disk.
     KeepDisk,
+    /// What was started cold, on trial, has proved itself.
+    Proved,
     /// Listening sockets that the configuration no longer has are let go.
     DropListeners,
     /// Answer an order. A refusal is for the one whose step this is, everything else for all of
     /// that kind.
     Settle(OrderKind, Verdict),
-    /// The upgrade ended. Both masters say so of a commit; the one that owns the service then
-    /// writes it down.
+    /// The successor has made it final, and writes it down: whoever waits for that here learns it.
+    Committed,
+    /// The upgrade ended: write it down.
     Conclude(Outcome, Option<Failure>),
     /// Open the log files again.
     ReopenLogs,
@@ -160,8 +177,22 @@ pub enum Verdict {
     Refused(String),
     /// Another master answers it, under the same id: ask again.
     Moved,
+    /// Too many generations drain; nothing has changed.
+    Full,
     /// Tried and failed; the previous generation serves.
     Failed(Failure),
+}
+
+impl Verdict {
+    /// Whether it is true only when the program on disk is as the order must leave it.
+    #[must_use]
+    pub const fn follows_disk(&self, kind: OrderKind) -> bool {
+        match kind {
+            OrderKind::Upgrade => matches!(self, Self::Failed(_)),
+            OrderKind::Rollback | OrderKind::Commit => matches!(self, Self::Failed(_) | Self::Done),
+            OrderKind::Reload | OrderKind::Stop => false,
+        }
+    }
 }
 
 /// Something for the log that is not a phase change.
@@ -177,6 +208,8 @@ pub enum Note {
     SignalDropped(Signal),
     /// Our workers keep failing; they are started again, for ever.
     WorkersFail(String),
+    /// The oldest generation that drains is ended, because another upgrade begins.
+    OldestEnded(u32),
     /// The predecessor has gone without a word: committed by accident, no way back.
     CommittedByAccident,
 }

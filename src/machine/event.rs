@@ -1,5 +1,8 @@
 //! Everything that can happen to a master.
 
+use std::time::Duration;
+
+use super::action::Who;
 use super::message::Supersede;
 use super::timing::Timer;
 
@@ -16,8 +19,30 @@ pub enum Event {
     Reloaded,
     /// The new configuration was not taken; the old workers serve on.
     ReloadFailed(Failure),
+    /// The health check before the takeover has passed.
+    Healthy,
     /// The health check fails.
     Unhealthy(String),
+    /// The service manager (or the keeper) knows the main process; or it could not be told.
+    MainNamed {
+        /// Whom it was to be told.
+        who: Who,
+        /// Whether it was.
+        done: bool,
+    },
+    /// A generation only drains beside us from now on, at most so long.
+    DrainerJoined {
+        /// Its master.
+        pid: u32,
+        /// `None`: no limit.
+        limit: Option<Duration>,
+    },
+    /// It said its last word, and is on its way out.
+    DrainerDone(u32),
+    /// Its master's process has gone.
+    DrainerGone(u32),
+    /// Whether another generation owns the service ([`Action::AskOwner`](super::Action::AskOwner)).
+    OwnerAnswered(bool),
     /// A successor's process exists.
     Launched,
     /// No successor could be started.
@@ -38,6 +63,8 @@ pub enum Event {
     Order(Order),
     /// A process sent a signal.
     Signal(Signal),
+    /// The service manager sent SIGTERM, as it does to every process of the unit.
+    ManagerTerm,
     /// A deadline has come.
     Timer(Timer),
 }
@@ -88,6 +115,10 @@ pub enum FromPredecessor {
 pub enum Order {
     /// Run what is on disk now.
     Upgrade {
+        /// What is on disk runs already.
+        current: bool,
+        /// When too many generations drain, the oldest is ended.
+        end_oldest: bool,
         /// Signals decide about the rest.
         hold: bool,
         /// How to go on when a successor in probation is to be taken back first.
@@ -96,7 +127,10 @@ pub enum Order {
     /// Make it final.
     Commit,
     /// Go back.
-    Rollback,
+    Rollback {
+        /// Why there is no program on disk to go back to; `None`: there is one.
+        nothing: Option<String>,
+    },
     /// New configuration, same program.
     Reload,
     /// Drain and leave, parked masters too.
@@ -125,7 +159,7 @@ impl Order {
         match self {
             Self::Upgrade { .. } => OrderKind::Upgrade,
             Self::Commit => OrderKind::Commit,
-            Self::Rollback => OrderKind::Rollback,
+            Self::Rollback { .. } => OrderKind::Rollback,
             Self::Reload => OrderKind::Reload,
             Self::Stop => OrderKind::Stop,
         }

@@ -15,10 +15,10 @@ use std::hash::BuildHasherDefault;
 use std::time::Instant;
 
 use super::event::{Event, FromPredecessor, Order, Signal};
-use super::{Machine, Phase, Timer, Timing};
+use super::{Machine, Phase, Timer, Timing, Who};
 use fingerprint::{Fold, fingerprint};
 use scripts::scripts;
-use world::{A, B, Master, Workers, World, name, sketch};
+use world::{A, B, Master, OLDER, Older, Workers, World, name, sketch};
 
 /// One operator's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,7 @@ enum Plant {
     LeavesWithoutAWord,
     ForgetsAVerdict,
     ReleasesNobody,
+    ForgetsWhoDrains,
 }
 
 struct Explorer {
@@ -51,6 +52,8 @@ struct Explorer {
     accidents: u8,
     /// A became what it is by an upgrade, and its predecessor still drains.
     ghost: bool,
+    /// The service manager may miss a word about the main process.
+    deafness: bool,
     start: Instant,
 }
 
@@ -87,6 +90,7 @@ impl Explorer {
             plant,
             accidents: 1,
             ghost: false,
+            deafness: false,
             start: Instant::now(),
         }
     }
@@ -95,6 +99,7 @@ impl Explorer {
         let timing = Timing::default();
         let machine = if self.ghost {
             let (mut machine, _) = Machine::succeeding(timing, false, self.start);
+            machine.know_drainer(OLDER, timing.drain, self.start);
             for event in [
                 Event::WorkersReady,
                 Event::Predecessor(FromPredecessor::Takeover),
@@ -107,6 +112,8 @@ impl Explorer {
         } else {
             let (mut machine, _) = Machine::first(timing, self.start);
             let _ = machine.step(Event::WorkersReady, self.start);
+            let (who, done) = (Who::Me, true);
+            let _ = machine.step(Event::MainNamed { who, done }, self.start);
             machine
         };
         assert_eq!(machine.phase(), Phase::Serving);
@@ -118,6 +125,7 @@ impl Explorer {
             to_b: VecDeque::new(),
             to_a: VecDeque::new(),
             launching: false,
+            deaf: false,
             main: A,
             over: false,
             stopping: false,
@@ -126,7 +134,13 @@ impl Explorer {
             late: false,
             stray: false,
             ghost: self.ghost,
+            older: if self.ghost {
+                Older::Drains
+            } else {
+                Older::Gone
+            },
             upgrading: false,
+            concluded: None,
             bad: None,
         }
     }
@@ -210,8 +224,22 @@ fn explorers() -> Vec<(String, Explorer)> {
             out.push((format!("{title}, while the last one drains"), explorer));
         }
     }
+    for (title, script) in scripts() {
+        if UNHEARD.contains(&title) {
+            let mut explorer = Explorer::new(script, Plant::None);
+            explorer.deafness = true;
+            out.push((format!("{title}, unheard"), explorer));
+        }
+    }
     out
 }
+
+const UNHEARD: [&str; 4] = [
+    "upgrade, rollback",
+    "upgrade, supersede",
+    "upgrade, stop",
+    "USR2, WINCH, HUP, QUIT to the new",
+];
 
 const GHOSTLY: [&str; 4] = ["upgrade", "upgrade, rollback", "upgrade, stop", "back"];
 
@@ -243,6 +271,10 @@ fn every_story_of_two_masters_keeps_the_invariants() {
     bad.sort_by_key(|story| story.lines().count());
     let states = states.into_inner();
     eprintln!("{states} states in {:?}", began.elapsed());
+    for story in &bad {
+        let (title, end) = (story.lines().next(), story.lines().last());
+        eprintln!("{} {}", title.unwrap_or_default(), end.unwrap_or_default());
+    }
     assert!(bad.is_empty(), "{} bad stories\n{}", bad.len(), bad[0]);
     assert!(states > 100_000, "the explorer saw only {states} states");
 }
@@ -259,10 +291,13 @@ fn the_explorer_bites() {
         Plant::LeavesWithoutAWord,
         Plant::ForgetsAVerdict,
         Plant::ReleasesNobody,
+        Plant::ForgetsWhoDrains,
     ] {
-        let caught = scripts()
-            .into_iter()
-            .any(|(_, script)| Explorer::new(script, plant).run().is_err());
+        let caught = scripts().into_iter().any(|(_, script)| {
+            let mut explorer = Explorer::new(script, plant);
+            explorer.ghost = plant == Plant::ForgetsWhoDrains;
+            explorer.run().is_err()
+        });
         assert!(caught, "{plant:?} was not noticed");
     }
 }

@@ -6,7 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::action::{Action, Note, ToPredecessor, ToSuccessor, Verdict};
+use super::action::{Action, Note, ToPredecessor, ToSuccessor, Verdict, Who};
+use super::crowd::Crowd;
 use super::event::{Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};
 use super::message::Supersede;
 use super::phase::Phase;
@@ -30,7 +31,15 @@ pub struct Machine {
     pub(super) accepting: Accepting,
     /// Some worker process of ours lives.
     pub(super) workers_left: bool,
+    /// The set that starts keeps failing, and so it was said.
+    pub(super) failing: bool,
     pub(super) reloading: bool,
+    /// Whom the service manager shall have for the main process; `None`: our predecessor's business.
+    pub(super) main: Option<Who>,
+    /// And it knows.
+    pub(super) main_known: bool,
+    /// Generations that only drain, older than our predecessor or rejected.
+    pub(super) crowd: Crowd,
     /// Signals that wait for the other side, in the order they came.
     pub(super) remembered: Vec<Signal>,
     /// We were told to leave and wait until somebody else serves.
@@ -152,6 +161,7 @@ impl Machine {
     #[must_use]
     pub fn first(timing: Timing, now: Instant) -> (Self, Vec<Action>) {
         let mut machine = Self::new(timing, None, false);
+        machine.main = Some(Who::Me);
         let mut step = Step::at(now);
         machine.timers.arm(Timer::Start, now + timing.start);
         machine.start_workers(&mut step, true);
@@ -182,7 +192,11 @@ impl Machine {
             successor: None,
             accepting: Accepting::Off,
             workers_left: false,
+            failing: false,
             reloading: false,
+            main: None,
+            main_known: false,
+            crowd: Crowd::default(),
             remembered: Vec::new(),
             leaving: None,
             why: None,
@@ -226,16 +240,117 @@ impl Machine {
         }
     }
 
+    /// Whether our workers can take connections of those that drain: they accept, and we answer for
+    /// the service.
+    #[must_use]
+    pub fn receives(&self) -> bool {
+        let accepts = !matches!(
+            self.phase,
+            Phase::Starting | Phase::Reclaiming | Phase::Draining
+        );
+        self.owns() && accepts
+    }
+
+    /// Whether an upgrade could begin now.
+    #[must_use]
+    pub fn may_begin(&self) -> bool {
+        matches!(self.phase, Phase::Serving | Phase::Evicting)
+    }
+
+    /// Whether this order gives up a generation in probation for what is on disk: not for a file that
+    /// cannot even pass its pre-flight.
+    #[must_use]
+    pub fn gives_up_for(&self, order: &Order) -> bool {
+        let supersedes = matches!(
+            order,
+            Order::Upgrade {
+                current: false,
+                supersede: Some(_),
+                ..
+            }
+        );
+        supersedes && self.phase == Phase::Probation
+    }
+
+    /// Whether this master only drains, and another generation serves.
+    #[must_use]
+    pub fn drains_aside(&self) -> bool {
+        self.phase == Phase::Draining && !self.stopping
+    }
+
+    /// Who the service manager was told is the main process, when it is known.
+    #[must_use]
+    pub fn main(&self) -> Option<Who> {
+        self.main.filter(|_| self.main_known)
+    }
+
+    /// How long whoever waits in `systemctl reload` or `stop` must wait for what has just begun.
+    #[must_use]
+    pub fn takes(&self) -> Option<Duration> {
+        const MARGIN: Duration = Duration::from_secs(10);
+        match self.phase {
+            // The pre-flight and the start each have their time.
+            Phase::Launching => Some(self.timing.start * 2 + MARGIN),
+            Phase::Draining if self.stopping => Some(self.timing.stop + MARGIN),
+            _ => None,
+        }
+    }
+
+    /// When a program that was started cold on trial is kept.
+    #[must_use]
+    pub fn cold_trial_left(&self, now: Instant) -> Option<Duration> {
+        self.timers
+            .get(Timer::ColdTrial)
+            .map(|at| at.saturating_duration_since(now))
+    }
+
+    /// Somebody drained already when we began.
+    pub fn know_drainer(&mut self, pid: u32, limit: Option<Duration>, now: Instant) {
+        self.crowd.join(pid, limit.map(|limit| now + limit));
+        self.time_drainers();
+    }
+
+    pub(super) fn time_drainers(&mut self) {
+        self.timers.disarm(Timer::Drainer);
+        if let Some(at) = self.crowd.deadline() {
+            self.timers.arm(Timer::Drainer, at);
+        }
+    }
+
+    /// Whether so many generations drain that no other one may begin to.
+    pub(super) fn crowded(&self) -> bool {
+        let before = usize::from(self.predecessor.is_some_and(|p| p.closed && !p.exited));
+        let rejected = usize::from(self.only_drains());
+        self.crowd.draining() + before + rejected >= self.timing.generations
+    }
+
+    /// The program was started cold and is on trial: it proves itself by serving.
+    pub fn begin_cold_trial(&mut self, now: Instant) {
+        self.timers
+            .arm(Timer::ColdTrial, now + self.timing.probation);
+    }
+
     /// Whether the whole service stops.
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.stopping
     }
 
-    /// Whether this master feeds the service manager's watchdog: from the moment it takes the
-    /// service back, so that a hung successor is met by us and not by the watchdog.
+    /// Whether this master feeds the service manager's watchdog: while its workers answer, and from
+    /// the moment it takes the service back, so that a hung successor is met by us and not by the
+    /// watchdog; but not when its workers keep failing, for then nobody serves, and systemd must start
+    /// the service anew. A parked one never does.
     #[must_use]
-    pub fn feeds_watchdog(&self) -> bool {
+    pub fn feeds_watchdog(&self, workers_answer: bool) -> bool {
+        match self.phase {
+            Phase::Reclaiming => !self.failing,
+            _ => self.owns() && workers_answer,
+        }
+    }
+
+    /// Whether what we say of ourselves is shown: nobody speaks but who answers for the service.
+    #[must_use]
+    pub fn speaks(&self) -> bool {
         self.owns() || self.phase == Phase::Reclaiming
     }
 
@@ -289,7 +404,22 @@ impl Machine {
                 return step.actions;
             }
         }
-        self.note(&event);
+        self.answer(event, s);
+        step.actions
+    }
+
+    fn answer(&mut self, event: Event, s: &mut Step) {
+        let starts = self.phase == Phase::Starting && self.predecessor.is_some();
+        let event = match event {
+            // A successor's workers are ready when they are in good health too.
+            Event::WorkersReady if starts && self.timing.health => {
+                return s.act(Action::CheckHealth);
+            }
+            Event::Healthy if starts => Event::WorkersReady,
+            event => event,
+        };
+        self.note(&event, s.now);
+        self.time_drainers();
         if self.phase != Phase::Done && !self.everywhere(&event, s) {
             match self.phase {
                 Phase::Starting => self.starting(event, s),
@@ -308,19 +438,29 @@ impl Machine {
                 Phase::Done => {}
             }
         }
-        step.actions
     }
 
     /// Facts about others, true in every phase.
-    fn note(&mut self, event: &Event) {
+    fn note(&mut self, event: &Event, now: Instant) {
         match event {
             // While a set is wanted this is an old word about the set before, or the pool is
             // about to start workers that have died: they are drained like any others.
             Event::WorkersGone if self.accepting == Accepting::Off => self.workers_left = false,
             Event::WorkersReady => {
+                self.failing = false;
                 if matches!(self.accepting, Accepting::Starting) {
                     self.accepting = Accepting::Ready;
                 }
+            }
+            Event::DrainerJoined { pid, limit } => {
+                self.crowd.join(*pid, limit.map(|limit| now + limit));
+            }
+            Event::DrainerDone(pid) => self.crowd.done(*pid),
+            Event::DrainerGone(pid) => self.crowd.gone(*pid),
+            Event::MainNamed { who, done } if self.main == Some(*who) => self.main_known = *done,
+            Event::Predecessor(FromPredecessor::Takeover) => {
+                // It has named us.
+                (self.main, self.main_known) = (Some(Who::Me), true);
             }
             Event::Launched => self.successor_mut(|s| s.spawned = true),
             Event::Successor(FromSuccessor::Ready) => self.successor_mut(|s| s.ready = true),
@@ -357,16 +497,20 @@ impl Machine {
                     p.exited = true;
                 }
             }
+            Event::WorkersFailed(_) => self.failing = true,
             Event::WorkersGone
-            | Event::WorkersFailed(_)
             | Event::Reloaded
             | Event::ReloadFailed(_)
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::MainNamed { .. }
+            | Event::OwnerAnswered(_)
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::Predecessor(_)
             | Event::Order(_)
             | Event::Signal(_)
+            | Event::ManagerTerm
             | Event::Timer(_) => {}
         }
     }
@@ -375,6 +519,76 @@ impl Machine {
     fn everywhere(&mut self, event: &Event, s: &mut Step) -> bool {
         match event {
             Event::Signal(Signal::Usr1) => s.act(Action::ReopenLogs),
+            Event::ManagerTerm if self.phase == Phase::Launching => {
+                // A stop in the middle of a reload: systemd runs no ExecStop= then, but sends TERM
+                // to every process of the unit, also to a successor that may not know what it means.
+                self.answer(Event::Order(Order::Stop), s);
+            }
+            Event::ManagerTerm => self.answer(Event::Signal(Signal::Term), s),
+            Event::Order(Order::Upgrade { current: true, .. })
+                if self.phase != Phase::Yielded && self.owns() =>
+            {
+                // One that gives the service back does not say what will run.
+                // Those who wait for another upgrade wait on.
+                let so = Verdict::Already("the file on disk is what runs");
+                s.act(Action::Settle(OrderKind::Upgrade, so));
+            }
+            Event::Timer(Timer::Drainer) => {
+                for pid in self.crowd.overdue(s.now) {
+                    s.act(Action::KillDrainer(pid));
+                }
+                self.time_drainers();
+            }
+            Event::DrainerGone(_) => {
+                self.say_stopping(s);
+                self.finish(s);
+            }
+            Event::MainNamed { done: false, .. } => self.arm(Timer::Name, self.timing.name, s),
+            Event::Timer(Timer::Name) => {
+                if let Some(who) = self.main.filter(|_| !self.main_known) {
+                    s.act(Action::NameMain(who));
+                }
+            }
+            Event::Timer(Timer::Reload) => {
+                let why = format!(
+                    "the workers of the new configuration were not ready within {} (start_timeout)",
+                    humantime::format_duration(self.timing.start)
+                );
+                if self.reloading {
+                    self.answer(Event::ReloadFailed(Failure::new(why)), s);
+                }
+            }
+            Event::Timer(Timer::ColdTrial) => {
+                if matches!(self.phase, Phase::Serving | Phase::Reloading) {
+                    s.act(Action::Proved);
+                } else {
+                    // An upgrade that was begun meanwhile decides first.
+                    self.arm(
+                        Timer::ColdTrial,
+                        self.timing.probation + self.timing.margin,
+                        s,
+                    );
+                }
+            }
+            Event::WorkersFailed(_) | Event::Unhealthy(_)
+                if self.timers.get(Timer::ColdTrial).is_some() =>
+            {
+                // It begins anew.
+                self.arm(Timer::ColdTrial, self.timing.probation, s);
+                return false;
+            }
+            Event::Reloaded => {
+                s.act(Action::AdoptReload);
+                return false;
+            }
+            Event::ReloadFailed(failure) => {
+                s.act(Action::AbandonReload(failure.clone()));
+                return false;
+            }
+            Event::WorkersGone if !self.workers_left => {
+                s.act(Action::DrainEnded);
+                return false;
+            }
             Event::Timer(Timer::Heartbeat) => self.heartbeat(s),
             Event::Timer(Timer::Remember) => self.forget(s),
             Event::Timer(Timer::Linger) => self.kill_predecessor(s),
@@ -394,8 +608,7 @@ impl Machine {
     pub(super) fn enter(&mut self, to: Phase, s: &mut Step) {
         let from = std::mem::replace(&mut self.phase, to);
         for timer in Timer::ALL {
-            // What outlives a phase is named; every other deadline belongs to one phase.
-            if !matches!(timer, Timer::Heartbeat | Timer::Remember | Timer::Linger) {
+            if !timer.outlives_its_phase() {
                 self.timers.disarm(timer);
             }
         }
@@ -423,8 +636,22 @@ impl Machine {
         self.predecessor.is_some_and(|p| !p.closed)
     }
 
+    /// The service manager shall have this one for the main process, if it has not yet.
+    pub(super) fn name_main(&mut self, who: Who, s: &mut Step) {
+        if self.main != Some(who) || !self.main_known {
+            (self.main, self.main_known) = (Some(who), false);
+            s.act(Action::NameMain(who));
+        }
+    }
+
+    /// The predecessor owns the service: whom it names is its business.
+    pub(super) fn main_is_the_predecessors(&mut self) {
+        (self.main, self.main_known) = (None, false);
+        self.timers.disarm(Timer::Name);
+    }
+
     pub(super) fn start_workers(&mut self, s: &mut Step, accept: bool) {
-        self.workers_left = true;
+        (self.workers_left, self.failing) = (true, false);
         self.accepting = if accept {
             Accepting::Wanted
         } else {
@@ -474,6 +701,14 @@ impl Machine {
         } else if lingers && !gently {
             s.act(Action::TermPredecessor);
         }
+        if !gently {
+            // Whoever only drains hears it too, a rejected one as well.
+            let by = s.now + self.timing.stop + self.timing.commit;
+            for pid in self.crowd.hurry(by) {
+                s.act(Action::TermDrainer(pid));
+            }
+            self.time_drainers();
+        }
         if self.successor.is_some_and(|x| !x.spawned) {
             s.act(Action::CancelLaunch);
             self.successor = None;
@@ -481,8 +716,14 @@ impl Machine {
         self.settle_rest("the service stops", s);
         self.forget(s);
         self.drain_as(how, s);
+        let rejected = self.only_drains();
         self.enter(Phase::Draining, s);
         match self.successor {
+            Some(_) if rejected && gently => {}
+            Some(_) if rejected => {
+                self.press_on(s);
+                self.arm(Timer::Evict, self.timing.stop + self.timing.commit, s);
+            }
             // It may not know yet how to read what we say.
             Some(successor) if !successor.ready => self.press_on(s),
             Some(successor) if !successor.committed => {
@@ -500,6 +741,7 @@ impl Machine {
     /// STOPPING=1 is final for the whole unit: only when nobody else lives.
     fn say_stopping(&mut self, s: &mut Step) {
         let lives = self.predecessor.is_some_and(|p| !p.exited);
+        let lives = lives || !self.crowd.is_empty();
         if self.stopping && !self.said_stopping && !lives && self.successor.is_none() {
             self.said_stopping = true;
             s.act(Action::NotifyStopping);
@@ -525,6 +767,7 @@ impl Machine {
             p.closed = true;
         }
         self.timers.disarm(Timer::Heartbeat);
+        self.main_is_the_predecessors();
         self.enter(Phase::Draining, s);
         self.finish(s);
     }
@@ -546,13 +789,11 @@ impl Machine {
 
     fn draining(&mut self, event: Event, s: &mut Step) {
         match event {
-            Event::WorkersGone => self.finish(s),
+            Event::WorkersGone | Event::MainNamed { .. } => self.finish(s),
             Event::SuccessorExited(_) => {
                 if self.successor.is_some_and(|x| x.committed) {
-                    // Nobody else would see it die: its zombie goes to PID 1 (or the keeper) with
-                    // our exit, and is noticed there. Our workers finish by themselves.
-                    self.enter(Phase::Done, s);
-                    s.act(Action::Exit(0));
+                    // If a generation after it owns the service, this is the ordinary course.
+                    s.act(Action::AskOwner);
                 } else {
                     // Not reaped: should systemd still take it for the main process, it sees its
                     // end when we are gone.
@@ -560,6 +801,17 @@ impl Machine {
                     self.say_stopping(s);
                     self.finish(s);
                 }
+            }
+            Event::OwnerAnswered(true) if self.committed_one_is_gone() => {
+                s.act(Action::ReapSuccessor);
+                self.successor = None;
+                self.finish(s);
+            }
+            Event::OwnerAnswered(_) if self.committed_one_is_gone() => {
+                // Nobody else would see it die: its zombie goes to PID 1 (or the keeper) with our
+                // exit, and is noticed there. Our workers finish by themselves.
+                self.enter(Phase::Done, s);
+                s.act(Action::Exit(0));
             }
             Event::PredecessorClosed => self.say_stopping(s),
             Event::PredecessorExited => {
@@ -607,10 +859,20 @@ impl Machine {
             | Event::WorkersFailed(_)
             | Event::Reloaded
             | Event::ReloadFailed(_)
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
             | Event::LaunchFailed(_)
+            | Event::ManagerTerm
             | Event::Timer(_) => {}
         }
+    }
+
+    fn committed_one_is_gone(&self) -> bool {
+        self.successor.is_some_and(|x| x.committed && x.exited)
     }
 
     /// Leaves when nothing is left to wait for.
@@ -618,7 +880,11 @@ impl Machine {
         let waits_for_successor = self.successor.is_some_and(|x| !x.committed);
         let waits_for_predecessor =
             self.stopping && !self.released && self.predecessor.is_some_and(|p| !p.exited);
-        let waits = self.workers_left || waits_for_successor || waits_for_predecessor;
+        // Should the service manager still take us for the main process, it would end the service.
+        let names = !self.stopping && self.main == Some(Who::Successor) && !self.main_known;
+        let waits_for_drainers = self.stopping && !self.released && !self.crowd.is_empty();
+        let waits_for_others = waits_for_successor || waits_for_predecessor || waits_for_drainers;
+        let waits = self.workers_left || waits_for_others || names;
         if self.phase == Phase::Draining && !waits {
             self.settle_rest("the master left", s);
             self.enter(Phase::Done, s);

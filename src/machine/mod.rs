@@ -2,6 +2,8 @@
 //! do is the answer.
 
 mod action;
+pub mod budget;
+mod crowd;
 mod event;
 #[cfg(test)]
 mod examples;

@@ -10,12 +10,27 @@ use crate::api::Outcome;
 impl Machine {
     pub(super) fn serving(&mut self, event: Event, s: &mut Step) {
         match event {
-            Event::Order(Order::Upgrade { hold, .. }) => {
+            Event::Order(Order::Upgrade {
+                hold, end_oldest, ..
+            }) => {
+                if self.crowded() && !(end_oldest && self.end_oldest(s)) {
+                    return s.act(Action::Settle(OrderKind::Upgrade, Verdict::Full));
+                }
                 self.pend(OrderKind::Upgrade);
                 self.launch(hold, false, s);
             }
+            Event::Signal(Signal::Usr2) if self.crowded() => {
+                s.refuse_signal(
+                    Signal::Usr2,
+                    "too many generations still drain; see `status`",
+                );
+            }
             Event::Signal(Signal::Usr2) => self.launch(true, false, s),
-            Event::Order(Order::Rollback) => {
+            Event::Order(Order::Rollback { nothing: Some(why) }) => {
+                let why = format!("there is nothing to go back to: {why}");
+                s.act(Action::Settle(OrderKind::Rollback, Verdict::Refused(why)));
+            }
+            Event::Order(Order::Rollback { nothing: None }) => {
                 // Nobody is parked: the previous binary comes back from disk, by a hot upgrade.
                 self.pend(OrderKind::Rollback);
                 self.launch(false, true, s);
@@ -51,7 +66,14 @@ impl Machine {
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
@@ -63,15 +85,34 @@ impl Machine {
         }
     }
 
+    /// The oldest generation that drains makes room. Whether there is one.
+    fn end_oldest(&mut self, s: &mut Step) -> bool {
+        let by = s.now + self.timing.stop + self.timing.commit;
+        if let Some(pid) = self.crowd.hurry_oldest(by) {
+            s.act(Action::Note(Note::OldestEnded(pid)));
+            s.act(Action::TermDrainer(pid));
+            self.time_drainers();
+            return true;
+        }
+        false
+    }
+
     fn reload(&mut self, s: &mut Step) {
-        self.reloading = true;
-        s.act(Action::Reload);
+        self.start_reload(s);
         self.enter(Phase::Reloading, s);
+    }
+
+    pub(super) fn start_reload(&mut self, s: &mut Step) {
+        self.reloading = true;
+        self.arm(Timer::Reload, self.timing.start, s);
+        s.act(Action::Reload);
     }
 
     pub(super) fn reloading(&mut self, event: Event, s: &mut Step) {
         match event {
             Event::Reloaded => {
+                // Nobody goes back to what the configuration dropped.
+                s.act(Action::DropListeners);
                 self.reload_ended(Verdict::Done, s);
                 self.enter(Phase::Serving, s);
             }
@@ -91,7 +132,9 @@ impl Machine {
                 Verdict::Already("this generation is committed"),
                 s,
             ),
-            Event::Order(order @ (Order::Upgrade { .. } | Order::Rollback | Order::Reload)) => {
+            Event::Order(
+                order @ (Order::Upgrade { .. } | Order::Rollback { .. } | Order::Reload),
+            ) => {
                 s.refuse(&order, "a configuration reload is under way; try again");
             }
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch)) => {
@@ -106,7 +149,14 @@ impl Machine {
             }
             Event::WorkersReady
             | Event::WorkersGone
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
@@ -120,6 +170,7 @@ impl Machine {
 
     pub(super) fn reload_ended(&mut self, verdict: Verdict, s: &mut Step) {
         self.reloading = false;
+        self.timers.disarm(Timer::Reload);
         self.settle_pending(OrderKind::Reload, verdict, s);
     }
 
@@ -163,8 +214,9 @@ impl Machine {
                 self.evict(Outcome::Failed, failure, s);
             }
             // The launch is a rollback itself (after a commit): the same answer serves both.
-            Event::Order(Order::Rollback) if self.unsettled.contains(&OrderKind::Rollback) => {}
-            Event::Order(Order::Rollback) => {
+            Event::Order(Order::Rollback { .. })
+                if self.unsettled.contains(&OrderKind::Rollback) => {}
+            Event::Order(Order::Rollback { .. }) => {
                 let failure = Failure::new("rolled back by an order before it was ready");
                 self.settle(OrderKind::Rollback, Verdict::Done, s);
                 self.evict(Outcome::RolledBack, failure, s);
@@ -196,7 +248,14 @@ impl Machine {
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::Predecessor(_)
             | Event::PredecessorClosed
             | Event::Signal(Signal::Usr1)
@@ -231,7 +290,7 @@ impl Machine {
 
     /// The instant at which the successor becomes responsible.
     pub(super) fn take_over(&mut self, s: &mut Step) {
-        s.act(Action::NameMain(Who::Successor));
+        self.name_main(Who::Successor, s);
         s.tell_successor(ToSuccessor::Takeover);
         self.drain_workers(self.timing.drain, s);
         self.enter(Phase::Parked, s);
@@ -257,7 +316,7 @@ impl Machine {
                 self.take_over(s);
                 self.ask_to_commit(Signal::Quit, s);
             }
-            Event::Order(Order::Rollback) => {
+            Event::Order(Order::Rollback { .. }) => {
                 let failure = Failure::new("rolled back by an order");
                 self.settle(OrderKind::Rollback, Verdict::Done, s);
                 self.evict(Outcome::RolledBack, failure, s);
@@ -307,7 +366,14 @@ impl Machine {
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::Predecessor(_)
             | Event::PredecessorClosed
             | Event::Signal(Signal::Usr1)
@@ -366,10 +432,21 @@ impl Machine {
             Some(drain) => self.arm(Timer::Evict, drain + self.timing.evict, s),
             None => self.timers.disarm(Timer::Evict),
         }
-        if self.next.is_some() {
+        self.supersede(s);
+    }
+
+    /// What waits for the eviction goes on beside a successor that only drains.
+    fn supersede(&mut self, s: &mut Step) {
+        if self.next.is_some() && self.may_linger() {
             self.let_linger(s);
             self.go_on(s);
         }
+    }
+
+    /// The rejected successor only drains, and nobody takes it for the main process: the service
+    /// manager would see its end as that of the service.
+    fn may_linger(&self) -> bool {
+        self.only_drains() && self.main_known
     }
 
     /// The rejected successor let go of the service, and finishes what it holds.
@@ -415,12 +492,16 @@ impl Machine {
     pub(super) fn evicting(&mut self, event: Event, s: &mut Step) {
         match event {
             Event::SuccessorExited(_) => self.evicted(s),
+            Event::MainNamed { done: true, .. } if self.successor.is_some_and(|x| x.exited) => {
+                self.evicted(s);
+            }
+            Event::MainNamed { done: true, .. } => self.supersede(s),
             // One that never served has nothing to finish.
             Event::SuccessorClosed(_) if self.successor.is_some_and(|x| x.ready) => {
                 self.let_finish(s);
             }
             Event::Timer(Timer::Evict) => self.press_on(s),
-            Event::Order(Order::Rollback) => self.settle(
+            Event::Order(Order::Rollback { .. }) => self.settle(
                 OrderKind::Rollback,
                 Verdict::Already("the previous generation serves already"),
                 s,
@@ -434,8 +515,18 @@ impl Machine {
             Event::Signal(signal @ (Signal::Term | Signal::Int)) => self.stop(signal, s),
             Event::Order(Order::Upgrade { .. } | Order::Reload | Order::Commit)
             | Event::Signal(Signal::Hup | Signal::Usr2)
-                if self.only_drains() =>
+                if self.may_linger() =>
             {
+                if matches!(
+                    event,
+                    Event::Order(Order::Upgrade {
+                        end_oldest: false,
+                        ..
+                    })
+                ) && self.crowded()
+                {
+                    return s.act(Action::Settle(OrderKind::Upgrade, Verdict::Full));
+                }
                 self.let_linger(s);
                 self.serving(event, s);
             }
@@ -443,9 +534,7 @@ impl Machine {
                 s.refuse_signal(signal, "the rejected generation is still leaving");
             }
             Event::Order(order @ (Order::Upgrade { .. } | Order::Reload | Order::Commit)) => {
-                s.refuse(
-                    &order,
-                    "the rejected generation is still leaving; try again when `status` shows it gone");
+                s.refuse(&order, "the rejected generation is still leaving; try again when `status` shows it gone");
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.orphaned(s),
@@ -464,7 +553,14 @@ impl Machine {
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::Predecessor(_)
             | Event::PredecessorClosed
             | Event::Signal(Signal::Usr1)
@@ -490,8 +586,12 @@ impl Machine {
         self.enter(Phase::Serving, s);
     }
 
-    /// The rejected successor is gone: its zombie may go too.
+    /// The rejected successor is gone: its zombie may go too, once nobody takes it for the main process.
     pub(super) fn evicted(&mut self, s: &mut Step) {
+        if !self.main_known {
+            // The service manager sees the end of its main process when that is reaped.
+            return;
+        }
         s.act(Action::ReapSuccessor);
         self.alone_again(s);
         self.go_on(s);

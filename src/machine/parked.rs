@@ -35,7 +35,7 @@ impl Machine {
                 self.successor_mut(|x| x.retire = true);
                 self.reclaim(Failure::new(self.overdue(timer)), s);
             }
-            Event::Order(Order::Rollback) => {
+            Event::Order(Order::Rollback { .. }) => {
                 self.successor_mut(|x| x.retire = true);
                 self.reclaim(Failure::new("rolled back by an order"), s);
                 self.pend(OrderKind::Rollback);
@@ -74,7 +74,14 @@ impl Machine {
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::Predecessor(_)
             | Event::PredecessorClosed
             | Event::Signal(Signal::Usr1)
@@ -124,7 +131,7 @@ impl Machine {
         self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
         self.settle_pending(OrderKind::Commit, Verdict::Done, s);
         // The successor writes it down when it has our EOF; at our door somebody may wait for it.
-        s.act(Action::Conclude(Outcome::Committed, None));
+        s.act(Action::Committed);
         self.enter(Phase::Draining, s);
         self.finish(s);
     }
@@ -136,7 +143,7 @@ impl Machine {
         let stops = matches!(self.leaving, Some(Signal::Term | Signal::Int));
         if dead || stops {
             // Before anything else: systemd does not see an alien main process die.
-            s.act(Action::NameMain(Who::Me));
+            self.name_main(Who::Me, s);
         }
         self.settle_pending(OrderKind::Commit, Verdict::Failed(why.clone()), s);
         // The launch was a rollback itself, and its program never took over.
@@ -166,7 +173,7 @@ impl Machine {
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.predecessor_has_gone(),
             Event::SuccessorClosed(_) | Event::SuccessorExited(_) => {
-                s.act(Action::NameMain(Who::Me));
+                self.name_main(Who::Me, s);
                 self.restore_disk(s);
             }
             Event::Successor(FromSuccessor::Release) => {
@@ -196,7 +203,7 @@ impl Machine {
             Event::Signal(Signal::Hup) => {
                 s.refuse_signal(Signal::Hup, "this master takes the service back already");
             }
-            Event::Order(Order::Rollback) => {
+            Event::Order(Order::Rollback { .. }) => {
                 self.successor_mut(|x| x.retire = true);
                 self.pend(OrderKind::Rollback);
             }
@@ -221,7 +228,14 @@ impl Machine {
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::Predecessor(_)
             | Event::PredecessorClosed
             | Event::Signal(Signal::Usr1)
@@ -231,7 +245,7 @@ impl Machine {
 
     /// Our workers accept again.
     fn reclaimed(&mut self, s: &mut Step) {
-        s.act(Action::NameMain(Who::Me));
+        self.name_main(Who::Me, s);
         if self.stays_beside() {
             s.tell_successor(ToSuccessor::Ready);
             self.successor_mut(|x| x.yielded = false);

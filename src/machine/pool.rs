@@ -1,67 +1,370 @@
-//! When to start a worker again that has died, and when to give up.
+//! The workers of one set: when each must be ready, when one that hangs is replaced, when one that died
+//! is started again, and when it is said that they keep failing.
+//!
+//! Every slot is in one of four states, and none but the one that serves well is left by nobody: a
+//! start has a deadline, a killed worker ends, a pause ends with a start, an unanswered question with a
+//! replacement.
 
 use std::time::{Duration, Instant};
 
-/// A budget of failures in a sliding window, and the pause before the next start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Budget {
-    allowed: usize,
-    window: Duration,
-    failures: Vec<Instant>,
+use super::budget::Budget;
+
+/// What happens to the worker of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// It can serve.
+    Ready,
+    /// It was asked for a sign of life.
+    Asked,
+    /// It gave one.
+    Answered,
+    /// It has gone, or could not be started.
+    Failed,
 }
 
-impl Budget {
-    /// So many failures within the window are forgiven.
+/// What is to be done about a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Act {
+    /// Start a worker there.
+    Start(u16),
+    /// It was not ready in time: kill it. Its end follows as [`Event::Failed`].
+    Kill(u16),
+    /// It hangs: it is out of the set from now on, and another one is started there.
+    Replace(u16),
+    /// The workers fail too often: say so.
+    Spent,
+}
+
+/// The slots of one set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Pool {
+    slots: Vec<Slot>,
+    /// From a worker's start until it must be ready.
+    start: Duration,
+    budget: Budget,
+    /// So many in a row were not ready in time: with a long time no window holds enough of them.
+    late: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Slot {
+    /// A worker starts; it must be ready by then.
+    Starting(Instant),
+    /// It is there; since when it owes an answer, if it does.
+    Up(Option<Instant>),
+    /// It was killed, and its end is still to be seen.
+    Killed,
+    /// Nobody is there; a worker is started then.
+    Down(Instant),
+}
+
+/// A worker that has not answered for so long hangs: others accept what comes to it.
+pub const HANGS: Duration = Duration::from_secs(3);
+/// And after so long it is replaced.
+const REPLACED: Duration = Duration::from_secs(10);
+/// So many failures within the window are forgiven before it is said.
+const FORGIVEN: usize = 3;
+const WINDOW: Duration = Duration::from_secs(10);
+/// So many that are not ready in time are forgiven.
+const LATE: u8 = 1;
+
+impl Pool {
+    /// All of them start now.
     #[must_use]
-    pub fn new(allowed: usize, window: Duration) -> Self {
+    pub fn new(count: u16, start: Duration, now: Instant) -> Self {
         Self {
-            allowed,
-            window,
-            failures: Vec::new(),
+            slots: vec![Slot::Starting(now + start); count.into()],
+            start,
+            budget: Budget::new(FORGIVEN.max(count.into()), WINDOW),
+            late: 0,
         }
     }
 
-    /// A worker failed. Returns the pause before its next start, and whether the budget is spent.
-    pub fn failed(&mut self, now: Instant) -> (Duration, bool) {
-        let window = self.window;
-        self.failures
-            .retain(|at| now.saturating_duration_since(*at) < window);
-        self.failures.push(now);
-        let n = self.failures.len();
-        // The first death is most likely a single accident: no pause, a request may be waiting.
-        let pause = match n {
-            0 | 1 => Duration::ZERO,
-            _ => (FIRST * (1 << (n - 2).min(8))).min(LONGEST),
+    /// Something happened to the worker of a slot.
+    #[must_use]
+    pub fn step(&mut self, slot: u16, event: Event, now: Instant) -> Vec<Act> {
+        let Some(state) = self.slots.get_mut(usize::from(slot)) else {
+            return Vec::new();
         };
-        let spent = n > self.allowed;
-        if n > 64 {
-            self.failures.remove(0);
+        match (event, *state) {
+            (Event::Ready, Slot::Starting(_)) => {
+                self.late = 0;
+                *state = Slot::Up(None);
+            }
+            (Event::Answered, Slot::Up(_)) => *state = Slot::Up(None),
+            (Event::Asked, Slot::Up(None)) => *state = Slot::Up(Some(now)),
+            (Event::Failed, Slot::Starting(_) | Slot::Up(_) | Slot::Killed) => {
+                let (pause, spent) = self.budget.failed(now);
+                if *state == Slot::Killed {
+                    self.late = self.late.saturating_add(1);
+                }
+                *state = Slot::Down(now + pause);
+                if spent || self.late > LATE {
+                    return vec![Act::Spent];
+                }
+            }
+            // Of a worker that is out of the set already.
+            (Event::Ready | Event::Asked | Event::Answered | Event::Failed, _) => {}
         }
-        (pause, spent)
+        Vec::new()
     }
 
-    /// Everything is well again.
-    pub fn reset(&mut self) {
-        self.failures.clear();
+    /// What is due.
+    #[must_use]
+    pub fn due(&mut self, now: Instant) -> Vec<Act> {
+        let mut acts = Vec::new();
+        let start = self.start;
+        for (slot, state) in (0..).zip(&mut self.slots) {
+            match *state {
+                Slot::Starting(by) if by <= now => {
+                    *state = Slot::Killed;
+                    acts.push(Act::Kill(slot));
+                }
+                Slot::Up(Some(asked)) if asked + REPLACED <= now => {
+                    *state = Slot::Starting(now + start);
+                    acts.push(Act::Replace(slot));
+                }
+                Slot::Down(at) if at <= now => {
+                    *state = Slot::Starting(now + start);
+                    acts.push(Act::Start(slot));
+                }
+                Slot::Starting(_) | Slot::Up(_) | Slot::Killed | Slot::Down(_) => {}
+            }
+        }
+        acts
+    }
+
+    /// When something is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let due = |slot: &Slot| match *slot {
+            Slot::Starting(by) => Some(by),
+            Slot::Up(asked) => asked.map(|asked| asked + REPLACED),
+            Slot::Killed => None,
+            Slot::Down(at) => Some(at),
+        };
+        self.slots.iter().filter_map(due).min()
+    }
+
+    /// Whether the worker of a slot owes an answer for so long that others accept what comes to it.
+    #[must_use]
+    pub fn hangs(&self, slot: u16, now: Instant) -> bool {
+        let state = self.slots.get(usize::from(slot));
+        matches!(state, Some(Slot::Up(Some(asked))) if now.saturating_duration_since(*asked) > HANGS)
+    }
+
+    /// Whether all are there.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.slots.iter().all(|slot| matches!(slot, Slot::Up(_)))
     }
 }
-
-const FIRST: Duration = Duration::from_millis(50);
-const LONGEST: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
+    const START: Duration = Duration::from_secs(30);
+
+    fn late(pool: &mut Pool, now: &mut Instant) -> Vec<Act> {
+        while !pool.due(*now).contains(&Act::Kill(0)) {
+            *now = pool.deadline().unwrap();
+        }
+        pool.step(0, Event::Failed, *now)
+    }
+
     #[test]
-    fn pauses_grow_and_the_budget_is_spent_only_by_failures_within_the_window() {
-        let start = Instant::now();
-        let mut budget = Budget::new(3, Duration::from_secs(10));
-        assert_eq!(budget.failed(start), (Duration::ZERO, false));
-        assert_eq!(budget.failed(start), (Duration::from_millis(50), false));
-        assert_eq!(budget.failed(start), (Duration::from_millis(100), false));
-        assert_eq!(budget.failed(start), (Duration::from_millis(200), true));
-        let later = start + Duration::from_secs(11);
-        assert_eq!(budget.failed(later), (Duration::ZERO, false));
+    fn workers_that_are_never_ready_in_time_are_told_of_however_long_they_may_take() {
+        let mut now = Instant::now();
+        let mut pool = Pool::new(1, START, now);
+        assert_eq!(late(&mut pool, &mut now), []);
+        assert_eq!(late(&mut pool, &mut now), [Act::Spent]);
+        // One that is ready makes up for all.
+        now = pool.deadline().unwrap();
+        assert_eq!(pool.due(now), [Act::Start(0)]);
+        let _ = pool.step(0, Event::Ready, now);
+        let _ = pool.step(0, Event::Failed, now);
+        assert_eq!(late(&mut pool, &mut now), []);
+    }
+
+    /// What the processes really are; the pool only hears of them.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    enum Real {
+        Starting,
+        /// It will never be ready.
+        Stuck,
+        Well,
+        /// It serves nobody, and says nothing.
+        Hung,
+        /// It has ended, and the pool has not heard so yet.
+        Ended,
+        None,
+    }
+
+    #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+    struct World {
+        pool: Pool,
+        real: [Real; 2],
+        now: Instant,
+        accidents: u8,
+    }
+
+    /// A bug planted to see that the walk bites.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Plant {
+        None,
+        NoDeadline,
+        NobodyAsks,
+        NotStartedAgain,
+    }
+
+    impl World {
+        fn obey(&mut self, acts: Vec<Act>, plant: Plant) {
+            for act in acts {
+                match act {
+                    Act::Kill(_) if plant == Plant::NoDeadline => {}
+                    Act::Start(_) if plant == Plant::NotStartedAgain => {}
+                    Act::Kill(slot) => self.real[usize::from(slot)] = Real::Ended,
+                    Act::Start(slot) | Act::Replace(slot) => {
+                        self.real[usize::from(slot)] = Real::Starting;
+                    }
+                    Act::Spent => {}
+                }
+            }
+        }
+
+        fn hears(&self, slot: u16, event: Event, plant: Plant) -> Self {
+            let mut next = self.clone();
+            let acts = next.pool.step(slot, event, next.now);
+            next.obey(acts, plant);
+            next
+        }
+
+        fn nexts(&self, plant: Plant) -> Vec<Self> {
+            let mut out = Vec::new();
+            for slot in 0..2_u16 {
+                let real = self.real[usize::from(slot)];
+                let becomes = |next: Real| {
+                    let mut world = self.clone();
+                    world.real[usize::from(slot)] = next;
+                    world
+                };
+                let accident = |next: Real| {
+                    let mut world = becomes(next);
+                    world.accidents -= 1;
+                    world
+                };
+                match real {
+                    Real::Starting => {
+                        let ready = becomes(Real::Well);
+                        out.push(ready.hears(slot, Event::Ready, plant));
+                    }
+                    Real::Well => {
+                        let asked = self.hears(slot, Event::Asked, plant);
+                        out.push(asked.hears(slot, Event::Answered, plant));
+                    }
+                    Real::Hung if plant == Plant::NobodyAsks => {}
+                    Real::Hung => out.push(self.hears(slot, Event::Asked, plant)),
+                    Real::Ended => {
+                        let gone = becomes(Real::None);
+                        out.push(gone.hears(slot, Event::Failed, plant));
+                    }
+                    Real::Stuck | Real::None => {}
+                }
+                if self.accidents > 0 && !matches!(real, Real::Ended | Real::None) {
+                    out.push(accident(Real::Ended));
+                    if real == Real::Starting {
+                        out.push(accident(Real::Stuck));
+                    }
+                    if real == Real::Well {
+                        out.push(accident(Real::Hung));
+                    }
+                }
+            }
+            if let Some(at) = self.pool.deadline() {
+                let mut next = self.clone();
+                // All instants of a story look alike: only what is left counts.
+                next.now = next.now.max(at);
+                let acts = next.pool.due(next.now);
+                next.obey(acts, plant);
+                out.push(next);
+            }
+            out
+        }
+
+        /// From here on nothing goes wrong: does everybody serve in the end, whatever comes first?
+        fn recovers(&self, plant: Plant) -> bool {
+            let mut world = self.clone();
+            world.accidents = 0;
+            for _ in 0..40 {
+                if world.real == [Real::Well; 2] && world.pool.complete() {
+                    return true;
+                }
+                // What is on its way arrives; then time passes.
+                let Some(next) = world.nexts(plant).into_iter().find(|next| *next != world) else {
+                    return false;
+                };
+                world = next;
+            }
+            false
+        }
+    }
+
+    /// Every interleaving of two workers with up to three accidents: how many states there are, or the
+    /// first from which somebody is missing for ever.
+    fn walk(plant: Plant) -> Result<usize, World> {
+        let now = Instant::now();
+        let first = World {
+            pool: Pool::new(2, START, now),
+            real: [Real::Starting; 2],
+            now,
+            accidents: 3,
+        };
+        let mut seen = HashSet::from([first.clone()]);
+        let mut todo = vec![(first, 0)];
+        while let Some((world, depth)) = todo.pop() {
+            if !world.recovers(plant) {
+                return Err(world);
+            }
+            for next in world.nexts(plant) {
+                if depth < 9 && seen.insert(next.clone()) {
+                    todo.push((next, depth + 1));
+                }
+            }
+        }
+        Ok(seen.len())
+    }
+
+    #[test]
+    fn whatever_happens_to_workers_all_of_them_serve_again() {
+        let began = Instant::now();
+        let states = walk(Plant::None).unwrap_or_else(|world| panic!("{world:#?}"));
+        eprintln!("{states} states in {:?}", began.elapsed());
+        assert!(states > 1000, "only {states} states");
+        for plant in [Plant::NoDeadline, Plant::NobodyAsks, Plant::NotStartedAgain] {
+            assert!(walk(plant).is_err(), "{plant:?} was not noticed");
+        }
+    }
+
+    #[test]
+    fn one_that_hangs_is_no_help_at_first_and_then_replaced() {
+        let now = Instant::now();
+        let mut pool = Pool::new(1, START, now);
+        assert!(pool.step(0, Event::Ready, now).is_empty() && pool.complete());
+        assert_eq!(pool.deadline(), None);
+        for seconds in [0, 2] {
+            // A second question does not give it more time.
+            let asked = now + Duration::from_secs(seconds);
+            assert!(pool.step(0, Event::Asked, asked).is_empty());
+        }
+        assert!(!pool.hangs(0, now + HANGS));
+        let later = now + HANGS + Duration::from_millis(1);
+        assert!(pool.hangs(0, later) && pool.due(later).is_empty());
+        assert_eq!(pool.deadline(), Some(now + REPLACED));
+        assert_eq!(pool.due(now + REPLACED), [Act::Replace(0)]);
+        assert!(!pool.complete());
+        assert_eq!(pool.deadline(), Some(now + REPLACED + START));
     }
 }

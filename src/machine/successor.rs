@@ -18,7 +18,7 @@ impl Machine {
                     self.enter(Phase::Standby, s);
                     self.beat_again(s);
                 } else if self.predecessor.is_some() {
-                    self.alone(false, s);
+                    self.alone(s);
                 } else {
                     s.act(Action::OwnPid);
                     self.enter(Phase::Serving, s);
@@ -65,7 +65,14 @@ impl Machine {
             Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::Launched
             | Event::LaunchFailed(_)
             | Event::Successor(_)
@@ -105,7 +112,7 @@ impl Machine {
             Event::Predecessor(FromPredecessor::Takeover) => self.own(s),
             Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
             Event::Predecessor(FromPredecessor::Release) => self.release(s),
-            Event::PredecessorClosed => self.alone(false, s),
+            Event::PredecessorClosed => self.alone(s),
             Event::WorkersFailed(reason) | Event::Unhealthy(reason) => {
                 s.tell_predecessor(ToPredecessor::Yield {
                     reason,
@@ -128,8 +135,7 @@ impl Machine {
                 s.refuse_signal(Signal::Hup, "a configuration reload is under way");
             }
             Event::Signal(Signal::Hup) => {
-                self.reloading = true;
-                s.act(Action::Reload);
+                self.start_reload(s);
             }
             Event::Signal(signal @ (Signal::Usr2 | Signal::Winch)) => {
                 s.refuse_signal(signal, "this master does not serve yet");
@@ -146,6 +152,13 @@ impl Machine {
                 );
             }
             Event::Predecessor(FromPredecessor::Ready | FromPredecessor::Commit)
+            | Event::Healthy
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::WorkersReady
             | Event::WorkersGone
             | Event::Launched
@@ -180,7 +193,7 @@ impl Machine {
                 self.pend(OrderKind::Commit);
                 self.commit(s);
             }
-            Event::Order(Order::Rollback) => {
+            Event::Order(Order::Rollback { .. }) => {
                 self.pend(OrderKind::Rollback);
                 self.give_back("rolled back by an order".into(), None, s);
             }
@@ -220,19 +233,17 @@ impl Machine {
                 self.commit(s);
             }
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
-            Event::PredecessorClosed => self.alone(true, s),
+            Event::PredecessorClosed => self.alone(s),
             Event::Signal(signal @ (Signal::Usr2 | Signal::Winch)) => self.remember(signal, s),
             Event::Signal(Signal::Hup) if !self.reloading => {
-                self.reloading = true;
-                s.act(Action::Reload);
+                self.start_reload(s);
             }
             Event::Signal(Signal::Hup) => {
                 s.refuse_signal(Signal::Hup, "a configuration reload is under way");
             }
             Event::Order(Order::Reload) if !self.reloading => {
-                self.reloading = true;
                 self.pend(OrderKind::Reload);
-                s.act(Action::Reload);
+                self.start_reload(s);
             }
             Event::Order(order @ Order::Reload) => {
                 s.refuse(&order, "a configuration reload is under way; try again");
@@ -244,6 +255,13 @@ impl Machine {
             Event::Reloaded => self.reload_ended(Verdict::Done, s),
             Event::ReloadFailed(failure) => self.reload_ended(Verdict::Failed(failure), s),
             Event::Predecessor(FromPredecessor::Takeover)
+            | Event::Healthy
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::WorkersReady
             | Event::WorkersGone
             | Event::Launched
@@ -261,6 +279,7 @@ impl Machine {
     /// signal says otherwise.
     fn stand_back(&mut self, s: &mut Step) {
         let left = self.leaving.take();
+        self.main_is_the_predecessors();
         self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
         let failure = Failure::new("the predecessor took the service back first");
         self.settle_pending(OrderKind::Commit, Verdict::Failed(failure), s);
@@ -304,7 +323,7 @@ impl Machine {
 
     pub(super) fn committing(&mut self, event: Event, s: &mut Step) {
         match event {
-            Event::PredecessorClosed => self.alone(true, s),
+            Event::PredecessorClosed => self.alone(s),
             Event::Timer(Timer::Commit) => {
                 self.kill_predecessor(s);
                 self.arm(Timer::Commit, self.timing.commit, s);
@@ -324,7 +343,9 @@ impl Machine {
                 self.pend(OrderKind::Stop);
                 self.stop(Signal::Term, s);
             }
-            Event::Order(order @ (Order::Upgrade { .. } | Order::Rollback | Order::Reload)) => {
+            Event::Order(
+                order @ (Order::Upgrade { .. } | Order::Rollback { .. } | Order::Reload),
+            ) => {
                 s.refuse(&order, "the commit is under way; try again");
             }
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2 | Signal::Winch)) => {
@@ -334,7 +355,14 @@ impl Machine {
             Event::ReloadFailed(failure) => self.reload_ended(Verdict::Failed(failure), s),
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::Predecessor(FromPredecessor::Takeover | FromPredecessor::Commit)
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::WorkersReady
             | Event::WorkersGone
             | Event::Launched
@@ -349,13 +377,11 @@ impl Machine {
     }
 
     /// The predecessor is gone: the service is ours alone.
-    fn alone(&mut self, main: bool, s: &mut Step) {
+    fn alone(&mut self, s: &mut Step) {
         let said = self.predecessor.is_some_and(|p| p.committed) || self.phase == Phase::Committing;
         self.timers.disarm(Timer::Heartbeat);
         self.hold = false;
-        if !main {
-            s.act(Action::NameMain(Who::Me));
-        }
+        self.name_main(Who::Me, s);
         self.accept(s);
         self.forget(s);
         if !said {
@@ -396,7 +422,7 @@ impl Machine {
             }
             Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
-            Event::PredecessorClosed => self.alone(true, s),
+            Event::PredecessorClosed => self.alone(s),
             Event::Timer(Timer::Commit) => {
                 self.kill_predecessor(s);
                 self.arm(Timer::Commit, self.timing.commit, s);
@@ -410,7 +436,7 @@ impl Machine {
             Event::Signal(Signal::Hup) => {
                 s.refuse_signal(Signal::Hup, "this generation has given up");
             }
-            Event::Order(Order::Rollback) => self.pend(OrderKind::Rollback),
+            Event::Order(Order::Rollback { .. }) => self.pend(OrderKind::Rollback),
             Event::Order(Order::Stop) => {
                 self.pend(OrderKind::Stop);
                 self.stop(Signal::Term, s);
@@ -426,7 +452,14 @@ impl Machine {
             Event::ReloadFailed(failure) => self.reload_ended(Verdict::Failed(failure), s),
             // Its EOF follows.
             Event::Predecessor(FromPredecessor::Commit | FromPredecessor::Takeover)
+            | Event::Healthy
             | Event::Unhealthy(_)
+            | Event::MainNamed { .. }
+            | Event::DrainerJoined { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
             | Event::WorkersReady
             | Event::WorkersGone
             | Event::Launched

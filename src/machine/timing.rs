@@ -21,6 +21,12 @@ pub struct Timing {
     pub drain: Option<Duration>,
     /// Draining when the service stops.
     pub stop: Duration,
+    /// Until the service manager is told again who the main process is.
+    pub name: Duration,
+    /// So many generations may drain beside the one that serves.
+    pub generations: usize,
+    /// There is a health check, which must pass before the takeover.
+    pub health: bool,
 }
 
 impl Default for Timing {
@@ -34,10 +40,14 @@ impl Default for Timing {
             evict: Duration::from_secs(3),
             drain: Some(Duration::from_secs(600)),
             stop: Duration::from_secs(8),
+            name: Duration::from_secs(1),
+            generations: 8,
+            health: false,
         }
     }
 }
 
+crate::api::listed! {
 /// What a deadline is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Timer {
@@ -59,21 +69,36 @@ pub enum Timer {
     Remember,
     /// A predecessor that only drains must have gone.
     Linger,
+    /// The workers of a new configuration must be ready.
+    Reload,
+    /// A program that was started cold on trial has proved itself.
+    ColdTrial,
+    /// The service manager is told again who the main process is.
+    Name,
+    /// A generation that drains must have gone.
+    Drainer,
+}
 }
 
 impl Timer {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::Start,
-        Self::Silence,
-        Self::DeadMan,
-        Self::Probation,
-        Self::Heartbeat,
-        Self::Commit,
-        Self::Evict,
-        Self::Remember,
-        Self::Linger,
-    ];
+    /// Whether it outlives the phase in which it was armed; every other one belongs to its phase.
+    pub(super) const fn outlives_its_phase(self) -> bool {
+        match self {
+            Self::Heartbeat
+            | Self::Remember
+            | Self::Linger
+            | Self::Reload
+            | Self::ColdTrial
+            | Self::Name
+            | Self::Drainer => true,
+            Self::Start
+            | Self::Silence
+            | Self::DeadMan
+            | Self::Probation
+            | Self::Commit
+            | Self::Evict => false,
+        }
+    }
 }
 
 /// The armed deadlines.

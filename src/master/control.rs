@@ -39,6 +39,15 @@ pub enum Order {
 }
 
 impl Order {
+    /// Whether what it does depends on the program on disk.
+    #[must_use]
+    pub fn looks_at_disk(&self) -> bool {
+        match self {
+            Self::Upgrade(_) | Self::Apply(_) | Self::Rollback => true,
+            Self::Commit | Self::Reload | Self::Stop => false,
+        }
+    }
+
     /// The word of the command line and of the path.
     #[must_use]
     pub fn verb(&self) -> &'static str {

@@ -1,38 +1,27 @@
 //! What a master has done to the program on disk, in the background: by its own hand where it may
 //! write to the program's directory, else by root's guard. What cannot be done now (a full disk) is
-//! tried again until it is.
+//! tried again until it is. It holds nothing up but the words that say that an upgrade is over.
 
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use super::driver::Driver;
 use super::guard::{Guard, Wish};
-use super::history::Previous;
 use super::input::Input;
-use super::record::Record;
 use super::store::{Found, Store, StoreError};
-use super::story::{self, Milestone};
-use crate::machine::Phase;
-use crate::machine::message::{KeptConfig, Message};
 use crate::machine::trial::Verdict;
 
 /// For the disk, before the successor is sent away all the same: it is killed not much later.
-const RETIRE: Duration = Duration::from_secs(2);
-
-/// For the disk, before what begins another upgrade is refused: nothing else is done meanwhile.
-const SETTLES: Duration = Duration::from_secs(5);
-
+const LASTS: Duration = Duration::from_secs(2);
+/// For the disk, before what would begin another upgrade is refused.
+pub(super) const SETTLES: Duration = Duration::from_secs(5);
 /// Before what failed is tried again, at first and at most.
-pub(super) const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
-
-/// Why an order is.
-pub(super) const DISK_BUSY: &str = "the program on disk is still being put right after the last \
-                                    upgrade; try again when that is done (root's guard has 20 s)";
 
 /// The program on disk, and what is to be done to it.
 #[derive(Debug)]
@@ -43,12 +32,12 @@ pub(super) struct Disk {
     /// What is wanted, in this order.
     wanted: VecDeque<Work>,
     /// The first of it is under way.
-    working: bool,
+    working: Option<JoinHandle<Result<(), String>>>,
     failures: u32,
     /// Why the first of it is not done.
-    pub(super) trouble: Option<String>,
-    /// What runs was started cold and is on trial: it proves itself until then.
-    pub(super) on_trial_until: Option<Instant>,
+    trouble: Option<String>,
+    /// What the predecessor could not do.
+    elsewhere: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -59,23 +48,33 @@ enum Work {
     Reject(Found),
 }
 
+/// What became of it.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// There is more to do.
+    Partly,
+    /// All is as it should be.
+    All,
+    /// It could not be done; why, if that is news.
+    Trouble(Option<String>),
+}
+
 impl Disk {
-    pub(super) fn new(store: Arc<Store>, runtime: &Path, post: mpsc::Sender<Input>) -> Self {
+    pub(super) fn new(store: Store, runtime: &Path, post: mpsc::Sender<Input>) -> Self {
         Self {
-            store,
+            store: Arc::new(store),
             guard: Guard::new(runtime),
             post,
             wanted: VecDeque::new(),
-            working: false,
+            working: None,
             failures: 0,
             trouble: None,
-            on_trial_until: None,
+            elsewhere: None,
         }
     }
 
     /// What runs is good from now on.
     pub(super) fn commit(&mut self) {
-        self.on_trial_until = None;
         self.want(Work::Commit);
     }
 
@@ -93,32 +92,55 @@ impl Disk {
 
     /// It is wanted, and not known yet whether it can be done.
     pub(super) fn is_busy(&self) -> bool {
-        self.working && self.trouble.is_none()
+        self.working.is_some() && self.trouble.is_none()
+    }
+
+    /// Something is being done to it now, also what failed before: what looks at it waits.
+    pub(super) fn is_working(&self) -> bool {
+        self.working.is_some()
+    }
+
+    /// Why what was wanted of this master is not done.
+    pub(super) fn trouble(&self) -> Option<&String> {
+        self.trouble.as_ref()
+    }
+
+    /// Why the program on disk is not as an order has left it.
+    pub(super) fn differs(&self) -> Option<String> {
+        let why = self.trouble.as_ref().or(self.elsewhere.as_ref())?;
+        Some(format!(
+            "{why}; it is tried again, `status` says when it is done"
+        ))
+    }
+
+    /// The predecessor says what it could not do.
+    pub(super) fn differs_elsewhere(&mut self, why: Option<String>) {
+        self.elsewhere = why;
     }
 
     fn work(&mut self) {
-        if self.working {
+        if self.working.is_some() {
             return;
         }
         let Some(work) = self.wanted.front().cloned() else {
             return;
         };
-        self.working = true;
         let (store, guard, post) = (
             Arc::clone(&self.store),
             self.guard.clone(),
             self.post.clone(),
         );
-        tokio::spawn(async move {
+        self.working = Some(tokio::spawn(async move {
             let done = tokio::task::spawn_blocking(move || carry_out(&store, &guard, &work)).await;
             let done = done.unwrap_or_else(|e| Err(e.to_string()));
-            let _ = post.send(Input::Disk(done)).await;
-        });
+            let _ = post.send(Input::Disk(done.clone())).await;
+            done
+        }));
     }
 
-    /// True: nothing is left to wait for.
-    fn done(&mut self, result: Result<(), String>) -> bool {
-        self.working = false;
+    /// One piece of work came to its end.
+    pub(super) fn done(&mut self, result: Result<(), String>) -> Done {
+        self.working = None;
         match result {
             Ok(()) => {
                 self.wanted.pop_front();
@@ -127,20 +149,65 @@ impl Disk {
                     tracing::info!("the program on disk is put right");
                 }
                 self.work();
-                !self.working
+                if self.working.is_some() {
+                    Done::Partly
+                } else {
+                    Done::All
+                }
             }
             Err(why) => {
                 self.failures += 1;
-                let pause = (RETRY * 2_u32.pow(self.failures.min(5) - 1)).min(LONGEST_RETRY);
-                let post = self.post.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(pause).await;
-                    let _ = post.send(Input::DiskAgain).await;
-                });
-                self.trouble = Some(why);
-                true
+                self.try_again_in((RETRY * 2_u32.pow(self.failures.min(5) - 1)).min(LONGEST_RETRY));
+                let news = self.trouble.as_ref() != Some(&why);
+                self.trouble = Some(why.clone());
+                Done::Trouble(news.then_some(why))
             }
         }
+    }
+
+    fn try_again_in(&self, pause: Duration) {
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _ = post.send(Input::DiskAgain).await;
+        });
+    }
+
+    /// What could not be done is tried again, but not in the middle of an upgrade: what runs then is
+    /// not decided.
+    pub(super) fn again(&mut self, decided: bool) {
+        if self.trouble.is_none() || self.working.is_some() {
+            return;
+        }
+        if decided {
+            self.work();
+        } else {
+            self.try_again_in(RETRY);
+        }
+    }
+
+    /// Says so when it has lasted for a while.
+    pub(super) fn lasts_soon(&self) {
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LASTS).await;
+            let _ = post.send(Input::DiskLasts).await;
+        });
+    }
+
+    /// Says so when what looks at it has waited for too long.
+    pub(super) fn settles_soon(&self) {
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SETTLES).await;
+            let _ = post.send(Input::DiskUnsettled).await;
+        });
+    }
+
+    /// This master leaves: what is under way comes to its end first.
+    pub(super) async fn goodbye(&mut self) -> Option<Result<(), String>> {
+        let working = self.working.take_if(|_| self.trouble.is_none())?;
+        Some(working.await.unwrap_or_else(|e| Err(e.to_string())))
     }
 }
 
@@ -198,142 +265,5 @@ fn failed(work: &Work, program: &dyn std::fmt::Display, why: &dyn std::fmt::Disp
             format!("{program}.good is not what runs, so a restart may start something else: {why}")
         }
         Work::Reject(_) => format!("{program} is not what runs: {why}"),
-    }
-}
-
-impl Driver {
-    /// Keeps what this generation runs with, for the way back from the next one.
-    pub(super) fn keep_previous(&mut self) {
-        // Another release of a hosted application runs on the same program: what was before that one
-        // stays the way back.
-        let ours = &*self.fixed.me.build_id;
-        let stays = |record: &Record| record.back || record.to_build.as_deref() == Some(ours);
-        if self.upgrade.as_ref().is_none_or(stays) {
-            return;
-        }
-        let history = self.history.clone();
-        let previous = Previous {
-            version: self.fixed.me.version.clone(),
-            build_id: self.fixed.me.build_id.clone(),
-            config: KeptConfig::of(&self.config),
-        };
-        self.keeping = Some(tokio::task::spawn_blocking(move || {
-            if let Err(e) = history.save_previous(&previous) {
-                tracing::warn!("{e}");
-            }
-        }));
-    }
-
-    /// An upgrade failed or was taken back: what runs belongs on disk.
-    pub(super) fn restore_disk(&mut self) {
-        let Some(record) = &mut self.upgrade else {
-            return;
-        };
-        // Taken back before it was looked at: what is there now is what it would have run.
-        let look = || Found::of(&self.disk.store.open());
-        let found = record.found.get().cloned().unwrap_or_else(look);
-        record.rejected = Some(found.clone());
-        if record.was_good && record.taken_over.is_some() {
-            // A rollback had made the other one good.
-            self.disk.commit();
-        }
-        self.disk.reject(found);
-    }
-
-    /// A rollback after a commit has taken over: what it goes back to was good before, and is again;
-    /// what it left is rejected.
-    pub(super) fn gone_back(&mut self) {
-        let Some(record) = self.upgrade.as_ref().filter(|record| record.back) else {
-            return;
-        };
-        let left = self
-            .predecessor
-            .as_ref()
-            .map(|p| p.identity.build_id.clone());
-        tracing::info!(
-            handover_upgrade_id = record.id,
-            "the program on disk follows"
-        );
-        self.remember_refused(left.as_deref());
-        self.disk.commit();
-        let there = Found::of(&self.disk.store.open());
-        if left.is_some() && there.build() == left.as_deref() {
-            self.disk.reject(there);
-        }
-    }
-
-    /// What begins another upgrade, in a phase in which one can begin, waits until the disk is as the
-    /// one before must leave it: else the rejected file would be taken for a new one, and the end of
-    /// the one for that of the other. False: it takes too long.
-    pub(super) async fn disk_settles(&mut self) -> bool {
-        let begins = |phase| matches!(phase, Phase::Serving | Phase::Evicting);
-        let end = tokio::time::Instant::now() + SETTLES;
-        while self.disk.working && begins(self.machine.phase()) {
-            match tokio::time::timeout_at(end, self.inbox.recv()).await {
-                Ok(Some(input)) => self.arrived(input).await,
-                Ok(None) | Err(_) => return false,
-            }
-        }
-        true
-    }
-
-    /// One piece of work is done, or cannot be done now: those who waited learn it.
-    pub(super) fn disk_done(&mut self, result: Result<(), String>) {
-        let known = self.disk.trouble.clone();
-        if !self.disk.done(result) {
-            return;
-        }
-        if let Some(why) = self
-            .disk
-            .trouble
-            .clone()
-            .filter(|why| known.as_ref() != Some(why))
-        {
-            Milestone {
-                reason: Some(&why),
-                ..self.milestone(story::DISK_DIFFERS)
-            }
-            .error(format_args!("{why}; it is tried again"));
-        }
-        self.retire_now();
-        for (kind, verdict) in std::mem::take(&mut self.orders.after_disk) {
-            self.settle(kind, verdict);
-        }
-        if let Some((outcome, failure)) = self.orders.conclusion.take() {
-            self.conclude(outcome, failure);
-        }
-    }
-
-    /// What could not be done is tried again, but not in the middle of an upgrade: what runs then is
-    /// not decided.
-    pub(super) fn disk_again(&mut self) {
-        if self.disk.trouble.is_none() || self.disk.working {
-            return;
-        }
-        if self.machine.phase() == Phase::Serving {
-            self.disk.work();
-        } else {
-            let post = self.post.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(RETRY).await;
-                let _ = post.send(Input::DiskAgain).await;
-            });
-        }
-    }
-
-    /// The successor waits for the disk, but not for ever.
-    pub(super) fn retire_soon(&self) {
-        let post = self.post.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(RETIRE).await;
-            let _ = post.send(Input::RetireDue).await;
-        });
-    }
-
-    pub(super) fn retire_now(&mut self) {
-        if let Some(reason) = self.orders.retire.take() {
-            let disk = self.disk.trouble.clone();
-            self.tell_successor(Message::Retire { reason, disk });
-        }
     }
 }

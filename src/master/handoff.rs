@@ -5,16 +5,16 @@
 //! to it, the receiving ends to our workers. We keep copies of those until the drainer has gone, so
 //! that what is queued for a worker that dies goes to its replacement.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_seqpacket::UnixSeqpacketListener;
 
-use super::driver::Driver;
 use super::input::Input;
-use crate::machine::Phase;
 use crate::sys::handoff::{self, Asker};
 use crate::sys::once::Once;
 use crate::sys::process::Other;
@@ -36,11 +36,19 @@ pub(super) fn open(runtime: &Path) -> std::io::Result<OwnedFd> {
     Ok(listener.into())
 }
 
-/// The socket while this master answers on it.
+/// The socket, and who answers on it.
 #[derive(Debug)]
-pub(super) struct HandoffDoor(JoinHandle<()>);
+pub(super) struct HandoffDoor {
+    socket: Option<OwnedFd>,
+    post: mpsc::Sender<Input>,
+    open: Option<Answering>,
+    refused: Once,
+}
 
-impl Drop for HandoffDoor {
+#[derive(Debug)]
+struct Answering(JoinHandle<()>);
+
+impl Drop for Answering {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -51,77 +59,58 @@ const CANNOT: &str = "cannot answer on the hand-off socket";
 /// Out of descriptors, or the like.
 const PAUSE: Duration = Duration::from_millis(100);
 
-impl Driver {
-    /// We own the service and our workers are ready: who drains may ask. Without
-    /// `pass_connections` nobody is told where to pass them, but news are heard.
-    pub(super) fn open_handoff(&mut self) {
-        if self.handoff_door.is_some() {
-            return;
+impl HandoffDoor {
+    pub(super) fn new(socket: Option<OwnedFd>, post: mpsc::Sender<Input>) -> Self {
+        Self {
+            socket,
+            post,
+            open: None,
+            refused: Once::default(),
         }
-        let Some(socket) = &self.handoff else { return };
-        let listener = socket.try_clone().and_then(UnixSeqpacketListener::try_from);
-        let mut listener = match listener {
-            Ok(listener) => listener,
-            Err(e) => {
-                tracing::error!("{CANNOT}: {e}");
-                return;
-            }
-        };
-        let post = self.post.clone();
-        self.handoff_door = Some(HandoffDoor(tokio::spawn(async move {
-            let mut refused = Once::default();
-            loop {
-                match listener.accept().await {
-                    Ok(accepted) => {
-                        refused.over(CANNOT);
-                        let post = post.clone();
-                        tokio::spawn(async move {
-                            match handoff::hear(accepted).await {
-                                Ok(asker) => {
-                                    let _ = post.send(Input::Drainer(asker)).await;
-                                }
-                                Err(e) => tracing::warn!("{e}"),
-                            }
-                        });
-                    }
-                    Err(e) => {
-                        if refused.again() {
-                            tracing::error!("{CANNOT}: {e}; it is tried again");
-                        }
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                }
-            }
-        })));
     }
 
-    /// Another master answers from now on.
-    pub(super) fn close_handoff(&mut self) {
-        self.handoff_door = None;
+    /// A copy, for a successor.
+    pub(super) fn copy(&self) -> io::Result<Option<OwnedFd>> {
+        self.socket.as_ref().map(OwnedFd::try_clone).transpose()
     }
 
-    /// A draining worker asks, or its master tells.
-    pub(super) fn answer_drainer(&mut self, asker: Asker) {
-        if let Some(news) = asker.request.news.as_deref() {
-            self.heard_news(news.clone());
-            tokio::spawn(async move {
-                if let Err(e) = asker.answer(&[]).await {
-                    tracing::debug!("{e}");
-                }
-            });
+    /// Answers while our workers can take connections. Without `pass_connections` nobody is told
+    /// where to pass them, but news are heard.
+    pub(super) fn follow(&mut self, receives: bool) {
+        if !receives {
+            self.open = None;
             return;
         }
-        if !self.receives() {
-            // The service changed hands at this moment: it asks again, and the owner answers.
+        let (Some(socket), None) = (&self.socket, &self.open) else {
             return;
-        }
-        let pid = asker.pid();
-        let sending = if self.config.drain.pass_connections {
-            self.workers.receive_from(pid)
-        } else {
-            Vec::new()
         };
-        let post = self.post.clone();
+        match socket.try_clone().and_then(UnixSeqpacketListener::try_from) {
+            Ok(listener) => {
+                let task = tokio::spawn(serve(listener, self.post.clone()));
+                self.open = Some(Answering(task));
+                self.refused.over(CANNOT);
+            }
+            Err(e) if self.refused.again() => tracing::error!("{CANNOT}: {e}; it is tried again"),
+            Err(_) => {}
+        }
+    }
+
+    /// Makes the path lead here again when somebody removed it. True: nobody answers on it yet.
+    pub(super) fn mend(&mut self, runtime: &Path) -> bool {
+        if self.open.is_none() || runtime.join(SOCKET).exists() {
+            return false;
+        }
+        let made = open(runtime);
+        let made_again = made.is_ok();
+        if let Ok(socket) = made {
+            (self.socket, self.open) = (Some(socket), None);
+        }
+        made_again
+    }
+
+    /// Tells one who drains where our workers take its connections; nowhere, where nobody does.
+    pub(super) fn answer(&self, asker: Asker, sending: Vec<OwnedFd>) {
+        let (pid, post) = (asker.pid(), self.post.clone());
         tokio::spawn(async move {
             let targets: Vec<BorrowedFd<'_>> = sending.iter().map(AsFd::as_fd).collect();
             match asker.answer(&targets).await {
@@ -140,13 +129,39 @@ impl Driver {
             let _ = post.send(Input::DrainerGone(pid)).await;
         });
     }
+}
 
-    /// Whether our workers can take connections now.
-    pub(super) fn receives(&self) -> bool {
-        self.machine.owns()
-            && !matches!(
-                self.machine.phase(),
-                Phase::Starting | Phase::Reclaiming | Phase::Draining
-            )
+/// A master that only tells how it drains needs no more than to know that it was heard.
+pub(super) fn heard(asker: Asker) {
+    tokio::spawn(async move {
+        if let Err(e) = asker.answer(&[]).await {
+            tracing::debug!("{e}");
+        }
+    });
+}
+
+async fn serve(mut listener: UnixSeqpacketListener, post: mpsc::Sender<Input>) {
+    let mut refused = Once::default();
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => {
+                refused.over(CANNOT);
+                let post = post.clone();
+                tokio::spawn(async move {
+                    match handoff::hear(accepted).await {
+                        Ok(asker) => {
+                            let _ = post.send(Input::Drainer(asker)).await;
+                        }
+                        Err(e) => tracing::warn!("{e}"),
+                    }
+                });
+            }
+            Err(e) => {
+                if refused.again() {
+                    tracing::error!("{CANNOT}: {e}; it is tried again");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 }

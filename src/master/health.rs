@@ -24,9 +24,16 @@ const WATCHING: Duration = Duration::from_secs(1);
 /// In the probation so many bad answers in a row are bad health.
 const FORGIVEN: u32 = 2;
 
-/// A check under way; dropped, it ends.
+/// The check under way, if there is one.
 #[derive(Debug)]
-pub(super) struct Check(JoinHandle<()>);
+pub(super) struct Health {
+    post: mpsc::Sender<Input>,
+    check: Option<Check>,
+}
+
+/// Dropped, it ends.
+#[derive(Debug)]
+struct Check(JoinHandle<()>);
 
 impl Drop for Check {
     fn drop(&mut self) {
@@ -34,26 +41,45 @@ impl Drop for Check {
     }
 }
 
-/// Before the takeover: says that the workers are ready when all are in good health, or, shortly
-/// before `limit`, that they are not.
-pub(super) fn before_takeover(path: String, limit: Duration, post: mpsc::Sender<Input>) -> Check {
+impl Health {
+    pub(super) fn new(post: mpsc::Sender<Input>) -> Self {
+        Self { post, check: None }
+    }
+
+    /// Before the takeover: says that the workers are in good health, or, shortly before `limit`, that
+    /// they are not.
+    pub(super) fn check_once(&mut self, path: Option<&String>, limit: Duration) {
+        let check = |path: &String| before_takeover(path.clone(), limit, self.post.clone());
+        self.check = path.map(check);
+    }
+
+    /// From now on, while the workers prove themselves.
+    pub(super) fn watch(&mut self, path: Option<&String>) {
+        self.check = path.map(|path| in_probation(path.clone(), self.post.clone()));
+    }
+
+    pub(super) fn end(&mut self) {
+        self.check = None;
+    }
+}
+
+fn before_takeover(path: String, limit: Duration, post: mpsc::Sender<Input>) -> Check {
     Check(tokio::spawn(async move {
         let last = Instant::now() + limit.mul_f32(0.9);
         let event = loop {
             match ask_all(&path, &post).await {
-                Ok(()) => break Event::WorkersReady,
+                Ok(()) => break Event::Healthy,
                 Err(why) if Instant::now() >= last => {
                     break Event::WorkersFailed(format!("health check {path}: {why}"));
                 }
                 Err(_) => sleep(WARMING).await,
             }
         };
-        let _ = post.send(Input::Healthy(event)).await;
+        let _ = post.send(Input::Event(event)).await;
     }))
 }
 
-/// During the probation.
-pub(super) fn in_probation(path: String, post: mpsc::Sender<Input>) -> Check {
+fn in_probation(path: String, post: mpsc::Sender<Input>) -> Check {
     Check(tokio::spawn(async move {
         let mut bad = 0;
         loop {

@@ -195,7 +195,6 @@ mod tests {
             unit_rev: None,
             drained: crate::api::Connections::default(),
             app: None,
-            release: None,
             state: BTreeMap::new(),
         }
     }

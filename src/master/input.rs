@@ -14,33 +14,16 @@ pub enum Input {
     WorkerExited(u64),
     /// A draining worker outlived its limit.
     WorkerOverdue(u64),
-    /// The pause before a worker's next start is over.
-    Respawn {
-        /// The set it belongs to.
-        set: u64,
-        /// Its slot.
-        slot: u16,
-    },
     /// The successor of this number said something.
     Successor(u64, Heard),
     /// The successor of this number has ended.
     SuccessorExited(u64),
-    /// The successor of this number, which was committed, has ended; and whether somebody else owns
-    /// the service.
-    SuccessorSucceeded {
-        /// Its number.
-        number: u64,
-        /// Whether somebody does.
-        owned: bool,
-    },
-    /// The rejected successor of this number has drained for longer than any drain may take.
-    RejectedOverdue(u64),
     /// The predecessor said something.
     Predecessor(Heard),
     /// The predecessor's process has gone.
     PredecessorExited,
     /// An earlier generation that only drained has gone.
-    LingeringExited(u32),
+    DrainerExited(u32),
     /// The supervisor of the application of this number said something.
     Application(u64, Heard),
     /// The pause before the application's next start is over.
@@ -51,10 +34,12 @@ pub enum Input {
     Looked(Box<Looked>),
     /// What was wanted of the program on disk is done, or why not.
     Disk(Result<(), String>),
+    /// It takes a while.
+    DiskLasts,
+    /// What looks at it may have waited for too long.
+    DiskUnsettled,
     /// What could not be done there is to be tried again.
     DiskAgain,
-    /// The successor has waited long enough for the disk.
-    RetireDue,
     /// The owner is told how our drain goes, should it still go.
     TellNews,
     /// The inquiry of this number must be answered now.
@@ -65,8 +50,6 @@ pub enum Input {
     DrainerGone(u32),
     /// The health check wants a connection to every worker.
     Probe(tokio::sync::oneshot::Sender<Vec<(u32, std::os::unix::net::UnixStream)>>),
-    /// The health check before the takeover has come to an end.
-    Healthy(Event),
     /// Something for the machine.
     Event(Event),
 }

@@ -3,14 +3,11 @@
 
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::driver::Driver;
 use super::input::Input;
-use super::peers::SuccessorLink;
-use super::workers::Question;
+use super::workers::{Question, Workers};
 use crate::api;
-use crate::machine::message::Message;
 
 /// Workers and the other master get so long to answer.
 const PATIENCE: Duration = Duration::from_millis(700);
@@ -22,43 +19,45 @@ pub(super) enum Asked {
     Metrics(oneshot::Sender<String>),
 }
 
-/// What is being asked, if anything is.
-#[derive(Debug, Default)]
+/// What is being asked, if anything is, and what the other master answered.
+#[derive(Debug)]
 pub(super) struct Inquiry {
+    post: mpsc::Sender<Input>,
     /// Of the one under way, or the last one.
     number: u64,
     by: Vec<Asked>,
     workers: Vec<Question>,
     /// The other master has not answered yet.
-    peer: bool,
+    waits: bool,
+    other: Option<api::Master>,
 }
 
-impl Driver {
-    /// Asks everybody. Whoever asks while others wait is answered with them.
-    pub(super) fn ask_figures(&mut self, asked: Asked) {
-        self.inquiry.by.push(asked);
-        if self.inquiry.by.len() > 1 {
-            return;
+impl Inquiry {
+    pub(super) fn new(post: mpsc::Sender<Input>) -> Self {
+        Self {
+            post,
+            number: 0,
+            by: Vec::new(),
+            workers: Vec::new(),
+            waits: false,
+            other: None,
         }
-        self.peer_status = None;
-        // A successor that has not said hello expects its inheritance, and nothing else.
-        let greeted = |s: &SuccessorLink| s.line.is_some() && s.hello.is_some();
-        let successor = self.successor.as_ref().is_some_and(greeted);
-        let predecessor = self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
-        if successor {
-            self.tell_successor(Message::Status { master: None });
-        }
-        if predecessor {
-            self.tell_predecessor(Message::Status { master: None });
-        }
-        self.inquiry.number += 1;
-        self.inquiry.workers = self.workers.ask();
-        self.inquiry.peer = successor || predecessor;
-        self.answer_if_complete();
-        if self.inquiry.by.is_empty() {
-            return;
-        }
-        let (post, number) = (self.post.clone(), self.inquiry.number);
+    }
+
+    /// Somebody wants to know; whether it must be asked: whoever asks while others wait is answered
+    /// with them.
+    pub(super) fn begins(&mut self, asked: Asked) -> bool {
+        self.by.push(asked);
+        self.by.len() == 1
+    }
+
+    /// The workers were asked, and (or not) the other master.
+    pub(super) fn asks(&mut self, workers: Vec<Question>, other: bool) {
+        self.number += 1;
+        self.workers = workers;
+        self.waits = other;
+        self.other = None;
+        let (post, number) = (self.post.clone(), self.number);
         tokio::spawn(async move {
             tokio::time::sleep(PATIENCE).await;
             let _ = post.send(Input::StatusDue(number)).await;
@@ -66,43 +65,31 @@ impl Driver {
     }
 
     /// The other master has said how it is.
-    pub(super) fn peer_answered(&mut self, master: api::Master) {
-        self.peer_status = Some(master);
-        self.inquiry.peer = false;
+    pub(super) fn other_answered(&mut self, master: api::Master) {
+        self.other = Some(master);
+        self.waits = false;
     }
 
-    /// After anything that may have been the last answer, or the end of somebody who was asked.
-    pub(super) fn answer_if_complete(&mut self) {
-        if self.inquiry.by.is_empty() {
-            return;
-        }
-        let answered = |question: &Question| self.workers.has_answered(question);
-        let there = self.successor.as_ref().is_some_and(|s| s.line.is_some())
-            || self.predecessor.as_ref().is_some_and(|p| p.line.is_some());
-        if !(self.inquiry.peer && there) && self.inquiry.workers.iter().all(answered) {
-            self.answer_inquiry();
-        }
+    /// What the other master said.
+    pub(super) fn other(&self) -> Option<&api::Master> {
+        self.other.as_ref()
     }
 
-    /// The inquiry of this number has waited long enough, if it is not answered yet.
-    pub(super) fn answer_by_now(&mut self, number: u64) {
-        if self.inquiry.number == number {
-            self.answer_inquiry();
+    /// Those who wait, when nothing more is to be waited for. `there`: the other master still is.
+    pub(super) fn complete(&mut self, workers: &Workers, there: bool) -> Vec<Asked> {
+        let answered = |question: &Question| workers.has_answered(question);
+        if (self.waits && there) || !self.workers.iter().all(answered) {
+            return Vec::new();
         }
+        std::mem::take(&mut self.by)
     }
 
-    fn answer_inquiry(&mut self) {
-        let mut status = None;
-        for asked in std::mem::take(&mut self.inquiry.by) {
-            match asked {
-                Asked::Status(reply) => {
-                    let status = status.get_or_insert_with(|| self.describe());
-                    let _ = reply.send(status.clone());
-                }
-                Asked::Metrics(reply) => {
-                    let _ = reply.send(self.metrics_text());
-                }
-            }
+    /// The inquiry of this number has waited long enough.
+    pub(super) fn due(&mut self, number: u64) -> Vec<Asked> {
+        if self.number == number {
+            std::mem::take(&mut self.by)
+        } else {
+            Vec::new()
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A file that shall supersede the generation in probation is looked at first.
+//! A file that shall supersede the generation in probation is looked at first: that one is not given up
+//! for a file that cannot even pass its pre-flight.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,32 +8,30 @@ use super::driver::Driver;
 use super::input::Input;
 use super::launch;
 use super::orders::Waiter;
-use super::record::Record;
 use super::store::Found;
-use super::story::{self, Milestone};
-use crate::api::{Outcome, UpgradeOrder};
-use crate::machine::{Failure, OrderKind};
+use crate::machine::{Event, Failure, OrderKind};
 
-/// The file that shall supersede a generation in probation was looked at.
+/// It was looked at.
 #[derive(Debug)]
 pub struct Looked {
-    order: UpgradeOrder,
     waiter: Waiter,
     found: Found,
     result: Result<(), Failure>,
 }
 
 impl Driver {
-    /// The generation in probation is not given up for a file that cannot even pass its pre-flight.
-    pub(super) fn look_first(&self, order: UpgradeOrder, waiter: Waiter) {
-        let limit = self.config.upgrade.start_timeout + Duration::from_secs(10);
+    /// Before the machine hears the order in hand.
+    pub(super) fn look_first(&mut self) {
+        let Some(waiter) = self.orders.let_go() else {
+            return;
+        };
+        let limit = self.configured.config.upgrade.start_timeout + Duration::from_secs(10);
         self.manager.extend_timeout(limit);
-        let (plan, post) = (self.plan(false, Arc::default()), self.post.clone());
+        let (plan, post) = (self.plan(false, Arc::default()), self.successor.post());
         tokio::spawn(async move {
             let found = Arc::clone(&plan.found);
             let result = launch::look(&plan).await.map(drop);
             let looked = Looked {
-                order,
                 waiter,
                 found: found.get().cloned().unwrap_or_default(),
                 result,
@@ -41,29 +40,22 @@ impl Driver {
         });
     }
 
-    pub(super) async fn looked(&mut self, looked: Looked) {
+    /// The machine hears the order then.
+    pub(super) fn looked(&mut self, looked: Looked) -> Option<Event> {
         let Looked {
-            order,
             waiter,
             found,
             result,
         } = looked;
         let Err(failure) = result else {
-            return self.begin_upgrade(&order, waiter).await;
+            return Some(Event::Order(self.orders.hold(waiter)));
         };
-        let id = waiter.id.clone().unwrap_or_default();
-        let text = format!("upgrade {id} failed: {}", failure.reason);
-        let record = Record::new(id, &self.fixed.me.version, order.hold, false);
-        Milestone {
-            cast: record.cast(),
-            reason: Some(&failure.reason),
-            ..self.milestone(story::FAILED)
-        }
-        .warn(text);
-        self.remember_end(&record.ended(Outcome::Failed, Some(failure.reason.clone())));
-        self.remember_refused(found.build());
+        let id = waiter.id().unwrap_or_default().to_owned();
+        let phase = self.machine.phase();
+        self.story.refused(id, &failure, &found, phase);
         self.disk.reject(found);
         let message = self.failed(OrderKind::Upgrade, &failure);
         waiter.end(failure.exit, message);
+        None
     }
 }

@@ -34,23 +34,34 @@ impl Manager {
 
     /// Names the main process and waits until the manager has processed it (BARRIER proves
     /// processed, not accepted).
-    pub async fn name_main(&mut self, pid: u32, pidfd: Option<BorrowedFd<'_>>) {
+    /// False: it could not be told, and takes another one for the main process.
+    pub async fn name_main(&mut self, pid: u32, pidfd: Option<BorrowedFd<'_>>) -> bool {
         match self {
             Self::Systemd { notify, .. } => {
                 if let Err(e) = notify.main_pid(pid, pidfd) {
                     tracing::warn!("{e}");
+                    return false;
                 }
                 if let Err(e) = notify.barrier(BARRIER).await {
                     tracing::warn!("{e}");
                 }
+                true
             }
-            Self::Keeper(pipe) => {
-                if let Err(e) = writeln!(pipe, "{pid}") {
-                    tracing::warn!("cannot tell the keeper that {pid} is the main process: {e}");
-                    *self = Self::Nobody;
-                }
+            Self::Keeper(_) => {
+                self.tell_keeper(format_args!("main {pid}"));
+                true
             }
-            Self::Nobody => {}
+            Self::Nobody => true,
+        }
+    }
+
+    /// A keeper that does not hear has gone, and the service lives on without it.
+    fn tell_keeper(&self, line: std::fmt::Arguments<'_>) {
+        if let Self::Keeper(pipe) = self {
+            let mut pipe = pipe;
+            if let Err(e) = pipe.write_all(format!("{line}\n").as_bytes()) {
+                tracing::debug!("cannot tell the keeper {line}: {e}");
+            }
         }
     }
 
@@ -66,30 +77,41 @@ impl Manager {
         self.name_main(pid, None).await;
     }
 
-    /// The service runs.
-    pub fn ready(&mut self, text: &str) {
+    /// The service runs, and we are its main process. False: it could not be told.
+    pub fn ready(&mut self, text: &str) -> bool {
+        let pid = std::process::id();
         match self {
-            Self::Systemd { notify, .. } => complain(notify.ready(text, Some(std::process::id()))),
-            Self::Keeper(pipe) => {
-                if writeln!(pipe, "{}", std::process::id()).is_err() {
-                    *self = Self::Nobody;
+            Self::Systemd { notify, .. } => match notify.ready(text, Some(pid)) {
+                Ok(()) => true,
+                Err(e) => {
+                    tracing::warn!("{e}");
+                    false
                 }
+            },
+            Self::Keeper(_) => {
+                self.tell_keeper(format_args!("main {pid}"));
+                self.tell_keeper(format_args!("ready {text}"));
+                true
             }
-            Self::Nobody => {}
+            Self::Nobody => true,
         }
     }
 
     /// What `systemctl status` shows.
     pub fn status(&self, text: &str) {
-        if let Self::Systemd { notify, .. } = self {
-            complain(notify.status(text));
+        match self {
+            Self::Systemd { notify, .. } => complain(notify.status(text)),
+            Self::Keeper(_) => self.tell_keeper(format_args!("status {text}")),
+            Self::Nobody => {}
         }
     }
 
     /// Final for the whole unit.
     pub fn stopping(&self) {
-        if let Self::Systemd { notify, .. } = self {
-            complain(notify.stopping());
+        match self {
+            Self::Systemd { notify, .. } => complain(notify.stopping()),
+            Self::Keeper(_) => self.tell_keeper(format_args!("stopping")),
+            Self::Nobody => {}
         }
     }
 
@@ -144,7 +166,7 @@ impl Manager {
         }
     }
 
-    /// What a successor inherits of it (it has the notify socket in its environment).
+    /// What a successor gets of it (it has the notify socket in its environment).
     pub fn keeper_pipe(&self) -> std::io::Result<Option<OwnedFd>> {
         match self {
             Self::Keeper(pipe) => pipe.as_fd().try_clone_to_owned().map(Some),

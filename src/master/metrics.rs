@@ -20,8 +20,8 @@ use tokio::time::timeout;
 
 use super::control;
 use super::driver::Driver;
-use crate::api::{Drift, Outcome};
-use crate::config::ListenerConfig;
+use crate::api::{Drift, Fates, Handshakes, Last, Outcome};
+use crate::config::{Identities, ListenerConfig};
 use crate::machine::message::ListenerSource;
 use crate::sys::listeners::{self, ListenError, Listener, address_matches};
 use crate::sys::once::Once;
@@ -30,16 +30,26 @@ use crate::sys::once::Once;
 #[derive(Debug)]
 pub(super) struct MetricsSocket(Listener);
 
-/// The socket while this master answers on it.
+/// The socket, and who answers on it while this master owns the service.
 #[derive(Debug)]
-pub(super) struct MetricsDoor(JoinHandle<()>);
+pub(super) struct MetricsDoor {
+    socket: Option<MetricsSocket>,
+    handle: control::Handle,
+    open: Option<Answering>,
+    refused: Once,
+}
 
-impl Drop for MetricsDoor {
+#[derive(Debug)]
+struct Answering(JoinHandle<()>);
+
+impl Drop for Answering {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
+/// What is said of it.
+const CANNOT: &str = "cannot answer on [metrics] address";
 /// A scrape that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Out of descriptors, or the like.
@@ -73,118 +83,146 @@ impl MetricsSocket {
     }
 }
 
-impl Driver {
+impl MetricsDoor {
+    pub(super) fn new(socket: Option<MetricsSocket>, handle: control::Handle) -> Self {
+        Self {
+            socket,
+            handle,
+            open: None,
+            refused: Once::default(),
+        }
+    }
+
     /// What a configuration with this address listens on.
-    pub(super) fn metrics_for(&self, address: &str) -> Result<Option<MetricsSocket>, ListenError> {
-        let ours = self.metrics.as_ref().and_then(|m| m.try_clone().ok());
+    pub(super) fn socket_for(&self, address: &str) -> Result<Option<MetricsSocket>, ListenError> {
+        let ours = self.socket.as_ref().and_then(|m| m.try_clone().ok());
         MetricsSocket::open(address, ours)
     }
 
+    /// A copy, for a successor.
+    pub(super) fn copy(&self) -> io::Result<Option<OwnedFd>> {
+        self.socket
+            .as_ref()
+            .map(MetricsSocket::try_clone)
+            .transpose()
+    }
+
     /// A new configuration counts.
-    pub(super) fn change_metrics(&mut self, metrics: Option<MetricsSocket>) {
-        self.metrics_door = None;
-        self.metrics = metrics;
+    pub(super) fn change(&mut self, socket: Option<MetricsSocket>) {
+        self.open = None;
+        self.socket = socket;
     }
 
     /// Answers on the socket while this master owns the service.
-    pub(super) fn metrics_follow(&mut self, owns: bool) {
+    pub(super) fn follow(&mut self, owns: bool) {
         if !owns {
-            self.metrics_door = None;
+            self.open = None;
             return;
         }
-        let (Some(socket), None) = (&self.metrics, &self.metrics_door) else {
+        let (Some(socket), None) = (&self.socket, &self.open) else {
             return;
         };
         let router = control::metrics_router(self.handle.clone());
         match Accepting::new(socket) {
-            Ok(accepting) => {
-                self.metrics_door = Some(MetricsDoor(tokio::spawn(serve(accepting, router))));
-            }
-            Err(e) => tracing::error!("cannot answer on [metrics] address: {e}"),
+            Ok(accepting) => self.open = Some(Answering(tokio::spawn(serve(accepting, router)))),
+            Err(e) if self.refused.again() => tracing::error!("{CANNOT}: {e}; it is tried again"),
+            Err(_) => {}
         }
     }
+}
 
-    /// Prometheus text. Counters begin anew with each generation, but for those of drains.
-    pub(super) fn metrics_text(&self) -> String {
-        let mut text = Text::default();
-        let me = &self.fixed.me;
-        let workers = self.workers.report();
-        let served = self.workers.served();
-        text.family("build_info", "gauge", "What runs.");
-        text.value("build_info", &[("version", &me.version)], 1);
-        text.family("generation", "gauge", "The owning generation.");
-        text.value("generation", &[], me.generation);
-        text.family("workers", "gauge", "Worker processes of the owner.");
-        text.value("workers", &[], workers.len() as u64);
-        text.family("connections", "gauge", "Open connections of the owner.");
-        let open = workers.iter().map(|w| w.connections).sum();
-        text.value("connections", &[], open);
-        text.family(
-            "accepted_total",
-            "counter",
-            "Connections accepted by this generation.",
-        );
-        text.value("accepted_total", &[], served.accepted);
-        text.family(
-            "received_total",
-            "counter",
-            "Connections taken over from other workers by this generation.",
-        );
-        text.value("received_total", &[], served.received);
-        text.family(
-            "requests_total",
-            "counter",
-            "Requests answered by this generation.",
-        );
-        text.value("requests_total", &[], served.requests);
-        let drained = self.all_drained();
-        let of_drains = [
-            ("passed", drained.passed, "passed on to other workers"),
-            ("finished", drained.finished, "that ended by themselves"),
-            ("cut", drained.cut, "cut at the deadline"),
-        ];
-        for (name, value, what) in of_drains {
-            let name = format!("{name}_total");
-            let help = format!("Connections of draining workers {what}, over all generations.");
-            text.family(&name, "counter", &help);
-            text.value(&name, &[], value);
-        }
-        self.tls_metrics(&mut text);
-        text.family(
-            "disagreements_total",
-            "counter",
-            "Connections that looked idle and were not; must be 0.",
-        );
-        text.value("disagreements_total", &[], self.workers.disagreements());
-        text.family(
-            "accept_errors_total",
-            "counter",
-            "Connections that could not be accepted, and listeners that cannot accept.",
-        );
-        text.value("accept_errors_total", &[], self.workers.accept_errors());
-        text.family(
-            "draining_generations",
-            "gauge",
-            "Earlier generations that only drain.",
-        );
-        text.value("draining_generations", &[], self.still_draining() as u64);
-        text.family("upgrade_under_way", "gauge", "Whether an upgrade is.");
-        text.value("upgrade_under_way", &[], u64::from(self.upgrade.is_some()));
-        self.drift(&mut text);
-        self.last_upgrade(&mut text);
-        text.0
+/// Prometheus text. Counters begin anew with each generation, but for those of drains.
+pub(super) fn text(driver: &Driver) -> String {
+    let mut text = Text::default();
+    let me = &driver.fixed.me;
+    let workers = driver.workers.report();
+    let served = driver.workers.served();
+    text.family("build_info", "gauge", "What runs.");
+    text.value("build_info", &[("version", &me.version)], 1);
+    text.family("generation", "gauge", "The owning generation.");
+    text.value("generation", &[], me.generation);
+    text.family("workers", "gauge", "Worker processes of the owner.");
+    text.value("workers", &[], workers.len() as u64);
+    text.family("connections", "gauge", "Open connections of the owner.");
+    let open = workers.iter().map(|w| w.connections).sum();
+    text.value("connections", &[], open);
+    text.family(
+        "accepted_total",
+        "counter",
+        "Connections accepted by this generation.",
+    );
+    text.value("accepted_total", &[], served.accepted);
+    text.family(
+        "received_total",
+        "counter",
+        "Connections taken over from other workers by this generation.",
+    );
+    text.value("received_total", &[], served.received);
+    text.family(
+        "requests_total",
+        "counter",
+        "Requests answered by this generation.",
+    );
+    text.value("requests_total", &[], served.requests);
+    let drained = driver.all_drained();
+    let of_drains = [
+        ("passed", drained.passed, "passed on to other workers"),
+        ("finished", drained.finished, "that ended by themselves"),
+        ("cut", drained.cut, "cut at the deadline"),
+    ];
+    for (name, value, what) in of_drains {
+        let name = format!("{name}_total");
+        let help = format!("Connections of draining workers {what}, over all generations.");
+        text.family(&name, "counter", &help);
+        text.value(&name, &[], value);
     }
+    if let Some(identities) = &driver.configured.config.tls.identities {
+        text.tls(identities, &served.tls.handshakes, &drained.tls);
+    }
+    text.family(
+        "disagreements_total",
+        "counter",
+        "Connections that looked idle and were not; must be 0.",
+    );
+    text.value("disagreements_total", &[], driver.workers.disagreements());
+    text.family(
+        "accept_errors_total",
+        "counter",
+        "Connections that could not be accepted, and listeners that cannot accept.",
+    );
+    text.value("accept_errors_total", &[], driver.workers.accept_errors());
+    text.family(
+        "draining_generations",
+        "gauge",
+        "Earlier generations that only drain.",
+    );
+    text.value(
+        "draining_generations",
+        &[],
+        driver.drainers.still_draining() as u64,
+    );
+    text.family("upgrade_under_way", "gauge", "Whether an upgrade is.");
+    let under_way = driver.story.upgrade().is_some();
+    text.value("upgrade_under_way", &[], u64::from(under_way));
+    text.drift(
+        &driver
+            .disk
+            .store
+            .drift(&me.version, &driver.disk.store.disk()),
+    );
+    if let Some(last) = driver.story.last() {
+        text.last_upgrade(last);
+    }
+    text.0
+}
 
-    fn tls_metrics(&self, text: &mut Text) {
-        let Some(identities) = &self.config.tls.identities else {
-            return;
-        };
-        text.family(
+impl Text {
+    fn tls(&mut self, identities: &Identities, all: &Handshakes, drained: &Fates) {
+        self.family(
             "tls_handshakes_total",
             "counter",
             "TLS handshakes of this generation, by how they ended.",
         );
-        let all = self.workers.served().tls.handshakes;
         for (result, value) in [
             ("full", all.done - all.resumed),
             ("resumed", all.resumed),
@@ -195,41 +233,34 @@ impl Driver {
             ("nothing_in_common", all.nothing_in_common),
             ("broken", all.broken),
         ] {
-            text.value("tls_handshakes_total", &[("result", result)], value);
+            self.value("tls_handshakes_total", &[("result", result)], value);
         }
-        text.family(
+        self.family(
             "tls_drained_total",
             "counter",
             "TLS connections of draining workers, over all generations.",
         );
-        let drained = self.all_drained().tls;
         for (result, value) in [
             ("passed", drained.passed),
             ("finished", drained.finished),
             ("cut", drained.cut),
         ] {
-            text.value("tls_drained_total", &[("result", result)], value);
+            self.value("tls_drained_total", &[("result", result)], value);
         }
-        text.family(
-            "tls_certificate_expires_seconds",
+        let expires = "tls_certificate_expires_seconds";
+        self.family(
+            expires,
             "gauge",
             "When a certificate expires, as Unix time.",
         );
         for identity in &identities.list {
             let file = identity.file.to_string_lossy();
-            let label = [("file", &*file)];
-            text.value(
-                "tls_certificate_expires_seconds",
-                &label,
-                identity.not_after,
-            );
+            self.value(expires, &[("file", &*file)], identity.not_after);
         }
     }
 
-    fn drift(&self, text: &mut Text) {
-        let store = &self.disk.store;
-        let drift = store.drift(&self.fixed.me.version, &store.disk());
-        text.family(
+    fn drift(&mut self, drift: &Drift) {
+        self.family(
             "drift",
             "gauge",
             "Whether what the package manager installed, the file on disk, or the last proved build \
@@ -237,12 +268,12 @@ impl Driver {
         );
         for place in Drift::PLACES {
             let differs = u64::from(drift.is_in(place));
-            text.value("drift", &[("of", place)], differs);
+            self.value("drift", &[("of", place)], differs);
         }
     }
 
-    fn last_upgrade(&self, text: &mut Text) {
-        let Some(last) = &self.last else { return };
+    fn last_upgrade(&mut self, last: &Last) {
+        let text = self;
         text.family("last_upgrade", "gauge", "How the last upgrade ended.");
         for outcome in [
             Outcome::Committed,
@@ -252,7 +283,7 @@ impl Driver {
             Outcome::Interrupted,
         ] {
             let is = u64::from(last.outcome == outcome);
-            let label = [("outcome", super::perform::ended_as(outcome))];
+            let label = [("outcome", super::milestone::ended_as(outcome))];
             text.value("last_upgrade", &label, is);
         }
         text.family(
@@ -314,9 +345,6 @@ impl Accepting {
         })
     }
 }
-
-/// What is said of it.
-const CANNOT: &str = "[metrics] address: cannot accept";
 
 async fn serve(accepting: Accepting, router: Router) {
     let places = std::sync::Arc::new(tokio::sync::Semaphore::new(MOST));

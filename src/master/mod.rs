@@ -1,10 +1,14 @@
 //! A master: owns the listeners, supervises workers, answers the operator, replaces its own
 //! program.
 
+mod arrive;
 mod behind;
-mod cold;
+mod configured;
 pub mod control;
 mod disk;
+mod door;
+mod drain;
+mod drainers;
 mod driver;
 mod guard;
 mod handoff;
@@ -15,28 +19,34 @@ mod inheritance;
 mod input;
 mod inquiry;
 mod launch;
+mod launching;
 mod line;
-mod lingering;
 mod look;
 mod manager;
 mod metrics;
+mod milestone;
 mod orders;
-mod peers;
 mod perform;
 mod pidfiles;
+mod predecessor;
 mod record;
 mod release_file;
 mod releases;
 mod replace;
+mod setup;
 mod slots;
 mod sockets;
 mod start;
 mod status;
 pub mod store;
 mod story;
+mod succeed;
+mod successor;
 mod tls;
 mod unit;
+mod verdicts;
 mod words;
 mod workers;
 
-pub use start::{Origin, Setup, StartError, run};
+pub use setup::{Origin, Setup, StartError};
+pub use start::run;

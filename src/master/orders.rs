@@ -1,21 +1,20 @@
-//! Orders: taken from the control socket, given to the machine, answered when it says so.
+//! Orders: taken from the control socket, put into the machine's words, answered when it says so.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::task::JoinHandle;
-
-use super::control::{Answer, Order as Asked, Peer};
-use super::disk::DISK_BUSY;
-use super::driver::Driver;
+use super::control::{Answer, Order as Asked};
+use super::disk::{Disk, SETTLES};
 use super::record::new_id;
+use super::releases::OnDisk;
 use super::store::{Found, StoreError};
-use super::words::{self, Who};
+use super::words;
 use crate::api::{self, Last, Outcome, Until, UpgradeOrder, exit};
 use crate::machine::message::Supersede;
 use crate::machine::trial::Name;
-use crate::machine::{Event, Failure, Order, OrderKind, Phase, Verdict};
+use crate::machine::{Order, OrderKind, Signal};
+use crate::sys::image::Image;
 
-/// Those who wait for an answer, and what waits for the disk.
+/// Those who wait for an answer.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     /// The order this step is about: a refusal is for it alone.
@@ -23,24 +22,20 @@ pub(super) struct Orders {
     waiting: Vec<Waiter>,
     /// `--until commit`: taken over, not yet final.
     until_commit: Vec<Waiter>,
+    /// What waits until the program on disk is put right.
+    put_off: Vec<(Instant, PutOff)>,
     /// The upgrade that the next launch is.
-    pub(super) upcoming: Option<Upcoming>,
-    /// Verdicts that are true when the disk is as it should be.
-    pub(super) after_disk: Vec<(OrderKind, Verdict)>,
-    pub(super) conclusion: Option<(Outcome, Option<Failure>)>,
-    /// What the predecessor could not do to the program on disk.
-    pub(super) disk_elsewhere: Option<String>,
-    /// A Retire that waits for the disk.
-    pub(super) retire: Option<String>,
-    /// Control sockets that still answer what was taken.
-    pub(super) doors: Vec<JoinHandle<()>>,
+    upcoming: Option<Upcoming>,
 }
 
+/// Who gave an order, and how it is to be answered.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    kind: OrderKind,
+    order: Order,
     until: Until,
-    pub(super) id: Option<String>,
+    id: Option<String>,
+    /// Instead of the configured one.
+    probation: Option<Duration>,
     answer: Answer,
 }
 
@@ -49,44 +44,244 @@ pub(super) struct Waiter {
 pub(super) struct Upcoming {
     pub(super) id: String,
     pub(super) probation: Option<Duration>,
-    /// For its release.
-    pub(super) release: bool,
+}
+
+/// What would take a rejected program for a new one, if it began now.
+#[derive(Debug)]
+pub(super) enum PutOff {
+    Order(Asked, Answer),
+    Signal(Signal),
+}
+
+/// An answer that is due.
+#[derive(Debug)]
+pub(super) struct Reply {
+    waiter: Waiter,
+    exit: u8,
+    message: String,
 }
 
 impl Orders {
-    fn take(&mut self, kind: OrderKind) -> Vec<Waiter> {
-        let mut taken: Vec<Waiter> = self
-            .in_hand
-            .take_if(|w| w.kind == kind)
-            .into_iter()
-            .collect();
-        let (of_kind, rest) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|w| w.kind == kind);
-        self.waiting = rest;
-        taken.extend::<Vec<_>>(of_kind);
-        taken
+    /// Takes an order; `None`: it is answered already. `tell` makes a step of what is said on the way.
+    pub(super) fn take(
+        &mut self,
+        order: Asked,
+        answer: Answer,
+        disk: &mut Disk,
+        refused: &[String],
+        hosted: &OnDisk,
+        tell: impl FnOnce(String) -> api::Event,
+    ) -> Option<Order> {
+        let order = match order {
+            Asked::Upgrade(order) => return self.take_upgrade(order, answer, disk, hosted),
+            Asked::Apply(mut order) => {
+                let opened = disk.store.open();
+                let build = opened.as_ref().ok().map(Image::build_id);
+                let running = build == Some(disk.store.running().build_id());
+                let same = running && !hosted.new;
+                let rejected = build.is_some_and(|build| {
+                    disk.store.build(Name::Rejected).as_deref() == Some(build)
+                        || refused.iter().any(|refused| refused == build)
+                });
+                if !same && !rejected {
+                    // A successor in probation is taken back first.
+                    order.supersede = true;
+                    return self.take_upgrade(order, answer, disk, hosted);
+                }
+                if rejected {
+                    let message = words::refused_before(disk.store.path());
+                    tracing::warn!("{message}");
+                    answer.step(tell(message));
+                    // Not to be started at the next boot either.
+                    disk.reject(Found::of(&opened));
+                }
+                Order::Reload
+            }
+            Asked::Commit => Order::Commit,
+            Asked::Rollback => Order::Rollback {
+                nothing: match &hosted.ended {
+                    Some(from) => Some(format!(
+                        "the last upgrade was another release, and it has ended: `deploy {}` goes \
+                         back",
+                        from.display()
+                    )),
+                    None => disk.store.previous(refused).err().map(|e| match e {
+                        StoreError::NoOld(_) => "no upgrade is in probation, and no program of \
+                                                 before is kept beside the one on disk"
+                            .into(),
+                        e => e.to_string(),
+                    }),
+                },
+            },
+            Asked::Reload => Order::Reload,
+            Asked::Stop => Order::Stop,
+        };
+        Some(self.hold(Waiter {
+            order,
+            until: Until::Takeover,
+            id: None,
+            probation: None,
+            answer,
+        }))
     }
 
-    /// Those who waited for the commit learn it.
-    pub(super) fn committed(&mut self, last: &Last) {
-        for waiter in std::mem::take(&mut self.until_commit) {
-            let text = words::ended(Outcome::Committed, &last.from, last.to.as_deref());
-            waiter.end(exit::OK, text);
+    /// Takes an order in hand for the machine to hear.
+    pub(super) fn hold(&mut self, waiter: Waiter) -> Order {
+        let order = waiter.order.clone();
+        if let (Order::Upgrade { .. }, Some(id)) = (&order, &waiter.id) {
+            self.upcoming = Some(Upcoming {
+                id: id.clone(),
+                probation: waiter.probation,
+            });
         }
+        self.in_hand = Some(waiter);
+        order
+    }
+
+    fn take_upgrade(
+        &mut self,
+        order: UpgradeOrder,
+        answer: Answer,
+        disk: &Disk,
+        hosted: &OnDisk,
+    ) -> Option<Order> {
+        let id = order.id.unwrap_or_else(new_id);
+        let current = disk.store.disk().matches_running && !hosted.other;
+        let supersede = order.supersede.then(|| Supersede {
+            id: id.clone(),
+            hold: order.hold,
+            probation_ms: order.probation_ms,
+        });
+        let refused = check_id(&id).err();
+        let waiter = Waiter {
+            order: Order::Upgrade {
+                current,
+                end_oldest: order.end_oldest,
+                hold: order.hold,
+                supersede,
+            },
+            until: order.until,
+            id: Some(id),
+            probation: order.probation_ms.map(Duration::from_millis),
+            answer,
+        };
+        if let Some(reason) = refused {
+            waiter.end(exit::USAGE, reason);
+            return None;
+        }
+        Some(self.hold(waiter))
+    }
+
+    /// The machine has heard the order. Not answered in this step: it waits.
+    pub(super) fn given(&mut self) {
+        let waits = self.in_hand.take();
+        if waits.is_none() {
+            // Refused: the next launch is not this one.
+            self.upcoming = None;
+        }
+        self.waiting.extend(waits);
+    }
+
+    /// The order in hand, for somebody who looks at something before the machine hears it.
+    pub(super) fn let_go(&mut self) -> Option<Waiter> {
+        self.upcoming = None;
+        self.in_hand.take()
+    }
+
+    pub(super) fn put_off(&mut self, one: PutOff) {
+        self.put_off.push((Instant::now(), one));
+    }
+
+    /// What was put off, in order.
+    pub(super) fn resume(&mut self) -> impl Iterator<Item = PutOff> + use<> {
+        let all = std::mem::take(&mut self.put_off).into_iter();
+        all.map(|(_, one)| one)
+    }
+
+    /// What has waited for too long is not done.
+    pub(super) fn refuse_put_off(&mut self) {
+        let late = |(since, _): &(Instant, PutOff)| since.elapsed() >= SETTLES;
+        let (late, rest) = std::mem::take(&mut self.put_off)
+            .into_iter()
+            .partition::<Vec<_>, _>(late);
+        self.put_off = rest;
+        for (_, one) in late {
+            match one {
+                PutOff::Order(_, answer) => answer.end(api::Verdict {
+                    exit: exit::REFUSED,
+                    message: words::DISK_BUSY.into(),
+                    id: None,
+                }),
+                PutOff::Signal(signal) => {
+                    tracing::warn!("SIG{} is refused: {}", signal.as_str(), words::DISK_BUSY);
+                }
+            }
+        }
+    }
+
+    /// The upgrade that is launched now, if it was ordered.
+    pub(super) fn upcoming(&mut self) -> Option<Upcoming> {
+        self.upcoming.take()
+    }
+
+    /// For the one who asked now, not for those who wait already.
+    pub(super) fn answer(&mut self, exit: u8, message: String) {
+        if let Some(waiter) = self.in_hand.take() {
+            waiter.end(exit, message);
+        }
+    }
+
+    /// The answers for all orders of a kind. `until_commit`: who wants to know the end waits on.
+    pub(super) fn settle(
+        &mut self,
+        kind: OrderKind,
+        exit: u8,
+        message: &str,
+        until_commit: bool,
+    ) -> Vec<Reply> {
+        let (wait, answered): (Vec<_>, Vec<_>) = self
+            .take_waiters(kind)
+            .into_iter()
+            .partition(|waiter| until_commit && waiter.until == Until::Commit);
+        self.until_commit.extend(wait);
+        let reply = |waiter| Reply {
+            waiter,
+            exit,
+            message: message.to_owned(),
+        };
+        answered.into_iter().map(reply).collect()
+    }
+
+    /// Dropped without a verdict: the client asks the next owner, by id.
+    pub(super) fn moved(&mut self, kind: OrderKind) {
+        drop(self.take_waiters(kind));
+    }
+
+    fn take_waiters(&mut self, kind: OrderKind) -> Vec<Waiter> {
+        if kind == OrderKind::Upgrade {
+            self.upcoming = None;
+        }
+        let now = self.in_hand.take_if(|w| w.order.kind() == kind);
+        let (of_kind, rest) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition::<Vec<_>, _>(|w| w.order.kind() == kind);
+        self.waiting = rest;
+        now.into_iter().chain(of_kind).collect()
     }
 
     /// An upgrade ended: those who waited for it.
     pub(super) fn ended(&mut self, last: &Last) {
-        if last.outcome == Outcome::Committed {
-            return self.committed(last);
-        }
         let mut text = words::ended(last.outcome, &last.from, last.to.as_deref());
-        if let Some(why) = &last.reason {
-            text = format!("{text}: {why}");
-        }
+        let exit = if last.outcome == Outcome::Committed {
+            exit::OK
+        } else {
+            if let Some(why) = &last.reason {
+                text = format!("{text}: {why}");
+            }
+            exit::FAILED
+        };
         for waiter in std::mem::take(&mut self.until_commit) {
-            waiter.end(exit::FAILED, text.clone());
+            waiter.end(exit, text.clone());
         }
     }
 
@@ -95,9 +290,11 @@ impl Orders {
         self.in_hand = None;
         self.waiting.clear();
         self.until_commit.clear();
+        self.put_off.clear();
     }
 
-    fn tell(&self, event: &api::Event) {
+    /// A step, for everybody who waits.
+    pub(super) fn tell(&self, event: &api::Event) {
         let all = self.in_hand.iter().chain(&self.waiting);
         for waiter in all.chain(&self.until_commit) {
             waiter.answer.step(event.clone());
@@ -105,320 +302,31 @@ impl Orders {
     }
 }
 
+impl Reply {
+    /// `differs`: it is done; but a restart would start something else.
+    pub(super) fn end(self, differs: Option<&str>) {
+        match differs {
+            Some(why) => self.waiter.end(
+                self.exit.max(exit::FAILED),
+                format!("{}\n{why}", self.message),
+            ),
+            None => self.waiter.end(self.exit, self.message),
+        }
+    }
+}
+
 impl Waiter {
+    /// The upgrade's id, if it is about one.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     pub(super) fn end(self, exit: u8, message: String) {
         self.answer.end(api::Verdict {
             exit,
             message,
             id: self.id,
         });
-    }
-}
-
-impl Driver {
-    pub(super) async fn order(&mut self, order: Asked, peer: Peer, answer: Answer) {
-        tracing::info!("{}: ordered by {peer}", order.verb());
-        let begins = matches!(order, Asked::Upgrade(_) | Asked::Apply(_) | Asked::Rollback);
-        if begins && !self.disk_settles().await {
-            return answer.end(api::Verdict {
-                exit: exit::REFUSED,
-                message: DISK_BUSY.into(),
-                id: None,
-            });
-        }
-        match order {
-            Asked::Upgrade(order) => self.order_upgrade(order, answer).await,
-            Asked::Apply(order) => self.order_apply(order, answer).await,
-            Asked::Commit => self.give(OrderKind::Commit, Order::Commit, answer).await,
-            Asked::Rollback => self.order_rollback(answer).await,
-            Asked::Reload => self.give(OrderKind::Reload, Order::Reload, answer).await,
-            Asked::Stop => self.give(OrderKind::Stop, Order::Stop, answer).await,
-        }
-    }
-
-    async fn give(&mut self, kind: OrderKind, order: Order, answer: Answer) {
-        let waiter = Waiter {
-            kind,
-            until: Until::Takeover,
-            id: None,
-            answer,
-        };
-        self.give_as(waiter, order).await;
-    }
-
-    async fn give_as(&mut self, waiter: Waiter, order: Order) {
-        self.orders.in_hand = Some(waiter);
-        self.happen(Event::Order(order)).await;
-        // Not answered in this step: it waits.
-        let pending = self.orders.in_hand.take();
-        self.orders.waiting.extend(pending);
-    }
-
-    async fn order_upgrade(&mut self, order: UpgradeOrder, answer: Answer) {
-        let id = order.id.clone().unwrap_or_else(new_id);
-        let waiter = Waiter {
-            kind: OrderKind::Upgrade,
-            until: order.until,
-            id: Some(id.clone()),
-            answer,
-        };
-        if let Err(reason) = check_id(&id) {
-            return waiter.end(exit::USAGE, reason);
-        }
-        if let Some(elsewhere) = order
-            .release
-            .as_ref()
-            .and_then(|one| self.leads_elsewhere(one))
-        {
-            return waiter.end(exit::REFUSED, elsewhere);
-        }
-        let running = self.disk.store.running().build_id();
-        let disk = self.disk.store.disk();
-        // One that gives the service back does not answer for what will run.
-        let stays = self.machine.phase() != Phase::Yielded;
-        let same = disk.build_id.as_deref() == Some(running);
-        if same && stays && self.applications.other_release().is_none() {
-            let version = &self.fixed.me.version;
-            let what = match self.applications.release() {
-                Some(release) => format!(
-                    "{version} runs already with {}: they are the program and the release on disk",
-                    release.path.display()
-                ),
-                None => format!("{version} runs already: it is the program on disk"),
-            };
-            return waiter.end(exit::OK, what);
-        }
-        if let Some(full) = self.too_many_draining() {
-            return waiter.end(exit::REFUSED, full);
-        }
-        if order.supersede && self.machine.phase() == Phase::Probation {
-            return self.look_first(order, waiter);
-        }
-        self.begin_upgrade(&order, waiter).await;
-    }
-
-    pub(super) async fn begin_upgrade(&mut self, order: &UpgradeOrder, waiter: Waiter) {
-        let id = waiter.id.clone().unwrap_or_default();
-        let supersede = order.supersede.then(|| Supersede {
-            id: id.clone(),
-            hold: order.hold,
-            probation_ms: order.probation_ms,
-            release: order.release.is_some(),
-        });
-        self.orders.upcoming = Some(Upcoming {
-            id,
-            probation: order.probation_ms.map(Duration::from_millis),
-            release: order.release.is_some(),
-        });
-        let machine_order = Order::Upgrade {
-            hold: order.hold,
-            supersede,
-        };
-        self.give_as(waiter, machine_order).await;
-        // Refused: the next launch is not this one.
-        self.orders.upcoming = None;
-    }
-
-    /// Make what is on disk be what runs.
-    async fn order_apply(&mut self, mut order: UpgradeOrder, answer: Answer) {
-        let opened = self.disk.store.open();
-        let build = opened
-            .as_ref()
-            .ok()
-            .map(|image| image.build_id().to_owned());
-        let same = build.as_deref() == Some(self.disk.store.running().build_id())
-            && self.new_release().is_none();
-        let rejected = build.is_some_and(|build| self.was_refused(&build));
-        if !same && !rejected {
-            order.supersede |= self.machine.phase() == Phase::Probation;
-            return self.order_upgrade(order, answer).await;
-        }
-        if rejected {
-            let message = format!(
-                "the program on disk was refused before and is {}.rejected now: only the \
-                 configuration is reloaded (`upgrade --binary {0}.rejected` tries it again)",
-                self.disk.store.path().display()
-            );
-            tracing::warn!("{message}");
-            // Not to be started at the next boot either.
-            self.disk.reject(Found::of(&opened));
-            answer.step(self.step_event(self.machine.phase(), message));
-        }
-        self.give(OrderKind::Reload, Order::Reload, answer).await;
-    }
-
-    async fn order_rollback(&mut self, answer: Answer) {
-        if let Some(reason) = self.workers.irreversible() {
-            return answer.end(api::Verdict {
-                exit: exit::REFUSED,
-                message: format!("the application says that there is no way back: {reason}"),
-                id: None,
-            });
-        }
-        let previous = || self.disk.store.previous(&self.history.refused());
-        if self.machine.phase() == Phase::Serving {
-            // One that failed has changed nothing: what is gone back from is the program.
-            let last = self.last.as_ref();
-            let last = last.filter(|last| last.outcome == Outcome::Committed);
-            if let Some(releases) = last.and_then(|last| last.releases.as_ref()) {
-                return answer.end(api::Verdict {
-                    exit: exit::REFUSED,
-                    message: format!(
-                        "the last upgrade was another release, and it has ended: `deploy {}` goes \
-                         back",
-                        releases.from.display()
-                    ),
-                    id: None,
-                });
-            }
-            if let Err(e) = previous() {
-                return answer.end(api::Verdict {
-                    exit: exit::REFUSED,
-                    message: match e {
-                        StoreError::NoOld(_) => "there is nothing to go back to: no upgrade is in \
-                             probation, and no program of before is kept beside the one on disk"
-                            .into(),
-                        e => format!("there is nothing to go back to: {e}"),
-                    },
-                    id: None,
-                });
-            }
-        }
-        self.give(OrderKind::Rollback, Order::Rollback, answer)
-            .await;
-    }
-
-    /// Draining generations pile up when clients hold on for long.
-    pub(super) fn too_many_draining(&self) -> Option<String> {
-        // One that was rejected drains on when the next one starts.
-        let evicted = self.machine.phase() == Phase::Evicting;
-        let draining = self.still_draining() + usize::from(evicted);
-        (draining >= usize::from(self.config.drain.generations)).then(|| {
-            format!(
-                "{draining} generations are still draining; try again when `status` shows fewer, \
-                 or shorten [drain] timeout"
-            )
-        })
-    }
-
-    /// The machine's verdict on an order.
-    pub(super) fn settle(&mut self, kind: OrderKind, verdict: Verdict) {
-        let changes_disk = match kind {
-            OrderKind::Upgrade => matches!(verdict, Verdict::Failed(_)),
-            OrderKind::Rollback | OrderKind::Commit => {
-                matches!(verdict, Verdict::Failed(_) | Verdict::Done)
-            }
-            OrderKind::Reload | OrderKind::Stop => false,
-        };
-        if self.disk.is_busy() && changes_disk {
-            self.orders.after_disk.push((kind, verdict));
-            return;
-        }
-        let (exit, message) = match verdict {
-            Verdict::Done => (exit::OK, self.done(kind)),
-            Verdict::Already(what) => (exit::OK, what.to_owned()),
-            Verdict::Refused(why) => {
-                // For the one who asked now, not for those who wait already.
-                if let Some(waiter) = self.orders.in_hand.take() {
-                    waiter.end(exit::REFUSED, why);
-                }
-                return;
-            }
-            Verdict::Failed(failure) => (failure.exit, self.failed(kind, &failure)),
-            Verdict::Moved => {
-                // Dropped without a verdict: the client asks the next owner, by id.
-                drop(self.orders.take(kind));
-                return;
-            }
-        };
-        let (exit, message) = match self.disk_differs().filter(|_| changes_disk) {
-            // It serves; but what a restart would start is something else.
-            Some(why) => (exit.max(exit::FAILED), format!("{message}\n{why}")),
-            None => (exit, message),
-        };
-        for waiter in self.orders.take(kind) {
-            let done = exit == exit::OK && kind == OrderKind::Upgrade;
-            if done && waiter.until == Until::Commit && self.upgrade.is_some() {
-                self.orders.until_commit.push(waiter);
-            } else {
-                waiter.end(exit, message.clone());
-            }
-        }
-    }
-
-    /// Why the program on disk is not as an order has left it.
-    fn disk_differs(&self) -> Option<String> {
-        let elsewhere = self.orders.disk_elsewhere.as_ref();
-        let why = self.disk.trouble.as_ref().or(elsewhere)?;
-        Some(format!(
-            "{why}; it is tried again, `status` says when it is done"
-        ))
-    }
-
-    /// By this service, or by a cold start.
-    fn was_refused(&self, build: &str) -> bool {
-        let rejected = self.disk.store.build(Name::Rejected);
-        rejected.as_deref() == Some(build) || self.history.refused().iter().any(|b| b == build)
-    }
-
-    fn done(&self, kind: OrderKind) -> String {
-        match kind {
-            OrderKind::Upgrade => {
-                if self.machine.phase() == Phase::Beside {
-                    return self.status_line();
-                }
-                let record = self.upgrade.as_ref();
-                let probation = record
-                    .and_then(|r| r.probation)
-                    .unwrap_or(self.config.upgrade.probation);
-                words::took_over(self.who(), self.successor_who(), probation)
-            }
-            OrderKind::Commit => format!("{} is committed and serves", self.newest()),
-            OrderKind::Rollback => match &self.predecessor {
-                Some(link) => format!(
-                    "{} (g{}) serves again",
-                    link.identity.version, link.identity.generation
-                ),
-                None if self.machine.phase() == Phase::Parked => {
-                    format!("{} serves: the program of before", self.successor_who())
-                }
-                None => format!("{} serves", self.who()),
-            },
-            OrderKind::Reload => "the new configuration is in use".into(),
-            OrderKind::Stop => "stopped".into(),
-        }
-    }
-
-    fn newest(&self) -> Who<'_> {
-        match &self.successor {
-            Some(_) => self.successor_who(),
-            None => self.who(),
-        }
-    }
-
-    pub(super) fn failed(&self, kind: OrderKind, failure: &Failure) -> String {
-        let (why, who) = (&failure.reason, self.who());
-        match kind {
-            OrderKind::Upgrade | OrderKind::Rollback => format!("{why}; {who} serves on"),
-            OrderKind::Reload => format!("{why}\n{who} serves on with the configuration of before"),
-            OrderKind::Commit | OrderKind::Stop => format!("{why}\n{who} serves on as before"),
-        }
-    }
-
-    /// Everybody who follows learns of a phase change.
-    pub(super) fn tell_step(&self, phase: Phase, message: &str) {
-        let event = self.step_event(phase, message.to_owned());
-        self.orders.tell(&event);
-        self.desk.publish(event);
-    }
-
-    fn step_event(&self, phase: Phase, message: String) -> api::Event {
-        api::Event::Step {
-            id: self.upgrade_id().map(ToOwned::to_owned),
-            generation: self.fixed.me.generation,
-            phase: phase.to_string(),
-            message,
-        }
     }
 }
 

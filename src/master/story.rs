@@ -1,137 +1,319 @@
-//! The journal's milestones: a `MESSAGE_ID` for each kind of event. `packaging/catalog` explains
-//! them to `journalctl -x`; the ids never change.
+//! The upgrade under way and the last one: what the journal is told of them, and what is written down
+//! in the state directory.
 
-use super::driver::Driver;
-use crate::api::Connections;
+use std::path::Path;
+use std::time::Duration;
 
-/// The order or signal was taken.
-pub(super) const UPGRADE_STARTS: &str = "37629fa04f5c4e11b4d77b54a715e0db";
-/// A successor's process exists.
-pub(super) const MASTER_STARTED: &str = "70d17a20603f47af9888137aaa8d1677";
-/// A step.
-pub(super) const PHASE_CHANGED: &str = "e8692a04340247b5878a78ab21741f4f";
-/// A successor gives up.
-pub(super) const GIVEN_BACK: &str = "957dcecf97694e18813c45c638e8fffc";
-/// The last worker of a generation that handed over has gone.
-pub(super) const DRAINED: &str = "8a3f0d5b5b7d4c1e9f7f6b21c4e0d9a2";
-/// It is final.
-pub(super) const COMMITTED: &str = "14dfe59398754ee4af18baf934732b91";
-/// The old generation serves again.
-pub(super) const ROLLED_BACK: &str = "286ee0acd2c94ec3816134ebc00ae768";
-/// The new program never took over.
-pub(super) const FAILED: &str = "d402379ff47042da853adf060a38a86e";
-/// Workers keep dying.
-pub(super) const WORKERS_FAIL: &str = "e05a6f784ed645c382c17bef38709559";
-/// The running program is not back on disk.
-pub(super) const DISK_DIFFERS: &str = "e281672f795c4c129cfaf7a2ab9111a5";
-/// A file on trial was started cold.
-pub(super) const COLD_TRIAL: &str = "75a84d0c3b0e4d9f8a6a2f6c1e9b7d43";
+use tokio::task::JoinHandle;
 
-/// One milestone: everything by which somebody could look for it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Milestone<'a> {
-    pub(super) kind: &'static str,
-    pub(super) generation: u64,
-    pub(super) phase: &'static str,
-    pub(super) cast: Cast,
-    pub(super) reason: Option<&'a str>,
-    pub(super) outcome: Option<&'static str>,
-    pub(super) connections: Option<Connections>,
+use super::history::{History, HistoryError, Previous};
+use super::milestone::{self, Cast, Milestone, ended_as};
+use super::record::Record;
+use super::store::Found;
+use super::words;
+use crate::api::{Connections, Last, Outcome};
+use crate::machine::link::Drained;
+use crate::machine::message::{Identity, KeptConfig};
+use crate::machine::{Failure, Phase};
+
+/// For what the previous generation ran with to be kept; the successor gives a commit more than that.
+const KEEPING: Duration = Duration::from_secs(3);
+
+/// The upgrade under way, the last one, and what is written down of them.
+#[derive(Debug)]
+pub(super) struct Story {
+    me: Identity,
+    history: History,
+    /// What we run with is being kept for the way back from the next generation.
+    keeping: Option<JoinHandle<()>>,
+    upgrade: Option<Record>,
+    last: Option<Last>,
+    /// Who took part in the one that has just ended: what still follows belongs to its story.
+    ended: Option<Cast>,
 }
 
-/// The upgrade that it belongs to, and who takes part.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Cast {
-    pub(super) id: Option<String>,
-    pub(super) old_pid: Option<u32>,
-    pub(super) new_pid: Option<u32>,
-    pub(super) old_version: Option<String>,
-    pub(super) new_version: Option<String>,
-}
-
-macro_rules! say {
-    ($level:ident, $milestone:expr, $text:expr) => {{
-        let Milestone {
-            kind,
-            generation,
-            phase,
-            cast,
-            reason,
-            outcome,
-            connections,
-        } = $milestone;
-        tracing::$level!(
-            message_id = kind,
-            handover_upgrade_id = cast.id,
-            handover_phase = phase,
-            handover_generation = generation,
-            handover_old_pid = cast.old_pid,
-            handover_new_pid = cast.new_pid,
-            handover_old_version = cast.old_version,
-            handover_new_version = cast.new_version,
-            handover_reason = reason,
-            handover_outcome = outcome,
-            handover_passed = connections.map(|c| c.passed),
-            handover_finished = connections.map(|c| c.finished),
-            handover_cut = connections.map(|c| c.cut),
-            "{}",
-            $text
-        );
-    }};
-}
-
-impl Milestone<'_> {
-    pub(super) fn info(self, text: impl std::fmt::Display) {
-        say!(info, self, text);
+impl Story {
+    pub(super) fn new(me: Identity, history: History) -> Self {
+        let last = history.last().unwrap_or_else(|e| {
+            tracing::warn!("{e}");
+            None
+        });
+        Self {
+            me,
+            history,
+            keeping: None,
+            upgrade: None,
+            last,
+            ended: None,
+        }
     }
 
-    pub(super) fn warn(self, text: impl std::fmt::Display) {
-        say!(warn, self, text);
-    }
-
-    pub(super) fn error(self, text: impl std::fmt::Display) {
-        say!(error, self, text);
-    }
-}
-
-impl Driver {
     /// A milestone of this master, in the upgrade that is under way or has just ended.
-    pub(super) fn milestone(&self, kind: &'static str) -> Milestone<'static> {
+    pub(super) fn milestone(&self, kind: &'static str, phase: Phase) -> Milestone<'static> {
         let cast = match &self.upgrade {
             Some(record) => record.cast(),
-            None => self.told.clone().unwrap_or_default(),
+            None => self.ended.clone().unwrap_or_default(),
         };
         Milestone {
             kind,
-            generation: self.fixed.me.generation,
-            phase: self.machine.phase().as_str(),
+            generation: self.me.generation,
+            phase: phase.as_str(),
             cast,
             ..Milestone::default()
         }
     }
+
+    /// It stays written down should it be interrupted.
+    pub(super) fn begins(&mut self, record: Record) {
+        self.write(&record.under_way());
+        self.upgrade = Some(record);
+    }
+
+    /// We are the successor in it; the predecessor has written that it began.
+    pub(super) fn joins(&mut self, record: Record) {
+        self.upgrade = Some(record);
+    }
+
+    /// A step of this master.
+    pub(super) fn entered(&mut self, from: Phase, to: Phase) {
+        if from.rests() {
+            // What begins here is another story.
+            self.ended = None;
+        }
+        self.milestone(milestone::PHASE_CHANGED, to)
+            .info(format_args!("g{} {from} -> {to}", self.me.generation));
+    }
+
+    /// The successor owns the service from now on.
+    pub(super) fn takes_over(&mut self) {
+        if let Some(record) = &mut self.upgrade {
+            record.takes_over();
+        }
+    }
+
+    /// We own the service from now on: should this be interrupted, it is known what took over.
+    pub(super) fn took_over(&mut self) {
+        self.takes_over();
+        if let Some(record) = &self.upgrade {
+            self.write(&record.under_way());
+        }
+    }
+
+    /// The upgrade ended, and it is we who write it down. `so_far`: a drain that was taken back.
+    pub(super) fn ended(
+        &mut self,
+        outcome: Outcome,
+        failure: Option<Failure>,
+        so_far: Option<Connections>,
+        phase: Phase,
+    ) -> Option<Last> {
+        let mut record = self.upgrade.take()?;
+        if let Some(so_far) = so_far {
+            let (ms, mut all) = record.drained.unwrap_or_default();
+            all += so_far;
+            record.drained = Some((ms, all));
+        }
+        let reason = failure.map(|f| f.reason);
+        let last = record.ended(outcome, reason.clone());
+        let text = words::ended(outcome, &last.from, last.to.as_deref());
+        let text = match &reason {
+            Some(why) => format!("{text}: {why}"),
+            None => text,
+        };
+        self.ended = Some(record.cast());
+        Milestone {
+            reason: reason.as_deref(),
+            outcome: Some(ended_as(outcome)),
+            connections: Some(last.connections),
+            ..self.milestone(
+                match outcome {
+                    Outcome::Committed => milestone::COMMITTED,
+                    Outcome::RolledBack => milestone::ROLLED_BACK,
+                    _ => milestone::FAILED,
+                },
+                phase,
+            )
+        }
+        .warn(match last.drain_ms {
+            Some(_) => format!("{text}; {}", last.connections),
+            None => text,
+        });
+        if let Some(found) = &record.rejected {
+            self.refuse(record.to_build.as_deref().or(found.build()));
+        } else if outcome == Outcome::Committed {
+            self.forgive();
+        }
+        self.write(&last);
+        self.last = Some(last.clone());
+        Some(last)
+    }
+
+    /// One whose file did not even pass its pre-flight, while another is in probation.
+    pub(super) fn refused(&self, id: String, failure: &Failure, found: &Found, phase: Phase) {
+        let record = Record::new(id, &self.me.version, false, false);
+        Milestone {
+            cast: record.cast(),
+            reason: Some(&failure.reason),
+            ..self.milestone(milestone::FAILED, phase)
+        }
+        .warn(format_args!(
+            "upgrade {} failed: {}",
+            record.id, failure.reason
+        ));
+        self.write(&record.ended(Outcome::Failed, Some(failure.reason.clone())));
+        self.refuse(found.build());
+    }
+
+    /// The upgrade failed or was taken back: what it found at the path is refused. And whether what
+    /// runs must be made good again, because a rollback had made the other one good.
+    pub(super) fn rejects(&mut self, look: impl FnOnce() -> Found) -> Option<(Found, bool)> {
+        let record = self.upgrade.as_mut()?;
+        // Taken back before it was looked at: what is there now is what it would have run.
+        let found = record.found.get().cloned().unwrap_or_else(look);
+        record.rejected = Some(found.clone());
+        Some((found, record.was_good && record.taken_over.is_some()))
+    }
+
+    /// What was started cold has proved itself; if an upgrade to it was interrupted by that start, it
+    /// came to a good end after all.
+    pub(super) fn proved(&mut self, release: Option<&Path>) {
+        tracing::info!("what runs has proved itself: the trial is over");
+        self.forgive();
+        let me = Some(&self.me.build_id);
+        let ours = |last: &&mut Last| {
+            let to = last.releases.as_ref().map(|releases| &*releases.to);
+            last.outcome == Outcome::Interrupted
+                && last.to_build.as_ref() == me
+                && (to.is_none() || to == release)
+        };
+        let Some(last) = self.last.as_mut().filter(ours) else {
+            return;
+        };
+        last.outcome = Outcome::Committed;
+        last.reason =
+            Some("it was started cold in the middle of it, and proved itself then".into());
+        let last = last.clone();
+        self.write(&last);
+    }
+
+    /// This build is not run again but by an order that names no other.
+    pub(super) fn refuse(&self, build: Option<&str>) {
+        // What runs has proved itself: it was another release that was refused.
+        if let Some(build) = build.filter(|build| *build != self.me.build_id) {
+            complain(self.history.refuse(build));
+        }
+    }
+
+    /// What runs has proved itself, whatever was thought of it before.
+    fn forgive(&self) {
+        complain(self.history.forgive(&self.me.build_id));
+    }
+
+    /// Builds that failed or were rolled back.
+    pub(super) fn refused_builds(&self) -> Vec<String> {
+        self.history.refused()
+    }
+
+    /// Keeps what this generation runs with, for the way back from the next one.
+    pub(super) fn keep(&mut self, config: KeptConfig) {
+        // Another release of a hosted application runs on the same program: what was before that one
+        // stays the way back.
+        let ours = &*self.me.build_id;
+        let stays = |record: &Record| record.back || record.to_build.as_deref() == Some(ours);
+        if self.upgrade.as_ref().is_none_or(stays) {
+            return;
+        }
+        let history = self.history.clone();
+        let previous = Previous {
+            version: self.me.version.clone(),
+            build_id: self.me.build_id.clone(),
+            config,
+        };
+        self.keeping = Some(tokio::task::spawn_blocking(move || {
+            complain(history.save_previous(&previous));
+        }));
+    }
+
+    /// It is kept, or takes too long.
+    pub(super) async fn kept(&mut self) {
+        if let Some(keeping) = self.keeping.take() {
+            let _ = tokio::time::timeout(KEEPING, keeping).await;
+        }
+    }
+
+    /// What the previous generation ran with, if it was this build.
+    pub(super) fn previous(&self, build: &str) -> Option<Previous> {
+        let previous = self.history.previous().unwrap_or_else(|e| {
+            tracing::warn!("{e}");
+            None
+        });
+        previous.filter(|previous| previous.build_id == build)
+    }
+
+    /// How an upgrade goes, or went, in the place of what was written of it before.
+    fn write(&self, last: &Last) {
+        complain(self.history.correct(last));
+    }
+
+    /// It is final, and the successor writes it down.
+    pub(super) fn committed_elsewhere(&mut self) -> Option<Last> {
+        let record = self.upgrade.take()?;
+        self.ended = Some(record.cast());
+        Some(record.ended(Outcome::Committed, None))
+    }
+
+    /// Figures of a drain, which may come when the upgrade that they belong to has ended.
+    pub(super) fn drained(&mut self, drained: &Drained) {
+        if let Some(record) = &mut self.upgrade {
+            if record.id == drained.upgrade_id {
+                // Forth and back: what was drained for either counts.
+                let (ms, mut all) = record.drained.unwrap_or_default();
+                all += drained.connections;
+                record.drained = Some((ms.max(drained.ms), all));
+            }
+            return;
+        }
+        let Some(last) = &mut self.last else { return };
+        if last.id != drained.upgrade_id {
+            return;
+        }
+        last.connections += drained.connections;
+        last.drain_ms = Some(last.drain_ms.unwrap_or(0).max(drained.ms));
+        let last = last.clone();
+        self.write(&last);
+    }
+
+    /// What the drain for this upgrade came to.
+    pub(super) fn drain_came_to(&mut self, ms: u64, connections: Connections) {
+        if let Some(record) = &mut self.upgrade {
+            record.drained = Some((ms, connections));
+        }
+    }
+
+    pub(super) fn upgrade(&self) -> Option<&Record> {
+        self.upgrade.as_ref()
+    }
+
+    pub(super) fn upgrade_mut(&mut self) -> Option<&mut Record> {
+        self.upgrade.as_mut()
+    }
+
+    pub(super) fn id(&self) -> Option<&str> {
+        self.upgrade.as_ref().map(|record| record.id.as_str())
+    }
+
+    /// The probation that was ordered for it.
+    pub(super) fn probation(&self) -> Option<Duration> {
+        self.upgrade.as_ref().and_then(|record| record.probation)
+    }
+
+    pub(super) fn last(&self) -> Option<&Last> {
+        self.last.as_ref()
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn every_id_is_explained_in_the_catalog_and_nothing_else_is() {
-        let catalog = include_str!("../../packaging/catalog/handover.catalog");
-        let explained: Vec<&str> = catalog
-            .lines()
-            .filter_map(|line| line.strip_prefix("-- "))
-            .collect();
-        let ids: Vec<&str> = include_str!("story.rs")
-            .lines()
-            .filter(|line| line.starts_with("pub(super) const"))
-            .filter_map(|line| line.split('"').nth(1))
-            .collect();
-        assert_eq!(explained, ids);
-        for id in ids {
-            assert_eq!(id.len(), 32);
-            assert!(
-                id.bytes()
-                    .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
-            );
-        }
+fn complain(done: Result<(), HistoryError>) {
+    if let Err(e) = done {
+        tracing::warn!("{e}");
     }
 }

@@ -10,95 +10,100 @@ use std::time::SystemTime;
 
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::driver::Driver;
 use super::record::api_time;
 use crate::api;
 use crate::config::{Config, Fault, Identity};
-use crate::machine::message::Message;
 use crate::machine::tickets::TicketKeys;
 use crate::sys::secrets;
 
-impl Driver {
-    /// Now and then, and before workers start (`starting`), who must have a ring.
-    pub(super) fn look_after_tls(&mut self, starting: bool) {
-        let now = SystemTime::now();
-        let mut warnings: Vec<String> = due_certificates(&self.config, now).collect();
-        let identities = self.config.tls.identities.iter();
-        for identities in identities {
+/// What is wrong with certificates, or soon will be.
+#[derive(Debug, Default)]
+pub(super) struct Tls {
+    warnings: Vec<String>,
+}
+
+/// When the ring of ticket keys is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    /// This master owns the service.
+    pub(super) owns: bool,
+    /// Workers start, which must have a ring.
+    pub(super) starting: bool,
+    /// A configuration waits for its workers.
+    pub(super) reloading: bool,
+}
+
+impl Tls {
+    /// Looks at the certificates that serve. Each thing is said once.
+    pub(super) fn look(&mut self, config: &Config) {
+        let mut warnings: Vec<String> = due_certificates(config, SystemTime::now()).collect();
+        if let Some(identities) = &config.tls.identities {
             warnings.extend(identities.exposed_keys());
             let told = |fault: &Fault| format!("{}: mend it, then reload", fault.error);
             warnings.extend(identities.faults.iter().map(told));
         }
         for warning in &warnings {
-            if !self.tls_warnings.contains(warning) {
+            if !self.warnings.contains(warning) {
                 tracing::warn!("{warning}");
             }
         }
-        self.tls_warnings = warnings;
-        let config = self.reload.as_ref().map_or(&self.config, |r| &r.config);
-        if config.tls.identities.is_some() {
-            NO_CORE_FILE.call_once(write_no_core_file);
-        }
-        let wanted = config.tls.identities.is_some() && config.tls.tickets;
-        let has_none = self.workers.tickets().newest().is_none();
-        let owns = self.machine.owns();
-        if !wanted && !has_none && owns && self.reload.is_none() {
-            tracing::info!("the keys of TLS tickets are dropped: no session is resumed with them");
-            // A predecessor keeps its own: a rollback is to what ran before.
-            self.workers.set_tickets(TicketKeys::default());
-        }
-        if wanted && self.workers.tickets().is_due(now) && (owns || starting && has_none) {
-            match secrets::ticket_key(now) {
-                Ok(key) => {
-                    tracing::debug!("a new key for TLS tickets");
-                    self.workers.set_tickets(self.workers.tickets().with(key));
-                    if owns {
-                        self.share_tickets();
-                    }
-                }
-                Err(e) => tracing::error!("cannot make a key for TLS tickets: {e}"),
-            }
-        }
+        self.warnings = warnings;
     }
 
-    /// The other masters have our ring from now on.
-    fn share_tickets(&self) {
-        let predecessor = self.predecessor.as_ref().and_then(|p| p.line.as_ref());
-        let successor = self.successor.as_ref().and_then(|s| s.line.as_ref());
-        for line in [predecessor, successor].into_iter().flatten() {
-            match secrets::wrap(self.workers.tickets()) {
-                Ok(fd) => line.say(Message::TicketKeys, vec![fd]),
-                Err(e) => tracing::warn!("the other master does not get the TLS ticket keys: {e}"),
-            }
-        }
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
+}
 
-    /// The owner has made a new key.
-    pub(super) fn take_ticket_keys(&mut self, fd: Option<OwnedFd>) {
-        if self.machine.owns() {
-            // Said before its sender knew that we do.
-            return;
-        }
-        match fd.map(secrets::unwrap::<TicketKeys>) {
-            Some(Ok(ring)) => self.workers.set_tickets(ring),
-            Some(Err(e)) => tracing::warn!("cannot read the TLS ticket keys: {e}"),
-            None => tracing::warn!("the TLS ticket keys did not come with their message"),
-        }
+/// The ring that the workers shall have from now on, when it is another one. `config` is the newest.
+pub(super) fn next_ring(config: &Config, ring: &TicketKeys, moment: Moment) -> Option<TicketKeys> {
+    let Moment {
+        owns,
+        starting,
+        reloading,
+    } = moment;
+    let speaks = config.tls.identities.is_some();
+    if speaks {
+        NO_CORE_FILE.call_once(write_no_core_file);
     }
+    let (wanted, now) = (speaks && config.tls.tickets, SystemTime::now());
+    let has_none = ring.newest().is_none();
+    if !wanted && !has_none && owns && !reloading {
+        tracing::info!("the keys of TLS tickets are dropped: no session is resumed with them");
+        return Some(TicketKeys::default());
+    }
+    if !wanted || !ring.is_due(now) || !(owns || starting && has_none) {
+        return None;
+    }
+    let key = secrets::ticket_key(now)
+        .inspect_err(|e| tracing::error!("cannot make a key for TLS tickets: {e}"));
+    tracing::debug!("a new key for TLS tickets");
+    Some(ring.with(key.ok()?))
+}
 
-    /// For `status`.
-    pub(super) fn describe_tls(&self) -> Option<api::Tls> {
-        let identities = self.config.tls.identities.as_ref()?;
-        let certificate = |identity: &Identity| api::Certificate {
-            file: identity.file.clone(),
-            names: identity.names.clone(),
-            not_after: time(identity.not_after),
-        };
-        Some(api::Tls {
-            certificates: identities.list.iter().map(certificate).collect(),
-            handshakes: self.workers.served().tls.handshakes,
-        })
-    }
+/// The ring that came from the other master.
+pub(super) fn read_ring(fd: Option<OwnedFd>) -> Option<TicketKeys> {
+    let Some(fd) = fd else {
+        tracing::warn!("the TLS ticket keys did not come with their message");
+        return None;
+    };
+    secrets::unwrap::<TicketKeys>(fd)
+        .inspect_err(|e| tracing::warn!("cannot read the TLS ticket keys: {e}"))
+        .ok()
+}
+
+/// For `status`.
+pub(super) fn report(config: &Config, handshakes: api::Handshakes) -> Option<api::Tls> {
+    let identities = config.tls.identities.as_ref()?;
+    let certificate = |identity: &Identity| api::Certificate {
+        file: identity.file.clone(),
+        names: identity.names.clone(),
+        not_after: time(identity.not_after),
+    };
+    Some(api::Tls {
+        certificates: identities.list.iter().map(certificate).collect(),
+        handshakes,
+    })
 }
 
 static NO_CORE_FILE: Once = Once::new();

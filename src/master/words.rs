@@ -3,9 +3,11 @@
 //! generation, says what is so now, what comes next and when, and the command that changes it.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::machine::Phase;
+use crate::machine::message::Identity;
 
 /// One generation: `2.0.0 (g2)`.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +23,15 @@ impl fmt::Display for Who<'_> {
         match self.version {
             Some(version) => write!(f, "{version} (g{generation})"),
             None => write!(f, "g{generation}"),
+        }
+    }
+}
+
+impl<'a> From<&'a Identity> for Who<'a> {
+    fn from(identity: &'a Identity) -> Self {
+        Self {
+            version: Some(&identity.version),
+            generation: identity.generation,
         }
     }
 }
@@ -103,6 +114,44 @@ pub(super) fn took_over(from: Who<'_>, to: Who<'_>, probation: Duration) -> Stri
     format!(
         "{to} serves, in probation for {}; then it is final. `rollback` goes back to {from}",
         humantime::format_duration(probation)
+    )
+}
+
+/// An upgrade to what runs.
+pub(super) fn runs_already(version: &str, release: Option<&Path>) -> String {
+    match release {
+        Some(release) => format!(
+            "{version} runs already with {}: they are the program and the release on disk",
+            release.display()
+        ),
+        None => format!("{version} runs already: it is the program on disk"),
+    }
+}
+
+/// `apply`, and the program on disk was refused before.
+pub(super) fn refused_before(program: &Path) -> String {
+    format!(
+        "the program on disk was refused before and is {}.rejected now: only the configuration is \
+         reloaded (`upgrade --binary {0}.rejected` tries it again)",
+        program.display()
+    )
+}
+
+/// Why an order or a signal is refused that would take a rejected program for a new one.
+pub(super) const DISK_BUSY: &str = "the program on disk is still being put right after the last \
+                                    upgrade; try again when that is done (root's guard has 20 s)";
+
+/// A rollback from a generation whose application cannot be gone back from.
+pub(super) fn no_way_back(why: &str) -> String {
+    format!("the application says that there is no way back: {why}")
+}
+
+/// So many generations drain that no other one may begin to; who they are and what they hold.
+pub(super) fn full(most: u64, who: &str) -> String {
+    format!(
+        "{most} generations are still draining ([drain] generations): {who}; try again when \
+         `status` shows fewer, shorten [drain] timeout, or cut what the oldest holds with `upgrade \
+         --end-oldest`"
     )
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,30 +14,29 @@ use tokio::sync::mpsc;
 
 use super::hosting::Hold;
 use super::input::Input;
-use super::line::{Heard, Line};
+use super::line::Line;
 use super::sockets::Sockets;
 use crate::api;
-use crate::config::{Config, Identities};
+use crate::config::Config;
 use crate::machine::Event;
-use crate::machine::link::{DrainReason, FromWorker, Report, Start, TlsSecrets, ToWorker};
+use crate::machine::link::{Report, ToWorker};
 use crate::machine::message::Identity;
-use crate::machine::pool::Budget;
+use crate::machine::pool::Pool;
 use crate::machine::tickets::TicketKeys;
 use crate::sys::board::Board;
-use crate::sys::channel::Channel;
 use crate::sys::image::Image;
-use crate::sys::process::{Exit, Other, Process};
+use crate::sys::process::{Exit, Process};
 use crate::sys::secrets;
-use crate::sys::signals;
-use crate::sys::spawn::{self, Spawn, WORKER_ENV};
 
 mod deal;
 mod figures;
+mod leave;
+mod life;
 mod queues;
+mod start;
 
 use deal::Hand;
 pub use figures::Question;
-use figures::drained;
 use queues::Held;
 
 /// All workers of this master.
@@ -93,8 +92,6 @@ struct Worker {
     hand: Hand,
     /// It holds as many connections as it may.
     full: bool,
-    /// Its first unanswered question.
-    asked: Option<Instant>,
     /// How many questions it was asked, and has answered.
     questions: u64,
     answers: u64,
@@ -128,19 +125,13 @@ struct Set {
     mode: State,
     /// Everybody was ready once.
     complete: bool,
-    budget: Budget,
+    pool: Pool,
     /// How many connections each of them holds, for all of them to see: they share the sockets.
     board: Option<OwnedFd>,
 }
 
-/// A worker may fail so often within the window before it is said.
-const FORGIVEN: usize = 3;
-const WINDOW: Duration = Duration::from_secs(10);
 /// For what a worker said last to be read, should something keep its channel open.
 const LAST_WORDS: Duration = Duration::from_millis(200);
-/// A draining worker cuts what is left by itself; one that does not is killed after this.
-const OVERDUE: Duration = Duration::from_secs(1);
-
 impl Workers {
     /// None yet.
     #[must_use]
@@ -250,6 +241,7 @@ impl Workers {
         let id = self.next_set;
         self.next_set += 1;
         let count = config.workers.count();
+        let start = config.upgrade.start_timeout;
         Set {
             id,
             config,
@@ -258,7 +250,7 @@ impl Workers {
             count,
             mode: State::Ready,
             complete: false,
-            budget: Budget::new(FORGIVEN.max(usize::from(count)), WINDOW),
+            pool: Pool::new(count, start, Instant::now()),
             board: (count > 1)
                 .then(|| Board::create(count))
                 .transpose()
@@ -278,122 +270,6 @@ impl Workers {
             events.extend(self.spawn(set, slot));
         }
         events
-    }
-
-    /// Starts the worker of a slot again, if its set is still wanted.
-    pub fn respawn(&mut self, set: u64, slot: u16) -> Vec<Event> {
-        let taken = self
-            .all
-            .values()
-            .any(|w| w.set == set && w.slot == slot && w.state != State::Draining);
-        if taken {
-            Vec::new()
-        } else {
-            self.spawn(set, slot)
-        }
-    }
-
-    fn spawn(&mut self, set: u64, slot: u16) -> Vec<Event> {
-        let Some(wanted) = self.set(set) else {
-            return Vec::new();
-        };
-        let (config, sockets) = (Arc::clone(&wanted.config), Arc::clone(&wanted.sockets));
-        let board = wanted.board.as_ref().and_then(|fd| fd.try_clone().ok());
-        let hold = wanted.hold.clone();
-        let hand = wanted.first_hand(slot);
-        match self.start_one(set, slot, &config, &sockets, hand, (board, hold)) {
-            Ok(()) => Vec::new(),
-            Err(e) => self.failed(set, slot, &format!("cannot start a worker: {e}")),
-        }
-    }
-
-    fn start_one(
-        &mut self,
-        set: u64,
-        slot: u16,
-        config: &Config,
-        sockets: &Sockets,
-        hand: Hand,
-        (board, hold): (Option<OwnedFd>, Option<Arc<Hold>>),
-    ) -> Result<(), StartError> {
-        let (ours, theirs) = Channel::pair()?;
-        let tls = self.tls_secrets(config)?;
-        let listeners = sockets.copies(|id| hand.contains_key(&id))?;
-        let holds = hold.as_ref().map(|hold| hold.end()).transpose()?;
-        let mut spec = Spawn::new(
-            self.image.as_fd(),
-            format!("{}: worker process g{}", self.name, self.generation),
-        );
-        spec.channel = Some((WORKER_ENV, theirs));
-        spec.blocked = signals::BLOCKED_AT_EXEC;
-        let process = spawn::spawn(spec)?;
-        let id = self.next_worker;
-        self.next_worker += 1;
-        let inbox = self.inbox.clone();
-        let line = Line::new(ours, move |heard| {
-            let inbox = inbox.clone();
-            async move {
-                let _ = inbox.send(Input::Worker(id, heard)).await;
-            }
-        });
-        self.watch(id, process.pid());
-        let start = Start {
-            name: self.name.clone(),
-            generation: self.generation,
-            slot,
-            version: self.version.clone(),
-            config: config.clone(),
-            listeners: listeners.len(),
-            handoff: self.handoff.clone(),
-            receives: false,
-            board: board.is_some(),
-            typed: self.typed.clone(),
-            upstreams: hold.as_ref().map(|hold| hold.upstreams.clone()),
-            tls: tls.is_some(),
-        };
-        let beside = board.into_iter().chain(holds).chain(tls).collect();
-        line.say(ToWorker::Start(Box::new(start)), beside);
-        self.lock_pids().insert(process.pid());
-        let mut worker = Worker {
-            set,
-            slot,
-            process,
-            line,
-            state: State::Starting,
-            report: Report::default(),
-            half_gone: None,
-            hand: Hand::new(),
-            full: false,
-            asked: None,
-            questions: 0,
-            answers: 0,
-        };
-        worker.give(listeners, &hand);
-        worker.hand = hand;
-        self.all.insert(id, worker);
-        Ok(())
-    }
-
-    /// The memory that a worker of this configuration reads its keys from.
-    fn tls_secrets(&self, config: &Config) -> std::io::Result<Option<OwnedFd>> {
-        let Some(identities) = &config.tls.identities else {
-            return Ok(None);
-        };
-        let secrets = TlsSecrets {
-            identities: Identities::clone(identities),
-            tickets: config.tls.tickets.then(|| self.tickets.clone()),
-        };
-        secrets::wrap(&secrets).map(Some)
-    }
-
-    fn watch(&self, id: u64, pid: u32) {
-        let inbox = self.inbox.clone();
-        tokio::spawn(async move {
-            if let Ok(Some(process)) = Other::open(pid) {
-                let _ = process.gone().await;
-            }
-            let _ = inbox.send(Input::WorkerExited(id)).await;
-        });
     }
 
     /// Whether there is a set that serves or shall serve.
@@ -420,291 +296,6 @@ impl Workers {
             worker.go_to(mode);
         }
         self.deal();
-    }
-
-    /// Everybody drains. A second call with a shorter limit counts.
-    ///
-    /// Unless the service stops, somebody else serves on and takes the connections.
-    pub fn drain(&mut self, limit: Option<Duration>, reason: DrainReason) -> Vec<Event> {
-        self.rescue_queues();
-        self.current = None;
-        self.candidate = None;
-        let ids: Vec<u64> = self.all.keys().copied().collect();
-        for id in ids {
-            self.drain_one(id, limit, reason);
-        }
-        self.gone_event()
-    }
-
-    fn drain_one(&mut self, id: u64, limit: Option<Duration>, reason: DrainReason) {
-        let Some(worker) = self.all.get_mut(&id) else {
-            return;
-        };
-        if worker.state == State::Starting {
-            // It holds nothing: no reason to wait for it.
-            let _ = worker.process.signal(Signal::SIGKILL);
-        }
-        worker.state = State::Draining;
-        let timeout_ms = limit.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        let order = ToWorker::Drain {
-            timeout_ms,
-            pass: reason != DrainReason::Stop,
-            reason,
-        };
-        worker.line.say(order, Vec::new());
-        if let Some(limit) = limit {
-            let inbox = self.inbox.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(limit + OVERDUE).await;
-                let _ = inbox.send(Input::WorkerOverdue(id)).await;
-            });
-        }
-    }
-
-    /// Everybody leaves now.
-    pub fn kill(&mut self) -> Vec<Event> {
-        self.current = None;
-        self.candidate = None;
-        for worker in self.all.values_mut() {
-            worker.state = State::Draining;
-            let _ = worker.process.signal(Signal::SIGKILL);
-        }
-        self.gone_event()
-    }
-
-    /// A draining worker outlived its limit.
-    pub fn overdue(&mut self, id: u64) {
-        if let Some(worker) = self.all.get(&id) {
-            if worker.state == State::Draining {
-                tracing::warn!(
-                    "worker {} does not leave: it is killed",
-                    worker.process.pid()
-                );
-                let _ = worker.process.signal(Signal::SIGKILL);
-            }
-        }
-    }
-
-    /// A worker said something, or its channel ended.
-    pub fn heard(&mut self, id: u64, heard: Heard) -> Vec<Event> {
-        let message = match heard {
-            Heard::Message(received) => received.decode::<FromWorker>(),
-            // Its end follows and says more.
-            Heard::Closed => return self.half_gone(id, Half::Channel),
-            Heard::Broken(e) => Err(e),
-        };
-        let Some(worker) = self.all.get_mut(&id) else {
-            return Vec::new();
-        };
-        match message {
-            Ok(FromWorker::Ready) => {
-                if worker.state == State::Starting {
-                    worker.state = State::Ready;
-                }
-                let set = worker.set;
-                self.ready(id, set)
-            }
-            Ok(FromWorker::Failed { reason }) => {
-                let set = worker.set;
-                worker.state = State::Draining;
-                self.deal();
-                self.give_up(set, &reason)
-            }
-            Ok(FromWorker::Irreversible { reason }) => {
-                if self.irreversible.as_ref() != Some(&reason) {
-                    tracing::warn!("there is no way back from this generation: {reason}");
-                }
-                self.irreversible = Some(reason);
-                Vec::new()
-            }
-            Ok(FromWorker::Full { full }) => {
-                worker.full = full;
-                self.deal();
-                Vec::new()
-            }
-            Ok(FromWorker::Drained(report)) => {
-                worker.report = report;
-                Vec::new()
-            }
-            Ok(FromWorker::Report(report)) => {
-                worker.report = report;
-                worker.answers += 1;
-                if worker.state != State::Draining {
-                    self.unanswered = 0;
-                }
-                self.answered(id);
-                Vec::new()
-            }
-            Err(e) => {
-                tracing::error!("worker {}: {e}: it is killed", worker.process.pid());
-                let _ = worker.process.signal(Signal::SIGKILL);
-                Vec::new()
-            }
-        }
-    }
-
-    fn ready(&mut self, id: u64, set: u64) -> Vec<Event> {
-        let all = |w: &BTreeMap<u64, Worker>, count: u16| {
-            let ready = w
-                .values()
-                .filter(|w| w.set == set && !matches!(w.state, State::Starting | State::Draining));
-            ready.count() >= usize::from(count)
-        };
-        if let Some(current) = self.current.as_mut().filter(|s| s.id == set) {
-            let mode = current.mode;
-            if let Some(worker) = self.all.get_mut(&id) {
-                worker.go_to(mode);
-            }
-            self.settle_queues();
-            self.deal();
-            let Some(current) = self.current.as_mut() else {
-                return Vec::new();
-            };
-            if !current.complete && all(&self.all, current.count) {
-                current.complete = true;
-                return vec![Event::WorkersReady];
-            }
-        } else if let Some(candidate) = self.candidate.as_mut().filter(|s| s.id == set) {
-            if all(&self.all, candidate.count) {
-                candidate.complete = true;
-                return self.swap();
-            }
-        }
-        Vec::new()
-    }
-
-    /// The candidate takes over: first it accepts, then the others drain.
-    fn swap(&mut self) -> Vec<Event> {
-        let Some(mut new) = self.candidate.take() else {
-            return Vec::new();
-        };
-        let old = self.current.take();
-        new.mode = old.as_ref().map_or(State::Accepting, |old| old.mode);
-        let limit = Some(new.config.drain.timeout).filter(|d| !d.is_zero());
-        self.current = Some(new);
-        self.tell_current(self.current.as_ref().map_or(State::Ready, |s| s.mode));
-        let current = self.current.as_ref().map(|s| s.id);
-        let leaving: Vec<u64> = self
-            .all
-            .iter()
-            .filter(|(_, w)| Some(w.set) != current && w.state != State::Draining)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in leaving {
-            self.drain_one(id, limit, DrainReason::Reload);
-        }
-        vec![Event::Reloaded]
-    }
-
-    /// A worker's process has ended, but what it said last may not have been heard yet.
-    pub fn exited(&mut self, id: u64) -> Vec<Event> {
-        self.half_gone(id, Half::Process)
-    }
-
-    fn half_gone(&mut self, id: u64, half: Half) -> Vec<Event> {
-        let Some(worker) = self.all.get_mut(&id) else {
-            return Vec::new();
-        };
-        match worker.half_gone {
-            // Or it is the second time, and a child of it keeps the channel open.
-            Some(other) if other != half || half == Half::Process => self.gone_for_good(id),
-            _ => {
-                worker.half_gone = Some(half);
-                if half == Half::Process {
-                    let inbox = self.inbox.clone();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(LAST_WORDS).await;
-                        let _ = inbox.send(Input::WorkerExited(id)).await;
-                    });
-                }
-                Vec::new()
-            }
-        }
-    }
-
-    fn gone_for_good(&mut self, id: u64) -> Vec<Event> {
-        let Some(mut worker) = self.all.remove(&id) else {
-            return Vec::new();
-        };
-        let exit = worker.process.reap();
-        self.lock_pids().remove(&worker.process.pid());
-        self.gone += Report {
-            connections: 0,
-            ..worker.report
-        };
-        self.tally += drained(&worker.report);
-        self.receiver_gone(id);
-        if let Some(board) = self.set(worker.set).and_then(|set| set.board.as_ref()) {
-            // The others must not wait for its turn.
-            let cleared = board
-                .try_clone()
-                .and_then(|fd| Board::join(fd, worker.slot).say(None));
-            if let Err(e) = cleared {
-                tracing::warn!("cannot clear the slot of a worker: {e}");
-            }
-        }
-        if worker.state == State::Draining {
-            tracing::debug!("worker {} {exit}", worker.process.pid());
-            return self.gone_event();
-        }
-        let why = format!(
-            "worker {} (slot {}) {exit}{}",
-            worker.process.pid(),
-            worker.slot,
-            if worker.state == State::Starting {
-                " before it was ready"
-            } else {
-                ""
-            }
-        );
-        tracing::error!("{why}");
-        self.deal();
-        self.failed(worker.set, worker.slot, &why)
-    }
-
-    /// A worker of a wanted set is missing: another one is started, at once or after a pause.
-    fn failed(&mut self, set: u64, slot: u16, why: &str) -> Vec<Event> {
-        let Some(wanted) = self.set_mut(set) else {
-            return self.gone_event();
-        };
-        let (pause, spent) = wanted.budget.failed(Instant::now());
-        let is_candidate = self.candidate.as_ref().is_some_and(|s| s.id == set);
-        if spent && is_candidate {
-            return self.give_up(set, why);
-        }
-        let inbox = self.inbox.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
-            let _ = inbox.send(Input::Respawn { set, slot }).await;
-        });
-        if spent {
-            return vec![Event::WorkersFailed(format!(
-                "the workers keep dying: {why}"
-            ))];
-        }
-        Vec::new()
-    }
-
-    /// A set cannot work, however often it is tried.
-    fn give_up(&mut self, set: u64, why: &str) -> Vec<Event> {
-        if self.candidate.as_ref().is_some_and(|s| s.id == set) {
-            self.cancel_reload();
-            return vec![Event::ReloadFailed(crate::machine::Failure::new(why))];
-        }
-        if self.current.as_ref().is_some_and(|s| s.id == set) {
-            return vec![Event::WorkersFailed(why.into())];
-        }
-        Vec::new()
-    }
-
-    /// The candidate is given up; the set that serves was never touched.
-    pub fn cancel_reload(&mut self) {
-        if let Some(set) = self.candidate.take() {
-            for worker in self.all.values_mut().filter(|w| w.set == set.id) {
-                worker.state = State::Draining;
-                let _ = worker.process.signal(Signal::SIGKILL);
-            }
-        }
     }
 
     fn discard_current(&mut self) {
@@ -763,14 +354,6 @@ impl Workers {
         self.deal();
     }
 
-    fn gone_event(&self) -> Vec<Event> {
-        if self.all.is_empty() && self.current.is_none() && self.candidate.is_none() {
-            vec![Event::WorkersGone]
-        } else {
-            Vec::new()
-        }
-    }
-
     fn set(&self, id: u64) -> Option<&Set> {
         [&self.current, &self.candidate]
             .into_iter()
@@ -813,15 +396,6 @@ impl State {
             Self::Draining => "draining",
         }
     }
-}
-
-/// Why there is no worker.
-#[derive(Debug, thiserror::Error)]
-enum StartError {
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-    #[error("{0}")]
-    Spawn(#[from] spawn::SpawnError),
 }
 
 /// How a process ended, for messages.

@@ -21,7 +21,7 @@ use crate::cli::check;
 use crate::cli::client::{Client, Installation, Screen};
 use crate::cli::places::{Env, Places};
 use crate::config::{
-    Config, ConfigError, Identities, ListenerConfig, Overrides, Redirect, Room, Sources, Workers,
+    Config, Identities, ListenerConfig, Overrides, Redirect, Room, Sources, Workers,
 };
 use crate::context::Context;
 use crate::keeper::{self, Kept, Legacy};
@@ -357,7 +357,8 @@ impl Service {
                     ExitCode::from(told.exit())
                 });
             }
-            Command::Run(_) if inherited.notify.is_some() => {
+            // A container ends with its first process: that one stays, whoever owns the service.
+            Command::Run(_) if inherited.notify.is_some() && std::process::id() != 1 => {
                 self.master(inherited, Origin::First(None))
             }
             Command::Run(run) => self.keep(inherited, &invocation.globals, run),
@@ -380,15 +381,7 @@ impl Service {
                 };
                 // Only who needs it reads it: the others answer without a configuration.
                 let link = match ask {
-                    Ask::Deploy(_) => match self.link(&invocation.globals, &inherited) {
-                        Ok(link) => link,
-                        Err(e) => {
-                            eprintln!("{e}");
-                            return ExitCode::from(exit::CONFIG);
-                        }
-                    },
-                    // It goes back all the same.
-                    Ask::Rollback => self.link(&invocation.globals, &inherited).ok().flatten(),
+                    Ask::Deploy(_) | Ask::Rollback => self.link(&invocation.globals, &inherited),
                     _ => None,
                 };
                 let client =
@@ -400,15 +393,10 @@ impl Service {
         ExitCode::from(code)
     }
 
-    /// `[app] directory`. That what it leads to now cannot be started is why somebody deploys.
-    fn link(
-        &self,
-        globals: &Globals,
-        inherited: &Inherited,
-    ) -> Result<Option<PathBuf>, ConfigError> {
+    fn link(&self, globals: &Globals, inherited: &Inherited) -> Option<PathBuf> {
         let sources = self.sources(globals, &Run::default(), room(inherited));
-        let (loaded, _) = sources.load_for_any_release()?;
-        Ok(loaded.config.app.map(|app| app.directory))
+        let (loaded, _) = sources.load_for_any_release().ok()?;
+        Some(loaded.config.app?.directory)
     }
 
     fn interpret(&self, typed: &[OsString]) -> Result<Invocation, args::Told> {
@@ -474,6 +462,7 @@ impl Service {
             program: inherited.program,
             args: inherited.args,
             listeners: inherited.listeners,
+            notify: inherited.notify,
         };
         // systemd-socket-activate(1) without `--fdname`: the first one is for the first listener.
         let unnamed = kept.listeners.iter_mut().filter(|l| l.name == UNNAMED);
@@ -520,13 +509,10 @@ impl Service {
     /// service is, and its successor tries all of it.
     fn check(&self, inherited: &Inherited, invocation: &Invocation, preflight: bool) -> u8 {
         let globals = &invocation.globals;
-        let sources = self.sources(globals, &Run::default(), room(inherited));
-        let loaded = if preflight && inherited.keeps_release {
-            sources.load_for_any_release().map(|(loaded, _)| loaded)
-        } else {
-            sources.load()
-        };
-        let loaded = match loaded {
+        let loaded = match self
+            .sources(globals, &Run::default(), room(inherited))
+            .load()
+        {
             Ok(loaded) => loaded,
             Err(e) => {
                 eprintln!("{e}");

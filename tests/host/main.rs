@@ -9,5 +9,4 @@ mod cold;
 mod life;
 mod real;
 mod scene;
-mod supervised;
 mod takeover;

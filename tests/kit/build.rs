@@ -39,9 +39,7 @@ pub fn twin(image: &Path) -> PathBuf {
     let twins = image.with_file_name("twins");
     std::fs::create_dir_all(&twins).expect("a directory for twins");
     let path = twins.join(image.file_name().expect("a program's name"));
-    // Tests of one program are threads of one process.
-    let who = (std::process::id(), std::thread::current().id());
-    let new = path.with_extension(format!("{who:?}"));
+    let new = path.with_extension(format!("{}", std::process::id()));
     std::fs::write(&new, bytes).expect("room for a twin");
     std::fs::rename(&new, &path).expect("a rename");
     path

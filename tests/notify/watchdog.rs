@@ -1,9 +1,11 @@
 //! The watchdog: fed by who answers for the service, while its workers answer.
 
+use std::fs;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::kit::build;
 use crate::kit::client::Load;
 use crate::kit::manager::{Event, Unit};
 use crate::kit::proc::Process;
@@ -161,4 +163,33 @@ fn a_predecessor_feeds_it_while_it_takes_the_service_back() {
     service.kill(g2);
     service.manager().wait_main(g1);
     wait_fed(&service, g1, 4);
+}
+
+/// systemd would see "active" with nobody there, for ever.
+#[test]
+fn a_predecessor_whose_workers_do_not_come_up_again_is_not_fed_and_shot() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let gate = dir.path().join("gate");
+    let next = build::other_version_of_example("workbench", "2.0.0");
+    let setup = Service::setup("taking_back_in_vain")
+        .name("workbench")
+        .image(build::other_version_of_example("workbench", "1.0.0"))
+        .env("WORKBENCH_GATE", &gate)
+        .config("workers = 1\n[upgrade]\nstart_timeout = \"1s\"\nprobation = \"10m\"\n");
+    let service = serving_as(setup, watched(3));
+    let g1 = service.master(1).pid;
+    service.replace(&next);
+    service.cli(&["upgrade"]).assert_code(0);
+    let g2 = service.wait_owner(2, "probation").owner_pid;
+    wait_fed(&service, g2, 2);
+    fs::write(&gate, "").expect("a gate");
+    service.kill(g2);
+    let manager = service.manager();
+    manager.wait_main(g1);
+    manager.wait_for("the watchdog", |s| {
+        s.happened(|e| *e == Event::WatchdogMissed).then_some(())
+    });
+    fs::remove_file(&gate).expect("a gate");
+    manager.wait_for("the next start", |s| (s.starts >= 2).then_some(()));
+    service.wait_owner(1, "serving");
 }

@@ -110,7 +110,7 @@ fn an_upgrade_carries_what_was_typed_about_it() {
     };
     assert_eq!(upgrade("upgrade"), Upgrade::default());
     assert_eq!(
-        upgrade("upgrade --binary ./new --probation 1m --supersede --until commit"),
+        upgrade("upgrade --binary ./new --probation 1m --supersede --end-oldest --until commit"),
         Upgrade {
             binary: Some("./new".into()),
             order: UpgradeOrder {
@@ -118,7 +118,7 @@ fn an_upgrade_carries_what_was_typed_about_it() {
                 probation_ms: Some(60_000),
                 hold: false,
                 supersede: true,
-                release: None,
+                end_oldest: true,
                 until: Until::Commit,
             }
         }

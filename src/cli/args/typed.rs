@@ -104,6 +104,9 @@ enum Verb {
         /// A successor still in probation is taken back first
         #[arg(long)]
         supersede: bool,
+        /// When too many generations drain, end the oldest: what it holds is cut
+        #[arg(long)]
+        end_oldest: bool,
         /// Come back when the successor owns the service, or when it is final
         #[arg(long, value_name = "WHEN", value_enum, default_value_t = When::Takeover)]
         until: When,
@@ -257,6 +260,7 @@ impl Verb {
                 probation,
                 hold,
                 supersede,
+                end_oldest,
                 until,
             } => Ask::Upgrade(Upgrade {
                 binary,
@@ -265,7 +269,7 @@ impl Verb {
                     probation_ms: probation.map(millis),
                     hold,
                     supersede,
-                    release: None,
+                    end_oldest,
                     until: until.into(),
                 },
             }),
@@ -282,7 +286,7 @@ impl Verb {
                     probation_ms: probation.map(millis),
                     hold: false,
                     supersede,
-                    release: None,
+                    end_oldest: false,
                     until: until.into(),
                 },
             }),

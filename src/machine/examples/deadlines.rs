@@ -17,14 +17,10 @@ fn expected(phase: Phase, mode: Mode) -> Vec<(Timer, Duration)> {
     match (phase, mode) {
         // The predecessor's deadline counts, and what we do not say yet it does not miss.
         (
-            Phase::Starting
-            | Phase::Serving
-            | Phase::Reloading
-            | Phase::Reclaiming
-            | Phase::Draining
-            | Phase::Done,
+            Phase::Starting | Phase::Serving | Phase::Reclaiming | Phase::Draining | Phase::Done,
             _,
         ) => vec![],
+        (Phase::Reloading, _) => vec![(Timer::Reload, secs(30))],
         (Phase::Standby, _) | (Phase::Probation, Hold) => vec![beat],
         (Phase::Probation, Automatic) => vec![(Timer::Probation, secs(60)), beat],
         (Phase::Committing, _) => vec![beat, (Timer::Commit, secs(5))],

@@ -101,9 +101,24 @@ impl One {
         one
     }
 
+    /// The service manager and the owner answer at once.
     #[must_use]
     pub fn on(&mut self, event: Event) -> Vec<Action> {
-        self.machine.step(event, self.now)
+        let mut actions = self.machine.step(event, self.now);
+        let mut looked_at = 0;
+        while let Some(action) = actions.get(looked_at) {
+            let answer = match action {
+                Action::NameMain(who) => Some(named(*who)),
+                Action::NotifyReady => Some(named(Who::Me)),
+                Action::AskOwner => Some(Event::OwnerAnswered(false)),
+                _ => None,
+            };
+            if let Some(answer) = answer {
+                actions.extend(self.machine.step(answer, self.now));
+            }
+            looked_at += 1;
+        }
+        actions
     }
 
     #[must_use]
@@ -143,6 +158,10 @@ impl One {
     }
 }
 
+pub fn named(who: Who) -> Event {
+    Event::MainNamed { who, done: true }
+}
+
 /// Every phase in every mode that has it.
 pub fn phases() -> Vec<(Phase, Mode)> {
     let all = Phase::ALL
@@ -166,6 +185,8 @@ pub fn ready(mut one: One) -> One {
 pub fn upgrade(mode: Mode) -> Order {
     Order::Upgrade {
         hold: mode == Hold,
+        current: false,
+        end_oldest: false,
         supersede: None,
     }
 }
@@ -173,6 +194,8 @@ pub fn upgrade(mode: Mode) -> Order {
 pub fn supersede() -> Order {
     Order::Upgrade {
         hold: false,
+        current: false,
+        end_oldest: false,
         supersede: Some(next()),
     }
 }
@@ -183,7 +206,6 @@ pub fn next() -> Supersede {
         id: "2".into(),
         hold: false,
         probation_ms: None,
-        release: false,
     }
 }
 

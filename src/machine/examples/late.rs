@@ -7,7 +7,7 @@ use crate::machine::{Action, OrderKind, Phase, Timer, Verdict, Who};
 #[test]
 fn a_process_that_exists_when_its_launch_was_given_up_is_killed_and_reaped() {
     let mut one = One::at(Phase::Launching, Automatic);
-    let _ = one.order(Order::Rollback);
+    let _ = one.order(Order::Rollback { nothing: None });
     assert_eq!(one.phase(), Phase::Serving);
     let actions = one.on(Event::Launched);
     place(&actions, &Action::KillSuccessor);
@@ -48,7 +48,7 @@ fn a_stray_does_not_survive_a_stop() {
 #[test]
 fn a_launch_that_fails_after_it_was_given_up_changes_nothing() {
     let mut one = One::at(Phase::Launching, Automatic);
-    let _ = one.order(Order::Rollback);
+    let _ = one.order(Order::Rollback { nothing: None });
     assert_eq!(one.on(Event::LaunchFailed(Failure::new("late"))), []);
     assert_eq!(one.phase(), Phase::Serving);
 }
@@ -150,4 +150,37 @@ fn a_predecessor_that_was_killed_is_not_obeyed() {
             assert_eq!(one.phase(), Phase::Serving);
         }
     }
+}
+
+/// The service manager would see the end of a main process that nobody looks after.
+#[test]
+fn a_rejected_successor_is_not_left_alone_while_it_is_named_main() {
+    let mut one = One::at(Phase::Parked, Automatic);
+    let _ = one.told(yields(true));
+    let lost = Event::MainNamed {
+        who: Who::Me,
+        done: false,
+    };
+    place(
+        &one.machine.step(Event::WorkersReady, one.now),
+        &Action::NameMain(Who::Me),
+    );
+    let _ = one.machine.step(lost, one.now);
+    let _ = one.on(closed());
+    assert_eq!(one.phase(), Phase::Evicting);
+    let lingers = |actions: &[Action]| {
+        let left = |a: &Action| matches!(a, Action::LetLinger { .. });
+        actions.iter().any(left)
+    };
+    let actions = one.order(upgrade(Automatic));
+    assert!(!lingers(&actions), "{actions:#?}");
+    assert!(matches!(
+        verdict(&actions, OrderKind::Upgrade),
+        Some(Verdict::Refused(_))
+    ));
+    // It is told again, and knows.
+    let _ = one.waits_for(Timer::Name);
+    let actions = one.order(upgrade(Automatic));
+    assert!(lingers(&actions), "{actions:#?}");
+    assert_eq!(one.phase(), Phase::Launching);
 }

@@ -73,7 +73,7 @@ fn probation_leaves_by_time_orders_failures_signals_retire_or_eof() {
         (Event::Timer(Timer::Probation), Committing),
         (Event::Order(Order::Commit), Committing),
         (Event::Predecessor(FromPredecessor::Commit), Committing),
-        (Event::Order(Order::Rollback), Yielded),
+        (Event::Order(Order::Rollback { nothing: None }), Yielded),
         (Event::Order(supersede()), Yielded),
         (failed(), Yielded),
         (Event::Unhealthy("503".into()), Yielded),
@@ -151,7 +151,7 @@ fn serving_leaves_for_upgrades_rollbacks_reloads_and_stops() {
         (Event::Order(upgrade(Automatic)), Launching),
         (Event::Order(upgrade(Hold)), Launching),
         (signal(Signal::Usr2), Launching),
-        (Event::Order(Order::Rollback), Launching),
+        (Event::Order(Order::Rollback { nothing: None }), Launching),
         (Event::Order(Order::Reload), Reloading),
         (signal(Signal::Hup), Reloading),
         (Event::Order(Order::Stop), Draining),
@@ -187,7 +187,7 @@ fn launching_leaves_by_ready_or_by_everything_that_goes_wrong() {
         Event::Successor(yields(true)),
         Event::Successor(FromSuccessor::Leaving),
         Event::Timer(Timer::Start),
-        Event::Order(Order::Rollback),
+        Event::Order(Order::Rollback { nothing: None }),
     ] {
         assert_eq!(after(Launching, Automatic, &tried(event.clone())), Evicting);
         // Without a process there is nobody to be evicted.
@@ -204,7 +204,7 @@ fn beside_leaves_by_the_operators_word_or_when_the_new_one_goes() {
         (signal(Signal::Term), Parked),
         (signal(Signal::Int), Parked),
         (Event::Order(Order::Commit), Parked),
-        (Event::Order(Order::Rollback), Evicting),
+        (Event::Order(Order::Rollback { nothing: None }), Evicting),
         (Event::Successor(yields(true)), Evicting),
         (Event::Successor(FromSuccessor::Leaving), Evicting),
         (Event::Timer(Timer::Silence), Evicting),
@@ -229,7 +229,7 @@ fn parked_leaves_by_commit_or_takes_back() {
             Event::Successor(yields(true)),
             Event::Successor(yields(false)),
             Event::Successor(FromSuccessor::Leaving),
-            Event::Order(Order::Rollback),
+            Event::Order(Order::Rollback { nothing: None }),
             signal(Signal::Hup),
             closed(),
             exited(),
@@ -259,7 +259,7 @@ fn reclaiming_leaves_when_its_workers_are_ready() {
     // was ordered away.
     for event in [
         closed(),
-        Event::Order(Order::Rollback),
+        Event::Order(Order::Rollback { nothing: None }),
         Event::Successor(yields(true)),
         Event::Successor(FromSuccessor::Leaving),
     ] {

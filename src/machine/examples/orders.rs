@@ -59,7 +59,7 @@ fn a_superseding_upgrade_is_not_lost_when_it_crosses_a_way_back() {
 #[test]
 fn the_file_on_disk_is_restored_once_a_rollback_and_before_the_workers_are_ready() {
     let mut one = One::at(Phase::Parked, Automatic);
-    let actions = one.order(Order::Rollback);
+    let actions = one.order(Order::Rollback { nothing: None });
     place(&actions, &Action::RestoreDisk);
     let actions = one.on(Event::WorkersReady);
     assert!(enters(&actions, Phase::Evicting));
@@ -120,6 +120,7 @@ fn an_upgrade_is_written_down_once_and_told_to_all_who_wait() {
     let concluded = |pair: &Pair| -> Vec<(usize, Outcome)> {
         let of = |(who, a): &(usize, Action)| match a {
             Action::Conclude(outcome, _) => Some((*who, *outcome)),
+            Action::Committed => Some((*who, Outcome::Committed)),
             _ => None,
         };
         pair.log.iter().filter_map(of).collect()
@@ -134,14 +135,14 @@ fn an_upgrade_is_written_down_once_and_told_to_all_who_wait() {
 
     let mut pair = Pair::new();
     pair.order(&upgrade(Automatic));
-    pair.order(&Order::Rollback);
+    pair.order(&Order::Rollback { nothing: None });
     assert_eq!(concluded(&pair), [(OLD, Outcome::RolledBack)]);
 }
 
 #[test]
 fn an_upgrade_rolled_back_before_it_had_a_process_was_rolled_back() {
     let mut one = One::at(Phase::Launching, Automatic);
-    let actions = one.order(Order::Rollback);
+    let actions = one.order(Order::Rollback { nothing: None });
     assert_order(&actions, &[Action::CancelLaunch, Action::RestoreDisk]);
     assert!(
         actions
@@ -163,8 +164,8 @@ fn a_second_rollback_after_the_commit_joins_the_first() {
         back: true,
         next: None,
     };
-    place(&one.order(Order::Rollback), &back);
-    assert_eq!(one.order(Order::Rollback), []);
+    place(&one.order(Order::Rollback { nothing: None }), &back);
+    assert_eq!(one.order(Order::Rollback { nothing: None }), []);
     assert_eq!(one.phase(), Phase::Launching);
     let _ = one.on(Event::Launched);
     // Ready to, and then: has taken over.
@@ -201,7 +202,7 @@ fn a_hang_up_does_not_undo_a_step_back() {
 #[test]
 fn yielding_waits_for_the_other_one_and_tells_why() {
     let mut one = One::at(Phase::Probation, Automatic);
-    let actions = one.order(Order::Rollback);
+    let actions = one.order(Order::Rollback { nothing: None });
     place(
         &actions,
         &Action::ToPredecessor(ToPredecessor::Yield {

@@ -144,7 +144,10 @@ fn an_upgrade_by_order_goes_back_by_order() {
     let mut pair = Pair::new();
     pair.order(&upgrade(Automatic));
     pair.advance(Duration::from_secs(30));
-    assert_eq!(pair.order(&Order::Rollback), Some(Verdict::Done));
+    assert_eq!(
+        pair.order(&Order::Rollback { nothing: None }),
+        Some(Verdict::Done)
+    );
     assert_eq!(pair.phases(), [Serving]);
     assert_eq!((pair.accepting(), pair.main), (vec![OLD], OLD));
 }
@@ -172,7 +175,10 @@ fn a_rollback_lets_what_the_new_one_holds_finish() {
     let mut pair = Pair::new();
     pair.order(&upgrade(Automatic));
     pair.new_one().busy = true;
-    assert_eq!(pair.order(&Order::Rollback), Some(Verdict::Done));
+    assert_eq!(
+        pair.order(&Order::Rollback { nothing: None }),
+        Some(Verdict::Done)
+    );
     assert_eq!(pair.accepting(), [OLD]);
     pair.advance(Duration::from_secs(590));
     assert_eq!(pair.phases(), [Phase::Evicting, Phase::Draining]);

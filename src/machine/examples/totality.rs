@@ -2,7 +2,7 @@
 
 use super::kit::*;
 use crate::machine::event::{Event, Failure, FromPredecessor, FromSuccessor, Order, Signal};
-use crate::machine::{Action, Phase, Timer, Verdict};
+use crate::machine::{Action, Phase, Timer, Verdict, Who};
 
 const SIGNALS: [Signal; 7] = [
     Signal::Hup,
@@ -20,7 +20,7 @@ fn orders() -> [Order; 7] {
         upgrade(Hold),
         supersede(),
         Order::Commit,
-        Order::Rollback,
+        Order::Rollback { nothing: None },
         Order::Reload,
         Order::Stop,
     ]
@@ -36,8 +36,23 @@ fn events() -> Vec<Event> {
             Event::WorkersFailed(_) => Some(Event::WorkersGone),
             Event::WorkersGone => Some(Event::Reloaded),
             Event::Reloaded => Some(Event::ReloadFailed(Failure::new("line 3"))),
-            Event::ReloadFailed(_) => Some(Event::Unhealthy("503".into())),
-            Event::Unhealthy(_) => Some(Event::Launched),
+            Event::ReloadFailed(_) => Some(Event::Healthy),
+            Event::Healthy => Some(Event::Unhealthy("503".into())),
+            Event::Unhealthy(_) => Some(Event::OwnerAnswered(true)),
+            Event::OwnerAnswered(true) => Some(Event::OwnerAnswered(false)),
+            Event::OwnerAnswered(false) => Some(Event::DrainerJoined {
+                pid: 9,
+                limit: None,
+            }),
+            Event::DrainerJoined { .. } => Some(Event::DrainerDone(9)),
+            Event::DrainerDone(_) => Some(Event::DrainerGone(9)),
+            Event::DrainerGone(_) => Some(Event::MainNamed {
+                who: Who::Me,
+                done: false,
+            }),
+            Event::MainNamed { done: false, .. } => Some(named(Who::Successor)),
+            Event::MainNamed { .. } => Some(Event::ManagerTerm),
+            Event::ManagerTerm => Some(Event::Launched),
             Event::Launched => Some(Event::LaunchFailed(Failure::new("a directory"))),
             Event::LaunchFailed(_) => Some(closed()),
             Event::SuccessorClosed(_) => Some(exited()),
@@ -124,7 +139,7 @@ fn done_answers_nothing() {
         assert_eq!(one.on(event), []);
         assert_eq!(one.phase(), Phase::Done);
         assert_eq!(one.machine.deadline(), None);
-        assert!(!one.machine.owns() && !one.machine.feeds_watchdog());
+        assert!(!one.machine.owns() && !one.machine.feeds_watchdog(true));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The operator's words, and how anything reaches a master.
 
-use super::world::{A, B, Health, World, die, me};
+use super::world::{A, B, Health, Older, World, die, me};
 use super::{Explorer, Move, Next, Plant, What, Word, text};
 use crate::machine::event::{Event, Order, Signal};
 use crate::machine::{Action, Verdict};
@@ -41,6 +41,9 @@ impl Explorer {
                 }
             }
             Word::TermAll => {
+                if world.older == Older::Drains {
+                    base.older = Older::Told;
+                }
                 // Two steps: first to one, then to the other, whatever happens in between.
                 for who in [A, B] {
                     let Some(m) = &world.masters[who] else {
@@ -50,6 +53,7 @@ impl Explorer {
                         continue;
                     }
                     let mut next = world.clone();
+                    next.older = base.older;
                     if m.machine.is_none() {
                         next.masters[who].as_mut().unwrap().asked_to_leave = true;
                         die(&mut next, who);
@@ -88,7 +92,11 @@ impl Explorer {
                 Action::Settle(kind, ref verdict)
                     if asked == Some(kind) && *verdict != Verdict::Moved =>
                 {
-                    if !matches!(verdict, Verdict::Refused(_)) {
+                    let alone = matches!(
+                        verdict,
+                        Verdict::Refused(_) | Verdict::Already(_) | Verdict::Full
+                    );
+                    if !alone {
                         me(&mut world, who).asked &= !(1 << kind as u8);
                     }
                     asked = None;

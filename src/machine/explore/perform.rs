@@ -1,8 +1,7 @@
 //! What a master's actions do to the world, and the bugs that are planted there.
 
-use super::world::{A, B, Health, Workers, World, die, end, me};
+use super::world::{A, B, Health, OLDER, Older, Workers, World, die, end, me};
 use super::{Explorer, Plant};
-use crate::api::Outcome;
 use crate::machine::event::{Event, FromPredecessor, FromSuccessor};
 use crate::machine::{
     Action, Machine, OrderKind, Phase, Timing, ToPredecessor, ToSuccessor, Verdict, Who,
@@ -35,7 +34,7 @@ impl Explorer {
             Action::Launch { .. } if who == B => world.over = true,
             Action::Launch { next, .. } => {
                 world.launching = true;
-                world.upgrading = true;
+                (world.upgrading, world.concluded) = (true, None);
                 if next.is_some() {
                     // The client asks here, by the upgrade's id.
                     me(world, A).asked |= 1 << OrderKind::Upgrade as u8;
@@ -45,10 +44,12 @@ impl Explorer {
                 world.stray = world.launching;
                 world.launching = false;
             }
-            // A parked master only tells of a commit; the successor writes it down.
-            Action::Conclude(outcome, _) => {
-                let tells = who == A && outcome == Outcome::Committed;
-                if !tells && !std::mem::take(&mut world.upgrading) {
+            Action::Conclude(..) => {
+                // Who outlives the one whose word it was has the last one.
+                let alive = |by: usize| world.masters[by].as_ref().is_some_and(|m| m.alive);
+                let again = world.concluded.is_none_or(|by| by == who || alive(by));
+                world.concluded = Some(who);
+                if !std::mem::take(&mut world.upgrading) && again {
                     world.bad = Some("an upgrade that has ended was concluded again");
                 }
             }
@@ -64,7 +65,11 @@ impl Explorer {
             }
             Action::Inherit => {
                 let hold = me(world, A).machine.as_ref().unwrap().hold();
-                let (machine, _) = Machine::succeeding(Timing::default(), hold, self.start);
+                let timing = Timing::default();
+                let (mut machine, _) = Machine::succeeding(timing, hold, self.start);
+                if world.older != Older::Gone {
+                    machine.know_drainer(OLDER, timing.drain, self.start);
+                }
                 if let Some(b) = world.masters[B].as_mut().filter(|b| b.alive) {
                     b.machine = Some(machine);
                     b.workers = Workers::Starting;
@@ -122,7 +127,9 @@ impl Explorer {
                 if b.alive && b.machine.is_none() && b.health == Health::Well {
                     die(world, B);
                 }
-                let smooth = !world.late;
+                let stops = |m: &Machine| m.stopping();
+                let stops = me(world, A).machine.as_ref().is_some_and(stops);
+                let smooth = !world.late && !stops;
                 let served = |m: &Machine| m.successor.is_some_and(|x| x.ready);
                 let served = me(world, A).machine.as_ref().is_some_and(served);
                 let b = world.masters[B].as_ref().unwrap();
@@ -157,9 +164,16 @@ impl Explorer {
                 // What follows is the story of A and a third master.
                 world.over = true;
             }
-            Action::NameMain(Who::Me) if self.plant == Plant::ReapsWithoutReclaiming => {}
-            Action::NameMain(Who::Me) => self.name_main(world, who, who),
-            Action::NameMain(Who::Successor) => self.name_main(world, who, B),
+            Action::NameMain(whom) => {
+                let done = !std::mem::take(&mut world.deaf);
+                let lost = whom == Who::Me && self.plant == Plant::ReapsWithoutReclaiming;
+                if done && !lost {
+                    let pid = if whom == Who::Me { who } else { B };
+                    self.name_main(world, who, pid);
+                }
+                self.answer(world, who, Event::MainNamed { who: whom, done });
+            }
+            Action::AskOwner => self.answer(world, who, Event::OwnerAnswered(false)),
             Action::Reclaim => {
                 if !me(world, who).owns() {
                     world.bad = Some("MAINPID is claimed back by one who does not own the service");
@@ -176,16 +190,38 @@ impl Explorer {
                 world.stopping = true;
             }
             Action::Exit(_) => end(world, who, true),
+            // It says that it told the drainer, and forgets it.
+            Action::TermDrainer(pid) if self.plant == Plant::ForgetsWhoDrains => {
+                self.answer(world, who, Event::DrainerGone(pid));
+            }
+            Action::TermDrainer(_) => world.older = Older::Told,
+            Action::KillDrainer(_) => world.older = Older::Gone,
             Action::TermPredecessor
             | Action::WritePids
             | Action::OwnPid
-            | Action::RestoreDisk
             | Action::KeepDisk
             | Action::DropListeners
             | Action::ReopenLogs
             | Action::Note(_)
+            | Action::AdoptReload
+            | Action::Committed
+            | Action::RestoreDisk
+            | Action::Proved
+            | Action::AbandonReload(_)
+            | Action::CheckHealth
+            | Action::DrainEnded
             | Action::NotifyReady => {}
             Action::Reload => me(world, who).reloading = true,
+        }
+    }
+
+    /// What an action is answered at once.
+    pub(super) fn answer(&self, world: &mut World, who: usize, event: Event) {
+        let Some(machine) = me(world, who).machine.as_mut() else {
+            return;
+        };
+        for action in machine.step(event, self.start) {
+            self.perform(world, who, action);
         }
     }
 

@@ -1,12 +1,13 @@
 //! What happens by itself: workers, messages, ends, deadlines; and accidents.
 
-use super::world::{A, B, Health, Master, Workers, World, die, me};
+use super::world::{A, B, Health, Master, OLDER, Older, Workers, World, die, me};
 use super::{Explorer, Move, Next, Plant, text};
 use crate::machine::Timer;
 use crate::machine::event::{Event, Failure, FromSuccessor};
 
 impl Explorer {
     /// What the world itself does to one living master.
+    #[expect(clippy::too_many_lines, reason = "a list of what can happen")]
     pub(super) fn progress(&self, world: &World, who: usize, out: &mut Next) {
         let me = world.masters[who].as_ref().unwrap();
         let other = world.masters[1 - who].as_ref();
@@ -50,6 +51,16 @@ impl Explorer {
             self.deliver(next.clone(), who, Event::Reloaded, out);
             let failure = Failure::new("bad configuration");
             self.deliver(next, who, Event::ReloadFailed(failure), out);
+        }
+        if world.older == Older::Told {
+            let mut next = world.clone();
+            next.older = Older::Gone;
+            out.push((text(who, "sees the oldest one leave"), next));
+        }
+        if world.older == Older::Gone && !me.saw_older_gone && self.ghost {
+            let mut next = world.clone();
+            next.masters[who].as_mut().unwrap().saw_older_gone = true;
+            self.deliver(next, who, Event::DrainerGone(OLDER), out);
         }
         if who == A && world.ghost {
             let mut next = world.clone();
@@ -151,6 +162,11 @@ impl Explorer {
         let mut base = world.clone();
         base.accidents -= 1;
         base.late = true;
+        if self.deafness && !base.deaf && who == world.main {
+            let mut next = base.clone();
+            next.deaf = true;
+            out.push((accident(who, "is not heard by the service manager"), next));
+        }
         let me = base.masters[who].as_ref().unwrap();
         let mut killed = base.clone();
         die(&mut killed, who);

@@ -11,6 +11,8 @@ pub(super) fn scripts() -> Vec<(&'static str, Vec<Word>)> {
     let upgrade = || {
         Word::Order(Order::Upgrade {
             hold: false,
+            current: false,
+            end_oldest: false,
             supersede: None,
         })
     };
@@ -19,11 +21,12 @@ pub(super) fn scripts() -> Vec<(&'static str, Vec<Word>)> {
     let supersede = || {
         Word::Order(Order::Upgrade {
             hold: false,
+            current: false,
+            end_oldest: false,
             supersede: Some(Supersede {
                 id: "2".into(),
                 hold: false,
                 probation_ms: None,
-                release: false,
             }),
         })
     };
@@ -32,10 +35,17 @@ pub(super) fn scripts() -> Vec<(&'static str, Vec<Word>)> {
     vec![
         ("upgrade", vec![upgrade()]),
         ("upgrade, commit", vec![upgrade(), order(Order::Commit)]),
-        ("upgrade, rollback", vec![upgrade(), order(Order::Rollback)]),
+        (
+            "upgrade, rollback",
+            vec![upgrade(), order(Order::Rollback { nothing: None })],
+        ),
         (
             "upgrade, rollback, upgrade",
-            vec![upgrade(), order(Order::Rollback), upgrade()],
+            vec![
+                upgrade(),
+                order(Order::Rollback { nothing: None }),
+                upgrade(),
+            ],
         ),
         ("upgrade, supersede", vec![upgrade(), supersede()]),
         ("upgrade, reload", vec![upgrade(), order(Order::Reload)]),
@@ -67,10 +77,13 @@ pub(super) fn scripts() -> Vec<(&'static str, Vec<Word>)> {
             vec![hold(), b(Winch), a(Quit)],
         ),
         ("USR2, commit", vec![hold(), order(Order::Commit)]),
-        ("USR2, rollback", vec![hold(), order(Order::Rollback)]),
+        (
+            "USR2, rollback",
+            vec![hold(), order(Order::Rollback { nothing: None })],
+        ),
         (
             "USR2, WINCH, rollback",
-            vec![hold(), a(Winch), order(Order::Rollback)],
+            vec![hold(), a(Winch), order(Order::Rollback { nothing: None })],
         ),
         ("USR2, TERM to everybody", vec![hold(), Word::TermAll]),
         (
@@ -79,17 +92,24 @@ pub(super) fn scripts() -> Vec<(&'static str, Vec<Word>)> {
         ),
         ("USR2, stop", vec![hold(), order(Order::Stop)]),
         ("USR2, INT to the old", vec![hold(), a(Int)]),
-        ("rollback", vec![order(Order::Rollback)]),
+        ("rollback", vec![order(Order::Rollback { nothing: None })]),
         (
             "rollback, rollback",
-            vec![order(Order::Rollback), order(Order::Rollback)],
+            vec![
+                order(Order::Rollback { nothing: None }),
+                order(Order::Rollback { nothing: None }),
+            ],
         ),
         ("upgrade, upgrade", vec![upgrade(), upgrade()]),
         ("upgrade, HUP to the new", vec![upgrade(), b(Hup)]),
         ("upgrade, TERM to the old", vec![upgrade(), a(Term)]),
         (
             "upgrade, reload, rollback",
-            vec![upgrade(), order(Order::Reload), order(Order::Rollback)],
+            vec![
+                upgrade(),
+                order(Order::Reload),
+                order(Order::Rollback { nothing: None }),
+            ],
         ),
         ("stop, stop", vec![order(Order::Stop), order(Order::Stop)]),
         (

@@ -17,6 +17,18 @@ pub(super) enum Workers {
     Accepting,
 }
 
+/// A generation that drained already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Older {
+    Drains,
+    /// It was told to hurry.
+    Told,
+    Gone,
+}
+
+/// Its master's number.
+pub(super) const OLDER: u32 = 77;
+
 /// What is wrong with a master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Health {
@@ -48,6 +60,8 @@ pub(super) struct Master {
     pub(super) asked_to_leave: bool,
     /// Was sent away, or the whole service was asked to stop.
     pub(super) dismissed: bool,
+    /// It knows that the oldest one has gone.
+    pub(super) saw_older_gone: bool,
     /// Orders that a client of this master waits for, a bit a kind.
     pub(super) asked: u8,
 }
@@ -68,6 +82,7 @@ impl Master {
             said_hello: false,
             asked_to_leave: false,
             dismissed: false,
+            saw_older_gone: false,
             asked: 0,
         }
     }
@@ -89,6 +104,8 @@ pub(super) struct World {
     pub(super) to_a: VecDeque<FromSuccessor>,
     pub(super) launching: bool,
     pub(super) main: usize,
+    /// The next word about the main process does not reach the service manager.
+    pub(super) deaf: bool,
     /// The story ends here: systemd saw its main process die and starts the service again (the
     /// file on disk is right); or B, serving, launches a third master, which is a new story.
     pub(super) over: bool,
@@ -102,8 +119,12 @@ pub(super) struct World {
     pub(super) stray: bool,
     /// A's own predecessor still drains.
     pub(super) ghost: bool,
+    /// A generation before all of them, which drains for as long as it may.
+    pub(super) older: Older,
     /// An upgrade has begun and is not concluded.
     pub(super) upgrading: bool,
+    /// By whom the last one was.
+    pub(super) concluded: Option<usize>,
     pub(super) bad: Option<&'static str>,
 }
 
@@ -134,6 +155,9 @@ pub(super) fn end(world: &mut World, who: usize, exits: bool) {
                 && other.is_none_or(|o| o.asked_to_leave || !o.alive));
         if exits && !asked {
             world.bad = Some("the main process exited by itself, and nobody asked for that");
+        }
+        if exits && world.stopping && world.older == Older::Drains {
+            world.bad = Some("a stop leaves a generation behind that drains");
         }
         // A stop ends here too: what is left gets systemd's SIGTERM and SIGKILL.
         world.over = true;

@@ -3,19 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Set, State, Worker, Workers};
 use crate::machine::link::{ToWorker, WorkerListener};
+use crate::machine::pool;
 use crate::master::slots::{self, Accepts};
 use crate::sys::channel::MAX_FDS;
 use crate::sys::listeners::Listener;
 
 /// The sockets a worker has, by their numbers.
 pub(super) type Hand = BTreeMap<u64, Accepts>;
-
-/// A worker that has not answered for so long hangs: others accept what comes to it.
-const HANGS: Duration = Duration::from_secs(3);
 
 impl Set {
     /// What the worker of this slot gets when nobody is missing.
@@ -37,13 +35,8 @@ impl Worker {
         self.state == State::Accepting
     }
 
-    fn is_there(&self, now: Instant) -> bool {
-        self.accepts() && !self.full && !self.hangs(now)
-    }
-
-    fn hangs(&self, now: Instant) -> bool {
-        self.asked
-            .is_some_and(|asked| now.saturating_duration_since(asked) > HANGS)
+    fn is_there(&self) -> bool {
+        self.accepts() && !self.full
     }
 
     /// Copies of these sockets, for this worker.
@@ -70,8 +63,14 @@ impl Worker {
 impl Workers {
     /// A worker lives. If it hung until now, it gets its own back.
     pub(super) fn answered(&mut self, id: u64) {
-        let asked = self.all.get_mut(&id).and_then(|w| w.asked.take());
-        if asked.is_some_and(|asked| asked.elapsed() > HANGS) {
+        let Some(worker) = self.all.get(&id).filter(|w| w.state != State::Draining) else {
+            return;
+        };
+        let (set, slot) = (worker.set, worker.slot);
+        let hung = |set: &Set| set.pool.hangs(slot, Instant::now());
+        let hung = self.set(set).is_some_and(hung);
+        self.pool_hears(set, slot, pool::Event::Answered);
+        if hung {
             self.deal();
         }
     }
@@ -84,7 +83,7 @@ impl Workers {
         let there: BTreeSet<u16> = self
             .all
             .values()
-            .filter(|w| w.set == set.id && w.is_there(now))
+            .filter(|w| w.set == set.id && w.is_there() && !set.pool.hangs(w.slot, now))
             .map(|w| w.slot)
             .collect();
         let missing = |slot: u16| !there.contains(&slot);

@@ -1,11 +1,10 @@
 //! What workers say of themselves: figures for `status` and `/metrics`, an answer for the watchdog,
 //! what became of connections in a drain.
 
-use std::time::Instant;
-
-use super::{Worker, Workers};
+use super::{State, Worker, Workers};
 use crate::api;
 use crate::machine::link::{Report, ToWorker};
+use crate::machine::pool;
 
 /// What a worker was asked for its figures.
 #[derive(Debug)]
@@ -28,9 +27,12 @@ impl Workers {
 
     /// Asks everybody for figures.
     pub fn ask(&mut self) -> Vec<Question> {
-        let now = Instant::now();
+        let serve = self.all.values().filter(|w| w.state != State::Draining);
+        let serve: Vec<(u64, u16)> = serve.map(|w| (w.set, w.slot)).collect();
+        for (set, slot) in serve {
+            self.pool_hears(set, slot, pool::Event::Asked);
+        }
         let ask = |(id, worker): (&u64, &mut Worker)| {
-            worker.asked.get_or_insert(now);
             worker.line.say(ToWorker::Report, Vec::new());
             worker.questions += 1;
             Question {

@@ -223,6 +223,18 @@ impl Service {
         self.spawn(command);
     }
 
+    /// Starts it as the first process of a PID namespace, as in a container.
+    pub fn start_as_first_process(&self) {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+            .arg(&self.program)
+            .stdin(Stdio::null())
+            .stdout(self.log_file())
+            .stderr(self.log_file());
+        self.spawn(command);
+    }
+
     /// Starts it as systemd-socket-activate(1) does: without a service manager, with a socket.
     pub fn start_activated(&self, listener: &str) {
         self.start_activated_times(listener, 1);

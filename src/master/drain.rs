@@ -1,0 +1,125 @@
+//! Our own drain, when another generation serves: what it comes to, and who is told. Without a channel
+//! the owner hears it on `handoff.sock`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::driver::Constants;
+use super::handoff::SOCKET;
+use super::input::Input;
+use super::record::millis;
+use crate::api::{self, Connections};
+use crate::machine::Event;
+use crate::machine::link::{Drained, News};
+use crate::sys::handoff;
+
+/// The drain that an upgrade caused, and its last word.
+#[derive(Debug)]
+pub(super) struct OwnDrain {
+    fixed: Arc<Constants>,
+    post: mpsc::Sender<Input>,
+    /// The upgrade that caused it, and since when.
+    begun: Option<(String, Instant)>,
+    /// What it came to, for the owner at our end.
+    last_word: Option<Drained>,
+}
+
+/// How long we wait for the owner's answer. Until it answers, a dead owner goes unnoticed.
+const OWNER: Duration = Duration::from_millis(500);
+/// How often the owner hears of a drain that lasts.
+const EVERY: Duration = Duration::from_secs(2);
+
+impl OwnDrain {
+    pub(super) fn new(fixed: Arc<Constants>, post: mpsc::Sender<Input>) -> Self {
+        Self {
+            fixed,
+            post,
+            begun: None,
+            last_word: None,
+        }
+    }
+
+    /// Our workers are about to drain. False: they do already, and are only hurried.
+    pub(super) fn begins(&mut self, upgrade: Option<&str>) -> bool {
+        if self.begun.is_some() {
+            return false;
+        }
+        self.begun = upgrade.map(|id| (id.to_owned(), Instant::now()));
+        true
+    }
+
+    /// It is taken back before it was over; whether there was one.
+    pub(super) fn given_up(&mut self) -> bool {
+        self.begun.take().is_some()
+    }
+
+    /// Our last worker has gone.
+    pub(super) fn ended(&mut self, connections: Connections) -> Option<Drained> {
+        let (upgrade_id, since) = self.begun.take()?;
+        Some(Drained {
+            upgrade_id,
+            ms: millis(since.elapsed()),
+            connections,
+        })
+    }
+
+    /// There is no channel to the one who serves: it hears this when we leave.
+    pub(super) fn keep_for_the_end(&mut self, drained: Drained) {
+        self.last_word = Some(drained);
+    }
+
+    /// The drain goes on without a channel; the owner hears how, and again in a while.
+    pub(super) fn tell(&self, me: api::Master) {
+        let (path, generation) = (self.path(), self.fixed.me.generation);
+        let news = News {
+            master: me,
+            drained: None,
+        };
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            if let Err(e) = handoff::tell(&path, generation, news).await {
+                tracing::debug!("the owner does not hear how we drain: {e}");
+            }
+            tokio::time::sleep(EVERY).await;
+            let _ = post.send(Input::TellNews).await;
+        });
+    }
+
+    /// Whether there is an owner: it is the one who answers.
+    pub(super) fn ask_owner(&self, me: api::Master) {
+        let (path, generation) = (self.path(), self.fixed.me.generation);
+        let news = News {
+            master: me,
+            drained: None,
+        };
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            let told = handoff::tell(&path, generation, news);
+            let told = tokio::time::timeout(OWNER, told).await;
+            let owned = matches!(told, Ok(Ok(())));
+            let _ = post.send(Input::Event(Event::OwnerAnswered(owned))).await;
+        });
+    }
+
+    /// The last word.
+    pub(super) async fn say_last_word(&mut self, me: api::Master) {
+        let Some(drained) = self.last_word.take() else {
+            return;
+        };
+        let news = News {
+            master: me,
+            drained: Some(drained),
+        };
+        let generation = self.fixed.me.generation;
+        if let Err(e) = handoff::tell(&self.path(), generation, news).await {
+            tracing::info!("nobody hears what our drain came to: {e}");
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.fixed.runtime.join(SOCKET)
+    }
+}

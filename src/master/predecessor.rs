@@ -1,0 +1,140 @@
+//! The predecessor: the line to it, its process, and what it says.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal as Os;
+use tokio::sync::mpsc;
+
+use super::input::Input;
+use super::line::{Heard, Line};
+use crate::api::{self, Connections};
+use crate::machine::message::{Identity, Lingering, Message};
+use crate::machine::{Event, FromPredecessor};
+use crate::sys::process::Other;
+
+/// The predecessor, until its process is gone.
+#[derive(Debug)]
+pub(super) struct Predecessor {
+    pid: u32,
+    identity: Identity,
+    process: Option<Arc<Other>>,
+    line: Option<Line<Message>>,
+}
+
+/// What came of something that it said.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// Nothing that anybody must know.
+    Nothing,
+    /// For the machine.
+    Event(Event),
+    /// It serves again, and we are sent away: why, and what it could not do to the program on disk.
+    Retire(String, Option<String>),
+    /// Its last worker has gone.
+    Drained(u64, Connections),
+    /// The ring of TLS ticket keys has changed.
+    TicketKeys(Option<OwnedFd>),
+    /// It asks how we are.
+    Asks,
+    /// It says how it is.
+    Answers(api::Master),
+}
+
+impl Predecessor {
+    pub(super) fn new(
+        pid: u32,
+        identity: Identity,
+        line: Line<Message>,
+        post: &mpsc::Sender<Input>,
+    ) -> Self {
+        let process = Other::open(pid).ok().flatten().map(Arc::new);
+        if let Some(process) = &process {
+            let (watched, post) = (Arc::clone(process), post.clone());
+            tokio::spawn(async move {
+                let _ = watched.gone().await;
+                let _ = post.send(Input::PredecessorExited).await;
+            });
+        }
+        Self {
+            pid,
+            identity,
+            process,
+            line: Some(line),
+        }
+    }
+
+    /// What something that came on its channel means.
+    pub(super) fn heard(heard: Heard) -> Said {
+        let received = match heard {
+            Heard::Message(received) => received,
+            Heard::Closed => return Said::Event(Event::PredecessorClosed),
+            Heard::Broken(e) => {
+                tracing::error!("the predecessor's channel: {e}");
+                return Said::Event(Event::PredecessorClosed);
+            }
+        };
+        let said = match received.decode::<Message>() {
+            Ok(Message::Takeover) => FromPredecessor::Takeover,
+            Ok(Message::Ready) => FromPredecessor::Ready,
+            Ok(Message::Commit) => FromPredecessor::Commit,
+            Ok(Message::Release) => FromPredecessor::Release,
+            Ok(Message::Retire { reason, disk }) => return Said::Retire(reason, disk),
+            Ok(Message::Drained { ms, connections }) => return Said::Drained(ms, connections),
+            Ok(Message::TicketKeys) => return Said::TicketKeys(received.fds.into_iter().next()),
+            Ok(Message::Status { master: None }) => return Said::Asks,
+            Ok(Message::Status { master: Some(m) }) => return Said::Answers(*m),
+            Ok(_) => return Said::Nothing,
+            Err(e) => {
+                tracing::error!("the predecessor said something strange: {e}");
+                return Said::Nothing;
+            }
+        };
+        Said::Event(Event::Predecessor(said))
+    }
+
+    pub(super) fn say(&self, message: Message, fds: Vec<OwnedFd>) {
+        if let Some(line) = &self.line {
+            line.say(message, fds);
+        }
+    }
+
+    /// The channel ends; the process may still drain. What is known of it then, if its end will be
+    /// seen.
+    pub(super) fn close(&mut self) -> Option<Lingering> {
+        self.line = None;
+        self.process.as_ref().map(|_| Lingering {
+            pid: self.pid,
+            identity: self.identity.clone(),
+        })
+    }
+
+    /// EOF, when what is queued is sent.
+    pub(super) async fn goodbye(&mut self, limit: Duration) {
+        if let Some(line) = self.line.take() {
+            line.close(limit).await;
+        }
+    }
+
+    pub(super) fn signal(&self, signal: Os) {
+        if let Some(process) = &self.process {
+            if let Err(e) = process.signal(signal) {
+                tracing::error!("cannot signal master {}: {e}", self.pid);
+            }
+        }
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether it is still on the channel.
+    pub(super) fn listens(&self) -> bool {
+        self.line.is_some()
+    }
+}

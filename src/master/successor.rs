@@ -1,0 +1,353 @@
+//! The successor: its start, the line to it, its process, and what it says.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::sys::signal::Signal as Os;
+use tokio::sync::mpsc;
+
+use super::inheritance;
+use super::input::Input;
+use super::launch::{self, Launched, Plan};
+use super::line::{Heard, Line};
+use super::workers::ended;
+use crate::api;
+use crate::machine::message::{Hello, Identity, Message};
+use crate::machine::{Event, Failure, FromSuccessor};
+use crate::sys::process::{Other, Process};
+
+/// The successor there is, or the start of one.
+#[derive(Debug)]
+pub(super) struct Successor {
+    post: mpsc::Sender<Input>,
+    link: Option<Link>,
+    /// The start that is wanted: one that was given up is killed when it comes to its end.
+    wanted: Option<u64>,
+    launches: u64,
+    /// The number of the successor, or of the one there was last.
+    generation: u64,
+}
+
+/// A successor's process, until it is reaped.
+#[derive(Debug)]
+pub(super) struct Link {
+    number: u64,
+    pub(super) process: Process,
+    line: Option<Line<Message>>,
+    hello: Option<Hello>,
+    heard: Flood,
+}
+
+/// What came of something that it said.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// Nothing, or nothing that anybody here must know.
+    Nothing,
+    /// For the machine.
+    Event(Event),
+    /// Its version: it has introduced itself.
+    Hello(String),
+    /// The ring of TLS ticket keys has changed.
+    TicketKeys(Option<OwnedFd>),
+    /// It asks how we are.
+    Asks,
+    /// It says how it is.
+    Answers(api::Master),
+}
+
+impl Successor {
+    /// None yet, of the generation with this number.
+    pub(super) fn new(ours: u64, post: mpsc::Sender<Input>) -> Self {
+        Self {
+            generation: ours + 1,
+            post,
+            link: None,
+            wanted: None,
+            launches: 0,
+        }
+    }
+
+    /// Where tasks about a successor report.
+    pub(super) fn post(&self) -> mpsc::Sender<Input> {
+        self.post.clone()
+    }
+
+    /// Starts one, which will have this number among the generations.
+    pub(super) fn launch(&mut self, generation: u64, plan: Plan) {
+        self.generation = generation;
+        self.launches += 1;
+        let (number, post) = (self.launches, self.post.clone());
+        self.wanted = Some(number);
+        tokio::spawn(async move {
+            let result = launch::launch(plan).await;
+            let _ = post.send(Input::Launch(number, result)).await;
+        });
+    }
+
+    /// The start is given up. Its result is thrown away when it comes, so no process is lost.
+    pub(super) fn cancel(&mut self) {
+        self.wanted = None;
+    }
+
+    /// A start came to its end; `None`: nobody wants it any more.
+    pub(super) fn launched(
+        &mut self,
+        number: u64,
+        result: Result<Box<Launched>, Failure>,
+    ) -> Option<Result<(u32, String), Failure>> {
+        if self.wanted != Some(number) {
+            if let Ok(launched) = result {
+                let mut process = launched.process;
+                let _ = process.signal(Os::SIGKILL);
+                tokio::task::spawn_blocking(move || process.reap());
+            }
+            return None;
+        }
+        self.wanted = None;
+        Some(result.map(|launched| {
+            let (pid, build) = (launched.process.pid(), launched.build_id.clone());
+            self.take(number, *launched);
+            (pid, build)
+        }))
+    }
+
+    fn take(&mut self, number: u64, launched: Launched) {
+        let pid = launched.process.pid();
+        let post = self.post.clone();
+        let line = Line::new(launched.channel, move |heard| {
+            let post = post.clone();
+            async move {
+                if !matches!(heard, Heard::Message(_)) {
+                    // Most often it is the end of the process: then say how it ended.
+                    if let Ok(Some(process)) = Other::open(pid) {
+                        let soon = Duration::from_millis(100);
+                        let _ = tokio::time::timeout(soon, process.gone()).await;
+                    }
+                }
+                let _ = post.send(Input::Successor(number, heard)).await;
+            }
+        });
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            if let Ok(Some(process)) = Other::open(pid) {
+                let _ = process.gone().await;
+            }
+            let _ = post.send(Input::SuccessorExited(number)).await;
+        });
+        self.link = Some(Link {
+            number,
+            process: launched.process,
+            line: Some(line),
+            hello: None,
+            heard: Flood::new(),
+        });
+    }
+
+    /// It said something, or its channel ended; `when` completes a sentence about its end.
+    pub(super) fn heard(&mut self, number: u64, heard: Heard, when: &str) -> Said {
+        // What was on its way when we stopped listening does not count.
+        let listening = |s: &&mut Link| s.number == number && s.line.is_some();
+        let Some(link) = self.link.as_mut().filter(listening) else {
+            return Said::Nothing;
+        };
+        let received = match heard {
+            Heard::Message(_) if link.heard.too_much() => {
+                return link.broken("the new master floods the channel".into());
+            }
+            Heard::Message(received) => received,
+            Heard::Closed => {
+                let how = match link.process.peek() {
+                    Some(exit) => format!("the new master {exit}{when}"),
+                    None => format!("the new master closed its channel{when}"),
+                };
+                return Said::Event(Event::SuccessorClosed(Failure::new(how)));
+            }
+            Heard::Broken(e) => {
+                return link.broken(format!("the new master broke the protocol: {e}"));
+            }
+        };
+        match received.decode::<Message>() {
+            Ok(Message::TicketKeys) => Said::TicketKeys(received.fds.into_iter().next()),
+            Ok(message) => link.understood(message),
+            Err(e) => link.broken(format!("the new master broke the protocol: {e}")),
+        }
+    }
+
+    /// Its process has ended; how, when it is the successor and not one before it.
+    pub(super) fn exited(&self, number: u64) -> Option<String> {
+        let link = self.link.as_ref().filter(|s| s.number == number)?;
+        Some(ended(link.process.peek()))
+    }
+
+    pub(super) fn say(&self, message: Message, fds: Vec<OwnedFd>) {
+        if let Some(line) = self.link.as_ref().and_then(|s| s.line.as_ref()) {
+            line.say(message, fds);
+        }
+    }
+
+    /// The line, for the inheritance.
+    pub(super) fn line(&self) -> Option<&Line<Message>> {
+        self.link.as_ref().and_then(|s| s.line.as_ref())
+    }
+
+    /// EOF. Whoever waits for what was queued has the line.
+    pub(super) fn close(&mut self) -> Option<Line<Message>> {
+        self.link.as_mut().and_then(|s| s.line.take())
+    }
+
+    pub(super) fn signal(&self, signal: Os) {
+        let Some(link) = &self.link else { return };
+        let pid = link.process.pid();
+        tracing::warn!("{signal} to master {pid}, which shall leave");
+        if let Err(e) = link.process.signal(signal) {
+            tracing::error!("cannot signal master {pid}: {e}");
+        }
+        if signal == Os::SIGTERM {
+            // A stopped one must hear it.
+            let _ = link.process.signal(Os::SIGCONT);
+        }
+    }
+
+    /// It has ended, and nobody needs its zombie any more.
+    pub(super) fn reap(&mut self) {
+        if let Some(mut link) = self.link.take() {
+            let how = link.process.reap();
+            tracing::info!("master {} {how}", link.process.pid());
+        }
+    }
+
+    /// It only drains from now on: somebody else looks after its process.
+    pub(super) fn let_go(&mut self) -> Option<(Link, Identity)> {
+        let mut link = self.link.take()?;
+        link.line = None;
+        let identity = self.identity_of(&link);
+        Some((link, identity))
+    }
+
+    pub(super) fn process(&self) -> Option<&Process> {
+        self.link.as_ref().map(|link| &link.process)
+    }
+
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process().map(Process::pid)
+    }
+
+    /// Whether there is one, or the start of one.
+    pub(super) fn is_there(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// Whether it can be asked something: before its hello it expects the inheritance, nothing else.
+    pub(super) fn can_be_asked(&self) -> bool {
+        let greeted = |s: &Link| s.line.is_some() && s.hello.is_some();
+        self.link.as_ref().is_some_and(greeted)
+    }
+
+    /// Who it is, as far as we know.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.link.as_ref().map(|link| self.identity_of(link))
+    }
+
+    /// What it said of itself.
+    pub(super) fn version(&self) -> Option<&str> {
+        let hello = self.link.as_ref()?.hello.as_ref();
+        hello.map(|hello| hello.version.as_str())
+    }
+
+    fn identity_of(&self, link: &Link) -> Identity {
+        let hello = link.hello.as_ref();
+        Identity {
+            generation: self.generation,
+            version: hello.map_or_else(String::new, |h| h.version.clone()),
+            build_id: hello.map_or_else(String::new, |h| h.build_id.clone()),
+        }
+    }
+
+    /// The number of the successor, or of the one there was last.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+impl Link {
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Nothing more is heard from it.
+    fn broken(&mut self, reason: String) -> Said {
+        self.line = None;
+        Said::Event(Event::SuccessorClosed(Failure::new(reason)))
+    }
+
+    fn understood(&mut self, message: Message) -> Said {
+        let said = match message {
+            Message::Hello(hello) => {
+                if let Err(failure) = inheritance::greet(&hello) {
+                    self.line = None;
+                    return Said::Event(Event::SuccessorClosed(failure));
+                }
+                if self.hello.is_some() {
+                    return Said::Nothing;
+                }
+                let version = hello.version.clone();
+                self.hello = Some(hello);
+                return Said::Hello(version);
+            }
+            Message::Ready => FromSuccessor::Ready,
+            Message::Heartbeat => FromSuccessor::Heartbeat,
+            Message::Commit => FromSuccessor::Commit,
+            Message::Yield { leaving: true, .. } => FromSuccessor::Leaving,
+            Message::Yield {
+                reason,
+                retire,
+                then,
+                ..
+            } => FromSuccessor::Yield {
+                reason,
+                retire,
+                then,
+            },
+            Message::Release => FromSuccessor::Release,
+            Message::Status { master: None } => return Said::Asks,
+            Message::Status { master: Some(m) } => return Said::Answers(*m),
+            Message::Inheritance(_)
+            | Message::Fds { .. }
+            | Message::Takeover
+            | Message::Retire { .. }
+            | Message::Drained { .. }
+            | Message::TicketKeys
+            | Message::Unknown => return Said::Nothing,
+        };
+        Said::Event(Event::Successor(said))
+    }
+}
+
+/// How much was said lately.
+#[derive(Debug)]
+struct Flood {
+    since: std::time::Instant,
+    messages: u32,
+}
+
+/// No master has more to say in a second.
+const MOST_MESSAGES: u32 = 1000;
+
+impl Flood {
+    fn new() -> Self {
+        Self {
+            since: std::time::Instant::now(),
+            messages: 0,
+        }
+    }
+
+    fn too_much(&mut self) -> bool {
+        let now = std::time::Instant::now();
+        if now.duration_since(self.since) > Duration::from_secs(1) {
+            self.since = now;
+            self.messages = 0;
+        }
+        self.messages += 1;
+        self.messages > MOST_MESSAGES
+    }
+}

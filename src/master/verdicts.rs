@@ -1,0 +1,198 @@
+//! The machine's verdicts and an upgrade's end: in words, to those who wait. What says that an upgrade
+//! is over is said when the program on disk is as that upgrade must leave it, or cannot be made so.
+
+use super::disk::Done;
+use super::driver::Driver;
+use super::milestone::{self, Milestone};
+use super::orders::{PutOff, Reply};
+use super::predecessor::Predecessor;
+use super::status::{self, successor_who, who};
+use super::words::{self, Who};
+use crate::api::{self, Outcome, exit};
+use crate::machine::message::Message;
+use crate::machine::{Event, Failure, OrderKind, Phase, Verdict};
+
+/// What is said when the program on disk is put right.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    answers: Vec<Reply>,
+    conclusion: Option<(Outcome, Option<Failure>)>,
+    retire: Option<String>,
+}
+
+impl Driver {
+    /// The machine's verdict on an order.
+    pub(super) fn settle(&mut self, kind: OrderKind, verdict: Verdict) {
+        let waits_for_disk = verdict.follows_disk(kind);
+        let (exit, message) = match verdict {
+            Verdict::Done => (exit::OK, self.done(kind)),
+            Verdict::Failed(failure) => (failure.exit, self.failed(kind, &failure)),
+            Verdict::Already(what) => {
+                let so = match kind {
+                    OrderKind::Upgrade => {
+                        let release = self.applications.release();
+                        let release = release.map(|one| one.path.as_path());
+                        words::runs_already(&self.fixed.me.version, release)
+                    }
+                    _ => what.to_owned(),
+                };
+                return self.orders.answer(exit::OK, so);
+            }
+            Verdict::Full => {
+                let most = self.configured.config.drain.generations;
+                let full = words::full(most.into(), &self.drainers.who_holds_what());
+                return self.orders.answer(exit::REFUSED, full);
+            }
+            Verdict::Refused(why) => return self.orders.answer(exit::REFUSED, why),
+            Verdict::Moved => return self.orders.moved(kind),
+        };
+        let done = exit == exit::OK && kind == OrderKind::Upgrade;
+        let until_commit = done && self.story.upgrade().is_some();
+        let answers = self.orders.settle(kind, exit, &message, until_commit);
+        if !waits_for_disk {
+            for reply in answers {
+                reply.end(None);
+            }
+        } else if self.disk.is_busy() {
+            self.held.answers.extend(answers);
+        } else {
+            self.answer(answers);
+        }
+    }
+
+    fn answer(&self, answers: Vec<Reply>) {
+        let differs = self.disk.differs();
+        for reply in answers {
+            reply.end(differs.as_deref());
+        }
+    }
+
+    /// The upgrade ended: once, by the master whose word it is. What is committed is so whatever the
+    /// disk says.
+    pub(super) fn conclude(&mut self, outcome: Outcome, failure: Option<Failure>) {
+        if self.disk.is_busy() && outcome != Outcome::Committed {
+            self.held.conclusion = Some((outcome, failure));
+            return;
+        }
+        // Taken back before it was over: so far it counts.
+        let back = outcome != Outcome::Committed && self.drain.given_up();
+        let so_far = back.then(|| self.workers.tally());
+        let phase = self.machine.phase();
+        if let Some(record) = self.story.upgrade() {
+            let tried = record.release.as_ref();
+            self.releases.ended(&self.applications, outcome, tried);
+        }
+        let Some(last) = self.story.ended(outcome, failure, so_far, phase) else {
+            return;
+        };
+        self.orders.ended(&last);
+        self.desk.publish(api::Event::Ended(last));
+        self.set_timing();
+    }
+
+    /// The successor is sent away. It answers its operator when it hears this: the disk first, for a
+    /// moment.
+    pub(super) fn retire_successor(&mut self, reason: String) {
+        // Who ordered it is answered when the successor hears this: the link leads back by then.
+        let tried = self.story.upgrade().and_then(|one| one.release.as_ref());
+        if let Some(tried) = tried {
+            self.applications.point_back(tried);
+        }
+        if self.disk.is_busy() {
+            self.held.retire = Some(reason);
+            self.disk.lasts_soon();
+        } else {
+            self.say_retire(reason);
+        }
+    }
+
+    /// The disk takes too long for a successor that shall leave.
+    pub(super) fn retire_now(&mut self) {
+        if let Some(reason) = self.held.retire.take() {
+            self.say_retire(reason);
+        }
+    }
+
+    fn say_retire(&self, reason: String) {
+        let disk = self.disk.trouble().cloned();
+        self.successor
+            .say(Message::Retire { reason, disk }, Vec::new());
+    }
+
+    /// A piece of work on the program on disk came to its end: those who waited learn it.
+    pub(super) fn disk_done(&mut self, result: Result<(), String>) {
+        match self.disk.done(result) {
+            Done::Partly => return,
+            Done::Trouble(Some(why)) => Milestone {
+                reason: Some(&why),
+                ..self.milestone(milestone::DISK_DIFFERS)
+            }
+            .error(format_args!("{why}; it is tried again")),
+            Done::Trouble(None) | Done::All => {}
+        }
+        self.say_held();
+    }
+
+    /// Says what was held back.
+    pub(super) fn say_held(&mut self) {
+        self.retire_now();
+        let answers = std::mem::take(&mut self.held.answers);
+        self.answer(answers);
+        if let Some((outcome, failure)) = self.held.conclusion.take() {
+            self.conclude(outcome, failure);
+        }
+    }
+
+    /// What waited until the program on disk was put right.
+    pub(super) async fn resume(&mut self) {
+        if self.disk.is_working() && self.machine.may_begin() {
+            return;
+        }
+        for one in self.orders.resume() {
+            match one {
+                PutOff::Order(order, answer) => self.ordered(order, answer).await,
+                PutOff::Signal(signal) => self.happen(Event::Signal(signal)).await,
+            }
+        }
+    }
+
+    /// An order was carried out.
+    fn done(&self, kind: OrderKind) -> String {
+        let (me, successor) = (who(self), successor_who(self));
+        match kind {
+            OrderKind::Upgrade if self.machine.phase() == Phase::Beside => status::line(self),
+            OrderKind::Upgrade => {
+                let ordered = self.story.probation();
+                let probation = ordered.unwrap_or(self.configured.config.upgrade.probation);
+                words::took_over(me, successor, probation)
+            }
+            OrderKind::Commit => {
+                let newest = if self.successor.is_there() {
+                    successor
+                } else {
+                    me
+                };
+                format!("{newest} is committed and serves")
+            }
+            OrderKind::Rollback => match self.predecessor.as_ref().map(Predecessor::identity) {
+                Some(before) => format!("{} serves again", Who::from(before)),
+                None if self.machine.phase() == Phase::Parked => {
+                    format!("{successor} serves: the program of before")
+                }
+                None => format!("{me} serves"),
+            },
+            OrderKind::Reload => "the new configuration is in use".into(),
+            OrderKind::Stop => "stopped".into(),
+        }
+    }
+
+    /// An order was tried, and failed.
+    pub(super) fn failed(&self, kind: OrderKind, failure: &Failure) -> String {
+        let (why, who) = (&failure.reason, who(self));
+        match kind {
+            OrderKind::Upgrade | OrderKind::Rollback => format!("{why}; {who} serves on"),
+            OrderKind::Reload => format!("{why}\n{who} serves on with the configuration of before"),
+            OrderKind::Commit | OrderKind::Stop => format!("{why}\n{who} serves on as before"),
+        }
+    }
+}

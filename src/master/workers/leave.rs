@@ -1,0 +1,96 @@
+//! Workers leave: they drain, or are killed.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::{State, Workers};
+use crate::machine::Event;
+use crate::machine::link::{DrainReason, ToWorker};
+use crate::master::input::Input;
+
+/// A draining worker cuts what is left by itself; one that does not is killed after this.
+const OVERDUE: Duration = Duration::from_secs(1);
+
+impl Workers {
+    /// Everybody drains. A second call with a shorter limit counts.
+    ///
+    /// Unless the service stops, somebody else serves on and takes the connections.
+    pub fn drain(&mut self, limit: Option<Duration>, reason: DrainReason) -> Vec<Event> {
+        self.rescue_queues();
+        self.current = None;
+        self.candidate = None;
+        let ids: Vec<u64> = self.all.keys().copied().collect();
+        for id in ids {
+            self.drain_one(id, limit, reason);
+        }
+        self.gone_event()
+    }
+
+    pub(super) fn drain_one(&mut self, id: u64, limit: Option<Duration>, reason: DrainReason) {
+        let Some(worker) = self.all.get_mut(&id) else {
+            return;
+        };
+        if worker.state == State::Starting {
+            // It holds nothing: no reason to wait for it.
+            let _ = worker.process.signal(Signal::SIGKILL);
+        }
+        worker.state = State::Draining;
+        let timeout_ms = limit.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        let order = ToWorker::Drain {
+            timeout_ms,
+            pass: reason != DrainReason::Stop,
+            reason,
+        };
+        worker.line.say(order, Vec::new());
+        if let Some(limit) = limit {
+            let inbox = self.inbox.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(limit + OVERDUE).await;
+                let _ = inbox.send(Input::WorkerOverdue(id)).await;
+            });
+        }
+    }
+
+    /// Everybody leaves now.
+    pub fn kill(&mut self) -> Vec<Event> {
+        self.current = None;
+        self.candidate = None;
+        for worker in self.all.values_mut() {
+            worker.state = State::Draining;
+            let _ = worker.process.signal(Signal::SIGKILL);
+        }
+        self.gone_event()
+    }
+
+    /// A draining worker outlived its limit.
+    pub fn overdue(&mut self, id: u64) {
+        if let Some(worker) = self.all.get(&id) {
+            if worker.state == State::Draining {
+                tracing::warn!(
+                    "worker {} does not leave: it is killed",
+                    worker.process.pid()
+                );
+                let _ = worker.process.signal(Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// The candidate is given up; the set that serves was never touched.
+    pub fn cancel_reload(&mut self) {
+        if let Some(set) = self.candidate.take() {
+            for worker in self.all.values_mut().filter(|w| w.set == set.id) {
+                worker.state = State::Draining;
+                let _ = worker.process.signal(Signal::SIGKILL);
+            }
+        }
+    }
+
+    pub(super) fn gone_event(&self) -> Vec<Event> {
+        if self.all.is_empty() && self.current.is_none() && self.candidate.is_none() {
+            vec![Event::WorkersGone]
+        } else {
+            Vec::new()
+        }
+    }
+}

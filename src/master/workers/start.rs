@@ -1,0 +1,131 @@
+//! A worker is started from the master's own image, and told what it is.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::{Hand, State, Worker, Workers};
+use crate::config::{Config, Identities};
+use crate::machine::Event;
+use crate::machine::link::{Report, Start, TlsSecrets, ToWorker};
+use crate::master::hosting::Hold;
+use crate::master::input::Input;
+use crate::master::line::Line;
+use crate::master::sockets::Sockets;
+use crate::sys::channel::Channel;
+use crate::sys::process::Other;
+use crate::sys::secrets;
+use crate::sys::signals;
+use crate::sys::spawn::{self, Spawn, WORKER_ENV};
+
+impl Workers {
+    pub(super) fn spawn(&mut self, set: u64, slot: u16) -> Vec<Event> {
+        let Some(wanted) = self.set(set) else {
+            return Vec::new();
+        };
+        let (config, sockets) = (Arc::clone(&wanted.config), Arc::clone(&wanted.sockets));
+        let board = wanted.board.as_ref().and_then(|fd| fd.try_clone().ok());
+        let hold = wanted.hold.clone();
+        let hand = wanted.first_hand(slot);
+        match self.start_one(set, slot, &config, &sockets, hand, (board, hold)) {
+            Ok(()) => Vec::new(),
+            Err(e) => self.failed(set, slot, &format!("cannot start a worker: {e}")),
+        }
+    }
+
+    fn start_one(
+        &mut self,
+        set: u64,
+        slot: u16,
+        config: &Config,
+        sockets: &Sockets,
+        hand: Hand,
+        (board, hold): (Option<OwnedFd>, Option<Arc<Hold>>),
+    ) -> Result<(), StartError> {
+        let (ours, theirs) = Channel::pair()?;
+        let tls = self.tls_secrets(config)?;
+        let holds = hold.as_ref().map(|hold| hold.end()).transpose()?;
+        let listeners = sockets.copies(|id| hand.contains_key(&id))?;
+        let mut spec = Spawn::new(
+            self.image.as_fd(),
+            format!("{}: worker process g{}", self.name, self.generation),
+        );
+        spec.channel = Some((WORKER_ENV, theirs));
+        spec.blocked = signals::BLOCKED_AT_EXEC;
+        let process = spawn::spawn(spec)?;
+        let id = self.next_worker;
+        self.next_worker += 1;
+        let inbox = self.inbox.clone();
+        let line = Line::new(ours, move |heard| {
+            let inbox = inbox.clone();
+            async move {
+                let _ = inbox.send(Input::Worker(id, heard)).await;
+            }
+        });
+        self.watch(id, process.pid());
+        let start = Start {
+            name: self.name.clone(),
+            generation: self.generation,
+            slot,
+            version: self.version.clone(),
+            config: config.clone(),
+            listeners: listeners.len(),
+            handoff: self.handoff.clone(),
+            receives: false,
+            board: board.is_some(),
+            typed: self.typed.clone(),
+            upstreams: hold.as_ref().map(|hold| hold.upstreams.clone()),
+            tls: tls.is_some(),
+        };
+        let beside = board.into_iter().chain(holds).chain(tls).collect();
+        line.say(ToWorker::Start(Box::new(start)), beside);
+        self.lock_pids().insert(process.pid());
+        let mut worker = Worker {
+            set,
+            slot,
+            process,
+            line,
+            state: State::Starting,
+            report: Report::default(),
+            half_gone: None,
+            hand: Hand::new(),
+            full: false,
+            questions: 0,
+            answers: 0,
+        };
+        worker.give(listeners, &hand);
+        worker.hand = hand;
+        self.all.insert(id, worker);
+        Ok(())
+    }
+
+    /// The memory that a worker of this configuration reads its keys from.
+    fn tls_secrets(&self, config: &Config) -> std::io::Result<Option<OwnedFd>> {
+        let Some(identities) = &config.tls.identities else {
+            return Ok(None);
+        };
+        let secrets = TlsSecrets {
+            identities: Identities::clone(identities),
+            tickets: config.tls.tickets.then(|| self.tickets.clone()),
+        };
+        secrets::wrap(&secrets).map(Some)
+    }
+
+    fn watch(&self, id: u64, pid: u32) {
+        let inbox = self.inbox.clone();
+        tokio::spawn(async move {
+            if let Ok(Some(process)) = Other::open(pid) {
+                let _ = process.gone().await;
+            }
+            let _ = inbox.send(Input::WorkerExited(id)).await;
+        });
+    }
+}
+
+/// Why there is no worker.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Spawn(#[from] spawn::SpawnError),
+}
