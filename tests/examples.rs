@@ -411,3 +411,35 @@ fn every_datagram_comes_back() {
     assert!(clients.stop().into_iter().all(|said| said > 50));
     example.stop();
 }
+
+#[test]
+fn a_stop_with_several_draining_generations_leaves_no_process_behind() {
+    let example = Example::start(
+        "workbench",
+        "workers = 1\n[drain]\nstop_timeout = \"1s\"",
+        &[],
+    );
+    let address = example.address();
+    let mut held = Vec::new();
+    for n in 0..3 {
+        // A client that holds this generation.
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let request = b"GET /slow?ms=600000 HTTP/1.1\r\nHost: kit.test\r\n\r\n";
+        std::io::Write::write_all(&mut client, request).unwrap();
+        held.push(client);
+        let accepted = |status: &Status| {
+            let workers = status.masters.iter().flat_map(|master| &master.workers);
+            workers.map(|worker| worker.connections).sum::<u64>() > n
+        };
+        example.service.wait_status("one more connection", accepted);
+        example
+            .service
+            .replace(&example.builds[usize::from(n % 2 == 0)]);
+        example.service.cli(&["upgrade"]).assert_code(0);
+        example.service.cli(&["commit"]).assert_code(0);
+    }
+    let all = |status: &Status| status.masters.len() == 4;
+    example.service.wait_status("four generations", all);
+    let service = example.stop();
+    service.wait_processes("nobody is left", <[_]>::is_empty);
+}
