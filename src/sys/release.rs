@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -21,9 +21,11 @@ pub struct Release {
 }
 
 impl Release {
-    /// What is at `directory` now. A file `release` in it says by its content which release that is;
-    /// without one the directory's own change time does. Other values in its files of variables make
-    /// it another one, too.
+    /// What is at `directory` now. A file `release` in it says by its content which release that is.
+    /// Without one, and where no link leads from one release to the next, the directory's own change
+    /// time does; behind a link it does not, because what a program writes beside itself (a database,
+    /// a pid file) would be another release. Other values in its files of variables make it another
+    /// one, too.
     pub fn of(directory: &Path, app: &App) -> io::Result<Self> {
         let path = directory.canonicalize()?;
         let metadata = path.metadata()?;
@@ -31,14 +33,14 @@ impl Release {
             return Err(io::ErrorKind::NotADirectory.into());
         }
         let mut identity = format!("{}:{}", metadata.dev(), metadata.ino());
-        if let Ok(said) = fs::read(path.join("release")) {
+        if let Ok(said) = read(&path.join("release")) {
             let _ = write!(identity, ":{}", digest(&said));
-        } else {
+        } else if !app.directory.is_symlink() {
             let (seconds, nanos) = (metadata.ctime(), metadata.ctime_nsec());
             let _ = write!(identity, ":{seconds}.{nanos:09}");
         }
         for file in &app.env_files {
-            let _ = write!(identity, ":{}", digest(&fs::read(file)?));
+            let _ = write!(identity, ":{}", digest(&read(file)?));
         }
         Ok(Self { path, identity })
     }
@@ -89,6 +91,31 @@ pub fn make_link(link: &Path, to: &Path) -> io::Result<()> {
     // The name is what a restart reads: it must outlive a power cut as the release does.
     let parent = link.parent().unwrap_or(Path::new("/"));
     fs::File::open(parent)?.sync_all()
+}
+
+/// A file of the application's or its operator's. Whatever they put there (a pipe, a device, a huge
+/// file), the master does not wait for it, nor fill its memory with it.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = fs::File::options()
+        .read(true)
+        .custom_flags(libc_nonblock())
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        return Err(io::Error::other("it has more than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
+/// More of a file is not read.
+const MOST: u64 = 1 << 20;
+
+fn libc_nonblock() -> i32 {
+    i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default()
 }
 
 fn digest(bytes: &[u8]) -> String {
@@ -151,6 +178,31 @@ mod tests {
         assert_ne!(Release::of(&current, &app).unwrap(), release);
         release.look_again(&app);
         assert_eq!(Release::of(&current, &app).unwrap(), release);
+    }
+
+    #[test]
+    fn behind_a_link_what_a_program_writes_is_no_other_release() {
+        let (dir, mut app) = scene();
+        app.directory = dir.path().join("current");
+        let release = Release::of(&app.directory, &app).unwrap();
+        fs::write(dir.path().join("1/blog.sqlite-journal"), "").unwrap();
+        assert_eq!(Release::of(&app.directory, &app).unwrap(), release);
+        assert_eq!(Release::of(&release.path, &app).unwrap(), release);
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_holds_nobody_up() {
+        let (dir, app) = scene();
+        nix::unistd::mkfifo(
+            &dir.path().join("1/release"),
+            nix::sys::stat::Mode::from_bits_truncate(0o600),
+        )
+        .unwrap();
+        Release::of(&dir.path().join("current"), &app).unwrap();
+        let big = fs::File::create(dir.path().join("env")).unwrap();
+        big.set_len(MOST + 1).unwrap();
+        let error = Release::of(&dir.path().join("current"), &app).unwrap_err();
+        assert_eq!(error.to_string(), "it has more than 1 MiB");
     }
 
     #[test]
