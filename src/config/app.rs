@@ -43,6 +43,9 @@ pub struct App {
     /// How long a body may stand still because of the application.
     #[serde(with = "words")]
     pub stall_timeout: Duration,
+    /// How long a tunnel (a WebSocket) may carry nothing.
+    #[serde(with = "words")]
+    pub tunnel_timeout: Duration,
     /// How long an unused connection to the application is kept.
     #[serde(with = "words")]
     pub idle_timeout: Duration,
@@ -78,6 +81,7 @@ impl Default for App {
             connect_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(600),
+            tunnel_timeout: Duration::from_secs(3600),
             idle_timeout: Duration::from_secs(1),
             trusted_proxies: Vec::new(),
         }

@@ -58,6 +58,7 @@ pub(super) fn validate(app: &App) -> Result<(), Invalid> {
         ("connect_timeout", app.connect_timeout, MOMENT),
         ("answer_timeout", app.answer_timeout, MOMENT),
         ("stall_timeout", app.stall_timeout, MOMENT),
+        ("tunnel_timeout", app.tunnel_timeout, MOMENT),
         ("idle_timeout", app.idle_timeout, Duration::ZERO),
     ] {
         at(&["app", key], time(found, least..=DAY))?;

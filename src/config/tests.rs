@@ -590,6 +590,7 @@ fn all_different(seed: u64) -> Config {
             connect_timeout: time(23),
             answer_timeout: time(29),
             stall_timeout: time(31),
+            tunnel_timeout: time(32),
             idle_timeout: time(37),
             trusted_proxies: vec!["unix:".into()],
         }),

@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::{Method, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::front::Front;
 use super::pool::{Link, Turn};
+use super::refusal::Cause;
+use crate::config::Upstream;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -109,13 +112,29 @@ impl HttpBody for Upload {
     }
 }
 
+/// Whose answer it is.
+pub(super) struct About {
+    pub(super) front: Arc<Front>,
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) upstream: Upstream,
+}
+
+impl About {
+    fn complain(&self, what: &str) {
+        let (method, path, upstream) = (&self.method, self.uri.path(), &self.upstream);
+        let what = format!("{method} {path}: {what} ({upstream})");
+        self.front.complaints.say(Cause::Cut, &what);
+    }
+}
+
 /// The body of the application's answer.
 pub(super) struct Download {
     body: Incoming,
     /// With whom the request is; given up at the end.
     with: Option<(Link, Turn)>,
     request: Arc<Progress>,
-    front: Arc<Front>,
+    about: About,
     /// Runs while the application gives nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     stalls: bool,
@@ -127,13 +146,13 @@ impl Download {
         link: Link,
         turn: Turn,
         request: Arc<Progress>,
-        front: Arc<Front>,
+        about: About,
     ) -> Self {
         let mut this = Self {
             body,
             with: Some((link, turn)),
             request,
-            front,
+            about,
             stalled: None,
             stalls: false,
         };
@@ -171,13 +190,13 @@ impl HttpBody for Download {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        let limit = this.front.limits.stall;
+        let limit = this.about.front.limits.stall;
         if polled.is_pending() {
             if this.is_overdue(cx, limit) {
                 let limit = humantime::format_duration(limit);
                 let why =
                     format!("the application's answer stood still for {limit} (stall_timeout)");
-                this.front.complaints.say(&why);
+                this.about.complain(&why);
                 this.with = None;
                 return Poll::Ready(Some(Err(why.into())));
             }
@@ -191,7 +210,7 @@ impl HttpBody for Download {
                     "the application's answer broke off: {}",
                     super::front::cause(e)
                 );
-                this.front.complaints.say(&why);
+                this.about.complain(&why);
                 this.with = None;
             }
             None => this.finish(),

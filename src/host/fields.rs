@@ -161,9 +161,14 @@ fn target(head: &mut request::Parts) {
     let whole = head.method == Method::OPTIONS && head.uri.path() == "*";
     if !whole && (head.uri.scheme().is_some() || head.uri.authority().is_some()) {
         let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
-        head.uri = path
-            .parse::<Uri>()
-            .unwrap_or_else(|_| Uri::from_static("/"));
+        // RFC 9112, 3.2.1: an empty path is `/`, and the query stays.
+        let path = match path.strip_prefix('?') {
+            Some(query) => format!("/?{query}"),
+            None => path.to_owned(),
+        };
+        if let Ok(path) = Uri::try_from(path) {
+            head.uri = path;
+        }
     }
     // RFC 9113, 8.2.3: HTTP/2 may cut it into several.
     let mut cookies = head.headers.get_all(COOKIE).iter();

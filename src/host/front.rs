@@ -16,7 +16,7 @@ use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::bodies::{Download, Progress, Upload};
+use super::bodies::{About, Download, Progress, Upload};
 use super::pool::{Link, Pool, Turn};
 use super::refusal::{Complaints, Refusal};
 use super::{FrontContext, fields, networks, tunnel};
@@ -37,6 +37,7 @@ pub(super) struct Limits {
     connect: Duration,
     answer: Duration,
     pub(super) stall: Duration,
+    pub(super) tunnel: Duration,
 }
 
 /// Between two attempts to connect to an application that is not there.
@@ -52,13 +53,19 @@ impl Front {
                 connect: cx.app.connect_timeout,
                 answer: cx.app.answer_timeout,
                 stall: cx.app.stall_timeout,
+                tunnel: cx.app.tunnel_timeout,
             },
             complaints: Complaints::default(),
         }
     }
 
     /// Waits while the application is not there: it may be starting again.
-    async fn connect(&self, fresh: bool, patience: &mut Patience) -> Result<(Link, Turn), Refusal> {
+    async fn connect(
+        &self,
+        fresh: bool,
+        patience: &mut Patience,
+        head: &Head,
+    ) -> Result<(Link, Turn), Refusal> {
         loop {
             let failed = match timeout_at(patience.end, self.pool.connect(fresh)).await {
                 Ok(Ok(connected)) => return Ok(connected),
@@ -67,7 +74,9 @@ impl Front {
             };
             if !patience.wait().await {
                 return Err(Refusal::Unavailable(format!(
-                    "cannot connect to the application within {} (connect_timeout): {failed}",
+                    "cannot connect to the application for {} {} within {} (connect_timeout): {failed}",
+                    head.method,
+                    head.uri.path(),
                     humantime::format_duration(self.limits.connect)
                 )));
             }
@@ -177,7 +186,7 @@ impl Head {
 pub(super) async fn answer(front: Arc<Front>, request: Request<Body>) -> Response<Body> {
     match Exchange::new(&front, request) {
         Ok(exchange) => exchange.run(&front).await.unwrap_or_else(|refusal| {
-            front.complaints.say(&refusal);
+            front.complaints.say(refusal.cause(), &refusal);
             refusal.into_response()
         }),
         Err(refusal) => refusal.into_response(),
@@ -225,7 +234,7 @@ impl Exchange {
             None => self.head.request(Upload::empty()),
         };
         loop {
-            let (mut link, turn) = front.connect(fresh, &mut patience).await?;
+            let (mut link, turn) = front.connect(fresh, &mut patience, &self.head).await?;
             let why;
             (request, why) = match self.head.send(front, &mut link, request, &progress).await {
                 Ok(response) => return self.pass_on(front, response, link, turn, progress),
@@ -264,8 +273,13 @@ impl Exchange {
             return Ok(response.map(|_| Body::empty()));
         }
         fields::to_client(response.headers_mut());
-        let front = Arc::clone(front);
-        Ok(response.map(|body| Body::new(Download::new(body, link, turn, progress, front))))
+        let about = About {
+            front: Arc::clone(front),
+            method: self.head.method,
+            uri: self.head.uri,
+            upstream: turn.upstream().clone(),
+        };
+        Ok(response.map(|body| Body::new(Download::new(body, link, turn, progress, about))))
     }
 }
 

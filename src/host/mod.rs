@@ -15,6 +15,7 @@ mod fields;
 mod front;
 mod pool;
 mod refusal;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod tunnel;

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -11,12 +10,12 @@ use std::time::Duration;
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use super::bodies::Upload;
+use super::stream::Stream;
 use crate::config::Upstream;
 
 /// All instances of the application.
@@ -103,7 +102,10 @@ impl Pool {
             }
             match instance.open().await {
                 Ok(link) => return Ok((link, turn)),
-                Err(e) => failed = e,
+                Err(e) => {
+                    let at = &instance.upstream;
+                    failed = io::Error::new(e.kind(), format!("{at}: {e}"));
+                }
             }
         }
         Err(failed)
@@ -131,14 +133,14 @@ impl Instance {
 
     async fn open(&self) -> io::Result<Link> {
         let stream = match &self.upstream {
-            Upstream::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
+            Upstream::Unix(path) => Stream::unix(UnixStream::connect(path).await?),
             Upstream::Port(port) => {
                 let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).await?;
                 stream.set_nodelay(true)?;
-                Stream::Tcp(stream)
+                Stream::tcp(stream)
             }
         };
-        let tells_unread = matches!(stream, Stream::Unix(_));
+        let tells_unread = matches!(self.upstream, Upstream::Unix(_));
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER_MAX)
             .handshake(TokioIo::new(stream))
@@ -202,6 +204,11 @@ impl Instance {
 }
 
 impl Turn {
+    /// Where its instance listens.
+    pub(super) fn upstream(&self) -> &Upstream {
+        &self.0.upstream
+    }
+
     /// The answer is through: the connection may serve another request.
     pub(super) fn give_back(&self, link: Link) {
         self.0.put_idle(link);
@@ -224,63 +231,5 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.driver.abort();
-    }
-}
-
-#[derive(Debug)]
-enum Stream {
-    Unix(UnixStream),
-    Tcp(TcpStream),
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
-            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-            Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
-            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-        }
     }
 }

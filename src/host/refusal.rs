@@ -24,6 +24,15 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    pub(super) fn cause(&self) -> Cause {
+        match self {
+            Self::BadRequest(_) => Cause::Request,
+            Self::BadGateway(_) => Cause::NoAnswer,
+            Self::Unavailable(_) => Cause::Unavailable,
+            Self::TimedOut(_) => Cause::TooLate,
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
@@ -60,9 +69,27 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Says why, at most once a second: an application that is down has many clients.
+/// What went wrong, as far as the log tells causes apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A request that makes no sense.
+    Request,
+    /// 502
+    NoAnswer,
+    /// 503
+    Unavailable,
+    /// 504
+    TooLate,
+    /// An answer that broke off, or stood still.
+    Cut,
+    /// A tunnel.
+    Tunnel,
+}
+
+/// Says why, at most once a second for each cause: an application that is down has many clients, and
+/// their number is not to hide another cause.
 #[derive(Debug, Default)]
-pub(super) struct Complaints(Mutex<Said>);
+pub(super) struct Complaints(Mutex<[Said; 6]>);
 
 #[derive(Debug, Default)]
 struct Said {
@@ -74,8 +101,9 @@ struct Said {
 const EVERY: Duration = Duration::from_secs(1);
 
 impl Complaints {
-    pub(super) fn say(&self, what: &impl fmt::Display) {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn say(&self, cause: Cause, what: &impl fmt::Display) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = &mut all[cause as usize];
         if said.last.is_some_and(|last| last.elapsed() < EVERY) {
             said.unsaid += 1;
             return;

@@ -1,13 +1,22 @@
 //! A connection whose protocol was switched (WebSockets): bytes both ways, to the end of either
-//! side. The worker counts it as the client's connection until then.
+//! side, or until nobody has sent a byte for `tunnel_timeout`: a phone that went away says nothing.
+//! The worker counts it as the client's connection until then.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep};
 
 use super::front::Front;
 use super::pool::{Link, Turn};
+use super::refusal::Cause;
 
 /// Carries bytes until both sides have ended, or one of them is gone.
 pub(super) async fn carry(
@@ -24,11 +33,90 @@ pub(super) async fn carry(
         Ok(both) => both,
         Err(e) => {
             let why = format!("a switch of protocols came to nothing: {e}");
-            return front.complaints.say(&why);
+            return front.complaints.say(Cause::Tunnel, &why);
         }
     };
-    let (mut client, mut application) = (TokioIo::new(client), TokioIo::new(application));
-    // That one of them went away is how tunnels end.
-    let _ = tokio::io::copy_bidirectional(&mut client, &mut application).await;
+    let last = Last::now();
+    let mut client = Watched(TokioIo::new(client), last.clone());
+    let mut application = Watched(TokioIo::new(application), last.clone());
+    tokio::select! {
+        // That one of them went away is how tunnels end.
+        _ = tokio::io::copy_bidirectional(&mut client, &mut application) => {}
+        () = last.is_old(front.limits.tunnel) => {
+            let limit = humantime::format_duration(front.limits.tunnel);
+            let why = format!("a tunnel carried nothing for {limit} (tunnel_timeout): it is closed");
+            front.complaints.say(Cause::Tunnel, &why);
+        }
+    }
     drop(turn);
+}
+
+/// When a byte came last from either side, in milliseconds since the tunnel began.
+#[derive(Debug, Clone)]
+struct Last {
+    begun: Instant,
+    ms: Arc<AtomicU64>,
+}
+
+impl Last {
+    fn now() -> Self {
+        Self {
+            begun: Instant::now(),
+            ms: Arc::default(),
+        }
+    }
+
+    fn byte(&self) {
+        let ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.ms.store(ms, Ordering::Relaxed);
+    }
+
+    async fn is_old(&self, limit: Duration) {
+        loop {
+            let last = self.begun + Duration::from_millis(self.ms.load(Ordering::Relaxed));
+            let Some(left) = limit
+                .checked_sub(last.elapsed())
+                .filter(|left| !left.is_zero())
+            else {
+                return;
+            };
+            sleep(left).await;
+        }
+    }
+}
+
+struct Watched<T>(T, Last);
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.0).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            this.1.byte();
+        }
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
 }

@@ -91,6 +91,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         if self.path == "/bad/deaf":
             time.sleep(3600)
+        if self.path == "/bad/early":
+            # As Flask does over MAX_CONTENT_LENGTH: it answers, and closes with the body unread.
+            self.close_connection = True
+            return self.answer("too large" * 1000, 413)
         length = int(self.headers["Content-Length"])
         self.answer(str(len(self.rfile.read(length))))
 

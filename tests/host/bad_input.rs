@@ -119,6 +119,57 @@ fn one_that_never_reads_a_request_gets_no_more_of_it() {
     assert_eq!(scene.get("/"), "1");
 }
 
+/// Most of the body is on its way when the application closes.
+#[test]
+fn a_large_upload_that_is_refused_early_gets_the_refusal() {
+    for listens in [SOCKET, "{port}"] {
+        let scene = Scene::begin("early", listens, QUICK);
+        for round in 0..20 {
+            let mut stream = connect(&scene);
+            let length = 10 << 20;
+            let head =
+                format!("POST /bad/early HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut reader = stream.try_clone().unwrap();
+            let sent = std::thread::spawn(move || {
+                let part = vec![b'x'; 1 << 16];
+                // Nobody has to take all of it.
+                let _ = (0..length / part.len()).try_for_each(|_| stream.write_all(&part));
+            });
+            let mut answer = Vec::new();
+            let _ = reader.read_to_end(&mut answer);
+            sent.join().unwrap();
+            let answer = String::from_utf8_lossy(&answer);
+            let at = format!("{listens}, round {round}: {answer:.300}");
+            assert!(answer.starts_with("HTTP/1.1 413 "), "{at}");
+            assert!(answer.ends_with(&"too large".repeat(1000)), "{at}");
+        }
+        assert_eq!(scene.get("/"), "1");
+    }
+}
+
+#[test]
+fn a_tunnel_that_carries_nothing_is_closed() {
+    let app = format!("{QUICK}tunnel_timeout = \"1s\"\n");
+    let scene = Scene::begin("silent-tunnel", SOCKET, &app);
+    let mut stream = connect(&scene);
+    let head = "GET /echo HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let begun = Instant::now();
+    let mut all = Vec::new();
+    // Whoever speaks keeps it.
+    let mut part = [0; 4096];
+    while begun.elapsed() < Duration::from_secs(3) {
+        stream.write_all(b"x").unwrap();
+        let read = stream.read(&mut part).unwrap();
+        assert_ne!(read, 0, "closed after {:?}", begun.elapsed());
+        all.extend_from_slice(&part[..read]);
+    }
+    assert!(all.starts_with(b"HTTP/1.1 101 "));
+    let _ = stream.read_to_end(&mut all);
+    scene.wait_log("carried nothing for 1s (tunnel_timeout)");
+}
+
 #[test]
 fn an_endless_answer_ends_with_its_client() {
     let scene = Scene::begin("endless", SOCKET, QUICK);

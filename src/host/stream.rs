@@ -1,0 +1,137 @@
+//! A connection to the application as hyper reads and writes it. An application that refuses a large
+//! body early (413, 401) answers and closes, with the body unread: then a write fails although the
+//! answer is there to be read. So a failed write takes nothing away from what is read; what was to be
+//! written is dropped, and the failure is told if no answer comes.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    io: Io,
+    /// The other side takes no more, and has said nothing since.
+    refused: Option<io::ErrorKind>,
+    /// The other side takes no more.
+    closed: bool,
+}
+
+#[derive(Debug)]
+enum Io {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    pub(super) fn unix(stream: UnixStream) -> Self {
+        Self::new(Io::Unix(stream))
+    }
+
+    pub(super) fn tcp(stream: TcpStream) -> Self {
+        Self::new(Io::Tcp(stream))
+    }
+
+    fn new(io: Io) -> Self {
+        Self {
+            io,
+            refused: None,
+            closed: false,
+        }
+    }
+
+    fn wrote(&mut self, written: io::Result<usize>, all: usize) -> io::Result<usize> {
+        match written {
+            Err(e) if is_closed(e.kind()) => {
+                self.closed = true;
+                self.refused = Some(e.kind());
+                Ok(all)
+            }
+            written => written,
+        }
+    }
+}
+
+fn is_closed(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(kind, BrokenPipe | ConnectionReset)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let room = buf.remaining() > 0;
+        let read = match &mut this.io {
+            Io::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Io::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+        };
+        let read = ready!(read);
+        let came = buf.filled().len() > before;
+        if came {
+            this.refused = None;
+        }
+        Poll::Ready(match (read, this.refused) {
+            (Ok(()), Some(kind)) if room && !came => Err(kind.into()),
+            (read, _) => read,
+        })
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.closed {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = match &mut this.io {
+            Io::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Io::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+        };
+        let written = ready!(written);
+        Poll::Ready(this.wrote(written, buf.len()))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let all = bufs.iter().map(|buf| buf.len()).sum();
+        if this.closed {
+            return Poll::Ready(Ok(all));
+        }
+        let written = match &mut this.io {
+            Io::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Io::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+        };
+        let written = ready!(written);
+        Poll::Ready(this.wrote(written, all))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().io {
+            Io::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Io::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
