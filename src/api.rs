@@ -115,8 +115,14 @@ pub struct Master {
 pub struct App {
     /// The release that it runs.
     pub release: PathBuf,
-    /// Whether it was ready, and so serves.
+    /// Whether it serves: at least one instance answers.
     pub ready: bool,
+    /// How many instances do; `None`: a supervisor of before does not say.
+    #[serde(default)]
+    pub answering: Option<u16>,
+    /// Why an instance ended last.
+    #[serde(default)]
+    pub ended: Option<String>,
     /// The first process of each instance.
     pub pids: Vec<u32>,
     /// How often an instance was started again.

@@ -91,6 +91,12 @@ pub struct Instances {
     pub restarts: u64,
     /// The memory that they and what they started would give back, in KiB.
     pub private_kib: u64,
+    /// How many of them answer now; `None`: a supervisor of before does not say.
+    #[serde(default)]
+    pub ready: Option<u16>,
+    /// Why one of them ended last.
+    #[serde(default)]
+    pub ended: Option<String>,
 }
 
 /// The application that a predecessor runs, for a successor that would start the same one.

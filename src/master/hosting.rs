@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
 use super::input::Input;
@@ -309,16 +308,21 @@ impl Applications {
         }
     }
 
+    /// Where this generation runs it.
+    fn release_of<'a>(&'a self, app: &'a App) -> &'a Path {
+        match &self.ours {
+            Some(ours) if ours.directory == app.directory => &ours.release,
+            _ => &app.directory,
+        }
+    }
+
     fn launch(
         &mut self,
         app: &App,
         config: &Config,
         at: Vec<Upstream>,
     ) -> Result<Application, String> {
-        let directory = match &self.ours {
-            Some(ours) if ours.directory == app.directory => &ours.release,
-            _ => &app.directory,
-        };
+        let directory = self.release_of(app);
         let release = Release::of(directory, app).map_err(|e| {
             format!(
                 "cannot start an application in {}: {e}",
@@ -403,7 +407,9 @@ impl Applications {
         let one = self.current.as_ref()?;
         Some(api::App {
             release: one.release.path.clone(),
-            ready: one.upstreams.is_some(),
+            ready: one.upstreams.is_some() && one.instances.ready != Some(0),
+            answering: one.instances.ready,
+            ended: one.instances.ended.clone(),
             pids: one.instances.pids.clone(),
             restarts: one.instances.restarts,
             private_kib: one.instances.private_kib,
@@ -432,13 +438,10 @@ impl Applications {
     /// Takes over what the predecessor runs, if it is what we would start. Else it stays its own.
     pub(super) fn adopt(&mut self, config: &Config, running: RunningApp, end: OwnedFd) {
         let Some(app) = &config.app else { return };
-        let ours = Release::of(&app.directory, app).is_ok_and(|release| {
+        let ours = Release::of(self.release_of(app), app).is_ok_and(|release| {
             release.path == running.release && release.identity == running.identity
         });
-        // Read with our defaults: what another build does not know yet is no difference.
-        let same =
-            ours && serde_json::from_value(running.config).is_ok_and(|theirs: App| theirs == *app);
-        if !same {
+        if !ours || !is_same_process(running.config, app) {
             return;
         }
         let taken = end.try_clone().and_then(|copy| {
@@ -544,7 +547,7 @@ impl Applications {
         for pid in &one.instances.pids {
             // Nobody would end it now. Its number was told by its living supervisor a moment ago.
             if let Ok(Some(leader)) = Other::open(*pid) {
-                let _ = leader.signal(Signal::SIGKILL);
+                let _ = leader.kill_group();
             }
         }
         let why = format!(
@@ -580,6 +583,26 @@ impl Applications {
     }
 }
 
+/// Whether what a predecessor started is what we would start. Read with our defaults: what another
+/// build does not know yet is no difference; and what only concerns its front, or when it is stopped
+/// or removed, asks for no new process.
+fn is_same_process(theirs: serde_json::Value, ours: &App) -> bool {
+    let process = |app: &App| App {
+        parked: Parked::default(),
+        keep: 0,
+        connect_timeout: Duration::ZERO,
+        answer_timeout: Duration::ZERO,
+        stall_timeout: Duration::ZERO,
+        tunnel_timeout: Duration::ZERO,
+        idle_timeout: Duration::ZERO,
+        trusted_proxies: Vec::new(),
+        warmup: Vec::new(),
+        ..app.clone()
+    };
+    let theirs = serde_json::from_value::<App>(theirs);
+    theirs.is_ok_and(|theirs| process(&theirs) == process(ours))
+}
+
 impl Application {
     fn hold(&self) -> Option<Arc<Hold>> {
         self.upstreams
@@ -600,3 +623,26 @@ impl Supervisor {
 /// The application has to get ready first.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotReady;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_with_another_key_takes_the_application_over() {
+        let app = App {
+            command: vec!["./run".into()],
+            ..App::default()
+        };
+        let mut theirs = serde_json::to_value(&app).unwrap();
+        assert!(is_same_process(theirs.clone(), &app));
+        theirs.as_object_mut().unwrap().remove("tunnel_timeout");
+        theirs["keep"] = 9.into();
+        theirs["answer_timeout"] = "9s".into();
+        assert!(is_same_process(theirs.clone(), &app));
+        theirs["instances"] = 2.into();
+        assert!(!is_same_process(theirs.clone(), &app));
+        theirs["instances"] = "two".into();
+        assert!(!is_same_process(theirs, &app));
+    }
+}

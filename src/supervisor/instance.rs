@@ -24,10 +24,14 @@ pub(super) struct Instance {
     pub(super) hosting: Arc<Hosting>,
     pub(super) number: usize,
     pub(super) place: Place,
+    /// How it ended last.
+    pub(super) ended_politely: bool,
     /// Of the application's `env_files`.
     pub(super) variables: Arc<[(String, String)]>,
     pub(super) words: mpsc::Sender<(usize, Word)>,
     pub(super) stops: watch::Receiver<bool>,
+    /// Every process of the unit was told to leave, this one's too.
+    pub(super) ending: watch::Receiver<bool>,
 }
 
 /// What the `env_files` of an application say now. A generation keeps it: a file that is edited for the
@@ -45,7 +49,8 @@ pub(super) fn variables(app: &App) -> Result<Arc<[(String, String)]>, String> {
 /// What it says.
 pub(super) enum Word {
     Started(u32),
-    Ended,
+    /// Why, unless it was stopped.
+    Ended(Option<String>),
     Ready,
     /// It is started again.
     Restarts,
@@ -86,6 +91,11 @@ impl Instance {
             if !was_ready {
                 return self.say(Word::Failed(why)).await;
             }
+            if self.was_told().await {
+                tracing::info!("{why}; every process of the service was told to leave");
+                let _ = self.stops.wait_for(|stop| *stop).await;
+                return;
+            }
             tracing::error!("{why}");
             let (pause, spent) = budget.failed(std::time::Instant::now());
             if spent {
@@ -98,6 +108,12 @@ impl Instance {
             }
             self.say(Word::Restarts).await;
         }
+    }
+
+    /// Whether it ended because everybody was told to: it may learn that a moment before we do.
+    async fn was_told(&mut self) -> bool {
+        let all_end = self.ending.wait_for(|ending| *ending);
+        self.ended_politely && timeout(TOLD, all_end).await.is_ok_and(|told| told.is_ok())
     }
 
     /// One life of it.
@@ -130,16 +146,23 @@ impl Instance {
             _ => Duration::ZERO,
         };
         let exit = self.end(&mut running, patience).await;
-        self.say(Word::Ended).await;
+        // As programs end that were asked to: with 0, of the signal, or as shells tell of it.
+        self.ended_politely = matches!(exit, Exit::Code(0 | 143) | Exit::Signal(15, _));
         let (label, said) = (self.label(), running.tail.said());
-        match why {
+        let end = match why {
             None | Some(Ended::Stopped) => End::Stopped,
             Some(Ended::NotReady(why)) => End::Broken(format!("{label} {why}{said}")),
             Some(Ended::ByItself) if exit.success() => End::Broken(format!(
                 "{label} ended by itself (an application stays in the foreground: no daemon mode){said}"
             )),
             Some(Ended::ByItself) => End::Broken(format!("{label} {exit}{said}")),
-        }
+        };
+        self.say(Word::Ended(match &end {
+            End::Stopped => None,
+            End::Broken(why) => Some(why.lines().next().unwrap_or_default().to_owned()),
+        }))
+        .await;
+        end
     }
 
     fn label(&self) -> String {
@@ -228,12 +251,15 @@ impl Instance {
         let path = app.ready.as_deref().unwrap_or("/");
         let upstream = &self.place.upstream;
         let mut pause = FIRST_PAUSE;
+        let mut patience = probe::PATIENCE;
         loop {
             let asked = tokio::select! {
                 biased;
-                asked = probe::ask(upstream, path) => asked,
+                asked = probe::ask(upstream, path, patience) => asked,
                 () = sleep_until(end) => Err(std::io::ErrorKind::TimedOut.into()),
             };
+            let last_timed_out =
+                matches!(&asked, Err(e) if e.kind() == std::io::ErrorKind::TimedOut);
             let last = match asked {
                 // Nobody promised what `/` answers.
                 Ok(status) if app.ready.is_none() || status.as_u16() < 500 => return Ok(()),
@@ -249,10 +275,16 @@ impl Instance {
             if Instant::now() + pause >= end {
                 let within = Duration::from_millis(self.hosting.ready_within_ms);
                 let within = humantime::format_duration(within);
-                return Err(format!("was not ready within {within}: {last}"));
+                return Err(format!(
+                    "was not ready within {within} (nine tenths of [upgrade] start_timeout): {last}"
+                ));
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+            if last_timed_out {
+                // A first page may take long to make; a question that got lost is asked again.
+                patience *= 2;
+            }
         }
     }
 
@@ -263,7 +295,7 @@ impl Instance {
         for path in &self.hosting.app.warmup {
             let warmed = timeout(
                 end.saturating_duration_since(Instant::now()),
-                probe::ask(upstream, path),
+                probe::ask(upstream, path, UNLIMITED),
             );
             match warmed.await {
                 Ok(Ok(status)) if status.is_server_error() => {
@@ -319,5 +351,20 @@ enum Ended {
     NotReady(String),
 }
 
-/// Variables that are about us.
-const OURS: &[&str] = &["HANDOVER_UNIT_REV", "JOURNAL_STREAM", "PORT"];
+/// Another limit is the one that counts.
+const UNLIMITED: Duration = Duration::from_secs(86_400);
+
+/// For the word that everybody has to leave to come to us, too.
+const TOLD: Duration = Duration::from_millis(200);
+
+/// Variables that are about us. The state directory stays: the application may write there.
+const OURS: &[&str] = &[
+    "HANDOVER_UNIT_REV",
+    "JOURNAL_STREAM",
+    "PORT",
+    "CREDENTIALS_DIRECTORY",
+    "CONFIGURATION_DIRECTORY",
+    "RUNTIME_DIRECTORY",
+    "LOGS_DIRECTORY",
+    "INVOCATION_ID",
+];

@@ -16,7 +16,7 @@ mod probe;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
@@ -61,6 +61,11 @@ pub fn run(channel: OwnedFd, journal: bool) -> ExitCode {
 
 fn supervise(channel: OwnedFd, journal: bool) -> Result<(), SupervisorError> {
     let io = |what| move |e| SupervisorError::Io(what, e);
+    // What the service needs to listen on low ports is nothing for the application: without this an
+    // exec would keep it.
+    if let Err(e) = rustix::thread::clear_ambient_capability_set() {
+        eprintln!("the application keeps capabilities: {e}");
+    }
     // systemd and terminals send them to everybody: masters decide.
     signals::block(signals::OPERATOR).map_err(io("block signals"))?;
     process::set_subreaper().map_err(io("become a subreaper"))?;
@@ -79,8 +84,9 @@ fn supervise(channel: OwnedFd, journal: bool) -> Result<(), SupervisorError> {
             eprintln!("{e}");
         }
         journal::set_generation(hosting.generation);
-        let children = Signals::open(&[Signal::SIGCHLD]).map_err(io("receive signals"))?;
-        Supervisor::new(*hosting).live(channel, children).await;
+        let of_interest = [Signal::SIGCHLD, Signal::SIGTERM];
+        let signals = Signals::open(&of_interest).map_err(io("receive signals"))?;
+        Supervisor::new(*hosting).live(channel, signals).await;
         Ok(())
     })
 }
@@ -96,6 +102,11 @@ struct Supervisor {
     ready: Vec<bool>,
     pids: Vec<Option<u32>>,
     restarts: u64,
+    /// Why an instance ended last.
+    ended: Option<String>,
+    /// As it was measured last, and when.
+    private_kib: u64,
+    measured: Option<Instant>,
     /// What a new holder has to know.
     verdict: Option<FromSupervisor>,
 }
@@ -109,6 +120,7 @@ struct Holder {
 enum Heard {
     Message(Arc<Channel>, Received),
     Gone(Arc<Channel>),
+    Memory(u64),
 }
 
 impl Supervisor {
@@ -126,18 +138,22 @@ impl Supervisor {
             ready: vec![false; count],
             pids: vec![None; count],
             restarts: 0,
+            ended: None,
+            private_kib: 0,
+            measured: None,
             verdict: None,
         }
     }
 
-    async fn live(mut self, first: Channel, mut children: Signals) {
+    async fn live(mut self, first: Channel, mut signals: Signals) {
         self.hold(first);
         // There before the application looks for it.
         self.tell_phase();
         let (stop, stops) = watch::channel(false);
+        let (ending, all_end) = watch::channel(false);
         let (words, mut said) = mpsc::channel(64);
         let mut instances = JoinSet::new();
-        if let Err(reason) = self.start(&mut instances, &words, &stops) {
+        if let Err(reason) = self.start(&mut instances, &words, &stops, &all_end) {
             self.tell(FromSupervisor::Failed { reason }).await;
         }
         while !self.holders.is_empty() {
@@ -145,7 +161,14 @@ impl Supervisor {
                 biased;
                 Some(heard) = self.heard.recv() => self.hear(heard).await,
                 Some((number, word)) = said.recv() => self.take(number, word).await,
-                _ = children.next() => process::reap_orphans(&self.leaders()),
+                signal = signals.next() => match signal {
+                    // To every process of the unit: the application has it, too. That it ends now is
+                    // no crash, and nobody starts it again. Who holds it decides when we leave.
+                    Ok(received) if received.signal == Signal::SIGTERM => {
+                        ending.send_replace(true);
+                    }
+                    _ => process::reap_orphans(&self.leaders()),
+                },
             }
             self.tell_phase();
         }
@@ -166,6 +189,7 @@ impl Supervisor {
         instances: &mut JoinSet<()>,
         words: &mpsc::Sender<(usize, Word)>,
         stops: &watch::Receiver<bool>,
+        ending: &watch::Receiver<bool>,
     ) -> Result<(), String> {
         let variables = instance::variables(&self.hosting.app)?;
         for number in 0..self.ready.len() {
@@ -175,9 +199,11 @@ impl Supervisor {
                 hosting: Arc::clone(&self.hosting),
                 number,
                 place,
+                ended_politely: false,
                 variables: Arc::clone(&variables),
                 words: words.clone(),
                 stops: stops.clone(),
+                ending: ending.clone(),
             };
             instances.spawn(instance.run());
         }
@@ -212,8 +238,21 @@ impl Supervisor {
         });
     }
 
+    /// What `/proc` says of each process holds that process up for a moment: seldom, and not here.
+    fn measure(&mut self) {
+        if self.measured.is_some_and(|at| at.elapsed() < MEASURED) {
+            return;
+        }
+        self.measured = Some(Instant::now());
+        let post = self.post.clone();
+        tokio::task::spawn_blocking(move || {
+            let _ = post.blocking_send(Heard::Memory(process::descendants_private_kib()));
+        });
+    }
+
     async fn hear(&mut self, heard: Heard) {
         match heard {
+            Heard::Memory(kib) => self.private_kib = kib,
             Heard::Gone(channel) => self
                 .holders
                 .retain(|one| !Arc::ptr_eq(&one.channel, &channel)),
@@ -229,6 +268,7 @@ impl Supervisor {
                     }
                 }
                 Ok(ToSupervisor::Report) => {
+                    self.measure();
                     say(&channel, &self.report()).await;
                 }
                 Ok(ToSupervisor::Serves { serves }) => {
@@ -251,13 +291,16 @@ impl Supervisor {
                 self.pids[number] = Some(pid);
                 self.report_to_all().await;
             }
-            Word::Ended => {
+            Word::Ended(why) => {
                 self.pids[number] = None;
+                self.ready[number] = false;
+                self.ended = why;
                 self.report_to_all().await;
             }
             Word::Restarts => self.restarts += 1,
             Word::Ready => {
                 self.ready[number] = true;
+                self.report_to_all().await;
                 if self.ready.iter().all(|ready| *ready) {
                     let upstreams = self.upstreams.clone();
                     self.tell(FromSupervisor::Ready { upstreams }).await;
@@ -278,7 +321,9 @@ impl Supervisor {
         FromSupervisor::Report(Instances {
             pids: self.leaders(),
             restarts: self.restarts,
-            private_kib: process::descendants_private_kib(),
+            private_kib: self.private_kib,
+            ready: u16::try_from(self.ready.iter().filter(|ready| **ready).count()).ok(),
+            ended: self.ended.clone(),
         })
     }
 
@@ -323,6 +368,8 @@ async fn say(channel: &Channel, word: &FromSupervisor) {
     }
 }
 
+/// Between two looks at the memory of the application.
+const MEASURED: Duration = Duration::from_secs(30);
 /// A master that does not read for so long is not waited for.
 const HEARS: Duration = Duration::from_secs(5);
 /// For a process that was killed.

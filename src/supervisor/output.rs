@@ -25,6 +25,9 @@ const LINE: usize = 300;
 const BURST: f64 = 2000.0;
 const RATE: f64 = 200.0;
 
+/// How often it is said how many were left out.
+const SUMMARY: Duration = Duration::from_secs(1);
+
 /// A line that is longer is cut in several.
 const LONGEST: usize = 8 * 1024;
 
@@ -60,13 +63,14 @@ pub(super) fn read(output: OwnedFd, label: String, tail: Tail) -> io::Result<Joi
         let mut bytes = Vec::with_capacity(LONGEST);
         let mut pipe = pipe;
         loop {
-            match pipe.read_buf(&mut bytes).await {
-                Ok(0) | Err(_) => break,
-                Ok(_) => log.lines(&mut bytes),
+            match timeout(SUMMARY, pipe.read_buf(&mut bytes)).await {
+                Ok(Ok(0) | Err(_)) => break,
+                Ok(Ok(_)) => log.lines(&mut bytes, Instant::now()),
+                Err(_) => log.say_dropped(),
             }
         }
         if !bytes.is_empty() {
-            log.line(&bytes);
+            log.line(&bytes, Instant::now());
         }
         log.say_dropped();
     }))
@@ -87,6 +91,8 @@ struct Log {
     allowance: f64,
     counted: Instant,
     dropped: u64,
+    /// When it was said last how many.
+    said: Instant,
 }
 
 impl Log {
@@ -97,31 +103,35 @@ impl Log {
             allowance: BURST,
             counted: Instant::now(),
             dropped: 0,
+            said: Instant::now(),
         }
     }
 
     /// Takes the whole lines out.
-    fn lines(&mut self, bytes: &mut Vec<u8>) {
+    fn lines(&mut self, bytes: &mut Vec<u8>, now: Instant) {
         let mut start = 0;
         while let Some(length) = bytes[start..].iter().position(|byte| *byte == b'\n') {
-            self.line(&bytes[start..start + length]);
+            self.line(&bytes[start..start + length], now);
             start += length + 1;
         }
         bytes.drain(..start);
         if bytes.len() >= LONGEST {
-            self.line(bytes);
+            self.line(bytes, now);
             bytes.clear();
         }
     }
 
-    fn line(&mut self, line: &[u8]) {
+    fn line(&mut self, line: &[u8], now: Instant) {
         let line = String::from_utf8_lossy(line);
         let line = line.trim_end();
         if line.is_empty() {
             return;
         }
         self.tail.push(line);
-        let now = Instant::now();
+        if now.saturating_duration_since(self.said) >= SUMMARY {
+            self.say_dropped();
+            self.said = now;
+        }
         let earned = now.duration_since(self.counted).as_secs_f64() * RATE;
         self.counted = now;
         self.allowance = (self.allowance + earned).min(BURST);
@@ -130,7 +140,6 @@ impl Log {
             return;
         }
         self.allowance -= 1.0;
-        self.say_dropped();
         tracing::info!(target: "app", "{}: {line}", self.label);
     }
 
@@ -158,11 +167,21 @@ mod tests {
             bytes.extend_from_slice(format!("line {n}\n").as_bytes());
         }
         bytes.extend_from_slice(b"unfinished");
-        log.lines(&mut bytes);
+        let now = Instant::now();
+        log.lines(&mut bytes, now);
         assert_eq!(bytes, b"unfinished");
-        assert!(log.dropped > 7000, "{}", log.dropped);
+        // Two thousand at once, and none in no time; what is left out is said once a second.
+        let left_out = |log: &Log| log.dropped;
+        assert!((7900..=8000).contains(&left_out(&log)), "{}", log.dropped);
+        log.line(b"within the second", now + SUMMARY / 2);
+        assert!(left_out(&log) > 7000);
+        log.line(b"after it", now + 2 * SUMMARY);
+        assert_eq!(left_out(&log), 0);
         let said = tail.said();
-        assert!(said.ends_with("line 9998\n  line 9999"), "{said}");
+        assert!(
+            said.ends_with("line 9999\n  within the second\n  after it"),
+            "{said}"
+        );
         assert_eq!(said.lines().count(), 1 + LINES);
     }
 
@@ -171,7 +190,7 @@ mod tests {
         let tail = Tail::default();
         let mut log = Log::new("app".into(), tail.clone());
         let mut bytes = vec![b'x'; LONGEST];
-        log.lines(&mut bytes);
+        log.lines(&mut bytes, Instant::now());
         assert!(bytes.is_empty());
         assert!(tail.said().len() < 2 * LINE);
     }

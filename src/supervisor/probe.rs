@@ -15,11 +15,15 @@ use tokio::time::timeout;
 
 use crate::config::Upstream;
 
-/// For one answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// For one answer, at first.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What it answers to a GET of this path; all of the answer is read.
-pub(super) async fn ask(upstream: &Upstream, path: &str) -> io::Result<StatusCode> {
+pub(super) async fn ask(
+    upstream: &Upstream,
+    path: &str,
+    limit: Duration,
+) -> io::Result<StatusCode> {
     let asked = async {
         match upstream {
             Upstream::Unix(file) => get(UnixStream::connect(file).await?, path).await,
@@ -32,9 +36,11 @@ pub(super) async fn ask(upstream: &Upstream, path: &str) -> io::Result<StatusCod
             }
         }
     };
-    timeout(PATIENCE, asked)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(limit, asked).await.unwrap_or_else(|_| {
+        let limit = humantime::format_duration(limit);
+        let why = format!("no answer within {limit}");
+        Err(io::Error::new(io::ErrorKind::TimedOut, why))
+    })
 }
 
 async fn get<S>(stream: S, path: &str) -> io::Result<StatusCode>

@@ -200,6 +200,18 @@ impl Other {
         self.pidfd.signal(signal)
     }
 
+    /// Kills everybody in the group that it leads, while it lives: then its number is its own.
+    pub fn kill_group(&self) -> io::Result<()> {
+        let group = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        if let (Some(group), false) = (group, self.gone_within(Duration::ZERO)?) {
+            match rustix::process::kill_process_group(group, rustix::process::Signal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.signal(Signal::SIGKILL)
+    }
+
     /// Waits until it has ended. Needs a tokio runtime, the same one each time.
     pub async fn gone(&self) -> io::Result<()> {
         self.pidfd.gone().await

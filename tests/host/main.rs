@@ -9,4 +9,5 @@ mod cold;
 mod life;
 mod real;
 mod scene;
+mod supervised;
 mod takeover;

@@ -39,7 +39,9 @@ pub fn twin(image: &Path) -> PathBuf {
     let twins = image.with_file_name("twins");
     std::fs::create_dir_all(&twins).expect("a directory for twins");
     let path = twins.join(image.file_name().expect("a program's name"));
-    let new = path.with_extension(format!("{}", std::process::id()));
+    // Tests of one program are threads of one process.
+    let who = (std::process::id(), std::thread::current().id());
+    let new = path.with_extension(format!("{who:?}"));
     std::fs::write(&new, bytes).expect("room for a twin");
     std::fs::rename(&new, &path).expect("a rename");
     path

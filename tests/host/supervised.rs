@@ -1,0 +1,173 @@
+//! Supervisors that are killed, applications that keep ending, variables that change: who starts an
+//! application again, and as what.
+
+use std::fs;
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use crate::kit::build;
+use crate::kit::service::SOON;
+use crate::scene::{Scene, gone, pid, wait_gone};
+
+const SOCKET: &str = "{socket}";
+const ASK: &str = "GET /pid HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+/// The supervisors that there are.
+fn supervisors(scene: &Scene) -> Vec<u32> {
+    let all = scene.service.processes();
+    let ours = |args: &[String]| args.concat().contains(": application g");
+    let found = all.iter().filter(|p| !p.is_zombie() && ours(&p.args));
+    found.map(|p| p.pid).collect()
+}
+
+fn the_supervisor(scene: &Scene) -> u32 {
+    let found = supervisors(scene);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0]
+}
+
+/// Until somebody else than `before` answers; whoever that is.
+fn wait_another(scene: &Scene, before: u32) -> u32 {
+    let end = Instant::now() + SOON;
+    loop {
+        let (status, body) = scene.ask(ASK);
+        if status == 200 && body != before.to_string() {
+            return body.parse().unwrap();
+        }
+        assert!(Instant::now() < end, "{status} {body}: nobody but {before}");
+    }
+}
+
+/// Both masters hear of its end, and one of them starts it again.
+#[test]
+fn a_supervisor_that_two_masters_held_is_started_again_once() {
+    let scene = Scene::begin("held-by-two", SOCKET, "");
+    scene.service.replace(&build::twin(&build::own()));
+    scene.service.cli(&["upgrade"]).assert_code(0);
+    let before = pid(&scene);
+    scene.service.kill(the_supervisor(&scene));
+    let now = wait_another(&scene, before);
+    wait_gone(before);
+    the_supervisor(&scene);
+    scene.service.cli(&["commit"]).assert_code(0);
+    scene.service.wait_owner(2, "serving");
+    scene
+        .service
+        .wait_processes("one master", |_| scene.service.masters().len() == 1);
+    // Whoever left has not taken the socket with it.
+    assert_eq!(pid(&scene), now);
+    the_supervisor(&scene);
+}
+
+#[test]
+fn the_workers_find_an_application_whose_first_new_start_failed() {
+    for listens in [SOCKET, "{port}"] {
+        let scene = Scene::begin("second-start", listens, "");
+        let before = pid(&scene);
+        let fault = scene.releases().join("1/fault");
+        fs::write(&fault, "exit").unwrap();
+        scene.service.kill(the_supervisor(&scene));
+        scene.wait_log("the application exited with code 3");
+        fs::remove_file(&fault).unwrap();
+        wait_another(&scene, before);
+        assert_eq!(scene.get("/"), "1");
+    }
+}
+
+/// It would never leave then.
+#[test]
+fn a_parked_master_starts_no_workers_when_its_application_comes_back() {
+    let scene = Scene::begin("parked", SOCKET, "");
+    scene.release("2", "");
+    let parked = scene.service.master(1).pid;
+    let first = the_supervisor(&scene);
+    scene.deploy("2").assert_code(0);
+    scene
+        .service
+        .wait_processes("no worker of g1", |_| scene.service.workers(1).is_empty());
+    scene.service.kill(first);
+    scene.wait_log(&format!("application (process {first}) is gone"));
+    assert_eq!(scene.get("/"), "2");
+    scene.service.cli(&["commit"]).assert_code(0);
+    wait_gone(parked);
+    assert!(scene.service.workers(1).is_empty());
+    assert_eq!(scene.get("/"), "2");
+}
+
+#[test]
+fn a_stop_ends_though_the_supervisor_dies_in_it() {
+    let scene = Scene::begin("dies-in-stop", SOCKET, "");
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| scene.ask("GET /slow HTTP/1.1\r\nhost: x\r\n\r\n"));
+        scene.wait_log("slow begins");
+        let supervisor = the_supervisor(&scene);
+        let stop = scope.spawn(|| scene.service.cli(&["stop"]));
+        scene.wait_log("serving -> draining");
+        scene.service.kill(supervisor);
+        stop.join().unwrap().assert_code(0);
+        let _ = slow.join();
+    });
+    scene.service.wait_exit();
+    scene.service.wait_processes("nobody", |all| all.is_empty());
+}
+
+#[test]
+fn a_file_of_variables_that_is_edited_changes_nothing_for_the_generation_that_runs() {
+    let scene = Scene::prepare("edited", SOCKET, "env_files = [\"env\"]\n");
+    let env = scene.service.dir().join("env");
+    fs::write(&env, "SECRET=first\n").unwrap();
+    scene.service.start();
+    scene.service.wait_owner(1, "serving");
+    for text in ["SECRET=second\n", "no assignment\n"] {
+        fs::write(&env, text).unwrap();
+        let before = pid(&scene);
+        let _ = scene.ask("GET /crash HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        wait_another(&scene, before);
+        let all = scene.get("/env");
+        assert!(all.lines().any(|line| line == "SECRET=first"), "{all}");
+    }
+}
+
+/// Going back would help nothing: it is the same application.
+#[test]
+fn an_application_that_was_taken_over_is_no_verdict_on_the_new_program() {
+    let scene = Scene::begin("no-verdict", SOCKET, "");
+    scene.service.replace(&build::twin(&build::own()));
+    scene.service.cli(&["upgrade"]).assert_code(0);
+    let end = Instant::now() + SOON;
+    while !scene
+        .service
+        .log_text()
+        .contains("the application keeps ending")
+    {
+        assert!(Instant::now() < end, "it was never said");
+        let _ = scene.ask("GET /crash HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    }
+    wait_another(&scene, 0);
+    let status = scene.service.wait_status("an owner", |_| true);
+    assert_eq!((status.generation, &*status.phase), (2, "probation"));
+    scene.service.cli(&["commit"]).assert_code(0);
+    scene.service.wait_owner(2, "serving");
+}
+
+/// As systemd does when the main process has died, and `systemctl kill`.
+#[test]
+fn an_application_that_was_told_to_leave_with_everybody_is_not_started_again() {
+    let scene = Scene::begin("everybody", SOCKET, "");
+    let app = pid(&scene);
+    let supervisor = the_supervisor(&scene);
+    scene.service.signal(app, Signal::TERM);
+    scene.service.signal(supervisor, Signal::TERM);
+    scene.wait_log("every process of the service was told to leave");
+    assert!(gone(app));
+    let starts = scene
+        .service
+        .log_text()
+        .matches("app: release 1 starts")
+        .count();
+    assert_eq!(starts, 1);
+    scene.service.cli(&["stop"]).assert_code(0);
+    scene.service.wait_exit();
+    scene.service.wait_processes("nobody", |all| all.is_empty());
+}
