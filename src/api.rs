@@ -450,6 +450,10 @@ pub struct UpgradeOrder {
     pub supersede: bool,
     /// When too many generations drain, the oldest is ended.
     pub end_oldest: bool,
+    /// Where the application's link leads, as whoever ordered it sees it: compared, and never gone to.
+    /// It is run, even when it was refused before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<PathBuf>,
     /// When the answer comes.
     pub until: Until,
 }

@@ -194,6 +194,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         unit_rev: None,
         drained: Connections::default(),
         app: None,
+        release: None,
         state: BTreeMap::new(),
     };
     let config = Config {
@@ -265,6 +266,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         id: id.into(),
         hold,
         probation_ms,
+        release: false,
     };
     vec![
         ("hello", Message::Hello(hello)),

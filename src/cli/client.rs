@@ -187,9 +187,14 @@ impl<'a> Client<'a> {
             },
             Ask::Commit => self.commit(screen).await,
             Ask::Rollback => {
+                let refused = match self.link {
+                    Some(_) => self.on_probation().await,
+                    None => None,
+                };
                 let went = self.rollback(screen).await;
-                if let Some(link) = self.link {
-                    self.link_follows(link, screen).await;
+                let done = matches!(&went, Ok(Verdict { exit: exit::OK, .. }));
+                if let (true, Some(link), Some(refused)) = (done, self.link, refused) {
+                    Self::link_follows(link, &refused, screen);
                 }
                 went
             }

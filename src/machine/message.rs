@@ -101,6 +101,9 @@ pub struct Supersede {
     /// `None`: as configured.
     #[serde(default)]
     pub probation_ms: Option<u64>,
+    /// It was asked for by its release: that one is run, even one that was refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub release: bool,
 }
 
 /// The successor introduces itself.
@@ -161,6 +164,9 @@ pub struct Inheritance {
     /// [`Inherited::App`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<RunningApp>,
+    /// The release that the successor runs, whatever the link leads to; `None`: what that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<PathBuf>,
     /// State of the application, by name.
     #[serde(default)]
     pub state: BTreeMap<String, serde_json::Value>,

@@ -287,7 +287,10 @@ impl Driver {
         let generation = self.fixed.me.generation;
         let tell = |message| step_event(phase, generation, id, message);
         let refused = self.story.refused_builds();
-        let hosted = self.releases.on_disk(&self.applications, self.story.last());
+        let config = &self.configured.config;
+        let hosted = self
+            .releases
+            .on_disk(config, &self.applications, self.story.last());
         let order = self
             .orders
             .take(order, answer, &mut self.disk, &refused, &hosted, tell);

@@ -195,6 +195,7 @@ mod tests {
             unit_rev: None,
             drained: crate::api::Connections::default(),
             app: None,
+            release: None,
             state: BTreeMap::new(),
         }
     }

@@ -20,7 +20,7 @@ use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::process::{Exit, Process};
 use crate::sys::signals;
-use crate::sys::spawn::{self, CHANNEL_ENV, Output, Spawn};
+use crate::sys::spawn::{self, CHANNEL_ENV, KEEPS_RELEASE_ENV, Output, Spawn};
 
 /// What to start.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub struct Plan {
     pub arg0: String,
     /// Whether there is a notify socket to hand on.
     pub notify: bool,
+    /// The application's release stays, whatever the link leads to.
+    pub keeps_release: bool,
     /// For the pre-flight.
     pub timeout: Duration,
     /// Where to say what was at the path, as soon as it is known: the start may be given up while
@@ -132,6 +134,9 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
     spec.args.clone_from(&plan.check);
     spec.cwd = Some(plan.cwd.clone());
     spec.output = Output::Piped;
+    if plan.keeps_release {
+        spec.env.push((KEEPS_RELEASE_ENV.into(), Some("1".into())));
+    }
     // It says whether systemd will carry all listeners, so it must see that systemd is there.
     spec.keep_notify = plan.notify;
     spec.blocked = signals::BLOCKED_AT_EXEC;

@@ -10,6 +10,7 @@ use super::launch::Plan;
 use super::milestone;
 use super::predecessor::Predecessor;
 use super::record::{Record, millis, new_id};
+use super::releases::Asked;
 use super::status::who;
 use super::store::Found;
 use crate::machine::message::{Inheritance, Inherited, PROTOCOL, Supersede};
@@ -19,19 +20,27 @@ impl Driver {
     pub(super) fn launch(&mut self, back: bool, next: Option<&Supersede>) {
         let ordered = self.orders.upcoming();
         let hold = self.machine.hold();
-        let (id, probation) = match (next, ordered) {
+        let (id, probation, wanted) = match (next, ordered) {
             (Some(next), _) => {
                 let probation = next.probation_ms.map(Duration::from_millis);
-                (next.id.clone(), probation)
+                (next.id.clone(), probation, next.release)
             }
-            (None, Some(order)) => (order.id, order.probation),
-            (None, None) => (new_id(), None),
+            (None, Some(order)) => (order.id, order.probation, order.release),
+            (None, None) => (new_id(), None, false),
         };
         let mut record = Record::new(id, &self.fixed.me.version, hold, back);
         record.was_good = back && !self.disk.store.on_trial();
         record.probation = probation;
         record.old_pid = Some(self.fixed.pid);
-        if let Some((releases, release)) = self.applications.releases_now() {
+        let asked = match (back, wanted) {
+            (true, _) => Asked::Back,
+            (_, true) => Asked::Release,
+            _ => Asked::Upgrade,
+        };
+        let other_program = !self.disk.store.disk().matches_running;
+        record.keeps_release = self.releases.kept(&self.applications, asked, other_program);
+        let other = self.applications.releases_now();
+        if let Some((releases, release)) = other.filter(|_| record.keeps_release.is_none()) {
             self.releases.serves(&self.applications);
             record.releases = Some(releases);
             record.release = Some(release);
@@ -41,7 +50,8 @@ impl Driver {
             .set_probation(probation.unwrap_or(config.upgrade.probation));
         self.say_held();
         let generation = self.drainers.unused_generation(self.fixed.me.generation);
-        let plan = self.plan(back, Arc::clone(&record.found));
+        let mut plan = self.plan(back, Arc::clone(&record.found));
+        plan.keeps_release = record.keeps_release.is_some();
         let starts = format!("an upgrade of {} starts", who(self));
         self.story.begins(record);
         self.milestone(milestone::UPGRADE_STARTS).info(starts);
@@ -59,6 +69,7 @@ impl Driver {
             cwd: self.fixed.cwd.clone(),
             arg0: format!("{}: master process g{generation}", self.fixed.name),
             notify: self.manager.is_systemd(),
+            keeps_release: false,
             timeout: self.configured.config.upgrade.start_timeout,
             found,
         }
@@ -99,6 +110,7 @@ impl Driver {
             unit_rev: self.fixed.unit_rev.clone(),
             drained: self.all_drained(),
             app,
+            release: record.keeps_release.clone(),
             state: std::collections::BTreeMap::new(),
         };
         if let Some(line) = self.successor.line() {

@@ -36,6 +36,8 @@ pub(super) struct Waiter {
     id: Option<String>,
     /// Instead of the configured one.
     probation: Option<Duration>,
+    /// An upgrade for its release.
+    release: bool,
     answer: Answer,
 }
 
@@ -44,6 +46,8 @@ pub(super) struct Waiter {
 pub(super) struct Upcoming {
     pub(super) id: String,
     pub(super) probation: Option<Duration>,
+    /// For its release.
+    pub(super) release: bool,
 }
 
 /// What would take a rejected program for a new one, if it began now.
@@ -121,6 +125,7 @@ impl Orders {
             until: Until::Takeover,
             id: None,
             probation: None,
+            release: false,
             answer,
         }))
     }
@@ -132,6 +137,7 @@ impl Orders {
             self.upcoming = Some(Upcoming {
                 id: id.clone(),
                 probation: waiter.probation,
+                release: waiter.release,
             });
         }
         self.in_hand = Some(waiter);
@@ -151,7 +157,10 @@ impl Orders {
             id: id.clone(),
             hold: order.hold,
             probation_ms: order.probation_ms,
+            release: order.release.is_some(),
         });
+        let elsewhere = order.release.as_ref();
+        let elsewhere = elsewhere.and_then(|one| hosted.leads_elsewhere(one));
         let refused = check_id(&id).err();
         let waiter = Waiter {
             order: Order::Upgrade {
@@ -163,10 +172,15 @@ impl Orders {
             until: order.until,
             id: Some(id),
             probation: order.probation_ms.map(Duration::from_millis),
+            release: order.release.is_some(),
             answer,
         };
         if let Some(reason) = refused {
             waiter.end(exit::USAGE, reason);
+            return None;
+        }
+        if let Some(elsewhere) = elsewhere {
+            waiter.end(exit::REFUSED, elsewhere);
             return None;
         }
         Some(self.hold(waiter))

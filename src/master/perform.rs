@@ -199,7 +199,10 @@ impl Driver {
             self.health.end();
         }
         if let Some(time) = self.machine.takes() {
-            self.manager.extend_timeout(time);
+            let app = self.configured.config.app.as_ref();
+            let app = app.filter(|_| self.machine.stopping());
+            let app = app.map(|app| app.stop_timeout).unwrap_or_default();
+            self.manager.extend_timeout(time + app);
         }
         if to.feeds_at_once() {
             self.feed();

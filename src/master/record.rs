@@ -1,5 +1,6 @@
 //! One upgrade, as the master that drives it remembers it.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub(super) struct Record {
     pub(super) releases: Option<Releases>,
     /// The one that is tried.
     pub(super) release: Option<Release>,
+    /// What the successor runs, whatever the link leads to.
+    pub(super) keeps_release: Option<PathBuf>,
     /// The two masters.
     pub(super) old_pid: Option<u32>,
     pub(super) new_pid: Option<u32>,
@@ -68,6 +71,7 @@ impl Record {
             probation: None,
             releases: None,
             release: None,
+            keeps_release: None,
             old_pid: None,
             new_pid: None,
         }

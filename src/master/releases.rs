@@ -1,6 +1,7 @@
 //! Releases of the hosted application in an upgrade: whether there is another one, which was refused,
 //! what the link leads to afterwards, and which of them nothing needs any more.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::history::History;
@@ -8,6 +9,7 @@ use super::hosting::Applications;
 use super::release_file::named;
 use crate::api::{self, Last, Outcome, Releases};
 use crate::config::{self, App, Config, ConfigError, Loaded, Sources};
+use crate::machine::hosting::RunningApp;
 use crate::machine::trial::MOST_TRIES;
 use crate::machine::trial::release::{Known, Start, Why};
 use crate::sys::release::{self, Release};
@@ -25,8 +27,29 @@ pub(super) struct OnDisk {
     pub(super) other: bool,
     /// One that was not refused, too: nobody tries that again by itself.
     pub(super) new: bool,
-    /// The last upgrade, which has ended, was from this release to another one.
+    /// The last upgrade, which was committed, was from this release to another one.
     pub(super) ended: Option<PathBuf>,
+    link: Option<PathBuf>,
+}
+
+impl OnDisk {
+    /// Why a release that somebody wants to run is not what would be run.
+    pub(super) fn leads_elsewhere(&self, wanted: &Path) -> Option<String> {
+        let Some(link) = &self.link else {
+            return Some("this service hosts no application".into());
+        };
+        let now = link.canonicalize();
+        let shown = |path: &Path| path.display().to_string();
+        (now.as_deref().ok() != Some(wanted)).then(|| {
+            format!(
+                "{} leads to {} for the service, not to {}: somebody else has pointed it elsewhere, or \
+                 the service runs with another configuration",
+                link.display(),
+                now.map_or_else(|e| format!("nothing ({e})"), |path| shown(&path)),
+                wanted.display()
+            )
+        })
+    }
 }
 
 impl KnownReleases {
@@ -37,10 +60,18 @@ impl KnownReleases {
     }
 
     /// What the disk holds besides what runs.
-    pub(super) fn on_disk(&self, applications: &Applications, last: Option<&Last>) -> OnDisk {
+    pub(super) fn on_disk(
+        &self,
+        config: &Config,
+        applications: &Applications,
+        last: Option<&Last>,
+    ) -> OnDisk {
         let other = applications.other_release();
-        let ended = last.and_then(|last| last.releases.as_ref());
+        // One that failed has changed nothing: what is gone back from is the program.
+        let ended = last.filter(|last| last.outcome == Outcome::Committed);
+        let ended = ended.and_then(|last| last.releases.as_ref());
         OnDisk {
+            link: config.app.as_ref().map(|app| app.directory.clone()),
             new: other
                 .as_ref()
                 .is_some_and(|one| !self.was_rejected(applications, one)),
@@ -120,6 +151,20 @@ impl KnownReleases {
             }
             Start::Good | Start::NothingElse => {}
         }
+    }
+
+    /// What the successor runs in spite of the link.
+    pub(super) fn kept(
+        &self,
+        applications: &Applications,
+        asked: Asked,
+        other_program: bool,
+    ) -> Option<PathBuf> {
+        let (app, ours) = applications.running()?;
+        let now = Release::of(&app.directory, app).ok();
+        let bad = config::release_fault(app).is_some()
+            || now.is_none_or(|now| now != *ours && self.was_rejected(applications, &now));
+        keeps(asked, other_program, bad).then(|| ours.path.clone())
     }
 
     fn was_rejected(&self, applications: &Applications, release: &Release) -> bool {
@@ -244,12 +289,49 @@ impl Applications {
     }
 }
 
-/// What the upgrade of a successor is about: what runs comes from the predecessor.
-pub(super) fn since(config: &Config, before: Option<PathBuf>) -> Option<Releases> {
+/// A successor: `running` is the predecessor's, `kept` what runs whatever the link leads to. Says what
+/// this upgrade is about, should it be about a release.
+pub(super) fn take_over(
+    config: &Config,
+    applications: &mut Applications,
+    kept: Option<PathBuf>,
+    running: Option<RunningApp>,
+    end: Option<OwnedFd>,
+) -> Option<Releases> {
+    let before = running.as_ref().map(|one| one.release.clone());
+    let before = before.filter(|_| kept.is_none());
+    if let (Some(release), Some(app)) = (kept, &config.app) {
+        applications.keep_to(app.directory.clone(), release);
+    }
+    if let (Some(running), Some(end)) = (running, end) {
+        applications.adopt(config, running, end);
+    }
     let from = before?;
     let app = config.app.as_ref()?;
     let to = Release::of(&app.directory, app).ok()?.path;
     (from != to).then_some(Releases { from, to })
+}
+
+/// What an upgrade was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The program of before.
+    Back,
+    /// This release: `deploy`.
+    Release,
+    /// Whatever is new.
+    Upgrade,
+}
+
+/// Whether an upgrade keeps the release that runs. Who goes back to the program of before, or upgrades
+/// the program (a package does), has not asked for a release that was refused, or cannot be started.
+/// Who orders an upgrade when nothing else is new has.
+fn keeps(asked: Asked, other_program: bool, bad: bool) -> bool {
+    match asked {
+        Asked::Back => true,
+        Asked::Release => false,
+        Asked::Upgrade => other_program && bad,
+    }
 }
 
 /// Whether a cold start would run the good release, though this is what the link leads to: then it is
@@ -314,6 +396,21 @@ mod tests {
                 from: from.into(),
                 to: to.into(),
             }),
+        }
+    }
+
+    #[test]
+    fn an_upgrade_of_the_program_brings_no_refused_release() {
+        // Another program, a bad release: kept.
+        for (asked, other_program, bad, kept) in [
+            (Asked::Back, true, false, true),
+            (Asked::Upgrade, true, true, true),
+            (Asked::Upgrade, true, false, false),
+            (Asked::Upgrade, false, true, false),
+            (Asked::Release, true, true, false),
+        ] {
+            let case = format!("{asked:?} {other_program} {bad}");
+            assert_eq!(keeps(asked, other_program, bad), kept, "{case}");
         }
     }
 

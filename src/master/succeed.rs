@@ -87,6 +87,7 @@ fn configuration(
     sources: &Sources,
     kept: Option<KeptConfig>,
     identities: Option<OwnedFd>,
+    any_release: bool,
 ) -> Result<(Config, Option<PathBuf>), StartError> {
     let before = identities.and_then(|fd| {
         let read = secrets::unwrap::<Identities>(fd);
@@ -101,7 +102,11 @@ fn configuration(
         config.read_certificates();
         (config, path)
     } else {
-        let loaded = sources.load()?;
+        let loaded = if any_release {
+            sources.load_for_any_release()?.0
+        } else {
+            sources.load()?
+        };
         (loaded.config, loaded.path)
     };
     config.make_do_with_certificates(before.as_ref());
@@ -121,8 +126,12 @@ fn succeed(
     setup.cwd.clone_from(&inheritance.cwd);
     setup.unit_rev.clone_from(&inheritance.unit_rev);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
-    let (config, config_path) =
-        configuration(&setup.sources, inheritance.config, received.identities)?;
+    let (config, config_path) = configuration(
+        &setup.sources,
+        inheritance.config,
+        received.identities,
+        inheritance.release.is_some(),
+    )?;
     let sockets = Sockets::arrange(&config, received.listeners, true)?;
     let metrics = MetricsSocket::open(&config.metrics.address, received.metrics)?;
     let control = match received.control {
@@ -160,11 +169,13 @@ fn succeed(
     };
     let mut driver = assemble(setup, signals, parts, machine, queue);
     driver.workers.know_master(pid);
-    let before = inheritance.app.as_ref().map(|app| app.release.clone());
-    if let (Some(running), Some(end)) = (inheritance.app, received.app) {
-        let config = Arc::clone(&driver.configured.config);
-        driver.applications.adopt(&config, running, end);
-    }
+    let releases = releases::take_over(
+        &driver.configured.config,
+        &mut driver.applications,
+        inheritance.release,
+        inheritance.app,
+        received.app,
+    );
     if let Some(fd) = received.tickets {
         driver.take_ticket_keys(Some(fd));
     }
@@ -184,7 +195,7 @@ fn succeed(
     record.old_pid = Some(pid);
     record.new_pid = Some(driver.fixed.pid);
     record.probation = inheritance.probation_ms.map(Duration::from_millis);
-    record.releases = releases::since(&driver.configured.config, before);
+    record.releases = releases;
     driver.story.joins(record);
     Ok((driver, actions))
 }

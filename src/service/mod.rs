@@ -21,7 +21,7 @@ use crate::cli::check;
 use crate::cli::client::{Client, Installation, Screen};
 use crate::cli::places::{Env, Places};
 use crate::config::{
-    Config, Identities, ListenerConfig, Overrides, Redirect, Room, Sources, Workers,
+    Config, ConfigError, Identities, ListenerConfig, Overrides, Redirect, Room, Sources, Workers,
 };
 use crate::context::Context;
 use crate::keeper::{self, Kept, Legacy};
@@ -381,7 +381,15 @@ impl Service {
                 };
                 // Only who needs it reads it: the others answer without a configuration.
                 let link = match ask {
-                    Ask::Deploy(_) | Ask::Rollback => self.link(&invocation.globals, &inherited),
+                    Ask::Deploy(_) => match self.link(&invocation.globals, &inherited) {
+                        Ok(link) => link,
+                        Err(e) => {
+                            eprintln!("{e}");
+                            return ExitCode::from(exit::CONFIG);
+                        }
+                    },
+                    // It goes back all the same.
+                    Ask::Rollback => self.link(&invocation.globals, &inherited).ok().flatten(),
                     _ => None,
                 };
                 let client =
@@ -393,10 +401,15 @@ impl Service {
         ExitCode::from(code)
     }
 
-    fn link(&self, globals: &Globals, inherited: &Inherited) -> Option<PathBuf> {
+    /// `[app] directory`. That what it leads to now cannot be started is why somebody deploys.
+    fn link(
+        &self,
+        globals: &Globals,
+        inherited: &Inherited,
+    ) -> Result<Option<PathBuf>, ConfigError> {
         let sources = self.sources(globals, &Run::default(), room(inherited));
-        let (loaded, _) = sources.load_for_any_release().ok()?;
-        Some(loaded.config.app?.directory)
+        let (loaded, _) = sources.load_for_any_release()?;
+        Ok(loaded.config.app.map(|app| app.directory))
     }
 
     fn interpret(&self, typed: &[OsString]) -> Result<Invocation, args::Told> {
@@ -509,10 +522,13 @@ impl Service {
     /// service is, and its successor tries all of it.
     fn check(&self, inherited: &Inherited, invocation: &Invocation, preflight: bool) -> u8 {
         let globals = &invocation.globals;
-        let loaded = match self
-            .sources(globals, &Run::default(), room(inherited))
-            .load()
-        {
+        let sources = self.sources(globals, &Run::default(), room(inherited));
+        let loaded = if preflight && inherited.keeps_release {
+            sources.load_for_any_release().map(|(loaded, _)| loaded)
+        } else {
+            sources.load()
+        };
+        let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(e) => {
                 eprintln!("{e}");

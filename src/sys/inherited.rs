@@ -18,7 +18,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::listeners::OWN_PREFIX;
 use super::notify::{Notifier, NotifyError};
-use super::spawn::{self, CHANNEL_ENV, KEEPER_ENV, SUPERVISOR_ENV, WORKER_ENV};
+use super::spawn::{self, CHANNEL_ENV, KEEPER_ENV, KEEPS_RELEASE_ENV, SUPERVISOR_ENV, WORKER_ENV};
 use super::{process, signals};
 
 /// systemd's first passed descriptor, `SD_LISTEN_FDS_START`.
@@ -41,6 +41,10 @@ const MAY_BE_IGNORED: &[Signal] = &[
 
 /// Everything a process inherits.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of the environment of its own"
+)]
 pub struct Inherited {
     /// What it is.
     pub role: Role,
@@ -73,6 +77,8 @@ pub struct Inherited {
     pub plain: bool,
     /// The revision of the unit file that started the service (`HANDOVER_UNIT_REV`).
     pub unit_rev: Option<String>,
+    /// Of a pre-flight: the application's release stays what it is.
+    pub keeps_release: bool,
     /// How many descriptors the store takes (`FDSTORE`; systemd 254 and later say it).
     pub fdstore_max: Option<u32>,
     /// The descriptors that a process may open here.
@@ -206,6 +212,7 @@ pub fn inherit() -> Result<Inherited, InheritError> {
         plain: env.get("NO_COLOR").is_some_and(|v| !v.is_empty())
             || env.get("TERM").is_some_and(|v| v == "dumb"),
         unit_rev: env.text("HANDOVER_UNIT_REV"),
+        keeps_release: env.text(KEEPS_RELEASE_ENV).is_some(),
         fdstore_max: env.number("FDSTORE"),
         files_max: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         invocation_id: env.text("INVOCATION_ID"),

@@ -39,6 +39,8 @@ pub const CHANNEL_ENV: &str = "HANDOVER_CHANNEL";
 pub const WORKER_ENV: &str = "HANDOVER_WORKER";
 /// Names the master's channel in the environment of an application's supervisor.
 pub const SUPERVISOR_ENV: &str = "HANDOVER_SUPERVISOR";
+/// Tells a pre-flight that the application's release stays what it is, whatever the link leads to.
+pub const KEEPS_RELEASE_ENV: &str = "HANDOVER_KEEPS_RELEASE";
 /// Names the listening socket in a hosted application's environment, for those that use the crate
 /// `listenfd`; it is where `sd_listen_fds(3)` looks anyway.
 pub const FIRST_FD_ENV: &str = "LISTEN_FDS_FIRST_FD";
@@ -62,6 +64,7 @@ const SCRUBBED: &[&str] = &[
     CHANNEL_ENV,
     WORKER_ENV,
     SUPERVISOR_ENV,
+    KEEPS_RELEASE_ENV,
 ];
 
 /// What goes with `NOTIFY_SOCKET`: useless, or a temptation, without it.

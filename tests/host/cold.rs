@@ -4,7 +4,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::scene::Scene;
+use crate::kit::build;
+use crate::scene::{Scene, pid};
 
 const SOCKET: &str = "{socket}";
 
@@ -101,6 +102,33 @@ fn a_release_that_a_power_cut_met_in_its_probation_is_on_trial() {
     }
     serve(&scene);
     assert_eq!(scene.get("/"), "1");
+    stop(&scene);
+}
+
+#[test]
+fn an_upgrade_of_the_program_keeps_the_release_while_the_link_leads_to_a_refused_one() {
+    let scene = good("program-only");
+    serve(&scene);
+    let lost = scene.release("bad", "exit");
+    assert_eq!(scene.deploy("bad").code, 1);
+    for empty in [false, true] {
+        // Nobody could point it back.
+        scene.point("bad");
+        if empty {
+            fs::remove_dir_all(&lost).unwrap();
+        }
+        let before = pid(&scene);
+        let own = build::own();
+        let program = if empty { own } else { build::twin(&own) };
+        scene.service.replace(&program);
+        // As a package does.
+        scene.service.cli(&["apply"]).assert_code(0);
+        scene.service.cli(&["commit"]).assert_code(0);
+        let generation = if empty { 3 } else { 2 };
+        scene.service.wait_owner(generation, "serving");
+        assert_eq!(pid(&scene), before, "handed over");
+        assert_eq!(scene.get("/"), "1");
+    }
     stop(&scene);
 }
 

@@ -119,6 +119,7 @@ fn an_upgrade_carries_what_was_typed_about_it() {
                 hold: false,
                 supersede: true,
                 end_oldest: true,
+                release: None,
                 until: Until::Commit,
             }
         }

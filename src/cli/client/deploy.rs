@@ -1,12 +1,12 @@
 //! `deploy`: the link leads to the release, with the rights of who typed it; then an upgrade. No order
 //! carries a path, and no path is taken from an answer: the link is the one in the configuration.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::connection::Trouble;
 use super::screen::Screen;
 use super::{Client, verdict};
-use crate::api::{Outcome, Verdict, exit};
+use crate::api::{UpgradeOrder, Verdict, exit};
 use crate::cli::args::Deploy;
 use crate::sys::release;
 
@@ -37,6 +37,15 @@ impl Client<'_> {
                  --supersede",
                 command = self.command
             );
+            return Ok(verdict(exit::REFUSED, message));
+        }
+        // Two at a time would point the link away from each other's release.
+        let parent = std::fs::File::open(link.parent().unwrap_or(Path::new("/")));
+        let alone = parent.as_ref().map(|parent| {
+            rustix::fs::flock(parent, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        });
+        if let Ok(Err(rustix::io::Errno::WOULDBLOCK)) = alone {
+            let message = format!("another `deploy` of {} is under way", link.display());
             return Ok(verdict(exit::REFUSED, message));
         }
         let now = link.canonicalize().ok();
@@ -74,13 +83,16 @@ impl Client<'_> {
                 }
             }
         }
-        let ordered = self
-            .place_upgrade("upgrade", deploy.order.clone(), screen)
-            .await;
+        let order = UpgradeOrder {
+            release: Some(directory.clone()),
+            ..deploy.order.clone()
+        };
+        let ordered = self.place_upgrade("upgrade", order, screen).await;
         let done = matches!(&ordered, Ok(Verdict { exit: exit::OK, .. }));
         if done {
             self.old_releases(screen).await?;
-        } else {
+        } else if self.serving().await.as_ref() != Some(&directory) {
+            // A connection that was lost says nothing about the upgrade: what serves does.
             // Where the service could not do it itself.
             Self::point_back(link, &directory, before.as_deref(), screen);
         }
@@ -113,18 +125,27 @@ impl Client<'_> {
         Ok(())
     }
 
-    /// After `rollback`: the link follows what serves, where the service could not do it itself. It
-    /// goes to where `deploy` found it, not to where an answer says.
-    pub(super) async fn link_follows(&self, link: &Path, screen: &mut Screen) {
-        let Ok(status) = self.control.status().await else {
-            return;
-        };
-        let rolled_back = status
-            .last
-            .is_some_and(|last| last.outcome == Outcome::RolledBack && last.releases.is_some());
-        let (now, before) = (link.canonicalize(), release::before(link).canonicalize());
-        if let (true, Ok(now), Ok(before)) = (rolled_back, now, before) {
-            Self::point_back(link, &now, Some(&before), screen);
+    /// The release that the owner runs.
+    async fn serving(&self) -> Option<PathBuf> {
+        let status = self.control.status().await.ok()?;
+        let owner = status
+            .masters
+            .into_iter()
+            .find(|one| one.pid == status.owner_pid);
+        Some(owner?.app?.release)
+    }
+
+    /// The release that a rollback would take back; `None`: it is about no release.
+    pub(super) async fn on_probation(&self) -> Option<PathBuf> {
+        let status = self.control.status().await.ok()?;
+        Some(status.upgrade?.releases?.to)
+    }
+
+    /// After a rollback from `refused`: the link follows what serves, where the service could not do it
+    /// itself. It goes to where `deploy` found it, not to where an answer says.
+    pub(super) fn link_follows(link: &Path, refused: &Path, screen: &mut Screen) {
+        if let Ok(before) = release::before(link).canonicalize() {
+            Self::point_back(link, refused, Some(&before), screen);
         }
     }
 }

@@ -206,6 +206,7 @@ pub fn next() -> Supersede {
         id: "2".into(),
         hold: false,
         probation_ms: None,
+        release: false,
     }
 }
 

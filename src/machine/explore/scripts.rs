@@ -27,6 +27,7 @@ pub(super) fn scripts() -> Vec<(&'static str, Vec<Word>)> {
                 id: "2".into(),
                 hold: false,
                 probation_ms: None,
+                release: false,
             }),
         })
     };
