@@ -56,6 +56,8 @@ pub struct Machine {
     pub(super) stopping: bool,
     /// And the service manager knows.
     pub(super) said_stopping: bool,
+    /// It stops as QUIT wants it: those that only drain have their time.
+    pub(super) patient: bool,
     /// The other master stops it, and told us to leave.
     pub(super) released: bool,
 }
@@ -205,6 +207,7 @@ impl Machine {
             unsettled: Vec::new(),
             stopping: false,
             said_stopping: false,
+            patient: false,
             released: false,
         }
     }
@@ -310,9 +313,11 @@ impl Machine {
         self.time_drainers();
     }
 
+    /// Only the owner ends generations that drain for too long; and nobody who has ended himself.
     pub(super) fn time_drainers(&mut self) {
         self.timers.disarm(Timer::Drainer);
-        if let Some(at) = self.crowd.deadline() {
+        let ends = self.owns() && self.phase != Phase::Done;
+        if let Some(at) = self.crowd.deadline().filter(|_| ends) {
             self.timers.arm(Timer::Drainer, at);
         }
     }
@@ -612,6 +617,7 @@ impl Machine {
                 self.timers.disarm(timer);
             }
         }
+        self.time_drainers();
         s.act(Action::Enter { from, to });
     }
 
@@ -691,23 +697,12 @@ impl Machine {
             self.successor = None;
         }
         // QUIT has no deadline but the drain's; so has a predecessor that drains since its commit.
-        let gently = how == Signal::Quit;
-        let lingers = self.predecessor.is_some_and(|p| p.closed && !p.exited);
+        self.patient = how == Signal::Quit;
         if self.successor_listens() {
             s.tell_successor(ToSuccessor::Release);
         }
         if self.predecessor_listens() {
             s.tell_predecessor(ToPredecessor::Release);
-        } else if lingers && !gently {
-            s.act(Action::TermPredecessor);
-        }
-        if !gently {
-            // Whoever only drains hears it too, a rejected one as well.
-            let by = s.now + self.timing.stop + self.timing.commit;
-            for pid in self.crowd.hurry(by) {
-                s.act(Action::TermDrainer(pid));
-            }
-            self.time_drainers();
         }
         if self.successor.is_some_and(|x| !x.spawned) {
             s.act(Action::CancelLaunch);
@@ -719,11 +714,7 @@ impl Machine {
         let rejected = self.only_drains();
         self.enter(Phase::Draining, s);
         match self.successor {
-            Some(_) if rejected && gently => {}
-            Some(_) if rejected => {
-                self.press_on(s);
-                self.arm(Timer::Evict, self.timing.stop + self.timing.commit, s);
-            }
+            Some(_) if rejected => {}
             // It may not know yet how to read what we say.
             Some(successor) if !successor.ready => self.press_on(s),
             Some(successor) if !successor.committed => {
@@ -731,11 +722,35 @@ impl Machine {
             }
             _ => {}
         }
-        if self.predecessor_listens() || (lingers && !gently) {
+        if self.predecessor_listens() {
             self.arm(Timer::Commit, self.timing.stop + self.timing.commit, s);
+        }
+        if !self.patient {
+            self.hurry_others(s);
         }
         self.say_stopping(s);
         self.finish(s);
+    }
+
+    /// Whoever only drains hears that the service stops now: the crowd, a predecessor since its commit,
+    /// a rejected successor. Each hears it once: who has a deadline already has heard it.
+    fn hurry_others(&mut self, s: &mut Step) {
+        self.patient = false;
+        let limit = self.timing.stop + self.timing.commit;
+        for pid in self.crowd.hurry(s.now + limit) {
+            s.act(Action::TermDrainer(pid));
+        }
+        self.time_drainers();
+        let lingers = self.predecessor.is_some_and(|p| p.closed && !p.exited);
+        if lingers && self.timers.get(Timer::Commit).is_none() {
+            s.act(Action::TermPredecessor);
+            self.arm(Timer::Commit, limit, s);
+        }
+        let rejected = self.successor.is_some_and(|x| !x.exited && !x.committed);
+        if rejected && self.timers.get(Timer::Evict).is_none() {
+            self.press_on(s);
+            self.arm(Timer::Evict, limit, s);
+        }
     }
 
     /// STOPPING=1 is final for the whole unit: only when nobody else lives.
@@ -831,16 +846,21 @@ impl Machine {
                 if self.workers_left {
                     s.act(Action::KillWorkers);
                 }
+                if self.stopping {
+                    self.hurry_others(s);
+                }
             }
-            Event::Signal(Signal::Term) => {
-                // Idempotent: systemd sends several. It only brings the deadline nearer.
-                self.drain_workers(Some(self.timing.stop), s);
-            }
+            Event::Signal(Signal::Term) => self.hurry(s),
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2)) => {
                 s.refuse_signal(signal, "this master is leaving");
             }
             // Answered when it is so: a client that left now would let systemd go on to SIGKILL.
-            Event::Order(Order::Stop) if self.stopping => self.pend(OrderKind::Stop),
+            Event::Order(Order::Stop) if self.stopping => {
+                self.pend(OrderKind::Stop);
+                if self.patient {
+                    self.hurry(s);
+                }
+            }
             Event::Order(order) => s.refuse(&order, "this master is leaving"),
             // It was started while we decided to leave.
             Event::Launched if self.successor.is_none() => self.stray(s),
@@ -868,6 +888,14 @@ impl Machine {
             | Event::LaunchFailed(_)
             | Event::ManagerTerm
             | Event::Timer(_) => {}
+        }
+    }
+
+    /// Idempotent: systemd sends several TERM. It only brings the deadlines nearer.
+    fn hurry(&mut self, s: &mut Step) {
+        self.drain_workers(Some(self.timing.stop), s);
+        if self.stopping {
+            self.hurry_others(s);
         }
     }
 

@@ -13,7 +13,7 @@ impl Machine {
             Event::Order(Order::Upgrade {
                 hold, end_oldest, ..
             }) => {
-                if self.crowded() && !(end_oldest && self.end_oldest(s)) {
+                if !self.has_room(end_oldest, s) {
                     return s.act(Action::Settle(OrderKind::Upgrade, Verdict::Full));
                 }
                 self.pend(OrderKind::Upgrade);
@@ -83,6 +83,11 @@ impl Machine {
             | Event::Signal(Signal::Usr1)
             | Event::Timer(_) => {}
         }
+    }
+
+    /// Whether one more generation may begin to drain; the oldest that does makes room when it shall.
+    pub(super) fn has_room(&mut self, end_oldest: bool, s: &mut Step) -> bool {
+        !self.crowded() || end_oldest && self.end_oldest(s)
     }
 
     /// The oldest generation that drains makes room. Whether there is one.

@@ -44,6 +44,8 @@ pub struct Pool {
     budget: Budget,
     /// So many in a row were not ready in time: with a long time no window holds enough of them.
     late: u8,
+    /// It was said that the workers fail too often, and none has been ready since.
+    spent: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,6 +79,7 @@ impl Pool {
             start,
             budget: Budget::new(FORGIVEN.max(count.into()), WINDOW),
             late: 0,
+            spent: false,
         }
     }
 
@@ -88,7 +91,7 @@ impl Pool {
         };
         match (event, *state) {
             (Event::Ready, Slot::Starting(_)) => {
-                self.late = 0;
+                (self.late, self.spent) = (0, false);
                 *state = Slot::Up(None);
             }
             (Event::Answered, Slot::Up(_)) => *state = Slot::Up(None),
@@ -100,6 +103,7 @@ impl Pool {
                 }
                 *state = Slot::Down(now + pause);
                 if spent || self.late > LATE {
+                    self.spent = true;
                     return vec![Act::Spent];
                 }
             }
@@ -153,6 +157,17 @@ impl Pool {
         matches!(state, Some(Slot::Up(Some(asked))) if now.saturating_duration_since(*asked) > HANGS)
     }
 
+    /// Whether a sign of life of this slot's worker speaks for the service: it serves, or it starts and
+    /// there is reason to believe that it will.
+    #[must_use]
+    pub fn vouches(&self, slot: u16) -> bool {
+        match self.slots.get(usize::from(slot)) {
+            Some(Slot::Up(_)) => true,
+            Some(Slot::Starting(_)) => !self.spent,
+            Some(Slot::Killed | Slot::Down(_)) | None => false,
+        }
+    }
+
     /// Whether all are there.
     #[must_use]
     pub fn complete(&self) -> bool {
@@ -181,10 +196,13 @@ mod tests {
         let mut pool = Pool::new(1, START, now);
         assert_eq!(late(&mut pool, &mut now), []);
         assert_eq!(late(&mut pool, &mut now), [Act::Spent]);
+        assert!(!pool.vouches(0));
         // One that is ready makes up for all.
         now = pool.deadline().unwrap();
         assert_eq!(pool.due(now), [Act::Start(0)]);
+        assert!(!pool.vouches(0), "it starts like those before it");
         let _ = pool.step(0, Event::Ready, now);
+        assert!(pool.vouches(0));
         let _ = pool.step(0, Event::Failed, now);
         assert_eq!(late(&mut pool, &mut now), []);
     }

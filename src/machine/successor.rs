@@ -199,8 +199,13 @@ impl Machine {
             }
             Event::Order(Order::Upgrade {
                 supersede: Some(then),
+                end_oldest,
                 ..
             }) => {
+                // We shall drain then.
+                if !self.has_room(end_oldest, s) {
+                    return s.act(Action::Settle(OrderKind::Upgrade, Verdict::Full));
+                }
                 self.pend(OrderKind::Upgrade);
                 self.give_back("superseded by another upgrade".into(), Some(then), s);
             }

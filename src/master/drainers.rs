@@ -88,13 +88,17 @@ impl Drainers {
 
     pub(super) fn signal(&self, pid: u32, signal: Os) {
         let child = self.rejected.iter().find(|l| l.process.pid() == pid);
-        let sent = match (child, self.processes.get(&pid)) {
+        let send = |signal| match (child, self.processes.get(&pid)) {
             (Some(link), _) => link.process.signal(signal),
             (None, Some(process)) => process.signal(signal),
             (None, None) => Ok(()),
         };
-        if let Err(e) = sent {
+        if let Err(e) = send(signal) {
             tracing::error!("cannot signal master {pid}: {e}");
+        }
+        if signal == Os::SIGTERM {
+            // A stopped one must hear it.
+            let _ = send(Os::SIGCONT);
         }
     }
 

@@ -88,9 +88,10 @@ fn in_probation(path: String, post: mpsc::Sender<Input>) -> Check {
                 Ok(()) => bad = 0,
                 Err(_) if bad < FORGIVEN => bad += 1,
                 Err(why) => {
+                    // Said again while it lasts: a trial begins anew each time.
+                    bad = 0;
                     let why = format!("health check {path}: {why}");
                     let _ = post.send(Input::Event(Event::Unhealthy(why))).await;
-                    return;
                 }
             }
         }
@@ -135,4 +136,28 @@ async fn ask(path: &str, stream: StdStream) -> io::Result<u16> {
         .ok()
         .and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok())
         .ok_or_else(|| io::Error::other("it answered something that is not HTTP"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bad_health_is_said_again_as_long_as_it_lasts() {
+        let (post, mut inbox) = mpsc::channel(8);
+        let mut health = Health::new(post);
+        health.watch(Some(&"/".to_owned()));
+        let (mut asked, mut said) = (0, 0);
+        while said < 3 {
+            match inbox.recv().await.expect("the check goes on") {
+                Input::Probe(reply) => {
+                    asked += 1;
+                    reply.send(Vec::new()).expect("somebody waits");
+                }
+                Input::Event(Event::Unhealthy(_)) => said += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(asked, said * (FORGIVEN + 1));
+    }
 }

@@ -122,6 +122,10 @@ impl Predecessor {
             if let Err(e) = process.signal(signal) {
                 tracing::error!("cannot signal master {}: {e}", self.pid);
             }
+            if signal == Os::SIGTERM {
+                // A stopped one must hear it.
+                let _ = process.signal(Os::SIGCONT);
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::machine::event::{Event, FromPredecessor, Order, Signal};
+use crate::machine::message::Supersede;
 use crate::machine::{Action, Note, OrderKind, Phase, Timer, Verdict, Who};
 
 fn joins(pid: u32) -> Event {
@@ -33,6 +34,71 @@ fn a_stop_reaches_those_that_only_drain_waits_for_them_and_kills_who_stays() {
             Action::Exit(0),
         ],
     );
+}
+
+/// QUIT waits for whoever drains, as long as that may take; a TERM or a `stop` after it does not.
+#[test]
+fn a_stop_after_quit_reaches_those_that_only_drain() {
+    let hurry: [fn(&mut One) -> Vec<Action>; 3] = [
+        |one| one.signal(Signal::Term),
+        |one| one.signal(Signal::Int),
+        |one| one.order(Order::Stop),
+    ];
+    for hurry in hurry {
+        let mut one = One::at(Phase::Serving, Automatic);
+        let _ = one.on(joins(7));
+        let actions = one.signal(Signal::Quit);
+        assert!(!actions.contains(&Action::TermDrainer(7)), "{actions:#?}");
+        let actions = hurry(&mut one);
+        place(&actions, &Action::TermDrainer(7));
+        // Said once, however often it is asked.
+        let again = hurry(&mut one);
+        assert!(!again.contains(&Action::TermDrainer(7)), "{again:#?}");
+        assert_eq!(one.waits_for(Timer::Drainer), [Action::KillDrainer(7)]);
+
+        // A predecessor that drains since its commit, and a rejected successor.
+        let mut one = One::at(Phase::Committing, Automatic);
+        let _ = one.on(Event::PredecessorClosed);
+        let actions = one.signal(Signal::Quit);
+        assert!(!actions.contains(&Action::TermPredecessor), "{actions:#?}");
+        place(&hurry(&mut one), &Action::TermPredecessor);
+        assert!(!hurry(&mut one).contains(&Action::TermPredecessor));
+        assert_eq!(one.waits_for(Timer::Commit), [Action::KillPredecessor]);
+    }
+}
+
+/// It is not for one that owns nothing to end those that drain.
+#[test]
+fn only_the_owner_kills_who_drains_for_too_long() {
+    let mut one = One::at(Phase::Standby, Automatic);
+    let _ = one.on(joins(7));
+    assert_eq!(one.armed(Timer::Drainer), None);
+    let _ = one.hears(FromPredecessor::Takeover);
+    assert_eq!(one.waits_for(Timer::Drainer), [Action::KillDrainer(7)]);
+}
+
+#[test]
+fn a_generation_in_probation_is_not_given_up_when_too_many_drain() {
+    let supersedes = |end_oldest| Order::Upgrade {
+        hold: false,
+        current: false,
+        end_oldest,
+        supersede: Some(Supersede {
+            id: "next".into(),
+            hold: false,
+            probation_ms: None,
+            release: false,
+        }),
+    };
+    let mut one = One::at(Phase::Probation, Automatic);
+    for pid in 0..8 {
+        let _ = one.on(joins(pid));
+    }
+    let full = Action::Settle(OrderKind::Upgrade, Verdict::Full);
+    assert_eq!(one.order(supersedes(false)), [full]);
+    assert_eq!(one.phase(), Phase::Probation);
+    place(&one.order(supersedes(true)), &Action::TermDrainer(0));
+    assert_eq!(one.phase(), Phase::Yielded);
 }
 
 #[test]

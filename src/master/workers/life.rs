@@ -35,8 +35,10 @@ impl Workers {
                 self.ready(id, set)
             }
             Ok(FromWorker::Failed { reason }) => {
+                // It may go on serving what it can: it is out of the set, and has a time to leave.
                 let (set, slot) = (worker.set, worker.slot);
-                worker.state = State::Draining;
+                let limit = self.set(set).map(|set| set.config.drain.stop_timeout);
+                self.drain_one(id, limit, DrainReason::Reload);
                 self.deal();
                 // It is tried again all the same: whoever takes the service back has nobody else.
                 let mut events = self.failed(set, slot, &reason);
@@ -65,7 +67,9 @@ impl Workers {
             Ok(FromWorker::Report(report)) => {
                 worker.report = report;
                 worker.answers += 1;
-                if worker.state != State::Draining {
+                let (set, slot) = (worker.set, worker.slot);
+                let serves = worker.state != State::Draining;
+                if serves && self.set(set).is_some_and(|set| set.pool.vouches(slot)) {
                     self.unanswered = 0;
                 }
                 self.answered(id);
