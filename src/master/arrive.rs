@@ -131,13 +131,8 @@ impl Driver {
         match said {
             PredecessorSaid::Nothing => None,
             PredecessorSaid::Event(event) => {
-                match event {
-                    Event::PredecessorClosed => self.predecessor_drains(),
-                    Event::Predecessor(FromPredecessor::Takeover) => {
-                        self.story.took_over();
-                        self.gone_back();
-                    }
-                    _ => {}
+                if event == Event::PredecessorClosed {
+                    self.predecessor_drains();
                 }
                 Some(event)
             }

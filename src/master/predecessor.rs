@@ -49,11 +49,18 @@ impl Predecessor {
         line: Line<Message>,
         post: &mpsc::Sender<Input>,
     ) -> Self {
-        let process = Other::open(pid).ok().flatten().map(Arc::new);
-        if let Some(process) = &process {
-            let (watched, post) = (Arc::clone(process), post.clone());
+        let opened = Other::open(pid);
+        if let Err(e) = &opened {
+            tracing::error!("cannot watch the predecessor {pid}: {e}");
+        }
+        let has_gone = matches!(opened, Ok(None));
+        let process = opened.ok().flatten().map(Arc::new);
+        if process.is_some() || has_gone {
+            let (watched, post) = (process.clone(), post.clone());
             tokio::spawn(async move {
-                let _ = watched.gone().await;
+                if let Some(process) = watched {
+                    let _ = process.gone().await;
+                }
                 let _ = post.send(Input::PredecessorExited).await;
             });
         }
