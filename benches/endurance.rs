@@ -1,5 +1,6 @@
 //! A hundred upgrades that are rolled back and a hundred that are committed, in a row, under 2,000
-//! keep-alive connections: nobody notices, and the last generation holds what the second held.
+//! keep-alive connections, and eight with requests of all kinds: nobody notices, and the last generation
+//! holds what the second held.
 //! `cargo bench --bench endurance`; `ROUNDS=` and `CONNECTIONS=` for other numbers.
 //!
 //! Unlike the other programs here it fails when the promise is broken.

@@ -27,8 +27,9 @@ pub struct Plan {
 /// What came of it.
 #[derive(Debug)]
 pub struct Figures {
-    /// The clients' side.
+    /// The clients' side: those that ask and think, and those whose requests are of all kinds.
     pub report: Report,
+    pub torture: Report,
     /// The service after the first round, and after the last.
     pub second: Holding,
     pub last: Holding,
@@ -61,20 +62,33 @@ const SOON: Duration = Duration::from_secs(60);
 
 const CONFIG: &str = "workers = 2\n[upgrade]\nprobation = \"1h\"\n[log]\nlevel = \"warn\"\n";
 
+/// So many clients beside those of the plan send bodies, offer HTTP/2 by `Upgrade: h2c`, and ask for more
+/// before they have read an answer.
+const TORTURE: usize = 8;
+
 /// Does it. `say` hears of each round.
 pub fn run(test: &str, plan: Plan, mut say: impl FnMut(usize)) -> Figures {
     raise_limit();
-    let builds = [build::own(), build::other_version("9.0.0-endurance")];
-    let service = Service::setup(test).config(CONFIG).start();
+    let program = build::other_version_of_example("workbench", "9.0.0-endurance");
+    let builds = [build::twin(&program), program];
+    let service = Service::setup(test)
+        .image(&builds[1])
+        .config(CONFIG)
+        .start();
     service.wait_owner(1, "serving");
     let load = Load::start(
         service
             .load("http")
             .connections(plan.connections)
             .think(Duration::ZERO..=plan.think)
+            .app()
             .timeout(SOON),
     );
+    let torture = service.load("http").torture().connections(TORTURE);
+    let torture = Load::start(torture.timeout(SOON));
     load.wait_connected(SOON);
+    torture.wait_connected(SOON);
+    let connections = plan.connections + TORTURE;
     let began = Instant::now();
     let mut second = Holding::default();
     let mut drained = Connections::default();
@@ -98,15 +112,17 @@ pub fn run(test: &str, plan: Plan, mut say: impl FnMut(usize)) -> Figures {
             assert_eq!(status.warnings, [""; 0]);
         }
         load.wait_answers(plan.connections as u64 / 10, SOON);
+        torture.wait_answers(TORTURE as u64, SOON);
         if round == 1 {
-            second = hold(&service, plan.connections, None);
+            second = hold(&service, connections, None);
         }
         say(round);
     }
     let took = began.elapsed();
-    let last = hold(&service, plan.connections, Some(&second));
+    let last = hold(&service, connections, Some(&second));
     Figures {
         report: load.stop(),
+        torture: torture.stop(),
         second,
         last,
         drained,
@@ -161,6 +177,7 @@ impl Figures {
     #[track_caller]
     pub fn assert_nothing_was_left(&self) {
         self.report.assert_clean().assert_kept();
+        self.torture.assert_clean().assert_kept();
         assert_eq!(self.drained.cut, 0, "{self}");
         assert_eq!(self.last.kinds, self.second.kinds, "{self}");
         assert!(self.last.master_fds <= self.second.master_fds, "{self}");
@@ -181,6 +198,7 @@ impl fmt::Display for Figures {
             self.upgrades, self.rollbacks, self.took, self.slowest, self.drained
         )?;
         writeln!(f, "clients: {}", self.report.total)?;
+        writeln!(f, "requests of all kinds: {}", self.torture.total)?;
         writeln!(f, "{:<34}{:>16}{:>16}", "", "second", "last")?;
         let (a, b) = (&self.second, &self.last);
         let kinds = |h: &Holding| h.kinds.values().sum::<usize>() as u64;

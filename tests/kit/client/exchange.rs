@@ -115,6 +115,15 @@ impl Request {
         }
     }
 
+    /// Offers to speak HTTP/2 from here on (RFC 7540, 3.2), as curl's `--http2` and Java's client do; an
+    /// answer without 101 declines.
+    pub fn offer_http2(&mut self) {
+        self.head.truncate(self.head.len() - "\r\n".len());
+        self.head.extend_from_slice(
+            b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+        );
+    }
+
     /// A HEAD request for `path`.
     pub fn head(spec: &Spec, path: &str, number: &str) -> Self {
         let mut request = Self::new(spec, path, Body::None, number, 200);

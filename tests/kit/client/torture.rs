@@ -1,4 +1,4 @@
-//! Requests at random, their bytes split at random.
+//! Requests at random, their bytes split at random; some offer HTTP/2.
 
 use std::time::Duration;
 
@@ -17,7 +17,13 @@ pub fn identity(spec: &Spec, client: usize, number: u64) -> String {
 pub fn batch(rng: &mut fastrand::Rng, spec: &Spec, client: usize, asked: u64) -> Batch {
     let depth = rng.u64(1..=8);
     let requests: Vec<_> = (1..=depth)
-        .map(|i| request(rng, spec, &identity(spec, client, asked + i)))
+        .map(|i| {
+            let mut request = request(rng, spec, &identity(spec, client, asked + i));
+            if rng.u8(0..8) == 0 {
+                request.offer_http2();
+            }
+            request
+        })
         .collect();
     let mut batch = Batch::at_once(requests, idle(rng));
     let whole: Vec<u8> = batch
