@@ -65,13 +65,13 @@ impl Directory {
     pub(super) async fn answer(self: Arc<Self>, request: Request) -> Response {
         // Nobody reads a body.
         let (request, _) = request.into_parts();
-        let Ok(target) = Target::parse(request.uri.path()) else {
-            return StatusCode::BAD_REQUEST.into_response();
-        };
         if request.method != Method::GET && request.method != Method::HEAD {
             let allow = [(header::ALLOW, "GET,HEAD")];
             return (StatusCode::METHOD_NOT_ALLOWED, allow).into_response();
         }
+        let Ok(target) = Target::parse(request.uri.path()) else {
+            return StatusCode::BAD_REQUEST.into_response();
+        };
         let mut looked = self.look(&request, &target).await;
         if looked.as_ref().is_err_and(became_shorter) {
             looked = self.look(&request, &target).await;
@@ -362,6 +362,9 @@ mod tests {
             assert_eq!(answer.status(), 405);
             assert_eq!(header(&answer, "allow"), "GET,HEAD");
         }
+        // Its target has no path at all.
+        let answer = ask(&site.router, Method::CONNECT, "a:80", &[]).await;
+        assert_eq!(answer.status(), 405);
     }
 
     #[tokio::test]

@@ -29,8 +29,16 @@ fn is_target(method: &Method, uri: &Uri) -> bool {
     match (uri.scheme(), uri.authority()) {
         // It goes before `Host`, so it must be one, too.
         (Some(_), Some(authority)) => is_path && is_host(authority.as_str().as_bytes()),
-        (None, Some(_)) => *method == Method::CONNECT,
-        (None, None) => is_path || uri.path() == "*" && *method == Method::OPTIONS,
+        (None, Some(authority)) => {
+            let has_port = authority.port_u16().is_some_and(|port| port > 0);
+            *method == Method::CONNECT && has_port && is_host(authority.as_str().as_bytes())
+        }
+        (None, None) => match *method {
+            // It names whom to connect to, with a port, and nothing else (RFC 9110, 9.3.6).
+            Method::CONNECT => false,
+            Method::OPTIONS => is_path || uri.path() == "*",
+            _ => is_path,
+        },
         (Some(_), None) => false,
     }
 }
@@ -147,7 +155,7 @@ mod tests {
             ("GET", "http://a?b"),
             ("OPTIONS", "*"),
             ("CONNECT", "a:80"),
-            ("CONNECT", "/"),
+            ("CONNECT", "[::1]:80"),
         ] {
             assert!(ok(method, target), "{method} {target}");
         }
@@ -158,6 +166,11 @@ mod tests {
             ("GET", "http://./"),
             ("GET", "*"),
             ("OPTIONS", "a"),
+            ("CONNECT", "/"),
+            ("CONNECT", "a"),
+            ("CONNECT", "a:"),
+            ("CONNECT", "a:0"),
+            ("CONNECT", "user@a:80"),
         ] {
             assert!(!ok(method, target), "{method} {target}");
         }
