@@ -326,6 +326,7 @@ fn listener() -> ListenerConfig {
         mode: None,
         group: None,
         tls: false,
+        proxy_protocol: false,
         redirect: None,
     }
 }

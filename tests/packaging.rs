@@ -46,6 +46,7 @@ fn the_explained_configuration_says_every_key_and_its_default() {
             mode: None,
             group: None,
             tls: false,
+            proxy_protocol: false,
             redirect: None,
         }],
         ..Config::default()
@@ -79,6 +80,7 @@ fn keys() -> BTreeSet<String> {
             mode: Some("0660".into()),
             group: Some("x".into()),
             tls: true,
+            proxy_protocol: false,
             redirect: Some(handover::config::Redirect::Https),
         }],
         app: Some(handover::config::App {

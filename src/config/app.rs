@@ -49,9 +49,6 @@ pub struct App {
     /// How long an unused connection to the application is kept.
     #[serde(with = "words")]
     pub idle_timeout: Duration,
-    /// Proxies before us whose `X-Forwarded-*` and `Forwarded` are believed: addresses, networks
-    /// (`10.0.0.0/8`), or `unix:` for whoever comes through a Unix socket.
-    pub trusted_proxies: Vec<String>,
 }
 
 /// What becomes of an application while its master is parked.
@@ -83,7 +80,6 @@ impl Default for App {
             stall_timeout: Duration::from_secs(600),
             tunnel_timeout: Duration::from_secs(3600),
             idle_timeout: Duration::from_secs(1),
-            trusted_proxies: Vec::new(),
         }
     }
 }

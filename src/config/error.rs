@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::address::AddressError;
 use super::certificate::CertificateError;
 use super::env_file::EnvFileError;
-use super::network::NetworkError;
 use super::place::{Excerpt, Where};
 
 /// Why there is no configuration. Displays with the file, the line and carets under what is meant,
@@ -205,9 +204,6 @@ pub enum Problem {
     /// No signal has such a name.
     #[error("{0:?} is not a signal: TERM, INT, QUIT, HUP, USR1, USR2, WINCH")]
     Signal(String),
-    /// Not an address of proxies.
-    #[error("{0:?} cannot be trusted: {1}")]
-    Network(String, NetworkError),
     /// What `[tls]` names.
     #[error(transparent)]
     Tls(CertificateError),
@@ -221,11 +217,19 @@ pub enum Problem {
     #[error("there is no listener with `tls = true` to redirect to")]
     NoTlsListener,
     /// One application cannot be told apart from itself.
-    #[error("the listeners called {0:?} must agree in `tls` and `redirect`: give one another name")]
+    #[error(
+        "the listeners called {0:?} must agree in `tls`, `proxy_protocol` and `redirect`: give one another name"
+    )]
     TwoKinds(String),
     /// Datagrams.
     #[error("TLS needs a stream: TCP or a Unix socket")]
     TlsOverUdp,
+    /// Datagrams.
+    #[error("the PROXY protocol needs a stream: TCP or a Unix socket")]
+    ProxyProtocolOverUdp,
+    /// Everybody could say to be anybody.
+    #[error("`[http] trusted_proxies` is empty: name those who may say who the client is")]
+    NoTrustedProxy,
     /// A path that a message between processes could not carry.
     #[error("{} is not UTF-8", .0.display())]
     NotUtf8(PathBuf),

@@ -140,6 +140,9 @@ pub struct ListenerConfig {
     /// Whether it speaks TLS.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tls: bool,
+    /// Whether trusted proxies begin with the PROXY protocol's header.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxy_protocol: bool,
     /// Sends every request elsewhere instead of answering it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect: Option<Redirect>,
@@ -187,6 +190,7 @@ impl ListenerConfig {
             mode: None,
             group: None,
             tls: false,
+            proxy_protocol: false,
             redirect: None,
         }
     }
@@ -234,6 +238,9 @@ pub struct Http {
     pub http2: bool,
     /// Requests at a time on one HTTP/2 connection.
     pub max_streams: u32,
+    /// Proxies before us, which are believed when they say who the client is: by the PROXY protocol, by
+    /// `X-Forwarded-*` or `Forwarded`.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// Upgrades.
@@ -303,6 +310,7 @@ impl Default for Http {
             max_connections: 0,
             http2: true,
             max_streams: 128,
+            trusted_proxies: Vec::new(),
         }
     }
 }

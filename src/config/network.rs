@@ -4,8 +4,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// A network (`10.0.0.0/8`), an address (a network of one), or everybody on Unix sockets (`unix:`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Network {
     /// Addresses whose first bits are these.
     Ip {
@@ -19,9 +22,9 @@ pub enum Network {
 }
 
 /// Not a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected an address, a network such as 10.0.0.0/8, or `unix:`")]
-pub struct NetworkError;
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no address, no network such as 10.0.0.0/8, and not `unix:`")]
+pub struct NetworkError(String);
 
 impl Network {
     /// Whether this peer is in it; `None`: it came through a Unix socket.
@@ -47,6 +50,7 @@ impl FromStr for Network {
     type Err = NetworkError;
 
     fn from_str(text: &str) -> Result<Self, NetworkError> {
+        let wrong = || NetworkError(text.into());
         if text == "unix:" {
             return Ok(Self::Unix);
         }
@@ -54,15 +58,29 @@ impl FromStr for Network {
             Some((address, bits)) => (address, Some(bits)),
             None => (text, None),
         };
-        let address: IpAddr = address.parse().map_err(|_| NetworkError)?;
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let width = if address.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
-            Some(bits) => bits.parse().map_err(|_| NetworkError)?,
+            Some(bits) => bits.parse().map_err(|_| wrong())?,
             None => width,
         };
         (bits <= width)
             .then_some(Self::Ip { address, bits })
-            .ok_or(NetworkError)
+            .ok_or_else(wrong)
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = NetworkError;
+
+    fn try_from(text: String) -> Result<Self, NetworkError> {
+        text.parse()
+    }
+}
+
+impl From<Network> for String {
+    fn from(network: Network) -> Self {
+        network.to_string()
     }
 }
 
@@ -118,7 +136,8 @@ mod tests {
             "a/8",
             "10.0.0.0/-1",
         ] {
-            assert_eq!(text.parse::<Network>(), Err(NetworkError), "{text}");
+            let refused = NetworkError(text.into());
+            assert_eq!(text.parse::<Network>(), Err(refused));
         }
     }
 }

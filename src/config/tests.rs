@@ -64,6 +64,7 @@ fn listener(name: &str, address: &str) -> ListenerConfig {
         mode: None,
         group: None,
         tls: false,
+        proxy_protocol: false,
         redirect: None,
     }
 }
@@ -560,6 +561,7 @@ fn all_different(seed: u64) -> Config {
                 mode: Some("0660".into()),
                 group: Some("www".into()),
                 tls: false,
+                proxy_protocol: false,
                 redirect: None,
             },
             ListenerConfig {
@@ -569,6 +571,7 @@ fn all_different(seed: u64) -> Config {
                 mode: None,
                 group: None,
                 tls: false,
+                proxy_protocol: false,
                 redirect: None,
             },
         ],
@@ -592,7 +595,6 @@ fn all_different(seed: u64) -> Config {
             stall_timeout: time(31),
             tunnel_timeout: time(32),
             idle_timeout: time(37),
-            trusted_proxies: vec!["unix:".into()],
         }),
         http: Http {
             header_timeout: time(3),
@@ -602,6 +604,7 @@ fn all_different(seed: u64) -> Config {
             max_connections: seed >> 1 | 1,
             http2: false,
             max_streams: 7,
+            trusted_proxies: vec!["unix:".parse().unwrap(), "10.0.0.0/8".parse().unwrap()],
         },
         tls: Tls {
             directory: Some("/etc/é".into()),
@@ -659,7 +662,7 @@ fn an_application_is_named_by_its_directory_and_its_command() {
     let etc = blog().file(
         "web.toml",
         "[app]\ndirectory = \"blog\"\ncommand = [\"./run\", \"{socket}\"]\nenv_files = [\"env\"]\n\
-         ready = \"/healthz\"\ntrusted_proxies = [\"10.0.0.0/8\", \"unix:\"]\n",
+         ready = \"/healthz\"\n[http]\ntrusted_proxies = [\"10.0.0.0/8\", \"unix:\"]\n",
     );
     let app = etc.config().app.unwrap();
     assert_eq!(app.directory, etc.path("blog"));
@@ -738,8 +741,8 @@ fn an_application_that_cannot_be_started_is_no_configuration() {
             "is out of range",
         ),
         (
-            &format!("{good}trusted_proxies = [\"proxy\"]\n"),
-            "\"proxy\" cannot be trusted",
+            &format!("{good}[http]\ntrusted_proxies = [\"proxy\"]\n"),
+            "\"proxy\" is no address",
         ),
     ] {
         let etc = blog()

@@ -39,7 +39,8 @@ pub(super) fn validate(config: &Config, datagrams: &[String], room: Room) -> Res
         at(&["workers"], number(n, 1..=PROCESSES_MAX))?;
     }
     at(&["threads"], number(config.threads, 1..=PROCESSES_MAX))?;
-    listeners(&config.listeners, datagrams)?;
+    let trusts_somebody = !config.http.trusted_proxies.is_empty();
+    listeners(&config.listeners, datagrams, trusts_somebody)?;
     at(&["listener"], room_for(config.listeners.len(), room))?;
     if let Some(root) = &config.site.root {
         at(&["site", "root"], site_root(root))?;
@@ -99,7 +100,11 @@ pub(super) fn service_name(name: &str) -> Result<(), Problem> {
     unless(fits, || Problem::Name(name.into()))
 }
 
-fn listeners(listeners: &[ListenerConfig], datagrams: &[String]) -> Result<(), Invalid> {
+fn listeners(
+    listeners: &[ListenerConfig],
+    datagrams: &[String],
+    trusts_somebody: bool,
+) -> Result<(), Invalid> {
     let mut seen: HashMap<Address, &str> = HashMap::new();
     let mut left_out = Vec::new();
     for (n, listener) in listeners.iter().enumerate() {
@@ -142,6 +147,14 @@ fn listeners(listeners: &[ListenerConfig], datagrams: &[String]) -> Result<(), I
         if listener.tls && datagrams {
             return Err(invalid("tls", Problem::TlsOverUdp));
         }
+        if listener.proxy_protocol {
+            let wrong = match (datagrams, trusts_somebody) {
+                (true, _) => Some(Problem::ProxyProtocolOverUdp),
+                (false, false) => Some(Problem::NoTrustedProxy),
+                (false, true) => None,
+            };
+            wrong.map_or(Ok(()), |problem| Err(invalid("proxy_protocol", problem)))?;
+        }
         if listener.redirect.is_some() {
             let has_tls = listeners.iter().any(|other| other.tls);
             let wrong = match (listener.tls, has_tls) {
@@ -153,7 +166,8 @@ fn listeners(listeners: &[ListenerConfig], datagrams: &[String]) -> Result<(), I
         }
 
         let mut same = listeners.iter().take(n).filter(|other| other.name == *name);
-        if same.any(|other| (other.tls, other.redirect) != (listener.tls, listener.redirect)) {
+        let kind = |l: &ListenerConfig| (l.tls, l.proxy_protocol, l.redirect);
+        if same.any(|other| kind(other) != kind(listener)) {
             return Err(invalid("name", Problem::TwoKinds(name.clone())));
         }
 

@@ -76,7 +76,8 @@ struct Shared {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
-    /// An address.
+    /// An address: the client's, also where a trusted proxy has said it. Its port is 0 where only the
+    /// fields of a request name it.
     Tcp(SocketAddr),
     /// A process of this host.
     Unix(UnixPeer),
@@ -128,6 +129,15 @@ impl Context {
             worker: Arc::clone(&self.0.worker),
             listener: Some(listener.into()),
             peer: Some(peer),
+        }))
+    }
+
+    /// The same for a request that somebody else has made through this client.
+    pub(crate) fn from(&self, client: Peer) -> Self {
+        Self(Arc::new(Inner {
+            worker: Arc::clone(&self.0.worker),
+            listener: self.0.listener.clone(),
+            peer: Some(client),
         }))
     }
 

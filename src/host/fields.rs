@@ -12,8 +12,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, request};
 
-use crate::config::Network;
-use crate::worker::TlsInfo;
+use crate::worker::{Hop, TlsInfo};
 
 /// Fields of one connection, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -26,18 +25,19 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     UPGRADE,
 ];
 
+const NOBODY: Hop = Hop {
+    address: None,
+    trusted: false,
+};
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Makes the head of a client's request that of ours to the application. `peer` is the client's
-/// address, `None` on a Unix socket. Returns the protocol it wants to switch to.
-pub(super) fn to_application(
-    head: &mut request::Parts,
-    peer: Option<IpAddr>,
-    trusted: &[Network],
-) -> Option<HeaderValue> {
+/// Makes the head of a client's request that of ours to the application. Returns the protocol it wants
+/// to switch to.
+pub(super) fn to_application(head: &mut request::Parts) -> Option<HeaderValue> {
     let wants = wanted_protocol(head);
     let trailers = says(&head.headers, &TE, "trailers");
     remove_hop_by_hop(&mut head.headers);
@@ -49,7 +49,9 @@ pub(super) fn to_application(
         Some(_) => "https",
         None => "http",
     };
-    forwarded(&mut head.headers, peer, scheme, trusted);
+    // Whom the worker does not name is nobody to be believed.
+    let hop = head.extensions.get().copied().unwrap_or(NOBODY);
+    forwarded(&mut head.headers, hop, scheme);
     if let Some(protocol) = &wants {
         head.headers
             .insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -185,14 +187,8 @@ fn target(head: &mut request::Parts) {
 }
 
 /// Says who the client is. What it says itself is believed of a trusted proxy only.
-fn forwarded(
-    headers: &mut HeaderMap,
-    peer: Option<IpAddr>,
-    scheme: &'static str,
-    trusted: &[Network],
-) {
-    let believed = trusted.iter().any(|network| network.contains(peer));
-    if !believed {
+fn forwarded(headers: &mut HeaderMap, hop: Hop, scheme: &'static str) {
+    if !hop.trusted {
         let claims: Vec<HeaderName> = headers
             .keys()
             .filter(|name| name.as_str().starts_with("x-forwarded-"))
@@ -205,8 +201,7 @@ fn forwarded(
         headers.remove(X_REAL_IP);
     }
     let host = headers.get(HOST).cloned();
-    let peer = peer.map(|ip| ip.to_canonical());
-
+    let peer = hop.address;
     let mut us = match peer {
         Some(IpAddr::V4(ip)) => format!("for={ip}"),
         Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
@@ -253,10 +248,13 @@ mod tests {
 
     const CLIENT: &str = "192.0.2.7";
 
-    fn sent(request: request::Builder, trusted: &[&str]) -> request::Parts {
-        let trusted: Vec<Network> = trusted.iter().map(|n| n.parse().unwrap()).collect();
+    fn sent(request: request::Builder, trusted: bool) -> request::Parts {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        to_application(&mut head, Some(CLIENT.parse().unwrap()), &trusted);
+        head.extensions.insert(Hop {
+            address: Some(CLIENT.parse().unwrap()),
+            trusted,
+        });
+        to_application(&mut head);
         head
     }
 
@@ -281,7 +279,7 @@ mod tests {
                 .header("upgrade", "websocket")
                 .header("expect", "100-continue")
                 .header("accept", "*/*"),
-            &[],
+            false,
         );
         let mut names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
@@ -305,7 +303,7 @@ mod tests {
                 .header("connection", "host, content-length, authorization")
                 .header("content-length", "3")
                 .header("authorization", "Basic x"),
-            &[],
+            false,
         );
         assert_eq!(all(&head, "host"), ["shop.example"]);
         assert_eq!(all(&head, "content-length"), ["3"]);
@@ -324,7 +322,7 @@ mod tests {
                 .header("x_forwarded_for", "10.0.0.1")
                 .header("forwarded", "for=10.0.0.1")
         };
-        let head = sent(claims(get()), &["198.51.100.0/24"]);
+        let head = sent(claims(get()), false);
         assert_eq!(all(&head, "x-forwarded-for"), [CLIENT]);
         assert_eq!(all(&head, "x-forwarded-proto"), ["http"]);
         assert_eq!(all(&head, "x-forwarded-host"), ["shop.example"]);
@@ -336,7 +334,7 @@ mod tests {
             assert_eq!(all(&head, gone), Vec::<&str>::new(), "{gone}");
         }
 
-        let head = sent(claims(get()), &["192.0.2.0/24"]);
+        let head = sent(claims(get()), true);
         assert_eq!(all(&head, "x-forwarded-for"), ["10.0.0.1, 192.0.2.7"]);
         assert_eq!(all(&head, "x-forwarded-proto"), ["https"]);
         assert_eq!(all(&head, "x-forwarded-host"), ["bank.example"]);
@@ -353,20 +351,20 @@ mod tests {
     fn the_target_is_a_path_and_the_host_is_named_once() {
         let head = sent(
             Request::get("http://shop.example:8080/a?b=c").header("host", "other.example"),
-            &[],
+            false,
         );
         assert_eq!(head.uri, "/a?b=c");
         assert_eq!(all(&head, "host"), ["shop.example:8080"]);
-        let head = sent(Request::options("*").header("host", "shop.example"), &[]);
+        let head = sent(Request::options("*").header("host", "shop.example"), false);
         assert_eq!(head.uri, "*");
-        let head = sent(Request::get("/").version(Version::HTTP_10), &[]);
+        let head = sent(Request::get("/").version(Version::HTTP_10), false);
         assert_eq!(all(&head, "host"), ["localhost"]);
         assert_eq!(head.version, Version::HTTP_11);
     }
 
     #[test]
     fn cookies_that_http2_cut_are_one_field() {
-        let head = sent(get().header("cookie", "a=1").header("cookie", "b=2"), &[]);
+        let head = sent(get().header("cookie", "a=1").header("cookie", "b=2"), false);
         assert_eq!(all(&head, "cookie"), ["a=1; b=2"]);
     }
 
@@ -377,10 +375,10 @@ mod tests {
                 .header("connection", "keep-alive, Upgrade")
                 .header("upgrade", "websocket")
         };
-        let head = sent(asks(), &[]);
+        let head = sent(asks(), false);
         assert_eq!(all(&head, "connection"), ["upgrade"]);
         assert_eq!(all(&head, "upgrade"), ["websocket"]);
-        let head = sent(asks().version(Version::HTTP_10), &[]);
+        let head = sent(asks().version(Version::HTTP_10), false);
         assert_eq!(all(&head, "upgrade"), Vec::<&str>::new());
         for (asked, passed_on) in [
             ("h2c", None),
@@ -392,7 +390,7 @@ mod tests {
                     .header("connection", "Upgrade, HTTP2-Settings")
                     .header("http2-settings", "AAMAAABkAAQAAP__")
                     .header("upgrade", asked),
-                &[],
+                false,
             );
             assert_eq!(all(&head, "upgrade").first().copied(), passed_on, "{asked}");
             assert_eq!(all(&head, "http2-settings"), Vec::<&str>::new());
@@ -403,7 +401,7 @@ mod tests {
     fn an_application_hears_that_its_client_came_by_tls() {
         let (mut head, ()) = get().body(()).unwrap().into_parts();
         head.extensions.insert(Arc::new(TlsInfo::default()));
-        to_application(&mut head, Some(CLIENT.parse().unwrap()), &[]);
+        to_application(&mut head);
         assert_eq!(all(&head, "x-forwarded-proto"), ["https"]);
         assert!(all(&head, "forwarded")[0].ends_with(";proto=https"));
     }
@@ -419,7 +417,7 @@ mod tests {
 
     #[test]
     fn trailers_are_asked_for_when_the_client_takes_them() {
-        let head = sent(get().header("te", "gzip, trailers"), &[]);
+        let head = sent(get().header("te", "gzip, trailers"), false);
         assert_eq!(all(&head, "te"), ["trailers"]);
         assert_eq!(all(&head, "connection"), ["te"]);
     }
@@ -427,11 +425,16 @@ mod tests {
     #[test]
     fn ipv6_clients_are_quoted() {
         let (mut head, ()) = get().body(()).unwrap().into_parts();
-        to_application(&mut head, Some("2001:db8::1".parse().unwrap()), &[]);
+        head.extensions.insert(Hop {
+            address: Some("2001:db8::1".parse().unwrap()),
+            trusted: false,
+        });
+        to_application(&mut head);
         assert_eq!(all(&head, "x-forwarded-for"), ["2001:db8::1"]);
         assert!(all(&head, "forwarded")[0].starts_with("for=\"[2001:db8::1]\";"));
         let (mut head, ()) = get().body(()).unwrap().into_parts();
-        to_application(&mut head, None, &[]);
+        head.extensions.insert(NOBODY);
+        to_application(&mut head);
         assert_eq!(all(&head, "x-forwarded-for"), Vec::<&str>::new());
         assert!(all(&head, "forwarded")[0].starts_with("for=unknown;"));
     }

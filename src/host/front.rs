@@ -3,13 +3,11 @@
 
 use std::error::Error;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::ConnectInfo;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -19,14 +17,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::bodies::{About, Download, Progress, Upload};
 use super::pool::{Link, Pool, Turn};
 use super::refusal::{Complaints, Refusal};
-use super::{FrontContext, fields, networks, tunnel};
-use crate::config::Network;
+use super::{FrontContext, fields, tunnel};
 
 /// The front of one application.
 #[derive(Debug)]
 pub(super) struct Front {
     pool: Pool,
-    trusted: Vec<Network>,
     pub(super) limits: Limits,
     pub(super) complaints: Complaints,
 }
@@ -48,7 +44,6 @@ impl Front {
     pub(super) fn new(cx: &FrontContext) -> Self {
         Self {
             pool: Pool::new(&cx.upstreams, cx.app.idle_timeout),
-            trusted: networks(&cx.app),
             limits: Limits {
                 connect: cx.app.connect_timeout,
                 answer: cx.app.answer_timeout,
@@ -184,7 +179,7 @@ impl Head {
 
 /// The application's answer to `request`, or ours.
 pub(super) async fn answer(front: Arc<Front>, request: Request<Body>) -> Response<Body> {
-    match Exchange::new(&front, request) {
+    match Exchange::new(request) {
         Ok(exchange) => exchange.run(&front).await.unwrap_or_else(|refusal| {
             front.complaints.say(refusal.cause(), &refusal);
             refusal.into_response()
@@ -201,14 +196,13 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn new(front: &Front, mut request: Request<Body>) -> Result<Self, Refusal> {
+    fn new(mut request: Request<Body>) -> Result<Self, Refusal> {
         if request.method() == Method::CONNECT {
             return Err(Refusal::BadRequest("CONNECT is for proxies"));
         }
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let (mut head, body) = request.into_parts();
-        let peer = peer(&head);
-        let wants = fields::to_application(&mut head, peer, &front.trusted);
+        let wants = fields::to_application(&mut head);
         let body = (!body.is_end_stream()).then_some(body);
         Ok(Self {
             head: Head {
@@ -294,11 +288,6 @@ enum Sent {
 }
 
 /// Who is at the other end; `None`: of a Unix socket.
-fn peer(head: &request::Parts) -> Option<IpAddr> {
-    let info = head.extensions.get::<ConnectInfo<SocketAddr>>();
-    info.map(|ConnectInfo(address)| address.ip())
-}
-
 /// Whether the other side closed a Unix socket in which our request lay unread (the read fails), or
 /// had closed it before (the write fails). After it had read everything there is an EOF instead.
 fn was_unread(error: &hyper::Error) -> bool {

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use axum::Router;
 
-use crate::config::{App, Network, Upstream};
+use crate::config::{App, Upstream};
 
 /// What a front is made from.
 #[derive(Debug, Clone)]
@@ -43,10 +43,4 @@ pub fn router(cx: &FrontContext) -> Router {
         let front = Arc::clone(&front);
         async move { Ok::<_, Infallible>(front::answer(front, request).await) }
     }))
-}
-
-/// Those that were checked when the configuration was read.
-fn networks(app: &App) -> Vec<Network> {
-    let parsed = app.trusted_proxies.iter().map(|text| text.parse());
-    parsed.filter_map(Result::ok).collect()
 }

@@ -506,6 +506,7 @@ mod tests {
                 mode: None,
                 group: None,
                 tls: false,
+                proxy_protocol: false,
                 redirect: None,
             },
             ListenerConfig {
@@ -515,6 +516,7 @@ mod tests {
                 mode: Some("0660".into()),
                 group: Some("www".into()),
                 tls: false,
+                proxy_protocol: false,
                 redirect: None,
             },
         ];

@@ -595,7 +595,6 @@ fn is_same_process(theirs: serde_json::Value, ours: &App) -> bool {
         stall_timeout: Duration::ZERO,
         tunnel_timeout: Duration::ZERO,
         idle_timeout: Duration::ZERO,
-        trusted_proxies: Vec::new(),
         warmup: Vec::new(),
         ..app.clone()
     };

@@ -236,6 +236,7 @@ mod tests {
             mode: None,
             group: None,
             tls: false,
+            proxy_protocol: false,
             redirect: None,
         };
         Config {

@@ -410,6 +410,7 @@ mod tests {
             mode: None,
             group: None,
             tls: false,
+            proxy_protocol: false,
             redirect: None,
         }
     }

@@ -17,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::client::Hop;
 use super::connection::{self, Connection, Served};
 use super::context::Worker;
 use super::guarded::Vital;
@@ -296,6 +297,7 @@ fn begin(stream: Stream, peer: Peer, served: &Arc<Served>, worker: &Arc<Worker>)
         idle_since: Instant::now(),
         head_since: None,
         handshake_due: served.tls,
+        proxy_header_due: served.proxy_protocol && Hop::of(peer, &worker.proxies).trusted,
     };
     let worker = Arc::clone(worker);
     match served.raw.clone() {

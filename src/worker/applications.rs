@@ -12,6 +12,7 @@ use rustix::net::{SocketAddrAny, SocketAddrUnix};
 use super::connection::Served;
 use super::raw::Handlers;
 use super::{Routers, lock};
+use crate::config::ListenerConfig;
 
 /// The applications of a worker.
 #[derive(Debug)]
@@ -29,12 +30,13 @@ enum Local {
 }
 
 impl Applications {
-    /// `speaks_tls` knows the listeners that do, by their names.
-    pub(super) fn new(routers: Routers, own: &Handlers, speaks_tls: impl Fn(&str) -> bool) -> Self {
+    pub(super) fn new(routers: Routers, own: &Handlers, listeners: &[ListenerConfig]) -> Self {
         let served = |(name, router): (String, _)| {
+            let listener = listeners.iter().find(|listener| listener.name == name);
             let served = Served {
                 raw: own.get(&name).cloned(),
-                tls: speaks_tls(&name),
+                tls: listener.is_some_and(|listener| listener.tls),
+                proxy_protocol: listener.is_some_and(|listener| listener.proxy_protocol),
                 name: name.clone(),
                 router,
             };
@@ -134,7 +136,7 @@ mod tests {
         let names = ["old", "new", "moved"];
         let routers = names.map(|name| (name.to_owned(), router()));
         let routers = routers.into_iter().collect();
-        let applications = Applications::new(routers, &Handlers::default(), |_| false);
+        let applications = Applications::new(routers, &Handlers::default(), &[]);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (connection, _) = listener.accept().unwrap();

@@ -17,7 +17,7 @@ use super::gate::Gate;
 use super::order::{Order, Word};
 use super::raw::Handler;
 use super::stream::{Peer, Stream};
-use super::{handshake, http1, http2};
+use super::{handshake, http1, http2, proxied};
 
 /// A connection outside hyper, at a boundary between two requests.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) struct Connection {
     /// It came to a listener that speaks TLS, and no byte has been answered: it can go to another
     /// worker as it is.
     pub(super) handshake_due: bool,
+    /// The PROXY protocol's header comes first.
+    pub(super) proxy_header_due: bool,
 }
 
 /// A listener's name and its application.
@@ -49,6 +51,8 @@ pub(super) struct Served {
     pub(super) raw: Option<Handler>,
     /// Whether its listener speaks TLS.
     pub(super) tls: bool,
+    /// Whether trusted proxies say first who the client is.
+    pub(super) proxy_protocol: bool,
 }
 
 /// How a wait for bytes ended.
@@ -95,7 +99,14 @@ pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
         } else {
             drop(permit);
         }
-        if undecided(&connection.leftover) {
+        if connection.proxy_header_due && !connection.leftover.is_empty() {
+            match connection.take_proxy_header() {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(e) => return proxied::refuse(&connection, &e),
+            }
+        }
+        if connection.proxy_header_due || undecided(&connection.leftover) {
             match wait(&mut connection, &worker, heard).await {
                 Woken::Bytes | Woken::Told => continue,
                 Woken::Over => return connection.stream.say_close(),

@@ -20,7 +20,7 @@ use super::http2::streams::Tasks;
 use super::lock;
 use super::order::Order;
 use super::tls::TlsSetup;
-use crate::config::Http;
+use crate::config::{Http, Network};
 use crate::context::Context;
 use crate::machine::link::Start;
 use crate::sys::board::Board;
@@ -40,6 +40,8 @@ pub(super) struct Worker {
     pub(super) http: Http,
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<Tasks>,
+    /// Who is believed when it says who the client is.
+    pub(super) proxies: Arc<[Network]>,
     /// How TLS is spoken; `None`: no listener does.
     pub(super) tls: Option<TlsSetup>,
     /// `[log] access`.
@@ -111,6 +113,7 @@ impl Worker {
             max_connections,
             room: max_connections.max(files / 2),
             http: config.http.clone(),
+            proxies: config.http.trusted_proxies.as_slice().into(),
             http1: super::http1::builder(),
             http2: super::http2::builder(&config.http),
             runtime,

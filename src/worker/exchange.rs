@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::access::{AccessLog, Entry};
+use super::client::Hop;
 use super::connections::{Connections, Room};
 use super::fault::is_faulty;
 use super::gate::Gate;
@@ -31,6 +32,7 @@ use super::stream::Peer;
 use super::streaming::Events;
 use super::tls::TlsInfo;
 use super::ws::Farewell;
+use crate::config::Network;
 use crate::context::Context;
 
 /// The application as one connection's service.
@@ -39,6 +41,8 @@ pub(super) struct Exchange {
     pub(super) router: Router,
     pub(super) context: Context,
     pub(super) peer: Peer,
+    /// Who is believed when it says that somebody else asks.
+    pub(super) proxies: Arc<[Network]>,
     pub(super) gate: Arc<Gate>,
     pub(super) connections: Arc<Connections>,
     /// HTTP/2: many at a time.
@@ -59,11 +63,14 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
             .figures
             .requests
             .fetch_add(1, Ordering::Relaxed);
-        let entry = self
-            .access
-            .as_ref()
-            .map(|log| log.begin(&request, self.peer));
-        match self.peer {
+        let hop = Hop::of(self.peer, &self.proxies);
+        let asks_for = hop.asks_for(request.headers(), &self.proxies);
+        let (client, context) = match asks_for.map(Peer::Tcp) {
+            Some(client) => (client, self.context.from(client)),
+            None => (self.peer, self.context.clone()),
+        };
+        let entry = self.access.as_ref().map(|log| log.begin(&request, client));
+        match client {
             Peer::Tcp(address) => {
                 request.extensions_mut().insert(ConnectInfo(address));
             }
@@ -71,7 +78,8 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
                 request.extensions_mut().insert(peer);
             }
         }
-        request.extensions_mut().insert(self.context.clone());
+        request.extensions_mut().insert(hop);
+        request.extensions_mut().insert(context);
         if let Some(tls) = &self.tls {
             request.extensions_mut().insert(Arc::clone(tls));
         }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use super::Worker;
 use super::connection::Connection;
-use super::stream::Stream;
+use super::proxied;
+use super::stream::{Peer, Stream};
 use crate::context::Context;
 
 /// What a listener's application is given, non-blocking: `tokio::net::TcpStream::from_std` and the
@@ -57,7 +58,14 @@ impl std::fmt::Debug for Handler {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(connection: Connection, handler: Handler, worker: Arc<Worker>) {
+pub(super) async fn serve(mut connection: Connection, handler: Handler, worker: Arc<Worker>) {
+    if connection.proxy_header_due {
+        match proxied::read(&mut connection.stream, worker.http.header_timeout).await {
+            Ok(Some(client)) => connection.peer = Peer::Tcp(client),
+            Ok(None) => {}
+            Err(e) => return proxied::refuse(&connection, &e),
+        }
+    }
     let Connection {
         stream,
         gate,

@@ -93,8 +93,7 @@ pub(super) fn pair_up(
     own: &Handlers,
     config: &Config,
 ) -> Result<(Vec<Listener>, Arc<Applications>), String> {
-    let speaks_tls = |name: &str| config.listeners.iter().any(|l| l.name == name && l.tls);
-    let applications = Arc::new(Applications::new(routers, own, speaks_tls));
+    let applications = Arc::new(Applications::new(routers, own, &config.listeners));
     let listeners: Result<_, String> = listeners
         .into_iter()
         .map(|(listener, fd)| serve(&listener, fd, &applications))

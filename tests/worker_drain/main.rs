@@ -10,6 +10,7 @@ mod files;
 mod http2;
 mod life;
 mod passing;
+mod proxied;
 mod rounds;
 mod switching;
 mod turns;

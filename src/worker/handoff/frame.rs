@@ -98,6 +98,9 @@ pub(in crate::worker) struct About {
     /// It has yet to shake hands.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::worker) handshake_due: bool,
+    /// The PROXY protocol's header has yet to come.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::worker) proxy_header_due: bool,
 }
 
 impl About {
@@ -110,6 +113,7 @@ impl About {
             head_ms: None,
             peer: None,
             handshake_due: false,
+            proxy_header_due: false,
         }
     }
 }
@@ -243,6 +247,7 @@ mod tests {
             head_ms: Some(30),
             peer: Some("[::1]:80".parse().unwrap()),
             handshake_due: false,
+            proxy_header_due: false,
         }
     }
 
@@ -319,6 +324,7 @@ mod tests {
             head_ms: None,
             peer: None,
             handshake_due: false,
+            proxy_header_due: false,
             ..about("a")
         };
         let got: Vec<_> = got

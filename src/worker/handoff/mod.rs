@@ -391,6 +391,7 @@ impl Connection {
                 Peer::Unix(_) => None,
             },
             handshake_due: self.handshake_due,
+            proxy_header_due: self.proxy_header_due,
         }
     }
 }

@@ -306,5 +306,6 @@ fn adopt(
         idle_since: since(about.idle_ms),
         head_since: about.head_ms.map(since),
         handshake_due: about.handshake_due,
+        proxy_header_due: about.proxy_header_due,
     })
 }

@@ -111,12 +111,14 @@ impl<'a> Driver<'a> {
             idle_since,
             head_since,
             handshake_due: _,
+            proxy_header_due: _,
         } = connection;
         gate.restart();
         let exchange = Exchange {
             router: served.router.clone(),
             context: worker.application.at(&served.name, peer),
             peer,
+            proxies: Arc::clone(&worker.proxies),
             gate: Arc::clone(&gate),
             connections: Arc::clone(&worker.connections),
             multiplexed: false,
@@ -297,6 +299,7 @@ impl<'a> Driver<'a> {
             idle_since: self.times.idle_since,
             head_since,
             handshake_due: false,
+            proxy_header_due: false,
         })
     }
 }

@@ -70,6 +70,7 @@ pub(super) async fn serve(connection: Connection, worker: &Worker) {
             .application
             .at(&connection.served.name, connection.peer),
         peer: connection.peer,
+        proxies: Arc::clone(&worker.proxies),
         gate: Arc::clone(&gate),
         connections: Arc::clone(&worker.connections),
         multiplexed: true,

@@ -263,6 +263,7 @@ impl WebSocket {
             idle_since: Instant::now(),
             head_since: None,
             handshake_due: false,
+            proxy_header_due: false,
         };
         if let Err(kept) = self
             .worker

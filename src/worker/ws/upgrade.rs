@@ -103,6 +103,7 @@ async fn socket(context: &Context, upgrade: OnUpgrade) -> Result<WebSocket, Stri
         idle_since: Instant::now(),
         head_since: None,
         handshake_due: false,
+        proxy_header_due: false,
     };
     Ok(WebSocket::new(connection, &worker, MESSAGE_MAX).await)
 }
