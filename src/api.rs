@@ -322,6 +322,9 @@ pub struct Connections {
     /// Those of all these that were over TLS.
     #[serde(default)]
     pub tls: Fates,
+    /// Those of all these that spoke HTTP/2, over TLS or not.
+    #[serde(default)]
+    pub http2: Fates,
 }
 
 /// What became of the connections of one protocol.
@@ -349,6 +352,7 @@ impl std::ops::AddAssign for Connections {
         self.finished += other.finished;
         self.cut += other.cut;
         self.tls += other.tls;
+        self.http2 += other.http2;
     }
 }
 
@@ -413,15 +417,17 @@ impl std::fmt::Display for Connections {
             "connections: {} passed on, {} finished, {} cut",
             self.passed, self.finished, self.cut
         )?;
-        let tls = self.tls;
-        if tls == Fates::default() {
-            return Ok(());
+        for (which, of) in [("over TLS", self.tls), ("HTTP/2", self.http2)] {
+            if of == Fates::default() {
+                continue;
+            }
+            write!(
+                f,
+                " ({which}: {} passed on, {} finished, {} cut)",
+                of.passed, of.finished, of.cut
+            )?;
         }
-        write!(
-            f,
-            " (over TLS: {} passed on, {} finished, {} cut)",
-            tls.passed, tls.finished, tls.cut
-        )
+        Ok(())
     }
 }
 
@@ -477,7 +483,7 @@ pub enum Event {
     /// The last line of an order's answer.
     Result(Verdict),
     /// An upgrade ended.
-    Ended(Last),
+    Ended(Box<Last>),
 }
 
 /// What came of an order.

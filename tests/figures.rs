@@ -244,6 +244,7 @@ fn passed_finished_and_cut_are_counted_by_upgrade() {
         finished: 1,
         cut: 1,
         tls: handover::api::Fates::default(),
+        http2: handover::api::Fates::default(),
     };
     let status = service.wait_status("the figures", |s| {
         s.last.as_ref().is_some_and(|l| l.connections == wanted)

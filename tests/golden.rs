@@ -227,6 +227,7 @@ fn messages() -> Vec<(&'static str, Message)> {
             finished: 2,
             cut: 1,
             tls: handover::api::Fates::default(),
+            http2: handover::api::Fates::default(),
         },
         app: Some(RunningApp {
             config: json!({"directory": "/srv/blog/current", "command": ["./blog", "{socket}"]}),
@@ -312,6 +313,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                     finished: 7,
                     cut: 1,
                     tls: handover::api::Fates::default(),
+                    http2: handover::api::Fates::default(),
                 },
             },
         ),

@@ -5,8 +5,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::tickets::TicketKeys;
+pub use crate::api::Fates;
 pub use crate::api::Handshakes;
-use crate::api::{Connections, Fates, Master};
+use crate::api::{Connections, Master};
 use crate::config::{Config, Identities, Upstream};
 
 /// Master to worker.
@@ -136,6 +137,9 @@ pub struct HandoffAnswer {
     /// The newest form of a TLS connection ([`TLS_READS`]) that its workers read; 0: none.
     #[serde(default)]
     pub tls: u32,
+    /// The newest form of an HTTP/2 connection ([`HTTP2_READS`]) that its workers read; 0: none.
+    #[serde(default)]
+    pub http2: u32,
 }
 
 /// The version of the frames between a draining and a receiving worker. They are not always the
@@ -148,6 +152,12 @@ pub const TLS_READS: u32 = 1;
 
 /// The form that is written. A form is read one release before it is written, and once read for ever.
 pub const TLS_WRITES: u32 = 1;
+
+/// The newest form of an HTTP/2 connection on its way that we read.
+pub const HTTP2_READS: u32 = 1;
+
+/// The form that is written. A form is read one release before it is written, and once read for ever.
+pub const HTTP2_WRITES: u32 = 1;
 
 /// What a worker is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -259,6 +269,9 @@ pub struct Report {
     /// TLS.
     #[serde(default)]
     pub tls: TlsReport,
+    /// Of [`Self::passed`], [`Self::finished`] and [`Self::cut`] those of HTTP/2.
+    #[serde(default)]
+    pub http2: Fates,
 }
 
 /// What a worker's TLS connections did since its start.
@@ -289,5 +302,6 @@ impl std::ops::AddAssign for Report {
         self.disagreements += other.disagreements;
         self.accept_errors += other.accept_errors;
         self.tls += other.tls;
+        self.http2 += other.http2;
     }
 }

@@ -176,6 +176,7 @@ pub(super) fn text(driver: &Driver) -> String {
         text.family(&name, "counter", &help);
         text.value(&name, &[], value);
     }
+    text.http2(&drained.http2);
     if let Some(identities) = &driver.configured.config.tls.identities {
         text.tls(identities, &served.tls.handshakes, &drained.tls);
     }
@@ -235,18 +236,8 @@ impl Text {
         ] {
             self.value("tls_handshakes_total", &[("result", result)], value);
         }
-        self.family(
-            "tls_drained_total",
-            "counter",
-            "TLS connections of draining workers, over all generations.",
-        );
-        for (result, value) in [
-            ("passed", drained.passed),
-            ("finished", drained.finished),
-            ("cut", drained.cut),
-        ] {
-            self.value("tls_drained_total", &[("result", result)], value);
-        }
+        let help = "TLS connections of draining workers, over all generations.";
+        self.fates("tls_drained_total", help, drained);
         let expires = "tls_certificate_expires_seconds";
         self.family(
             expires,
@@ -256,6 +247,22 @@ impl Text {
         for identity in &identities.list {
             let file = identity.file.to_string_lossy();
             self.value(expires, &[("file", &*file)], identity.not_after);
+        }
+    }
+
+    fn http2(&mut self, drained: &Fates) {
+        let help = "HTTP/2 connections of draining workers, over all generations.";
+        self.fates("http2_drained_total", help, drained);
+    }
+
+    fn fates(&mut self, name: &str, help: &str, drained: &Fates) {
+        self.family(name, "counter", help);
+        for (result, value) in [
+            ("passed", drained.passed),
+            ("finished", drained.finished),
+            ("cut", drained.cut),
+        ] {
+            self.value(name, &[("result", result)], value);
         }
     }
 

@@ -86,7 +86,7 @@ impl Driver {
             return;
         };
         self.orders.ended(&last);
-        self.desk.publish(api::Event::Ended(last));
+        self.desk.publish(api::Event::Ended(Box::new(last)));
         self.set_timing();
     }
 

@@ -16,7 +16,9 @@ use tokio::time::timeout;
 use tokio_seqpacket::UnixSeqpacket;
 
 use super::channel::{Channel, ChannelError, MAX_FDS};
-use crate::machine::link::{HANDOFF_VERSION, HandoffAnswer, HandoffRequest, News, TLS_READS};
+use crate::machine::link::{
+    HANDOFF_VERSION, HTTP2_READS, HandoffAnswer, HandoffRequest, News, TLS_READS,
+};
 
 /// A small queue: what waits in it is served by nobody (facts: 10,000 connections handed over at
 /// once raised the others' p99 to 240 ms, through a small queue to 17 ms). The kernel doubles it.
@@ -73,6 +75,8 @@ pub struct Targets {
     pub ends: Vec<OwnedFd>,
     /// [`HandoffAnswer::tls`] of these workers.
     pub tls: u32,
+    /// [`HandoffAnswer::http2`] of these workers.
+    pub http2: u32,
 }
 
 impl Targets {
@@ -84,10 +88,10 @@ impl Targets {
 
     /// These as well: only what all of them read counts.
     pub fn extend(&mut self, more: Self) {
-        self.tls = if self.is_empty() {
-            more.tls
+        (self.tls, self.http2) = if self.is_empty() {
+            (more.tls, more.http2)
         } else {
-            self.tls.min(more.tls)
+            (self.tls.min(more.tls), self.http2.min(more.http2))
         };
         self.ends.extend(more.ends);
     }
@@ -131,6 +135,7 @@ async fn converse(
         Ok(Targets {
             ends: received.fds,
             tls: answer.tls,
+            http2: answer.http2,
         })
     };
     timeout(PATIENCE, conversation)
@@ -175,6 +180,7 @@ impl Asker {
             version: HANDOFF_VERSION,
             targets: targets.len(),
             tls: TLS_READS,
+            http2: HTTP2_READS,
         };
         timeout(PATIENCE, self.channel.send(&answer, targets))
             .await
@@ -233,8 +239,8 @@ mod tests {
                 news: None,
             }
         );
-        let Targets { ends, tls } = ends.unwrap();
-        assert_eq!(tls, TLS_READS);
+        let Targets { ends, tls, http2 } = ends.unwrap();
+        assert_eq!((tls, http2), (TLS_READS, HTTP2_READS));
         assert_eq!(ends.len(), 1);
         rustix::net::send(&ends[0], b"x", rustix::net::SendFlags::empty()).unwrap();
         let mut byte = [0; 2];

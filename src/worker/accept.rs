@@ -298,6 +298,7 @@ fn begin(stream: Stream, peer: Peer, served: &Arc<Served>, worker: &Arc<Worker>)
         head_since: None,
         handshake_due: served.tls,
         proxy_header_due: served.proxy_protocol && Hop::of(peer, &worker.proxies).trusted,
+        http2: None,
     };
     let worker = Arc::clone(worker);
     match served.raw.clone() {

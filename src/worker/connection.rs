@@ -14,10 +14,12 @@ use tokio::time::{Instant, sleep_until};
 use super::Worker;
 use super::connections::Live;
 use super::gate::Gate;
+use super::http2::PREFACE;
 use super::order::{Order, Word};
 use super::raw::Handler;
 use super::stream::{Peer, Stream};
 use super::{handshake, http1, http2, proxied};
+use crate::machine::link::HTTP2_WRITES;
 
 /// A connection outside hyper, at a boundary between two requests.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(super) struct Connection {
     pub(super) handshake_due: bool,
     /// The PROXY protocol's header comes first.
     pub(super) proxy_header_due: bool,
+    /// It is HTTP/2 and stands between two streams.
+    pub(super) http2: Option<Box<http2::Blob>>,
 }
 
 /// A listener's name and its application.
@@ -61,7 +65,9 @@ enum Woken {
     Bytes,
     /// There is an order.
     Told,
-    /// The client has gone, or its time is up.
+    /// Its time is up.
+    Late,
+    /// The client has gone.
     Over,
 }
 
@@ -70,9 +76,6 @@ const REFUSALS: u8 = 16;
 
 /// What is read before hyper takes over.
 const FIRST_READ: usize = 4096;
-
-/// How HTTP/2 with prior knowledge begins (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves `connection` to its end, here or elsewhere.
 pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
@@ -106,11 +109,20 @@ pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
                 Err(e) => return proxied::refuse(&connection, &e),
             }
         }
-        if connection.proxy_header_due || undecided(&connection.leftover) {
+        if connection.waits(heard.order()) {
             match wait(&mut connection, &worker, heard).await {
                 Woken::Bytes | Woken::Told => continue,
-                Woken::Over => return connection.stream.say_close(),
+                // It is told so.
+                Woken::Late if connection.http2.is_some() => {}
+                Woken::Late | Woken::Over => return connection.stream.say_close(),
             }
+        }
+        if connection.http2.is_some() {
+            match Box::pin(http2::serve(connection, &worker, heard)).await {
+                Some(left) => connection = left,
+                None => return,
+            }
+            continue;
         }
         if connection.handshake_due {
             match Box::pin(handshake::shake_hands(connection, &worker)).await {
@@ -123,7 +135,11 @@ pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
             if !worker.http.http2 {
                 return Box::pin(http2::refuse(connection)).await;
             }
-            return Box::pin(http2::serve(connection, &worker)).await;
+            match Box::pin(http2::serve(connection, &worker, heard)).await {
+                Some(left) => connection = left,
+                None => return,
+            }
+            continue;
         }
         match Box::pin(http1::serve(connection, &worker, heard)).await {
             Some(left) => connection = left,
@@ -181,7 +197,7 @@ async fn wait(connection: &mut Connection, worker: &Worker, heard: Word) -> Woke
         while timer.as_mut().poll(cx).is_ready() {
             // The kernel has the last word: never close over a request that is already here.
             if !connection.stream.has_unread() {
-                return Poll::Ready(Woken::Over);
+                return Poll::Ready(Woken::Late);
             }
             timer.as_mut().reset(Instant::now() + RECHECK);
         }
@@ -191,9 +207,22 @@ async fn wait(connection: &mut Connection, worker: &Worker, heard: Word) -> Woke
 }
 
 impl Connection {
+    /// Whether there is nothing to do but to wait for the client.
+    fn waits(&self, heard: Order) -> bool {
+        if self.http2.is_some() {
+            // One that is to end is told so.
+            self.leftover.is_empty() && heard != Order::Last
+        } else {
+            self.proxy_header_due || undecided(&self.leftover)
+        }
+    }
+
     /// Whether a worker can go on with it that reads TLS connections up to this version (0: none, and
-    /// it shakes no hands).
-    pub(super) fn can_move_to(&self, tls: u32) -> bool {
+    /// it shakes no hands), and HTTP/2 connections up to that one.
+    pub(super) fn can_move_to(&self, tls: u32, http2: u32) -> bool {
+        if self.http2.is_some() && http2 < HTTP2_WRITES {
+            return false;
+        }
         if self.handshake_due {
             tls > 0
         } else {
@@ -206,7 +235,9 @@ impl Connection {
         match (self.head_since, heard) {
             (Some(since), _) => since + worker.http.header_timeout,
             (None, Order::Last) => worker.polite_until(self.idle_since),
-            (None, _) if self.requests == 0 => self.idle_since + worker.http.header_timeout,
+            (None, _) if self.requests == 0 && self.http2.is_none() => {
+                self.idle_since + worker.http.header_timeout
+            }
             (None, _) => self.idle_since + worker.http.keepalive_timeout,
         }
     }
@@ -227,7 +258,7 @@ mod tests {
     #[test]
     fn a_connection_that_waits_is_small() {
         let size = size_of_future(run);
-        assert!(size <= 640, "{size} bytes");
+        assert!(size <= 656, "{size} bytes");
     }
 
     #[test]

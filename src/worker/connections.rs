@@ -9,7 +9,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use super::gate::Gate;
 use super::lock;
 use super::order::Order;
-use crate::machine::link::{Report, TlsReport};
+use crate::machine::link::{Fates, Report, TlsReport};
 use crate::sys::board::Board;
 
 /// The open connections.
@@ -37,6 +37,8 @@ struct Open {
     ends: Ends,
     /// How many of them are over TLS.
     tls: usize,
+    /// How many of them speak HTTP/2.
+    http2: usize,
     gates: HashMap<u64, Arc<Gate>>,
 }
 
@@ -63,6 +65,7 @@ pub(super) struct Figures {
     cut: AtomicU64,
     pub(super) disagreements: AtomicU64,
     pub(super) tls: Mutex<TlsReport>,
+    http2: Mutex<Fates>,
 }
 
 /// Room for one answer, as long as this exists.
@@ -77,6 +80,7 @@ pub(super) struct Live {
     of: Arc<Connections>,
     id: u64,
     tls: bool,
+    http2: bool,
     passed: bool,
 }
 
@@ -106,6 +110,7 @@ impl Connections {
                 full: false,
                 ends: Ends::Usual,
                 tls: 0,
+                http2: 0,
                 gates: HashMap::new(),
             }),
             board,
@@ -139,6 +144,7 @@ impl Connections {
             of: Arc::clone(self),
             id,
             tls,
+            http2: false,
             passed: false,
         };
         (gate, live)
@@ -238,6 +244,7 @@ impl Connections {
             .cut
             .fetch_add(open.gates.len() as u64, Ordering::Relaxed);
         lock(&self.figures.tls).connections.cut += open.tls as u64;
+        lock(&self.figures.http2).cut += open.http2 as u64;
     }
 
     /// The figures now.
@@ -255,11 +262,19 @@ impl Connections {
             disagreements: get(&f.disagreements),
             accept_errors: get(&f.accept_errors),
             tls: *lock(&f.tls),
+            http2: *lock(&f.http2),
         }
     }
 }
 
 impl Live {
+    /// It speaks HTTP/2.
+    pub(super) fn is_http2(&mut self) {
+        if !std::mem::replace(&mut self.http2, true) {
+            self.of.open().http2 += 1;
+        }
+    }
+
     /// It goes on in another worker.
     pub(super) fn passed(mut self) {
         self.passed = true;
@@ -271,6 +286,7 @@ impl Drop for Live {
         let mut open = self.of.open();
         open.gates.remove(&self.id);
         open.tls -= usize::from(self.tls);
+        open.http2 -= usize::from(self.http2);
         self.of.tell_others(&open);
         // Not with every one that ends, or a worker at its limit would do nothing but say so.
         if open.gates.len() + self.of.max / 8 < self.of.max {
@@ -281,9 +297,11 @@ impl Drop for Live {
         if self.passed {
             figures.passed.fetch_add(1, Ordering::Relaxed);
             lock(&figures.tls).connections.passed += u64::from(self.tls);
+            lock(&figures.http2).passed += u64::from(self.http2);
         } else if open.ends == Ends::Finished {
             figures.finished.fetch_add(1, Ordering::Relaxed);
             lock(&figures.tls).connections.finished += u64::from(self.tls);
+            lock(&figures.http2).finished += u64::from(self.http2);
         }
         drop(open);
         self.of.ended.notify_waiters();

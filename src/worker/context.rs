@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,10 +20,11 @@ use super::handoff::{Outbox, Session};
 use super::http2::streams::Tasks;
 use super::lock;
 use super::order::Order;
+use super::stream::Stream;
 use super::tls::TlsSetup;
 use crate::config::{Http, Network};
 use crate::context::Context;
-use crate::machine::link::Start;
+use crate::machine::link::{HTTP2_WRITES, Start};
 use crate::sys::board::Board;
 use crate::sys::handoff::{self, HandoffError, Targets};
 
@@ -56,6 +58,8 @@ pub(super) struct Worker {
     offered: Notify,
     /// Where connections go that leave; `None`: nobody takes them.
     outbox: Mutex<Option<Outbox>>,
+    /// The `h2` of this program takes part ([`super::http2::can_move`]).
+    passes_http2: AtomicBool,
 }
 
 /// Where this worker is, for those who know only the context.
@@ -126,6 +130,7 @@ impl Worker {
             offers: Mutex::default(),
             offered: Notify::new(),
             outbox: Mutex::default(),
+            passes_http2: AtomicBool::new(false),
         })
     }
 
@@ -141,8 +146,21 @@ impl Worker {
 
     /// Whether no worker that takes connections could go on with this one.
     pub(super) fn keeps(&self, connection: &Connection) -> bool {
-        let tls_read = lock(&self.outbox).as_ref().map(|outbox| outbox.tls);
-        tls_read.is_some_and(|version| !connection.can_move_to(version))
+        let outbox = lock(&self.outbox);
+        let read = outbox.as_ref().map(|outbox| (outbox.tls, outbox.http2));
+        read.is_some_and(|(tls, http2)| !connection.can_move_to(tls, http2))
+    }
+
+    /// From now on HTTP/2 connections are passed on, too.
+    pub(super) fn pass_http2(&self) {
+        self.passes_http2.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an HTTP/2 connection over this stream can be passed on, as far as is known.
+    pub(super) fn takes_http2(&self, stream: &Stream) -> bool {
+        let outbox = lock(&self.outbox);
+        let read = |outbox: &Outbox| outbox.http2 >= HTTP2_WRITES && stream.can_move_to(outbox.tls);
+        self.passes_http2.load(Ordering::Relaxed) && outbox.as_ref().is_none_or(read)
     }
 
     /// Whether connections are being passed on.

@@ -451,7 +451,11 @@ impl Gate {
         if !whole {
             self.resets.fetch_add(1, Ordering::AcqRel);
         }
-        self.streams.fetch_sub(1, Ordering::AcqRel);
+        let before = self.streams.fetch_sub(1, Ordering::AcqRel);
+        if before == 1 && self.order() != Order::Serve {
+            // It may leave now.
+            self.driver.wake();
+        }
     }
 
     /// Whether at least `least` streams, and more than half of all, ended without a whole answer.

@@ -19,10 +19,10 @@ use super::handoff::receive::{self, Receiver};
 use super::raw::Handlers;
 use super::start::{self, Beginning};
 use super::tls::{SetupError, TlsSetup};
-use super::{Loading, hooks, leader, state};
+use super::{Loading, hooks, http2, leader, state};
 use crate::config;
 use crate::context::{Context, DrainReason};
-use crate::machine::link::{FromWorker, Report, TLS_READS, ToWorker, WorkerListener};
+use crate::machine::link::{FromWorker, HTTP2_READS, Report, TLS_READS, ToWorker, WorkerListener};
 use crate::sys::channel::{Channel, ChannelError, Received};
 use crate::sys::handoff::Targets;
 use crate::sys::secrets;
@@ -67,6 +67,15 @@ where
     }
     // To the end of this process.
     let _holds = beginning.holds;
+    let is_http2_moved = config.http.http2 && config.drain.pass_connections;
+    if is_http2_moved && http2::can_move(&worker.http2).await {
+        worker.pass_http2();
+    } else if is_http2_moved {
+        tracing::warn!(
+            "HTTP/2 connections are not passed on: the HTTP/2 implementation in this program \
+             does not go on where another one was"
+        );
+    }
 
     let mut waiting = VecDeque::new();
     let routers = tokio::select! {
@@ -234,8 +243,9 @@ impl Life {
             ToWorker::PassTo { .. } => {
                 if self.drain.pass_connections {
                     // Of the owner's workers or of our own master's, who are no older than we are.
-                    let tls = TLS_READS;
-                    self.worker.offer(Targets { ends: fds, tls });
+                    let (tls, http2) = (TLS_READS, HTTP2_READS);
+                    let ends = fds;
+                    self.worker.offer(Targets { ends, tls, http2 });
                 }
             }
             ToWorker::ReceiveFrom => {
@@ -252,7 +262,7 @@ impl Life {
                 if let Some(fd) = fds.pop() {
                     let about = About::new(listener);
                     let (worker, all) = (&self.worker, &self.applications);
-                    receive::serve(&about, fd, worker, all);
+                    receive::serve(about, fd, worker, all);
                 }
             }
             ToWorker::Report => {

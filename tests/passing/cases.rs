@@ -112,7 +112,7 @@ each! {
     a_body_that_nobody_reads_is_never_a_request: ignored_body,
     clients_that_vanish_in_the_middle_leave_nothing_behind: vanishes,
     an_upgraded_connection_is_served_on: upgraded,
-    http2_is_told_to_go_and_no_stream_fails: http2,
+    an_http2_connection_goes_on_when_its_streams_have_ended: http2,
     connections_of_a_unix_socket_go_on: unix_socket,
     the_client_s_address_and_the_socket_s_options_are_kept: peer_and_options,
 }
@@ -301,12 +301,14 @@ fn upgraded(service: &Service) -> Rest {
     })
 }
 
-/// One long stream, and short ones behind each other until the server says that it is enough.
+/// One long stream, and short ones beside it and behind it: all on one connection, which goes on when the
+/// long one has ended.
 fn http2(service: &Service) -> Rest {
     let Target::Tcp(address) = service.target("http") else {
         panic!("TCP");
     };
     let (began, beginning) = std::sync::mpsc::channel();
+    let (goal, ask) = tokio::sync::oneshot::channel::<u64>();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -332,38 +334,37 @@ fn http2(service: &Service) -> Rest {
                 .send_request(request("/stream?chunks=30&size=1000&ms=40"))
                 .await
                 .expect("an answer");
-            long.body_mut()
-                .frame()
-                .await
-                .expect("a frame")
-                .expect("a frame");
+            let first = long.body_mut().frame().await;
+            let first = first.expect("a frame").expect("a frame");
+            let first = first.data_ref().expect("data").len();
             began.send(()).expect("somebody waits");
             let rest = tokio::spawn(long.into_body().collect());
+            let generation = ask.await.expect("a generation");
             let end = Instant::now() + SOON;
             loop {
-                assert!(Instant::now() < end, "no GOAWAY came");
-                if client.ready().await.is_err() {
+                assert!(Instant::now() < end, "it does not move");
+                client.ready().await.expect("one connection");
+                let answer = client.send_request(request("/who")).await;
+                let answer = answer.expect("no stream fails");
+                let served_by = answer.headers()["x-generation"].clone();
+                answer.into_body().collect().await.expect("a body");
+                if served_by == format!("g{generation}") {
                     break;
-                }
-                match client.send_request(request("/")).await {
-                    Ok(answer) => {
-                        let body = answer.into_body().collect().await.expect("a body");
-                        assert_eq!(&body.to_bytes()[..], b"hello\n");
-                    }
-                    // Never sent: the connection was said to end in that very moment.
-                    Err(e) if e.is_canceled() => break,
-                    Err(e) => panic!("a stream failed: {e:?}"),
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
+            assert!(rest.is_finished(), "the long stream came first");
             let body = rest.await.expect("no panic").expect("a whole stream");
-            assert_eq!(body.to_bytes().len() % 1000, 0);
+            assert_eq!(first + body.to_bytes().len(), 30_000);
             drop(client);
             connection.await.expect("no panic").expect("a clean end");
         });
     });
     beginning.recv_timeout(SOON).expect("the stream begins");
-    Box::new(move |_, _| thread.join().expect("no stream failed"))
+    Box::new(move |_, generation| {
+        goal.send(generation).expect("a client");
+        thread.join().expect("no stream failed");
+    })
 }
 
 fn unix_socket(service: &Service) -> Rest {

@@ -454,7 +454,7 @@ async fn wait_goes_along_when_the_socket_is_handed_over() {
         });
         second
             .publish
-            .send(Event::Ended(ended(Outcome::RolledBack)))
+            .send(Event::Ended(Box::new(ended(Outcome::RolledBack))))
             .unwrap();
         let _ = gone.await;
     };

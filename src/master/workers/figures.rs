@@ -109,5 +109,6 @@ pub(super) fn drained(report: &Report) -> api::Connections {
         finished: report.finished,
         cut: report.cut,
         tls: report.tls.connections,
+        http2: report.http2,
     }
 }

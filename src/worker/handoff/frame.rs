@@ -1,8 +1,11 @@
 //! What travels with passed-on connections: one frame a message, the sockets beside it.
 //!
 //! ```text
-//! u32 length of the JSON, little endian | JSON | leftover bytes of connection 1, its TLS | 2, ...
+//! u32 length of the JSON, little endian | JSON | leftover bytes of connection 1, its TLS, its HTTP/2 | 2, ...
 //! ```
+//!
+//! An HTTP/2 connection of which much was read has a message of its own, with two descriptors: its
+//! socket, and a memfd with its leftover bytes and its HTTP/2.
 //!
 //! A session of an application (a WebSocket) has a message of its own, with two descriptors: its
 //! socket, and a memfd that holds its leftover bytes and then what the application said. A reader
@@ -18,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::machine::link::HANDOFF_VERSION;
+use crate::worker::http2;
 use crate::worker::tls::Blob;
 
 /// At most so many connections a message: beyond it the cost of a message hardly falls.
@@ -39,6 +43,9 @@ struct Head {
     connections: Vec<Entry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     session: Option<SessionEntry>,
+    /// The one connection whose parts are in the memfd beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    filed: Option<Entry>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,6 +72,13 @@ pub(in crate::worker) enum Content {
         blob: usize,
         tls: Option<Blob>,
     },
+    /// One of HTTP/2, and how long the two parts of its memfd are.
+    Filed {
+        about: About,
+        leftover: usize,
+        http2: usize,
+        tls: Option<Blob>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,6 +88,9 @@ struct Entry {
     /// How long its [`Blob`] is, where it is over TLS; behind its leftover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tls: Option<usize>,
+    /// How long its [`http2::Blob`] is, where it is HTTP/2; behind its TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    http2: Option<usize>,
     #[serde(flatten)]
     about: About,
 }
@@ -118,8 +135,22 @@ impl About {
     }
 }
 
-/// A connection of a message: what is known of it, what was read, and its TLS.
-pub(in crate::worker) type Arrived = (About, Bytes, Option<Blob>);
+/// A connection of a message.
+pub(in crate::worker) struct Arrived {
+    pub(in crate::worker) about: About,
+    /// What was read and not given to its application.
+    pub(in crate::worker) leftover: Bytes,
+    pub(in crate::worker) tls: Option<Blob>,
+    pub(in crate::worker) http2: Option<http2::Blob>,
+}
+
+/// The same on its way out.
+pub(in crate::worker) struct Leaves<'a> {
+    pub(in crate::worker) about: About,
+    pub(in crate::worker) leftover: &'a [u8],
+    pub(in crate::worker) tls: Option<&'a Blob>,
+    pub(in crate::worker) http2: Option<&'a http2::Blob>,
+}
 
 /// Why a frame could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -133,19 +164,22 @@ pub(in crate::worker) enum FrameError {
 /// The bytes of a message.
 pub(in crate::worker) fn write<'a>(
     generation: u64,
-    connections: impl IntoIterator<Item = (About, &'a [u8], Option<&'a Blob>)>,
+    connections: impl IntoIterator<Item = Leaves<'a>>,
 ) -> Result<Zeroizing<Vec<u8>>, FrameError> {
     let mut parts: Vec<&[u8]> = Vec::new();
     let connections = connections
         .into_iter()
-        .map(|(about, leftover, blob)| {
-            let blob = blob.map(Blob::bytes);
-            parts.push(leftover);
-            parts.extend(blob);
+        .map(|leaves| {
+            let tls = leaves.tls.map(Blob::bytes);
+            let http2 = leaves.http2.map(http2::Blob::bytes);
+            parts.push(leaves.leftover);
+            parts.extend(tls);
+            parts.extend(http2);
             Entry {
-                leftover: leftover.len(),
-                tls: blob.map(<[u8]>::len),
-                about,
+                leftover: leaves.leftover.len(),
+                tls: tls.map(<[u8]>::len),
+                http2: http2.map(<[u8]>::len),
+                about: leaves.about,
             }
         })
         .collect();
@@ -154,8 +188,33 @@ pub(in crate::worker) fn write<'a>(
         generation,
         connections,
         session: None,
+        filed: None,
     })?;
     frame(&head, &parts)
+}
+
+/// The bytes of a message of its own: `leftover` and `http2` bytes of the connection are in the memfd
+/// beside it, its TLS is in the message itself.
+pub(in crate::worker) fn write_filed(
+    generation: u64,
+    about: About,
+    (leftover, http2): (usize, usize),
+    tls: Option<&Blob>,
+) -> Result<Zeroizing<Vec<u8>>, FrameError> {
+    let tls = tls.map(Blob::bytes);
+    let head = serde_json::to_vec(&Head {
+        version: HANDOFF_VERSION,
+        generation,
+        connections: Vec::new(),
+        session: None,
+        filed: Some(Entry {
+            leftover,
+            tls: tls.map(<[u8]>::len),
+            http2: Some(http2),
+            about,
+        }),
+    })?;
+    frame(&head, tls.as_slice())
 }
 
 /// The bytes of a session's message: `leftover` and `blob` bytes of it are in the memfd beside it,
@@ -179,6 +238,7 @@ pub(in crate::worker) fn write_session(
             tls: tls.map(<[u8]>::len),
             about,
         }),
+        filed: None,
     })?;
     frame(&head, tls.as_slice())
 }
@@ -226,11 +286,26 @@ pub(in crate::worker) fn read(mut frame: &[u8]) -> Result<(u64, Content), FrameE
         };
         return Ok((head.generation, content));
     }
+    if let Some(filed) = head.filed {
+        let content = Content::Filed {
+            about: filed.about,
+            leftover: filed.leftover,
+            http2: filed.http2.unwrap_or_default(),
+            tls: filed.tls.map(part).transpose()?.map(Blob::received),
+        };
+        return Ok((head.generation, content));
+    }
     let mut connections = Vec::with_capacity(head.connections.len());
     for entry in head.connections {
         let leftover = Bytes::copy_from_slice(part(entry.leftover)?);
-        let blob = entry.tls.map(&mut part).transpose()?.map(Blob::received);
-        connections.push((entry.about, leftover, blob));
+        let tls = entry.tls.map(&mut part).transpose()?.map(Blob::received);
+        let http2 = entry.http2.map(&mut part).transpose()?;
+        connections.push(Arrived {
+            about: entry.about,
+            leftover,
+            tls,
+            http2: http2.map(http2::Blob::received),
+        });
     }
     Ok((head.generation, Content::Connections(connections)))
 }
@@ -255,6 +330,7 @@ mod tests {
         match read(frame).unwrap() {
             (generation, Content::Connections(connections)) => (generation, connections),
             (_, Content::Session { name, .. }) => panic!("a session {name}"),
+            (_, Content::Filed { .. }) => panic!("one connection in a file"),
         }
     }
 
@@ -288,24 +364,59 @@ mod tests {
             (about("b"), b""),
             (about("c"), b"\0\xff{"),
         ];
-        let blob = Blob::received(b"secrets");
-        let blobs = [None, Some(&blob), None];
-        let whole = sent.clone().into_iter().zip(blobs);
-        let whole = whole.map(|((about, leftover), blob)| (about, leftover, blob));
+        let (blob, http2) = (Blob::received(b"secrets"), http2::Blob::received(b"table"));
+        let tls = [None, Some(&blob), Some(&blob)];
+        let http2 = [Some(&http2), None, Some(&http2)];
+        let whole = sent.iter().zip(tls).zip(http2);
+        let whole = whole.map(|(((about, leftover), tls), http2)| Leaves {
+            about: about.clone(),
+            leftover,
+            tls,
+            http2,
+        });
         let (generation, got) = connections(&write(6, whole).unwrap());
         assert_eq!(generation, 6);
-        let got_blobs = got
-            .iter()
-            .map(|(_, _, blob)| blob.as_ref().map(Blob::bytes));
-        assert!(got_blobs.eq(blobs.map(|blob| blob.map(Blob::bytes))));
-        let got: Vec<_> = got.iter().map(|(a, b, _)| (a.clone(), &b[..])).collect();
-        assert_eq!(got, sent);
+        let bytes = Blob::bytes;
+        let got_tls = got.iter().map(|one| one.tls.as_ref().map(bytes));
+        assert!(got_tls.eq(tls.map(|blob| blob.map(bytes))));
+        let bytes = http2::Blob::bytes;
+        let got_http2 = got.iter().map(|one| one.http2.as_ref().map(bytes));
+        assert!(got_http2.eq(http2.map(|blob| blob.map(bytes))));
+        let got = got.iter().map(|one| (one.about.clone(), &one.leftover[..]));
+        assert!(got.eq(sent));
+    }
+
+    #[test]
+    fn a_connection_in_a_file_is_a_message_of_its_own() {
+        let blob = Blob::received(b"secrets");
+        let sent = write_filed(6, about("a"), (70_000, 300), Some(&blob)).unwrap();
+        let (
+            6,
+            Content::Filed {
+                about: got,
+                leftover,
+                http2,
+                tls,
+            },
+        ) = read(&sent).unwrap()
+        else {
+            panic!("something else");
+        };
+        assert_eq!((got, leftover, http2), (about("a"), 70_000, 300));
+        assert_eq!(tls.unwrap().bytes(), b"secrets");
     }
 
     #[test]
     fn a_cut_frame_is_an_error_and_never_a_shorter_leftover() {
         let blob = Blob::received(b"secrets");
-        let whole = write(6, [(about("a"), &b"GET / HT"[..], Some(&blob))]).unwrap();
+        let http2 = http2::Blob::received(b"table");
+        let leaves = Leaves {
+            about: about("a"),
+            leftover: b"GET / HT",
+            tls: Some(&blob),
+            http2: Some(&http2),
+        };
+        let whole = write(6, [leaves]).unwrap();
         for len in 0..whole.len() {
             assert!(read(&whole[..len]).is_err(), "{len}");
         }
@@ -329,7 +440,13 @@ mod tests {
         };
         let got: Vec<_> = got
             .into_iter()
-            .map(|(a, b, blob)| (a, b, blob.is_none()))
+            .map(|one| {
+                (
+                    one.about,
+                    one.leftover,
+                    one.tls.is_none() && one.http2.is_none(),
+                )
+            })
             .collect();
         assert_eq!(got, [(plain, Bytes::new(), true)]);
     }

@@ -29,6 +29,7 @@ pub(super) use self::session::{BLOB_MAX, Session};
 use crate::sys::handoff::Targets;
 use crate::worker::Worker;
 use crate::worker::connection::{self, Connection};
+use crate::worker::http2;
 use crate::worker::order::Order;
 use crate::worker::stream::{Peer, Stream};
 use crate::worker::tls::{Blob, TlsStream};
@@ -61,6 +62,8 @@ pub(super) struct Outbox {
     parcels: UnboundedSender<Parcel>,
     /// Which TLS connections those read who take them.
     pub(super) tls: u32,
+    /// Which HTTP/2 connections.
+    pub(super) http2: u32,
 }
 
 impl Outbox {
@@ -84,8 +87,10 @@ impl Outbox {
 
     /// Whether it can move, with so many bytes of its own beside its TLS.
     fn takes(&self, connection: &Connection, bytes: usize) -> bool {
+        // What has no room in a message travels in a file with HTTP/2.
+        let bytes = if connection.http2.is_some() { 0 } else { bytes };
         let weight = bytes + connection.stream.weight();
-        weight <= LEFTOVER_MAX && connection.can_move_to(self.tls)
+        weight <= LEFTOVER_MAX && connection.can_move_to(self.tls, self.http2)
     }
 
     /// Takes the session, or gives it back: nobody sends any longer, or it cannot move.
@@ -119,8 +124,16 @@ impl Outbox {
 /// is left (false): what was on its way is back then.
 pub(super) async fn pass_on(worker: &Arc<Worker>, targets: Targets) -> bool {
     let (parcels, inbox) = mpsc::unbounded_channel();
-    let Targets { ends: targets, tls } = targets;
-    worker.open_outbox(Outbox { parcels, tls });
+    let Targets {
+        ends: targets,
+        tls,
+        http2,
+    } = targets;
+    worker.open_outbox(Outbox {
+        parcels,
+        tls,
+        http2,
+    });
     let done = tokio::select! {
         () = deal(worker, inbox, targets) => false,
         () = async {
@@ -275,13 +288,13 @@ async fn deliver(
     }
 }
 
-/// How many of them fit into one message; at least one. A session has one of its own.
+/// How many of them fit into one message; at least one. What needs a file has one of its own.
 fn fitting(batch: &[Packed], room: usize) -> usize {
     let mut size = 0;
-    let plain = batch.iter().take_while(|p| p.parcel.session.is_none());
+    let plain = batch.iter().take_while(|p| !p.needs_file());
     let fits = plain.take_while(|packed| {
         let blob = packed.blob.as_ref().map_or(0, |blob| blob.bytes().len());
-        size += packed.parcel.connection.leftover.len() + blob + OVERHEAD;
+        size += packed.parcel.connection.bytes() + blob + OVERHEAD;
         size <= room
     });
     fits.count().max(1)
@@ -298,17 +311,33 @@ async fn send(socket: &UnixSeqpacket, generation: u64, batch: &[Packed]) -> io::
         [Packed { parcel, blob }] if parcel.session.is_some() => {
             let session = parcel.session.as_ref().expect("just seen");
             let leftover = &parcel.connection.leftover;
-            state = session.pack(leftover)?;
+            state = session::pack(leftover, &session.blob)?;
             fds.push(state.as_fd());
             let lengths = (leftover.len(), session.blob.len());
             let about = parcel.connection.about(now);
             frame::write_session(generation, about, &session.name, lengths, blob.as_ref())
         }
+        [packed @ Packed { parcel, blob }] if packed.needs_file() => {
+            let connection = &parcel.connection;
+            let http2 = connection
+                .http2
+                .as_deref()
+                .map_or(&[][..], http2::Blob::bytes);
+            state = session::pack(&connection.leftover, http2)?;
+            fds.push(state.as_fd());
+            let lengths = (connection.leftover.len(), http2.len());
+            frame::write_filed(generation, connection.about(now), lengths, blob.as_ref())
+        }
         _ => frame::write(
             generation,
             batch.iter().map(|packed| {
                 let c = &packed.parcel.connection;
-                (c.about(now), &c.leftover[..], packed.blob.as_ref())
+                frame::Leaves {
+                    about: c.about(now),
+                    leftover: &c.leftover,
+                    tls: packed.blob.as_ref(),
+                    http2: c.http2.as_deref(),
+                }
             }),
         ),
     };
@@ -359,6 +388,13 @@ impl Parcel {
 }
 
 impl Packed {
+    /// A session, or an HTTP/2 connection of which much was read.
+    fn needs_file(&self) -> bool {
+        let connection = &self.parcel.connection;
+        self.parcel.session.is_some()
+            || connection.http2.is_some() && connection.bytes() > LEFTOVER_MAX / 2
+    }
+
     /// It was not sent: goes on from what was written down.
     fn unpack(self) -> Option<Parcel> {
         let Self { mut parcel, blob } = self;
@@ -376,6 +412,12 @@ impl Packed {
 }
 
 impl Connection {
+    /// How much of it travels, beside its TLS.
+    fn bytes(&self) -> usize {
+        let http2 = self.http2.as_deref();
+        self.leftover.len() + http2.map_or(0, |blob| blob.bytes().len())
+    }
+
     /// What its next worker must know.
     fn about(&self, now: Instant) -> About {
         let age = |since: Instant| {

@@ -14,13 +14,14 @@ use tokio_seqpacket::UnixSeqpacket;
 use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
 use zeroize::Zeroizing;
 
-use super::Session;
-use super::frame::{self, About, BATCH, Content, MESSAGE_MAX};
+use super::frame::{self, About, Arrived, BATCH, Content, MESSAGE_MAX};
+use super::session::{self, Session};
 use crate::sys::channel::MAX_FDS;
 use crate::worker::Worker;
 use crate::worker::applications::Applications;
 use crate::worker::connection::{self, Connection};
 use crate::worker::guarded::Vital;
+use crate::worker::http2;
 use crate::worker::lock;
 use crate::worker::stream::{Peer, Stream};
 use crate::worker::tls::{Blob, TlsInfo, TlsStream};
@@ -83,8 +84,23 @@ async fn receive(socket: Arc<UnixSeqpacket>, worker: Arc<Worker>, applications: 
             Ok(Some((frame, fds))) => match frame::read(&frame) {
                 Ok((generation, Content::Connections(connections))) => {
                     tracing::debug!(generation, count = fds.len(), "taking over connections");
-                    for ((about, leftover, blob), fd) in connections.into_iter().zip(fds) {
-                        take(&about, leftover, blob, fd, &worker, &applications);
+                    for (arrived, fd) in connections.into_iter().zip(fds) {
+                        take(arrived, fd, &worker, &applications);
+                    }
+                }
+                Ok((
+                    generation,
+                    Content::Filed {
+                        about,
+                        leftover,
+                        http2,
+                        tls,
+                    },
+                )) => {
+                    tracing::debug!(generation, "taking over a connection");
+                    match unfile(about, (leftover, http2), tls, fds) {
+                        Ok((arrived, fd)) => take(arrived, fd, &worker, &applications),
+                        Err(e) => tracing::error!("a connection was lost: {e}"),
                     }
                 }
                 Ok((
@@ -99,7 +115,7 @@ async fn receive(socket: Arc<UnixSeqpacket>, worker: Arc<Worker>, applications: 
                 )) => {
                     tracing::debug!(generation, name, "taking over a session");
                     let lengths = (leftover, blob);
-                    take_session(&about, name, lengths, tls, fds, &worker, &applications);
+                    take_session(about, name, lengths, tls, fds, &worker, &applications);
                 }
                 Err(e) => tracing::error!("connections were lost: {e}"),
             },
@@ -143,15 +159,27 @@ async fn next(socket: &UnixSeqpacket) -> io::Result<Option<(Zeroizing<Vec<u8>>, 
     Ok(Some((bytes, fds)))
 }
 
-fn take(
-    about: &About,
-    leftover: Bytes,
-    blob: Option<Blob>,
-    fd: OwnedFd,
-    worker: &Arc<Worker>,
-    applications: &Applications,
-) {
-    let Some(mut connection) = adopt(about, leftover, blob, fd, worker, applications) else {
+/// A connection whose parts are in a file.
+fn unfile(
+    about: About,
+    lengths: (usize, usize),
+    tls: Option<Blob>,
+    fds: Vec<OwnedFd>,
+) -> io::Result<(Arrived, OwnedFd)> {
+    let missing = |_| io::Error::other("a descriptor is missing");
+    let [socket, state] = <[OwnedFd; 2]>::try_from(fds).map_err(missing)?;
+    let (leftover, http2) = session::unpack(&state, lengths)?;
+    let arrived = Arrived {
+        about,
+        leftover,
+        tls,
+        http2: Some(http2::Blob::received(&Zeroizing::new(http2))),
+    };
+    Ok((arrived, socket))
+}
+
+fn take(arrived: Arrived, fd: OwnedFd, worker: &Arc<Worker>, applications: &Applications) {
+    let Some(mut connection) = adopt(arrived, fd, worker, applications) else {
         return;
     };
     match welcome(&connection, worker) {
@@ -168,7 +196,7 @@ fn take(
 }
 
 fn take_session(
-    about: &About,
+    about: About,
     name: String,
     lengths: (usize, usize),
     tls: Option<Blob>,
@@ -180,14 +208,20 @@ fn take_session(
         tracing::error!("a session was lost: a descriptor is missing");
         return;
     };
-    let (leftover, blob) = match Session::unpack(&state, lengths) {
+    let (leftover, blob) = match session::unpack(&state, lengths) {
         Ok(parts) => parts,
         Err(e) => {
             tracing::error!("a session was lost: {e}");
             return;
         }
     };
-    let Some(mut connection) = adopt(about, leftover, tls, socket, worker, applications) else {
+    let arrived = Arrived {
+        about,
+        leftover,
+        tls,
+        http2: None,
+    };
+    let Some(mut connection) = adopt(arrived, socket, worker, applications) else {
         return;
     };
     match welcome(&connection, worker) {
@@ -208,12 +242,18 @@ fn take_session(
 
 /// Serves a connection of our master's, which asks something itself. Returns whether it does.
 pub(in crate::worker) fn serve(
-    about: &About,
+    about: About,
     fd: OwnedFd,
     worker: &Arc<Worker>,
     applications: &Applications,
 ) -> bool {
-    let adopted = adopt(about, Bytes::new(), None, fd, worker, applications);
+    let arrived = Arrived {
+        about,
+        leftover: Bytes::new(),
+        tls: None,
+        http2: None,
+    };
+    let adopted = adopt(arrived, fd, worker, applications);
     let serves = adopted.is_some();
     if let Some(connection) = adopted {
         tokio::spawn(connection::run(connection, Arc::clone(worker)));
@@ -263,13 +303,17 @@ fn turn_away(mut connection: Connection, worker: &Worker) {
 
 /// One more connection of ours; `None`: its client has gone, or nobody here serves it.
 fn adopt(
-    about: &About,
-    leftover: Bytes,
-    blob: Option<Blob>,
+    arrived: Arrived,
     fd: OwnedFd,
     worker: &Arc<Worker>,
     applications: &Applications,
 ) -> Option<Connection> {
+    let Arrived {
+        about,
+        leftover,
+        tls,
+        http2,
+    } = arrived;
     // An error means that the client has gone already.
     let (stream, peer) = Stream::from_fd(fd).ok()?;
     let served = applications.of_connection(&about.listener, &stream);
@@ -281,7 +325,7 @@ fn adopt(
         );
         return None;
     };
-    let stream = match blob {
+    let stream = match tls {
         None => stream,
         Some(blob) => match TlsStream::from_blob(stream, blob) {
             Ok(tls) => Stream::Tls(Box::new(tls)),
@@ -294,7 +338,10 @@ fn adopt(
     let now = Instant::now();
     let since = |age: u64| now.checked_sub(Duration::from_millis(age)).unwrap_or(now);
     let is_tls = matches!(stream, Stream::Tls(_)) || about.handshake_due;
-    let (gate, live) = worker.connections.enter(is_tls);
+    let (gate, mut live) = worker.connections.enter(is_tls);
+    if http2.is_some() {
+        live.is_http2();
+    }
     Some(Connection {
         stream,
         leftover,
@@ -307,5 +354,6 @@ fn adopt(
         head_since: about.head_ms.map(since),
         handshake_due: about.handshake_due,
         proxy_header_due: about.proxy_header_due,
+        http2: http2.map(Box::new),
     })
 }

@@ -35,32 +35,32 @@ impl Session {
     pub(in crate::worker) fn resume(self, connection: Connection, worker: &Arc<Worker>) {
         ws::resume(self, connection, worker);
     }
+}
 
-    /// The connection's unread bytes, then the blob.
-    pub(super) fn pack(&self, leftover: &[u8]) -> io::Result<OwnedFd> {
-        let mut file = File::from(memfd_create(c"handover-session", MemfdFlags::CLOEXEC)?);
-        file.write_all(leftover)?;
-        file.write_all(&self.blob)?;
-        Ok(file.into())
-    }
+/// A connection's unread bytes, then its blob, in a file that is nowhere but in memory.
+pub(super) fn pack(leftover: &[u8], blob: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create(c"handover-session", MemfdFlags::CLOEXEC)?);
+    file.write_all(leftover)?;
+    file.write_all(blob)?;
+    Ok(file.into())
+}
 
-    /// Both parts of the other side's [`Self::pack`].
-    pub(super) fn unpack(
-        state: &OwnedFd,
-        (leftover, blob): (usize, usize),
-    ) -> io::Result<(Bytes, Vec<u8>)> {
-        if leftover > UNREAD_MAX || blob > BLOB_MAX {
-            return Err(io::Error::other(
-                "its state is larger than anybody may send",
-            ));
-        }
-        let mut file = File::from(state.try_clone()?);
-        file.rewind()?;
-        let mut parts = (vec![0; leftover], vec![0; blob]);
-        file.read_exact(&mut parts.0)?;
-        file.read_exact(&mut parts.1)?;
-        Ok((parts.0.into(), parts.1))
+/// Both parts of the other side's [`pack`].
+pub(super) fn unpack(
+    state: &OwnedFd,
+    (leftover, blob): (usize, usize),
+) -> io::Result<(Bytes, Vec<u8>)> {
+    if leftover > UNREAD_MAX || blob > BLOB_MAX {
+        return Err(io::Error::other(
+            "its state is larger than anybody may send",
+        ));
     }
+    let mut file = File::from(state.try_clone()?);
+    file.rewind()?;
+    let mut parts = (vec![0; leftover], vec![0; blob]);
+    file.read_exact(&mut parts.0)?;
+    file.read_exact(&mut parts.1)?;
+    Ok((parts.0.into(), parts.1))
 }
 
 #[cfg(test)]
@@ -69,15 +69,11 @@ mod tests {
 
     #[test]
     fn both_parts_arrive_and_a_lie_about_their_length_is_an_error() {
-        let session = Session {
-            name: "chat".into(),
-            blob: vec![7; BLOB_MAX],
-            heard: None,
-        };
-        let state = session.pack(b"unread").unwrap();
-        let (leftover, blob) = Session::unpack(&state, (6, BLOB_MAX)).unwrap();
-        assert_eq!((&leftover[..], &blob), (&b"unread"[..], &session.blob));
-        assert!(Session::unpack(&state, (7, BLOB_MAX)).is_err());
-        assert!(Session::unpack(&state, (0, BLOB_MAX + 1)).is_err());
+        let sent = vec![7; BLOB_MAX];
+        let state = pack(b"unread", &sent).unwrap();
+        let (leftover, blob) = unpack(&state, (6, BLOB_MAX)).unwrap();
+        assert_eq!((&leftover[..], &blob), (&b"unread"[..], &sent));
+        assert!(unpack(&state, (7, BLOB_MAX)).is_err());
+        assert!(unpack(&state, (0, BLOB_MAX + 1)).is_err());
     }
 }

@@ -112,6 +112,7 @@ impl<'a> Driver<'a> {
             head_since,
             handshake_due: _,
             proxy_header_due: _,
+            http2: _,
         } = connection;
         gate.restart();
         let exchange = Exchange {
@@ -300,6 +301,7 @@ impl<'a> Driver<'a> {
             head_since,
             handshake_due: false,
             proxy_header_due: false,
+            http2: None,
         })
     }
 }

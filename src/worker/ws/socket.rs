@@ -264,6 +264,7 @@ impl WebSocket {
             head_since: None,
             handshake_due: false,
             proxy_header_due: false,
+            http2: None,
         };
         if let Err(kept) = self
             .worker

@@ -104,6 +104,7 @@ async fn socket(context: &Context, upgrade: OnUpgrade) -> Result<WebSocket, Stri
         head_since: None,
         handshake_due: false,
         proxy_header_due: false,
+        http2: None,
     };
     Ok(WebSocket::new(connection, &worker, MESSAGE_MAX).await)
 }

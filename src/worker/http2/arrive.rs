@@ -1,0 +1,91 @@
+//! A connection that came from another worker: what a new `h2` is told, as if the client had said it,
+//! and what of its answers the client has heard before.
+//!
+//! It is told the client's settings, that ours are acknowledged, how much we may send, and one header
+//! block, on the newest stream that the client has opened: [`super::mirror`]'s. That block is no request
+//! (RFC 9113, 8.1.1): `h2` decodes it, as it must (4.3), and resets the stream. After that it has the
+//! client's header table and knows how far the streams are. Not before it has answered all this does it
+//! see a byte of the client's.
+
+use super::frames;
+use super::inward::Inward;
+use super::ledger::{Ledger, WINDOW};
+use super::outward::{Expected, Outward};
+
+/// How HTTP/2 with prior knowledge begins (RFC 9113, 3.4).
+pub(in crate::worker) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const HEADER_TABLE_SIZE: u16 = 1;
+
+/// Every HTTP/2 implementation takes frames as long as this (RFC 9113, 4.2).
+const FRAME: usize = 16_384;
+
+/// Both directions of a connection as `ledger` says; `leftover` was read and not given to any `h2`.
+pub(super) fn arrive(ledger: &mut Ledger, leftover: &[u8]) -> (Inward, Outward) {
+    let mut fed = PREFACE.to_vec();
+    let last_table = ledger
+        .client_settings
+        .iter()
+        .find(|(id, _)| *id == HEADER_TABLE_SIZE)
+        .map(|(_, value)| *value);
+    let mut acks = 0;
+    let mut settings = |all: &[(u16, u32)]| {
+        let payload: Vec<u8> = all
+            .iter()
+            .flat_map(|(id, value)| id.to_be_bytes().into_iter().chain(value.to_be_bytes()))
+            .collect();
+        frames::write(&mut fed, frames::SETTINGS, 0, 0, &payload);
+        acks += 1;
+    };
+    // The smallest one must be told to the client in between (RFC 7541, 4.2), and of two values in one
+    // frame `h2` knows the last.
+    if let Some(smallest) = ledger
+        .smallest_table
+        .filter(|_| ledger.smallest_table != last_table)
+    {
+        settings(&[(HEADER_TABLE_SIZE, smallest)]);
+    }
+    settings(&ledger.client_settings);
+    frames::write(&mut fed, frames::SETTINGS, frames::ACK, 0, &[]);
+    let more = u32::try_from(ledger.send - WINDOW).unwrap_or(0);
+    if more > 0 {
+        frames::write(&mut fed, frames::WINDOW_UPDATE, 0, 0, &more.to_be_bytes());
+    }
+    let reset = (ledger.highest > 0).then_some(ledger.highest);
+    if let Some(id) = reset {
+        let block = ledger.mirror.priming();
+        let mut parts = block.chunks(FRAME).peekable();
+        let mut kind = frames::HEADERS;
+        while let Some(part) = parts.next() {
+            let ends_stream = if kind == frames::HEADERS {
+                frames::END_STREAM
+            } else {
+                0
+            };
+            let ends_block = if parts.peek().is_none() {
+                frames::END_HEADERS
+            } else {
+                0
+            };
+            frames::write(&mut fed, kind, ends_stream | ends_block, id, part);
+            kind = frames::CONTINUATION;
+        }
+    }
+    let mut inward = Inward::new(&fed, leftover);
+    zeroize::Zeroize::zeroize(&mut fed);
+    inward.swallow_settings = ledger.unacknowledged;
+    inward.swallow_pings = ledger.unanswered;
+    inward.owed = u32::try_from(WINDOW - ledger.send).unwrap_or(0);
+    let expected = Expected {
+        settings: ledger.our_settings.clone(),
+        acks,
+        reset,
+    };
+    let ahead = ledger.receive - WINDOW;
+    let mut outward = Outward::after_a_move(expected, u32::try_from(ahead).unwrap_or(0));
+    if let Ok(behind @ 1..) = u32::try_from(-ahead) {
+        // `h2` believes that the client may send so much.
+        outward.insert(frames::WINDOW_UPDATE, 0, &behind.to_be_bytes(), ledger);
+    }
+    (inward, outward)
+}

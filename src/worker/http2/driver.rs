@@ -1,0 +1,383 @@
+//! One HTTP/2 connection in hyper: the driver that polls it, keeps the time, and takes the connection
+//! out of hyper between two streams.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use hyper::server::conn::http2;
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::blob::Blob;
+use super::frames;
+use super::leave::{Leaving, Step, View};
+use super::settings::{CONNECTION_WINDOW, for_life};
+use super::shim::Shim;
+use super::streams::Tasks;
+use super::wire::Wire;
+use super::{GOODBYE, RESETS_MAX};
+use crate::worker::Worker;
+use crate::worker::connection::{Connection, Served};
+use crate::worker::connections::Live;
+use crate::worker::exchange::Exchange;
+use crate::worker::gate::Gate;
+use crate::worker::http1::linger::linger;
+use crate::worker::order::{Order, Word};
+use crate::worker::stream::{Peer, Stream};
+
+type Http = http2::Connection<TokioIo<Wire<Stream>>, Exchange, Tasks>;
+
+/// How long `h2` may take to answer what it is fed after a move.
+const ARRIVAL: Duration = Duration::from_secs(1);
+
+/// Serves requests. `heard` is what has been asked of the connection so far. `None`: it has ended.
+pub(in crate::worker) async fn serve(
+    connection: Connection,
+    worker: &Worker,
+    heard: Word,
+) -> Option<Connection> {
+    let mut driver = Driver::new(connection, worker, heard)?;
+    let end = poll_fn(|cx| driver.poll(cx)).await;
+    driver.end(end).await
+}
+
+struct Driver<'a> {
+    worker: &'a Worker,
+    http: Http,
+    wire: Wire<Stream>,
+    gate: Arc<Gate>,
+    live: Live,
+    served: Arc<Served>,
+    peer: Peer,
+    /// Requests before this hyper connection.
+    before: u64,
+    /// The gate's number then.
+    start: u32,
+    /// What was asked at the beginning: the connection did not leave for that.
+    heard: Word,
+    /// Whose permit has been given back.
+    returned: Option<Word>,
+    leaving: Leaving,
+    /// GOAWAY has been said, or is about to be.
+    said_goodbye: bool,
+    /// `h2` must have answered what it was fed.
+    arrived_by: Option<Instant>,
+    /// Requests and writes at the last look.
+    seen: (u32, u32),
+    idle_since: Instant,
+    /// When to see whether it has been idle for too long. Not sooner when it becomes idle: the client
+    /// may still be reading.
+    look_again: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+enum End {
+    /// Out of hyper, to wait or to go elsewhere.
+    Leave(Stream, Blob, BytesMut),
+    /// hyper is through with it, or nobody is there.
+    Over,
+    /// `h2` does not go on where another one was.
+    Failed,
+}
+
+impl<'a> Driver<'a> {
+    fn new(connection: Connection, worker: &'a Worker, heard: Word) -> Option<Self> {
+        let Connection {
+            stream,
+            leftover,
+            gate,
+            mut live,
+            served,
+            peer,
+            requests,
+            idle_since,
+            head_since: _,
+            handshake_due: _,
+            proxy_header_due: _,
+            http2,
+        } = connection;
+        gate.restart();
+        live.is_http2();
+        let now = Instant::now();
+        let moved = http2.is_some();
+        let (shim, own) = match http2.as_deref() {
+            None => (Shim::new(&leftover, CONNECTION_WINDOW), None),
+            Some(blob) => match Shim::from_blob(blob, &leftover) {
+                Ok(shim) => {
+                    let (told, window) = shim.told();
+                    let own = for_life(&worker.http2, told, window);
+                    (shim, Some(own))
+                }
+                Err(e) => {
+                    tracing::error!("a connection was lost: {e}");
+                    return None;
+                }
+            },
+        };
+        let builder = match &own {
+            None => &worker.http2,
+            Some(Some(own)) => own,
+            Some(None) => {
+                tracing::error!("a connection was lost: its client was told unknown settings");
+                return None;
+            }
+        };
+        let exchange = Exchange {
+            router: served.router.clone(),
+            context: worker.application.at(&served.name, peer),
+            peer,
+            proxies: Arc::clone(&worker.proxies),
+            gate: Arc::clone(&gate),
+            connections: Arc::clone(&worker.connections),
+            multiplexed: true,
+            body_timeout: worker.http.body_timeout,
+            access: worker.access.clone(),
+            tls: stream.tls(),
+        };
+        let wire = Wire::new(stream, shim);
+        let http = builder.serve_connection(TokioIo::new(wire.handle()), exchange);
+        let mut driver = Self {
+            worker,
+            http,
+            wire,
+            live,
+            served,
+            peer,
+            before: requests,
+            start: gate.requests(),
+            heard,
+            returned: None,
+            leaving: Leaving::default(),
+            said_goodbye: false,
+            arrived_by: moved.then(|| now + ARRIVAL),
+            seen: (gate.requests(), 0),
+            gate,
+            idle_since,
+            look_again: idle_since + worker.http.keepalive_timeout,
+            timer: Box::pin(sleep_until(now + ARRIVAL)),
+        };
+        if moved && leftover.is_empty() && driver.idle_since + driver.patience() <= now {
+            driver.say_goodbye();
+        }
+        Some(driver)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.gate.register(cx.waker());
+        loop {
+            let word = self.gate.orders.word();
+            let leaves = self.leaves(word);
+            let must_end = word.order() == Order::Last
+                || leaves && !self.can_move()
+                || self.gate.resets_exceed(RESETS_MAX);
+            if must_end {
+                self.say_goodbye();
+            }
+            if !leaves && self.wire.lock().shim.is_frozen() {
+                // The drain was turned round.
+                self.leaving = Leaving::default();
+                self.wire.lock().thaw();
+            }
+            if let Poll::Ready(Err(_)) = self.wire.lock().poll_out(cx) {
+                return Poll::Ready(End::Over);
+            }
+            if Pin::new(&mut self.http).poll(cx).is_ready() {
+                return Poll::Ready(End::Over);
+            }
+            let now = Instant::now();
+            {
+                let mut core = self.wire.lock();
+                if core.is_woken() {
+                    continue;
+                }
+                let is_arriving = core.shim.is_arriving();
+                let late = is_arriving && self.arrived_by.is_some_and(|due| due <= now);
+                if late || core.shim.has_failed() {
+                    return Poll::Ready(End::Failed);
+                }
+                if !is_arriving {
+                    self.arrived_by = None;
+                }
+                let worn_out = core.stream.as_ref().is_some_and(Stream::wears_out);
+                if worn_out && word.order() == Order::Serve {
+                    drop(core);
+                    self.gate.tell(Order::Last, None);
+                    continue;
+                }
+                let seen = (self.gate.requests(), core.writes);
+                if self.gate.streams() > 0 || seen != self.seen {
+                    self.seen = seen;
+                    self.idle_since = now;
+                }
+            }
+            let mut due = self.arrived_by;
+            if leaves && !self.said_goodbye {
+                match self.leave() {
+                    Poll::Ready(Some(end)) => return Poll::Ready(end),
+                    Poll::Ready(None) => continue,
+                    Poll::Pending => {}
+                }
+                due = due.into_iter().chain(self.next_step(now)).min();
+                if self.wire.lock().is_woken() || self.said_goodbye {
+                    continue;
+                }
+            }
+            // Not now: it does not hold up the others.
+            if word.order() != Order::Serve && self.returned != Some(word) {
+                self.returned = Some(word);
+                drop(self.gate.orders.permit());
+            }
+            if self.look_again <= now {
+                let idle_due = self.idle_since + self.patience();
+                self.look_again = if self.gate.streams() > 0 {
+                    now + GOODBYE
+                } else {
+                    idle_due
+                };
+                if self.look_again <= now {
+                    if self.said_goodbye {
+                        return Poll::Ready(End::Over);
+                    }
+                    self.say_goodbye();
+                    continue;
+                }
+            }
+            let due = due.map_or(self.look_again, |due| due.min(self.look_again));
+            if self.timer.deadline() != due {
+                self.timer.as_mut().reset(due);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether the connection is to leave hyper as soon as it can.
+    fn leaves(&self, word: Word) -> bool {
+        word.order() == Order::Leave && (word != self.heard || self.gate.requests() != self.start)
+    }
+
+    /// Whether it can move at all.
+    fn can_move(&self) -> bool {
+        let core = self.wire.lock();
+        let stream = core.stream.as_ref();
+        core.shim.refusal().is_none()
+            && stream.is_some_and(|stream| self.worker.takes_http2(stream))
+    }
+
+    /// How long it may be idle: without a stream, or with the end of an answer that its client does
+    /// not take.
+    fn patience(&self) -> Duration {
+        let http = &self.worker.http;
+        if self.said_goodbye {
+            GOODBYE
+        } else if self.wire.lock().shim.oldest().is_some() {
+            http.keepalive_timeout.max(http.send_timeout)
+        } else {
+            http.keepalive_timeout
+        }
+    }
+
+    /// Leaves, if it stands between two streams. `Ready(None)`: there is something to write first.
+    fn leave(&mut self) -> Poll<Option<End>> {
+        let mut core = self.wire.lock();
+        if !core.is_quiet() || self.gate.streams() > 0 {
+            return Poll::Pending;
+        }
+        if core.shim.is_late() {
+            core.shim.ask();
+            return Poll::Ready(None);
+        }
+        if let Some((stream, blob, leftover)) = core.leave() {
+            return Poll::Ready(Some(End::Leave(stream, blob, leftover)));
+        }
+        drop(core);
+        self.say_goodbye();
+        Poll::Ready(None)
+    }
+
+    /// It does not stand between two streams: when to look again.
+    fn next_step(&mut self, now: Instant) -> Option<Instant> {
+        let drain = self.worker.application.drain();
+        let drain = drain.and_then(|drain| Some((drain.since().into(), drain.until()?.into())));
+        loop {
+            let mut core = self.wire.lock();
+            let view = View {
+                frozen: core.shim.is_frozen(),
+                oldest: core.shim.oldest(),
+                drain,
+            };
+            match self.leaving.step(view, now) {
+                Step::Freeze => core.shim.freeze(),
+                Step::Thaw => core.thaw(),
+                Step::GiveUp => {
+                    drop(core);
+                    self.say_goodbye();
+                    return None;
+                }
+                Step::Wait(until) => return until,
+            }
+        }
+    }
+
+    /// The connection ends, and loses nothing (RFC 9113, 6.8).
+    fn say_goodbye(&mut self) {
+        if self.said_goodbye {
+            return;
+        }
+        self.said_goodbye = true;
+        self.idle_since = Instant::now();
+        self.look_again = self.idle_since + GOODBYE;
+        self.wire.lock().thaw();
+        Pin::new(&mut self.http).graceful_shutdown();
+    }
+
+    async fn end(self, end: End) -> Option<Connection> {
+        let requests = self.before + u64::from(self.gate.requests().wrapping_sub(self.start));
+        drop(self.http);
+        match end {
+            End::Leave(stream, blob, leftover) => Some(Connection {
+                stream,
+                leftover: leftover.freeze(),
+                gate: self.gate,
+                live: self.live,
+                served: self.served,
+                peer: self.peer,
+                requests,
+                idle_since: self.idle_since,
+                head_since: None,
+                handshake_due: false,
+                proxy_header_due: false,
+                http2: Some(Box::new(blob)),
+            }),
+            End::Over => None,
+            End::Failed => {
+                tracing::warn!("an HTTP/2 connection that was passed on could not go on");
+                let (stream, last) = {
+                    let mut core = self.wire.lock();
+                    let highest = core.shim.highest();
+                    let whole = core.shim.out().is_empty();
+                    (core.stream.take(), whole.then_some(highest))
+                };
+                if let (Some(mut stream), Some(last)) = (stream, last) {
+                    stream.say_last(&goaway(last));
+                    linger(stream).await;
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Nothing behind stream `last` was looked at.
+fn goaway(last: u32) -> Vec<u8> {
+    let mut payload = last.to_be_bytes().to_vec();
+    payload.extend([0; 4]);
+    let mut frame = Vec::new();
+    frames::write(&mut frame, frames::GOAWAY, 0, 0, &payload);
+    frame
+}

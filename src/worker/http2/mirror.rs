@@ -1,0 +1,294 @@
+//! What the client's HPACK encoder believes our table to hold (RFC 7541), in the form in which it
+//! came: header blocks are walked, and no string in them is decoded. Another `h2` that is given
+//! [`Mirror::priming`] as a header block holds the same table afterwards.
+//!
+//! The walk is total: each byte is looked at a bounded number of times, and what is not understood is
+//! an error, after which the mirror says nothing.
+
+use std::collections::VecDeque;
+
+use zeroize::Zeroizing;
+
+/// The table of a decoder.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    /// The newest first.
+    entries: VecDeque<Entry>,
+    /// Of all entries (RFC 7541, 4.1).
+    size: usize,
+    /// The encoder's choice.
+    max: usize,
+    /// Ours: `SETTINGS_HEADER_TABLE_SIZE`.
+    limit: usize,
+}
+
+/// A literal with incremental indexing that makes this entry.
+struct Entry {
+    wire: Zeroizing<Box<[u8]>>,
+    /// So much of it is the representation's first byte and the name.
+    name: usize,
+    name_len: usize,
+    size: usize,
+}
+
+/// No lengths: they are known from nowhere else.
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").finish_non_exhaustive()
+    }
+}
+
+/// A header block that is not understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NotUnderstood;
+
+/// What a table may hold when nothing else was said (RFC 9113, 6.5.2).
+pub(super) const TABLE: usize = 4096;
+
+/// An entry's size beside its strings (RFC 7541, 4.1).
+const ENTRY: usize = 32;
+
+/// Entries of the static table (RFC 7541, A).
+const STATIC: usize = 61;
+
+/// `connection: x`, which no request may have (RFC 9113, 8.2.2), as a literal that is not indexed.
+const MALFORMED: &[u8] = b"\0\x0aconnection\x01x";
+
+impl Mirror {
+    /// The table of a new connection. `limit`: how large the client may make it.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            size: 0,
+            max: TABLE,
+            limit,
+        }
+    }
+
+    /// How large the client may make the table.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// A header block of the client's.
+    pub(super) fn walk(&mut self, block: &[u8]) -> Result<(), NotUnderstood> {
+        let mut at = Reader(block);
+        let mut begun = false;
+        while let Some(&first) = at.0.first() {
+            if first & 0xe0 == 0x20 {
+                // Only at the beginning (RFC 7541, 4.2).
+                let max = at.integer(5)?;
+                if begun || max > self.limit {
+                    return Err(NotUnderstood);
+                }
+                self.max = max;
+                self.evict(0);
+                continue;
+            }
+            begun = true;
+            if first & 0x80 != 0 {
+                let index = at.integer(7)?;
+                self.check(index)?;
+            } else if first & 0x40 != 0 {
+                self.push(&mut at)?;
+            } else {
+                match at.integer(4)? {
+                    0 => {
+                        at.string()?;
+                    }
+                    index => self.check(index)?,
+                }
+                at.string()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A header block that makes the table what it is, and is no request: an `h2` that is given it
+    /// decodes it, resets its stream, and tells nobody.
+    pub(super) fn priming(&self) -> Zeroizing<Vec<u8>> {
+        let room = self
+            .entries
+            .iter()
+            .map(|entry| entry.wire.len())
+            .sum::<usize>();
+        // Never grown, so that no copy of a secret stays behind in a smaller buffer.
+        let mut block = Zeroizing::new(Vec::with_capacity(room + 8 + MALFORMED.len()));
+        if self.max != TABLE {
+            write_integer(&mut block, 0x20, 5, self.max);
+        }
+        for entry in self.entries.iter().rev() {
+            block.extend_from_slice(&entry.wire);
+        }
+        block.extend_from_slice(MALFORMED);
+        block
+    }
+
+    fn check(&self, index: usize) -> Result<(), NotUnderstood> {
+        if index == 0 || index > STATIC + self.entries.len() {
+            return Err(NotUnderstood);
+        }
+        Ok(())
+    }
+
+    /// A literal with incremental indexing.
+    fn push(&mut self, at: &mut Reader<'_>) -> Result<(), NotUnderstood> {
+        let begin = at.0;
+        let index = at.integer(6)?;
+        let of_entry = index.checked_sub(STATIC + 1);
+        let (name, name_len) = match (index, of_entry) {
+            (0, _) => {
+                let len = decoded_len(&at.string()?)?;
+                (&begin[..begin.len() - at.0.len()], len)
+            }
+            (_, None) => (&begin[..begin.len() - at.0.len()], STATIC_NAMES[index - 1]),
+            (_, Some(n)) => {
+                let entry = self.entries.get(n).ok_or(NotUnderstood)?;
+                (&entry.wire[..entry.name], entry.name_len)
+            }
+        };
+        let value = at.0;
+        let value_len = decoded_len(&at.string()?)?;
+        let value = &value[..value.len() - at.0.len()];
+        let size = name_len + value_len + ENTRY;
+        let mut entry = None;
+        if size <= self.max {
+            let wire = [name, value].concat().into_boxed_slice();
+            entry = Some(Entry {
+                wire: Zeroizing::new(wire),
+                name: name.len(),
+                name_len,
+                size,
+            });
+        }
+        // One that is too large leaves nothing (RFC 7541, 4.4).
+        self.evict(size);
+        if let Some(entry) = entry {
+            self.size += size;
+            self.entries.push_front(entry);
+        }
+        debug_assert!(self.size <= self.max);
+        Ok(())
+    }
+
+    /// Makes room for so much.
+    fn evict(&mut self, room: usize) {
+        while self.size + room > self.max {
+            match self.entries.pop_back() {
+                Some(entry) => self.size -= entry.size,
+                None => return,
+            }
+        }
+    }
+}
+
+/// A string literal as it came.
+struct Text<'b> {
+    bytes: &'b [u8],
+    huffman: bool,
+}
+
+struct Reader<'b>(&'b [u8]);
+
+impl<'b> Reader<'b> {
+    /// An integer whose first byte has so many bits of it (RFC 7541, 5.1); of at most five bytes, as
+    /// `h2` reads them.
+    fn integer(&mut self, bits: u32) -> Result<usize, NotUnderstood> {
+        let (&first, mut rest) = self.0.split_first().ok_or(NotUnderstood)?;
+        let mask = (1_usize << bits) - 1;
+        let mut value = usize::from(first) & mask;
+        if value == mask {
+            for shift in (0..).step_by(7).take(4) {
+                let (&next, more) = rest.split_first().ok_or(NotUnderstood)?;
+                rest = more;
+                value += usize::from(next & 0x7f) << shift;
+                if next & 0x80 == 0 {
+                    self.0 = rest;
+                    return Ok(value);
+                }
+            }
+            return Err(NotUnderstood);
+        }
+        self.0 = rest;
+        Ok(value)
+    }
+
+    fn string(&mut self) -> Result<Text<'b>, NotUnderstood> {
+        let huffman = self.0.first().is_some_and(|first| first & 0x80 != 0);
+        let len = self.integer(7)?;
+        let (bytes, rest) = self.0.split_at_checked(len).ok_or(NotUnderstood)?;
+        self.0 = rest;
+        Ok(Text { bytes, huffman })
+    }
+}
+
+fn write_integer(out: &mut Vec<u8>, first: u8, bits: u32, mut value: usize) {
+    let mask = (1_usize << bits) - 1;
+    let low = |value: usize| u8::try_from(value & 0xff).unwrap_or_default();
+    if value < mask {
+        out.push(first | low(value));
+        return;
+    }
+    out.push(first | low(mask));
+    value -= mask;
+    while value >= 0x80 {
+        out.push(low(value & 0x7f) | 0x80);
+        value >>= 7;
+    }
+    out.push(low(value));
+}
+
+/// How long a string is when it is decoded.
+fn decoded_len(text: &Text<'_>) -> Result<usize, NotUnderstood> {
+    if !text.huffman {
+        return Ok(text.bytes.len());
+    }
+    let mut symbols = 0;
+    // The code is canonical: codes of one length follow each other, and the first of the next length
+    // is the last one's successor, a bit longer. So a code is told by its length alone.
+    let (mut code, mut first, mut len) = (0_u32, 0_u32, 0_usize);
+    let mut ones = true;
+    for &byte in text.bytes {
+        for bit in (0..8).rev() {
+            let bit = u32::from(byte >> bit & 1);
+            code = code << 1 | bit;
+            first <<= 1;
+            ones &= bit == 1;
+            let count = u32::from(*CODES.get(len).ok_or(NotUnderstood)?);
+            len += 1;
+            if code < first + count {
+                // The last code is the end of the string, which is never sent (RFC 7541, 5.2).
+                if code == EOS && len == CODES.len() {
+                    return Err(NotUnderstood);
+                }
+                symbols += 1;
+                (code, first, len, ones) = (0, 0, 0, true);
+            } else {
+                first += count;
+            }
+        }
+    }
+    // What is left is the beginning of the last code, and no whole byte.
+    if len > 7 || !ones {
+        return Err(NotUnderstood);
+    }
+    Ok(symbols)
+}
+
+/// How many codes of 1, 2, ... bits there are (RFC 7541, B).
+const CODES: [u8; 30] = [
+    0, 0, 0, 0, 10, 26, 32, 6, 0, 5, 3, 2, 6, 2, 3, 0, 0, 0, 3, 8, 13, 26, 29, 12, 4, 15, 19, 29,
+    0, 4,
+];
+
+const EOS: u32 = 0x3fff_ffff;
+
+/// How long the names of the static table are (RFC 7541, A).
+const STATIC_NAMES: [usize; STATIC] = [
+    10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14,
+    16, 13, 12, 6, 4, 4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10,
+    25, 17, 10, 4, 3, 16,
+];
+
+#[cfg(test)]
+mod tests;
