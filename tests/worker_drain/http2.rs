@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use handover::config::Config;
+use handover::sys::handoff;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -230,9 +231,7 @@ async fn no_request_is_lost_between_the_two_phases_of_goaway() {
                 stream.write_all(&headers(3, "/slow/100")).await.unwrap();
                 sleep(Duration::from_millis(50)).await;
                 stream.write_all(&headers(5, "/hello")).await.unwrap();
-                let mut ack = b"\0\0\x08\x06\x01\0\0\0\0".to_vec();
-                ack.extend_from_slice(&payload);
-                stream.write_all(&ack).await.unwrap();
+                stream.write_all(&pong(&payload)).await.unwrap();
             }
             7 => last_ids.push(u32::from_be_bytes(payload[..4].try_into().unwrap())),
             3 => panic!("stream {id} was reset"),
@@ -242,4 +241,51 @@ async fn no_request_is_lost_between_the_two_phases_of_goaway() {
     whole.sort_unstable();
     assert_eq!(whole, [1, 3, 5]);
     assert_eq!(last_ids, [(1 << 31) - 1, 5]);
+}
+
+/// A connection that has been moved, and that nobody takes next, is told so like any other: first the
+/// announcement, and what the client asked for before it had heard is answered.
+#[tokio::test]
+async fn a_connection_that_was_moved_ends_in_two_phases_too() {
+    let mut old = TestWorker::start().await;
+    let (sending, receiving) = handoff::pair().unwrap();
+    let listener = old.listener.try_clone().unwrap();
+    let new = TestWorker::begin(config(), listener, 2, None, Some(receiving)).await;
+    let mut stream = TcpStream::connect(old.address).await.unwrap();
+    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // Our SETTINGS are acknowledged.
+    hello.extend(b"\0\0\0\x04\x01\0\0\0\0");
+    hello.extend(headers(1, "/hello"));
+    stream.write_all(&hello).await.unwrap();
+    loop {
+        let (kind, flags, _, _) = frame(&mut stream).await.unwrap();
+        if kind == 0 && flags & 1 == 1 {
+            break;
+        }
+    }
+    old.pass_to(&[&sending]).await;
+    assert_eq!(old.drained().await.passed, 1);
+    while new.report().await.received < 1 {}
+    new.drain(Some(Duration::from_secs(60))).await;
+
+    let (mut whole, mut last_ids) = (Vec::new(), Vec::new());
+    while let Some((kind, flags, id, payload)) = frame(&mut stream).await {
+        match kind {
+            0 if flags & 1 == 1 => whole.push(id),
+            6 if flags & 1 == 0 => {
+                stream.write_all(&headers(3, "/hello")).await.unwrap();
+                stream.write_all(&pong(&payload)).await.unwrap();
+            }
+            7 => last_ids.push(u32::from_be_bytes(payload[..4].try_into().unwrap())),
+            3 => panic!("stream {id} was reset"),
+            _ => {}
+        }
+    }
+    assert_eq!((whole, last_ids), (vec![3], vec![(1 << 31) - 1, 3]));
+}
+
+fn pong(payload: &[u8]) -> Vec<u8> {
+    let mut ack = b"\0\0\x08\x06\x01\0\0\0\0".to_vec();
+    ack.extend_from_slice(payload);
+    ack
 }

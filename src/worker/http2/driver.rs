@@ -64,6 +64,9 @@ struct Driver<'a> {
     leaving: Leaving,
     /// GOAWAY has been said, or is about to be.
     said_goodbye: bool,
+    /// It is to be said when `h2` is where it should be after a move: before that it would be taken for
+    /// an answer to what `h2` was fed, and what came with the connection would not be heard.
+    goodbye_due: bool,
     /// `h2` must have answered what it was fed.
     arrived_by: Option<Instant>,
     /// Requests and writes at the last look.
@@ -153,6 +156,7 @@ impl<'a> Driver<'a> {
             returned: None,
             leaving: Leaving::default(),
             said_goodbye: false,
+            goodbye_due: false,
             arrived_by: moved.then(|| now + ARRIVAL),
             seen: (gate.requests(), 0),
             gate,
@@ -201,6 +205,11 @@ impl<'a> Driver<'a> {
                 }
                 if !is_arriving {
                     self.arrived_by = None;
+                    if std::mem::take(&mut self.goodbye_due) {
+                        drop(core);
+                        self.say_goodbye();
+                        continue;
+                    }
                 }
                 let worn_out = core.stream.as_ref().is_some_and(Stream::wears_out);
                 if worn_out && word.order() == Order::Serve {
@@ -233,7 +242,7 @@ impl<'a> Driver<'a> {
             }
             if self.look_again <= now {
                 let idle_due = self.idle_since + self.patience();
-                self.look_again = if self.gate.streams() > 0 {
+                self.look_again = if self.gate.streams() > 0 || self.goodbye_due {
                     now + GOODBYE
                 } else {
                     idle_due
@@ -327,6 +336,10 @@ impl<'a> Driver<'a> {
     /// The connection ends, and loses nothing (RFC 9113, 6.8).
     fn say_goodbye(&mut self) {
         if self.said_goodbye {
+            return;
+        }
+        if self.wire.lock().shim.is_arriving() {
+            self.goodbye_due = true;
             return;
         }
         self.said_goodbye = true;

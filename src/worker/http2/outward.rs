@@ -77,6 +77,11 @@ impl Outward {
             && self.out.is_empty()
     }
 
+    /// Whether something waits for the client's window.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Between two frames, and nothing of `h2`'s here.
     pub(super) fn at_boundary(&self) -> bool {
         self.scanner.at_boundary() && self.raw.is_empty() && self.waiting.is_empty()

@@ -136,6 +136,11 @@ impl Shim {
         }
     }
 
+    /// Whether something of `h2`'s waits for the client's window.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.outward.is_waiting()
+    }
+
     /// `h2` has flushed. True: it is where it should be, and reads what the client says from now on.
     pub(super) fn flushed(&mut self) -> bool {
         self.outward.flushed()

@@ -116,6 +116,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Writes all there is. For `h2`, which closes now and reads no more, the end of an answer that waits
+    /// for the client's window has been written: what the client allows is read here.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.poll_out(cx))?;
+            if !self.shim.is_waiting() || self.has_ended {
+                return Poll::Ready(Ok(()));
+            }
+            let Some(stream) = &mut self.stream else {
+                return Poll::Ready(Ok(()));
+            };
+            let inbox = self.shim.inbox();
+            inbox.reserve(READ);
+            if ready!(poll_read_buf(Pin::new(stream), cx, inbox))? == 0 {
+                self.has_ended = true;
+            }
+            self.shim.pump(Instant::now());
+            while self.shim.take(usize::MAX).is_some() {}
+        }
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             self.has_read_all = false;
@@ -256,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut core = self.lock();
-        ready!(core.poll_out(cx))?;
+        ready!(core.poll_end(cx))?;
         match &mut core.stream {
             Some(stream) => Pin::new(stream).poll_shutdown(cx),
             None => Poll::Ready(Ok(())),

@@ -577,3 +577,42 @@ async fn an_answer_waits_for_the_window_and_others_overtake_it() {
     }
     raw.moved().await;
 }
+
+/// `h2` has written all of it and closes, because the client begins nothing more.
+#[tokio::test]
+async fn an_answer_that_waits_for_the_window_outlives_the_h2_that_wrote_it() {
+    let mut raw = Raw::connect(true);
+    raw.say(&hello()).await;
+    let big = b"\x83\x86\x44\x0a/big/65535\x41\x01a";
+    raw.say(&frame(frames::HEADERS, ALL, 1, big)).await;
+    let mut len = 0;
+    while len < 65_535 {
+        len += raw.frame(frames::DATA).await.0.payload();
+    }
+    raw.moved().await;
+    let big = b"\x83\x86\x44\x09/big/5000\xbf";
+    raw.say(&frame(frames::HEADERS, ALL, 3, big)).await;
+    raw.frame(frames::HEADERS).await;
+    raw.say(&frame(frames::GOAWAY, 0, 0, &[0; 8])).await;
+    // Time for it to close, were there nothing to wait for.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let _ = raw
+        .client
+        .write_all(&frame(frames::WINDOW_UPDATE, 0, 0, &5000_u32.to_be_bytes()))
+        .await;
+    let mut got = Vec::new();
+    let read = raw.client.read_to_end(&mut got);
+    timeout(Duration::from_secs(5), read)
+        .await
+        .expect("the end")
+        .unwrap();
+    let (mut len, mut ended) = (0, false);
+    while let Some((head, whole)) = frames::Head::of_whole(&got) {
+        if head.kind == frames::DATA {
+            len += head.payload();
+            ended = head.has(frames::END_STREAM);
+        }
+        got.drain(..whole);
+    }
+    assert_eq!((len, ended), (5000, true));
+}
