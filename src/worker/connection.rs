@@ -131,7 +131,7 @@ pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
             }
             continue;
         }
-        if connection.leftover.starts_with(PREFACE) {
+        if connection.leftover.starts_with(PREFACE) || connection.agreed_on_http2() {
             if !worker.http.http2 {
                 return Box::pin(http2::refuse(connection)).await;
             }
@@ -207,6 +207,13 @@ async fn wait(connection: &mut Connection, worker: &Worker, heard: Word) -> Woke
 }
 
 impl Connection {
+    /// Whether its client must speak HTTP/2, having agreed on it (RFC 9113, 3.2). One that does not is told
+    /// so in HTTP/2.
+    fn agreed_on_http2(&self) -> bool {
+        let tls = self.stream.tls();
+        tls.is_some_and(|tls| tls.alpn.as_deref() == Some("h2"))
+    }
+
     /// Whether there is nothing to do but to wait for the client.
     fn waits(&self, heard: Order) -> bool {
         if self.http2.is_some() {

@@ -34,6 +34,10 @@ type Http = http2::Connection<TokioIo<Wire<Stream>>, Exchange, Tasks>;
 /// How long `h2` may take to answer what it is fed after a move.
 const ARRIVAL: Duration = Duration::from_secs(1);
 
+/// Where a drain has no limit, GOAWAY is said after so long to a connection that never stands between two
+/// streams: its streams may stay, new requests go to the generation that serves.
+const UNLIMITED: Duration = Duration::from_secs(600);
+
 /// Serves requests. `heard` is what has been asked of the connection so far. `None`: it has ended.
 pub(in crate::worker) async fn serve(
     connection: Connection,
@@ -200,7 +204,10 @@ impl<'a> Driver<'a> {
                 }
                 let is_arriving = core.shim.is_arriving();
                 let late = is_arriving && self.arrived_by.is_some_and(|due| due <= now);
-                if late || core.shim.has_failed() {
+                if late && !core.shim.out().is_empty() {
+                    // It is the client that takes nothing, and `send_timeout` is for that.
+                    self.arrived_by = Some(now + ARRIVAL);
+                } else if late || core.shim.has_failed() {
                     return Poll::Ready(End::Failed);
                 }
                 if !is_arriving {
@@ -312,7 +319,10 @@ impl<'a> Driver<'a> {
     /// It does not stand between two streams: when to look again.
     fn next_step(&mut self, now: Instant) -> Option<Instant> {
         let drain = self.worker.application.drain();
-        let drain = drain.and_then(|drain| Some((drain.since().into(), drain.until()?.into())));
+        let drain = drain.map(|drain| {
+            let until = drain.until().unwrap_or(drain.since() + UNLIMITED);
+            (drain.since().into(), until.into())
+        });
         loop {
             let mut core = self.wire.lock();
             let view = View {

@@ -139,6 +139,10 @@ impl Mirror {
         let (name, name_len) = match (index, of_entry) {
             (0, _) => {
                 let len = decoded_len(&at.string()?)?;
+                if len == 0 {
+                    // `h2` does not put it into its table (RFC 9110, 5.1: there is no such name).
+                    return Err(NotUnderstood);
+                }
                 (&begin[..begin.len() - at.0.len()], len)
             }
             (_, None) => (&begin[..begin.len() - at.0.len()], STATIC_NAMES[index - 1]),

@@ -117,6 +117,7 @@ fn what_is_not_understood_is_an_error() {
         "40016184ffffffff", // the end of the string in a string
         "8220",             // a size update behind a field
         "3fe21f",           // one beyond the limit
+        "40000178",         // a name of no length
         "00",               // nothing where a name should be
     ];
     for block in bad {
