@@ -555,14 +555,10 @@ fn all_different(seed: u64) -> Config {
         threads: usize::try_from(seed % 1000).unwrap() + 2,
         listeners: vec![
             ListenerConfig {
-                name: format!("l {seed} \"'\\"),
-                address: Some("unix:/run/é\u{1}".into()),
                 backlog: Some(u32::try_from(seed >> 32).unwrap()),
                 mode: Some("0660".into()),
                 group: Some("www".into()),
-                tls: false,
-                proxy_protocol: false,
-                redirect: None,
+                ..ListenerConfig::new(&format!("l {seed} \"'\\"), Some("unix:/run/é\u{1}"))
             },
             ListenerConfig {
                 name: String::new(),
@@ -604,7 +600,7 @@ fn all_different(seed: u64) -> Config {
             max_connections: seed >> 1 | 1,
             http2: false,
             max_streams: 7,
-            trusted_proxies: vec!["unix:".parse().unwrap(), "10.0.0.0/8".parse().unwrap()],
+            trusted_proxies: vec!["unix:".parse().unwrap()],
         },
         tls: Tls {
             directory: Some("/etc/é".into()),
