@@ -240,6 +240,7 @@ pub struct Http {
     pub max_streams: u32,
     /// Proxies before us, which are believed when they say who the client is: by the PROXY protocol, by
     /// `X-Forwarded-*` or `Forwarded`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<Network>,
 }
 
