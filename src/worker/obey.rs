@@ -114,6 +114,8 @@ where
     if let Some(end) = beginning.receives {
         life.receive_from(end);
     }
+    // Whoever hears that it is ready may order a rollback in the same instant.
+    life.say_irreversible().await;
     say(&life.channel, &FromWorker::Ready).await;
     life.live(waiting).await;
     if let Some(access) = &life.worker.access {
@@ -201,10 +203,7 @@ impl Life {
                     continue;
                 }
                 Ok(()) = self.irreversible.changed(), if !alone => {
-                    let said = self.irreversible.borrow_and_update().clone();
-                    if let Some(reason) = said {
-                        say(&self.channel, &FromWorker::Irreversible { reason }).await;
-                    }
+                    self.say_irreversible().await;
                     continue;
                 }
                 Some(received) = async { waiting.pop_front() } => Some(received),
@@ -223,6 +222,14 @@ impl Life {
                 }
                 Err(e) => tracing::error!("cannot understand the master: {e}"),
             }
+        }
+    }
+
+    /// What there is no way back from, if the application has said so since the last time.
+    async fn say_irreversible(&mut self) {
+        let said = self.irreversible.borrow_and_update().clone();
+        if let Some(reason) = said {
+            say(&self.channel, &FromWorker::Irreversible { reason }).await;
         }
     }
 
