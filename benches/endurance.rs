@@ -28,7 +28,8 @@ fn main() {
         connections: number("CONNECTIONS", if quick { 50 } else { 2000 }),
         think: Duration::from_secs(2),
     };
-    let figures = run("endurance", plan, |round| {
+    let workbench = build::other_version_of_example("workbench", "9.0.0-endurance");
+    let figures = run("endurance", workbench, plan, |round| {
         if round % 10 == 0 {
             eprintln!("round {round} of {}", plan.rounds);
         }

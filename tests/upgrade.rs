@@ -636,7 +636,7 @@ fn twenty_upgrades_and_ten_rollbacks_leave_what_the_first_left() {
         connections: 200,
         think: Duration::from_millis(500),
     };
-    let figures = endurance::run("endurance", plan, |_| {});
+    let figures = endurance::run("endurance", build::example("workbench"), plan, |_| {});
     println!("{figures}");
     figures.assert_nothing_was_left();
     // Nobody was left to end by himself. (A rollback that comes in the middle of a drain saves

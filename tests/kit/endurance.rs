@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use handover::api::Connections;
@@ -66,13 +67,12 @@ const CONFIG: &str = "workers = 2\n[upgrade]\nprobation = \"1h\"\n[log]\nlevel =
 /// before they have read an answer.
 const TORTURE: usize = 8;
 
-/// Does it. `say` hears of each round.
-pub fn run(test: &str, plan: Plan, mut say: impl FnMut(usize)) -> Figures {
+/// Does it, with the workbench that is there. `say` hears of each round.
+pub fn run(test: &str, workbench: PathBuf, plan: Plan, mut say: impl FnMut(usize)) -> Figures {
     raise_limit();
-    let program = build::other_version_of_example("workbench", "9.0.0-endurance");
-    let builds = [build::twin(&program), program];
+    let builds = [build::twin(&workbench), workbench];
     let service = Service::setup(test)
-        .image(&builds[1])
+        .image(&builds[0])
         .config(CONFIG)
         .start();
     service.wait_owner(1, "serving");
