@@ -20,8 +20,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Worker;
 use super::access::{AccessLog, Entry};
 use super::client::Hop;
+use super::connection::Served;
 use super::connections::{Connections, Room};
 use super::fault::is_faulty;
 use super::gate::Gate;
@@ -115,6 +117,29 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
 }
 
 impl Exchange {
+    /// Of a connection that hyper serves from now on; `tls` is its TLS.
+    pub(super) fn new(
+        worker: &Worker,
+        served: &Served,
+        peer: Peer,
+        gate: &Arc<Gate>,
+        tls: Option<Arc<TlsInfo>>,
+        multiplexed: bool,
+    ) -> Self {
+        Self {
+            router: served.router.clone(),
+            context: worker.application.at(&served.name, peer),
+            peer,
+            proxies: Arc::clone(&worker.proxies),
+            gate: Arc::clone(gate),
+            connections: Arc::clone(&worker.connections),
+            multiplexed,
+            body_timeout: worker.http.body_timeout,
+            access: worker.access.clone(),
+            tls,
+        }
+    }
+
     fn enter(&self, request: Request<Incoming>, faulty: bool) -> (Of, Request<Body>) {
         let has_body = !request.is_end_stream();
         let (of, number) = if self.multiplexed {

@@ -115,18 +115,7 @@ impl<'a> Driver<'a> {
             http2: _,
         } = connection;
         gate.restart();
-        let exchange = Exchange {
-            router: served.router.clone(),
-            context: worker.application.at(&served.name, peer),
-            peer,
-            proxies: Arc::clone(&worker.proxies),
-            gate: Arc::clone(&gate),
-            connections: Arc::clone(&worker.connections),
-            multiplexed: false,
-            body_timeout: worker.http.body_timeout,
-            access: worker.access.clone(),
-            tls: stream.tls(),
-        };
+        let exchange = Exchange::new(worker, &served, peer, &gate, stream.tls(), false);
         let io = TokioIo::new(Gated {
             stream,
             before: leftover,

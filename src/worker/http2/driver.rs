@@ -133,18 +133,7 @@ impl<'a> Driver<'a> {
                 return None;
             }
         };
-        let exchange = Exchange {
-            router: served.router.clone(),
-            context: worker.application.at(&served.name, peer),
-            peer,
-            proxies: Arc::clone(&worker.proxies),
-            gate: Arc::clone(&gate),
-            connections: Arc::clone(&worker.connections),
-            multiplexed: true,
-            body_timeout: worker.http.body_timeout,
-            access: worker.access.clone(),
-            tls: stream.tls(),
-        };
+        let exchange = Exchange::new(worker, &served, peer, &gate, stream.tls(), true);
         let wire = Wire::new(stream, shim);
         let http = builder.serve_connection(TokioIo::new(wire.handle()), exchange);
         let mut driver = Self {
