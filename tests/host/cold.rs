@@ -34,9 +34,7 @@ fn serve(scene: &Scene) {
 
 /// As a power cut does.
 fn kill_all(scene: &Scene) {
-    for process in scene.service.processes() {
-        scene.service.make_sure_of(process.pid);
-    }
+    scene.service.cut_power();
     scene.service.wait_exit();
     scene.service.wait_processes("nobody", |all| all.is_empty());
     // It empties the runtime directory, too.

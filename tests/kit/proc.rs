@@ -140,6 +140,22 @@ pub fn pids() -> Vec<u32> {
         .collect()
 }
 
+/// Whether each of its threads is stopped, or it has ended.
+pub fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return true;
+    };
+    let stopped = |stat: String| {
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        matches!(state, None | Some('T' | 'Z' | 'X'))
+    };
+    threads
+        .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("stat")).ok())
+        .all(stopped)
+}
+
 /// Whether the process was started with this marker. Never true of a zombie.
 pub fn is_marked(pid: u32, marker: &str) -> bool {
     let wanted = format!("{MARKER}={marker}");

@@ -277,7 +277,9 @@ impl Service {
         proc::fds(pid).len()
     }
 
-    /// Sends a signal through a pidfd. Panics when there is no such process.
+    /// Sends a signal through a pidfd. Panics when there is no such process. After STOP nothing of it
+    /// runs any more: the kernel stops a process some time after kill(2) returned, and until then
+    /// another thread of it may answer.
     #[track_caller]
     pub fn signal(&self, pid: u32, signal: Signal) {
         self.note(&format!("signal {signal:?} to {pid}"));
@@ -287,6 +289,41 @@ impl Service {
             "{pid} is none of the service's processes"
         );
         assert!(pinned.signal(signal), "{pid} has just gone");
+        if signal == Signal::STOP {
+            let end = Instant::now() + SOON;
+            while !proc::is_stopped(pid) {
+                assert!(Instant::now() < end, "{pid} does not stop");
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Ends everybody at once, as a power cut does: nobody sees another one die and acts on it.
+    #[track_caller]
+    pub fn cut_power(&self) {
+        self.note("power cut");
+        let end = Instant::now() + SOON;
+        let running = || {
+            let mut all = self.processes();
+            all.retain(|p| !p.is_zombie() && !proc::is_stopped(p.pid));
+            all
+        };
+        loop {
+            let running = running();
+            if running.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < end, "there run\n{}", table(&running));
+            for process in running {
+                if let Some(pinned) = Pinned::open(process.pid) {
+                    pinned.signal(Signal::STOP);
+                }
+            }
+            std::thread::yield_now();
+        }
+        for process in self.processes() {
+            self.make_sure_of(process.pid);
+        }
     }
 
     /// KILL to one that may have ended by itself meanwhile.
