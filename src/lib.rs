@@ -121,7 +121,6 @@ pub mod ws {
 /// The daemon as a service: a directory over HTTP, or a welcome page when there is none.
 pub fn daemon() -> Service {
     Service::new("handover")
-        .version(service::VERSION)
         .about("Serves a directory over HTTP and replaces its own running program")
         .worker_per_core()
         .serves_a_site()

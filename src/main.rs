@@ -2,6 +2,13 @@
 
 use std::process::ExitCode;
 
+/// The package's, or what the builder says. The library does not know it, so that another version is
+/// made by linking it again.
+const VERSION: &str = match option_env!("HANDOVER_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 fn main() -> ExitCode {
-    handover::daemon().run()
+    handover::daemon().version(VERSION).run()
 }

@@ -93,7 +93,7 @@ impl Service {
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
-            version: VERSION,
+            version: env!("CARGO_PKG_VERSION"),
             about: "A network service that replaces its own running program",
             bare: Bare::Run,
             site: false,
@@ -844,9 +844,3 @@ impl ColdStart {
         self.0.ended(how).map(drop)
     }
 }
-
-/// This build's version: the package's, or what the builder said.
-pub const VERSION: &str = match option_env!("HANDOVER_VERSION") {
-    Some(version) => version,
-    None => env!("CARGO_PKG_VERSION"),
-};

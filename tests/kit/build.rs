@@ -62,9 +62,9 @@ pub fn other_version_of(package: &str, program: &str, version: &str) -> PathBuf 
     build(&["--package", package, "--bin", program], program, version)
 }
 
-/// Each version has a target directory of its own, and lends the intermediate files of the
-/// dependencies from the directory of the tests (`build.build-dir`, cargo 1.91): only this crate is
-/// compiled again, in about two seconds. An older cargo compiles everything once. Later calls cost
+/// The library knows no version: it is compiled once, and each version costs a link. Each has a target
+/// directory of its own, and lends the intermediate files from the directory of the tests
+/// (`build.build-dir`, cargo 1.91); an older cargo compiles everything once a version. Later calls cost
 /// a tenth of a second: cargo itself decides whether the program is still fresh.
 fn build(what: &[&str], artifact: &str, version: &str) -> PathBuf {
     static BUILT: Mutex<Option<HashMap<(String, String), PathBuf>>> = Mutex::new(None);
@@ -89,28 +89,20 @@ fn build(what: &[&str], artifact: &str, version: &str) -> PathBuf {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet", "--frozen"])
+        .args(["rustc", "--quiet", "--frozen"])
         .args(what)
         .arg("--target-dir")
-        .arg(&own_target);
+        .arg(&own_target)
+        .env("CARGO_BUILD_BUILD_DIR", target);
     if release {
-        // The figures of a bench must not depend on the trick below; and a directory each, or two
-        // versions would push each other out at every run.
         cargo.arg("--release");
-        let build = versions.join(format!("build-{version}"));
-        cargo.env("CARGO_BUILD_BUILD_DIR", build);
-    } else {
-        // A setting of no consequence makes cargo keep this crate's files apart, a version from
-        // the other and from the tests', while the dependencies stay shared.
-        let package = env!("CARGO_PKG_NAME");
-        let units = 17
-            + version
-                .bytes()
-                .fold(0_u32, |sum, b| (sum * 31 + u32::from(b)) % 200);
-        let apart = format!("profile.dev.package.{package}.codegen-units={units}");
-        cargo.args(["--config", &apart]);
-        cargo.env("CARGO_BUILD_BUILD_DIR", target);
     }
+    // An argument of no consequence makes cargo keep the files of each version apart.
+    cargo.args(["--", "--cfg"]);
+    cargo.arg(format!(
+        "version_{}",
+        version.replace(['.', '-', '~', '+'], "_")
+    ));
     // What `cargo test` sets for us is not the environment of an ordinary build.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
