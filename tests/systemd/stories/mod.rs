@@ -2,6 +2,7 @@
 //! started, and is told with both kinds of listener where that makes a difference.
 
 mod boot;
+mod extension;
 mod intruder;
 mod journal;
 mod kill;
@@ -91,4 +92,5 @@ stories! {
     boot::a_disk_that_cannot_be_written_is_said_and_put_right_later ANY,
     boot::a_refused_release_is_not_started_at_the_next_boot ANY,
     boot::a_release_on_trial_survives_a_power_cut ANY,
+    extension::a_merged_release_is_an_upgrade ANY,
 }
