@@ -2,6 +2,8 @@
 //! them: comments with `#`, an optional `export`, values in single or double quotes.
 
 use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Why there is no environment.
@@ -23,9 +25,40 @@ pub enum EnvFileError {
 /// # Errors
 /// When it cannot be read, or a line is no assignment. The values are not shown: they are secrets.
 pub fn read_env_file(path: &Path) -> Result<Vec<(String, String)>, EnvFileError> {
-    let text = fs::read_to_string(path).map_err(|e| EnvFileError::Read(e.to_string()))?;
-    parse(&text)
+    let cannot = |e: &dyn std::fmt::Display| EnvFileError::Read(e.to_string());
+    let bytes = read_small(path).map_err(|e| cannot(&e))?;
+    parse(&String::from_utf8(bytes).map_err(|_| cannot(&"it is not UTF-8"))?)
 }
+
+/// A file of an application's or its operator's. Whatever they put there (a pipe, a device, a huge
+/// file), nobody waits for it, nor fills their memory with it.
+///
+/// # Errors
+/// When it cannot be read, is no file, or has more than 1 MiB.
+pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_file(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        return Err(io::Error::other("it has more than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
+/// Opens what must be a file, without waiting for a pipe's other end.
+pub(super) fn open_file(path: &Path) -> io::Result<fs::File> {
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = fs::File::options()
+        .read(true)
+        .custom_flags(nonblock)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a file")),
+    }
+}
+
+/// More of a file is not read.
+const MOST: u64 = 1 << 20;
 
 fn parse(text: &str) -> Result<Vec<(String, String)>, EnvFileError> {
     let mut variables = Vec::new();
@@ -105,6 +138,22 @@ mod tests {
                 ("F", "x#y"),
             ])
         );
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("env");
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        nix::unistd::mkfifo(&pipe, mode).unwrap();
+        let read = |path: &Path| read_env_file(path).unwrap_err().to_string();
+        assert_eq!(read(&pipe), "it is not a file");
+        assert_eq!(read(Path::new("/dev/zero")), "it is not a file");
+        let big = dir.path().join("big");
+        fs::File::create(&big).unwrap().set_len(MOST + 1).unwrap();
+        assert_eq!(read(&big), "it has more than 1 MiB");
+        fs::write(&big, b"A=\xff\n").unwrap();
+        assert_eq!(read(&big), "it is not UTF-8");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::env_file::open_file;
 use super::error::Problem;
 use super::merge::Step;
 use super::validate::{DAY, Invalid, MOMENT, at, health, number, time, unless};
@@ -135,7 +136,7 @@ fn runnable(path: &Path) -> Result<(), String> {
 fn interpreter(path: &Path) -> Option<String> {
     use std::io::Read as _;
     let mut start = [0; 256];
-    let read = fs::File::open(path).ok()?.read(&mut start).ok()?;
+    let read = open_file(path).ok()?.read(&mut start).ok()?;
     let line = start[..read]
         .strip_prefix(b"#!")?
         .split(|b| *b == b'\n')

@@ -28,7 +28,7 @@ pub use self::address::{Address, AddressError};
 pub use self::app::{App, Listens, Parked, Upstream};
 pub use self::application::{Application, Reader};
 pub use self::certificate::CertificateError;
-pub use self::env_file::{EnvFileError, read_env_file};
+pub use self::env_file::{EnvFileError, read_env_file, read_small};
 pub use self::error::{ConfigError, Problem};
 pub use self::load::{Loaded, Overrides, Room, Sources};
 pub use self::network::{Network, NetworkError};

@@ -12,7 +12,8 @@ use crate::config::{self, App, Config, ConfigError, Loaded, Sources};
 use crate::machine::hosting::RunningApp;
 use crate::machine::trial::MOST_TRIES;
 use crate::machine::trial::release::{Known, Start, Why};
-use crate::sys::release::{self, Release};
+use crate::sys::link::Link;
+use crate::sys::release::Release;
 
 /// What is known of the releases of the application, in the state directory.
 #[derive(Debug)]
@@ -266,7 +267,7 @@ impl Applications {
         if !still || refused.path == *ours {
             return;
         }
-        match release::point(link, ours) {
+        match Link::find(link).and_then(|link| link.point(ours)) {
             Ok(true) => tracing::info!("{} leads to {} again", link.display(), ours.display()),
             Ok(false) => {}
             Err(e) => tracing::warn!(

@@ -1,15 +1,13 @@
-//! A release: the directory that a hosted application runs in, what makes it another one, and the
-//! link that leads to the one that runs.
+//! A release: the directory that a hosted application runs in, and what makes it another one.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, symlink};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::config::App;
+use crate::config::{App, read_small};
 
 /// A release, as it is or was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,14 +31,14 @@ impl Release {
             return Err(io::ErrorKind::NotADirectory.into());
         }
         let mut identity = format!("{}:{}", metadata.dev(), metadata.ino());
-        if let Ok(said) = read(&path.join("release")) {
+        if let Ok(said) = read_small(&path.join("release")) {
             let _ = write!(identity, ":{}", digest(&said));
         } else if !app.directory.is_symlink() {
             let (seconds, nanos) = (metadata.ctime(), metadata.ctime_nsec());
             let _ = write!(identity, ":{seconds}.{nanos:09}");
         }
         for file in &app.env_files {
-            let _ = write!(identity, ":{}", digest(&read(file)?));
+            let _ = write!(identity, ":{}", digest(&read_small(file)?));
         }
         Ok(Self { path, identity })
     }
@@ -51,71 +49,6 @@ impl Release {
             self.identity = now.identity;
         }
     }
-}
-
-/// Makes `link` lead to `to` at once for everybody who looks; `false`: it is no link, and stays what it
-/// is. What it led to is not looked at.
-///
-/// # Errors
-/// When its directory cannot be written.
-pub fn point(link: &Path, to: &Path) -> io::Result<bool> {
-    if !fs::symlink_metadata(link)?.is_symlink() {
-        return Ok(false);
-    }
-    make_link(link, to)?;
-    Ok(true)
-}
-
-/// What led to the release before the last `deploy`, beside `link`.
-#[must_use]
-pub fn before(link: &Path) -> PathBuf {
-    let mut name = link.file_name().unwrap_or_default().to_owned();
-    name.push(".old");
-    link.with_file_name(name)
-}
-
-/// Makes `link` lead to `to`, whatever was there; a directory is in the way.
-///
-/// # Errors
-/// When its directory cannot be written.
-pub fn make_link(link: &Path, to: &Path) -> io::Result<()> {
-    let mut name = link.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = link.with_file_name(name);
-    match fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    symlink(to, &new)?;
-    fs::rename(&new, link)?;
-    // The name is what a restart reads: it must outlive a power cut as the release does.
-    let parent = link.parent().unwrap_or(Path::new("/"));
-    fs::File::open(parent)?.sync_all()
-}
-
-/// A file of the application's or its operator's. Whatever they put there (a pipe, a device, a huge
-/// file), the master does not wait for it, nor fill its memory with it.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = fs::File::options()
-        .read(true)
-        .custom_flags(libc_nonblock())
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MOST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST {
-        return Err(io::Error::other("it has more than 1 MiB"));
-    }
-    Ok(bytes)
-}
-
-/// More of a file is not read.
-const MOST: u64 = 1 << 20;
-
-fn libc_nonblock() -> i32 {
-    i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default()
 }
 
 fn digest(bytes: &[u8]) -> String {
@@ -129,6 +62,8 @@ fn digest(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
 
     fn scene() -> (tempfile::TempDir, App) {
         let dir = tempfile::tempdir().unwrap();
@@ -165,7 +100,8 @@ mod tests {
         let named = now();
         fs::write(dir.path().join("env"), "A=2\n").unwrap();
         assert_ne!(now(), named);
-        assert!(point(&current, &dir.path().join("2")).unwrap());
+        let link = crate::sys::link::Link::find(&current).unwrap();
+        assert!(link.point(&dir.path().join("2")).unwrap());
         assert_eq!(now().path, dir.path().join("2").canonicalize().unwrap());
     }
 
@@ -200,22 +136,9 @@ mod tests {
         .unwrap();
         Release::of(&dir.path().join("current"), &app).unwrap();
         let big = fs::File::create(dir.path().join("env")).unwrap();
-        big.set_len(MOST + 1).unwrap();
+        big.set_len((1 << 20) + 1).unwrap();
         let error = Release::of(&dir.path().join("current"), &app).unwrap_err();
         assert_eq!(error.to_string(), "it has more than 1 MiB");
-    }
-
-    #[test]
-    fn only_a_link_is_pointed_elsewhere() {
-        let (dir, _) = scene();
-        assert!(!point(&dir.path().join("1"), &dir.path().join("2")).unwrap());
-        assert!(point(&dir.path().join("gone"), &dir.path().join("2")).is_err());
-        // What was left half done is in nobody's way.
-        symlink("x", dir.path().join("current.new")).unwrap();
-        assert!(point(&dir.path().join("current"), Path::new("/r/2")).unwrap());
-        let led = fs::read_link(dir.path().join("current")).unwrap();
-        assert_eq!(led, Path::new("/r/2"));
-        assert!(!dir.path().join("current.new").is_symlink());
     }
 
     #[test]

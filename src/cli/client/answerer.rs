@@ -51,12 +51,17 @@ pub(super) enum Seen {
 }
 
 impl Answerer {
-    /// Asks who listened on the socket that this connection was made to. `us` is our user.
-    pub(super) fn of(stream: &UnixStream, places: &Places, us: u32) -> Result<Seen, Stranger> {
+    /// Asks who listened on the socket that this connection was made to. `owner` owns its directory,
+    /// `us` is our user.
+    pub(super) fn of(
+        stream: &UnixStream,
+        owner: u32,
+        places: &Places,
+        us: u32,
+    ) -> Result<Seen, Stranger> {
         let cred = stream.peer_cred().map_err(|_| Stranger::Unknown)?;
         let pid = cred.pid().and_then(|pid| u32::try_from(pid).ok());
         let pid = pid.filter(|pid| *pid > 0);
-        let owner = fs::metadata(&places.runtime).ok().map(|meta| meta.uid());
         // Held before it is looked at: from then on the number means this process or nobody.
         let process = match pid.map(Other::open) {
             None => None,
@@ -74,12 +79,7 @@ impl Answerer {
     }
 
     /// `unit`: the service's, when systemd runs it.
-    fn is_the_service(
-        &self,
-        owner: Option<u32>,
-        us: u32,
-        unit: Option<&Unit>,
-    ) -> Result<(), Stranger> {
+    fn is_the_service(&self, owner: u32, us: u32, unit: Option<&Unit>) -> Result<(), Stranger> {
         let pid = self.process.as_ref().map_or(0, Other::pid);
         let uid = self.uid;
         // Our own user could change this very program.
@@ -87,7 +87,7 @@ impl Answerer {
             return Ok(());
         }
         // Root need not pretend. But a link may have led us to another service of root's.
-        if let Some(owner) = owner.filter(|owner| uid != 0 && *owner != uid) {
+        if uid != 0 && owner != uid {
             return Err(Stranger::Uid { pid, uid, owner });
         }
         match (unit, &self.cgroup) {
@@ -188,24 +188,24 @@ mod tests {
         let unit = Unit::of("web");
         let of_unit = answerer(7, "/system.slice/web.service");
         let session = answerer(7, "/user.slice/user-7.slice/session-1.scope");
-        assert_eq!(of_unit.is_the_service(Some(7), 0, Some(&unit)), Ok(()));
-        let why = session.is_the_service(Some(7), 0, Some(&unit)).unwrap_err();
+        assert_eq!(of_unit.is_the_service(7, 0, Some(&unit)), Ok(()));
+        let why = session.is_the_service(7, 0, Some(&unit)).unwrap_err();
         assert_eq!(
             why.to_string(),
             "process 0 of uid 7 answers there, and it is no process of web.service"
         );
         // Nothing that systemd runs: a terminal, a container.
-        assert_eq!(session.is_the_service(Some(7), 0, None), Ok(()));
-        let why = session.is_the_service(Some(8), 0, None).unwrap_err();
+        assert_eq!(session.is_the_service(7, 0, None), Ok(()));
+        let why = session.is_the_service(8, 0, None).unwrap_err();
         assert!(why.to_string().contains("belongs to uid 8"), "{why}");
         // Ourselves.
-        assert_eq!(session.is_the_service(Some(8), 7, Some(&unit)), Ok(()));
+        assert_eq!(session.is_the_service(8, 7, Some(&unit)), Ok(()));
         // Root, but another of its services: the service's user has put a link there.
         let root = answerer(0, "/system.slice/web.service");
-        assert_eq!(root.is_the_service(Some(8), 0, Some(&unit)), Ok(()));
+        assert_eq!(root.is_the_service(8, 0, Some(&unit)), Ok(()));
         let other = answerer(0, "/system.slice/other.service");
-        assert_eq!(other.is_the_service(Some(8), 0, None), Ok(()));
-        let why = other.is_the_service(Some(8), 0, Some(&unit)).unwrap_err();
+        assert_eq!(other.is_the_service(8, 0, None), Ok(()));
+        let why = other.is_the_service(8, 0, Some(&unit)).unwrap_err();
         assert!(
             why.to_string().contains("no process of web.service"),
             "{why}"

@@ -6,7 +6,8 @@
 //! where it enters.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,15 @@ use super::running::{self, Running};
 use crate::api::{Event, Status, Verdict, exit};
 use crate::cli::places::Places;
 use crate::cli::text;
+use crate::sys::walk;
+
+/// Connects to the socket itself, and says who owns its directory: no link of the service's user leads
+/// root's question to another service.
+async fn connect(socket: &Path) -> io::Result<(UnixStream, u32)> {
+    let (file, owner) = walk::socket(socket)?;
+    let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok((UnixStream::connect(file).await?, owner))
+}
 
 /// The control socket of a service.
 #[derive(Debug)]
@@ -143,20 +153,22 @@ impl Control {
         let mut waits = false;
         loop {
             let socket = self.socket.clone();
-            let trouble = match timeout_at(deadline, UnixStream::connect(&self.socket)).await {
+            let trouble = match timeout_at(deadline, connect(&self.socket)).await {
                 Err(_) => self.silent(),
-                Ok(Ok(stream)) => match Answerer::of(&stream, &self.places, self.us) {
-                    Ok(Seen::Service(who)) => return Ok((stream, who)),
-                    // Its owner has gone, and the next one is about to listen.
-                    Ok(Seen::Ended) => {
-                        if !waits {
-                            waits = true;
-                            deadline = Instant::now() + self.patience.gap;
+                Ok(Ok((stream, owner))) => {
+                    match Answerer::of(&stream, owner, &self.places, self.us) {
+                        Ok(Seen::Service(who)) => return Ok((stream, who)),
+                        // Its owner has gone, and the next one is about to listen.
+                        Ok(Seen::Ended) => {
+                            if !waits {
+                                waits = true;
+                                deadline = Instant::now() + self.patience.gap;
+                            }
+                            self.silent()
                         }
-                        self.silent()
+                        Err(who) => return Err(Trouble::Stranger { socket, who }),
                     }
-                    Err(who) => return Err(Trouble::Stranger { socket, who }),
-                },
+                }
                 Ok(Err(error)) => match error.kind() {
                     io::ErrorKind::WouldBlock => self.silent(),
                     io::ErrorKind::NotFound

@@ -1,6 +1,7 @@
 //! `deploy`: the link leads to the release, with the rights of who typed it; then an upgrade. No order
 //! carries a path, and no path is taken from an answer: the link is the one in the configuration.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::connection::Trouble;
@@ -8,7 +9,7 @@ use super::screen::Screen;
 use super::{Client, verdict};
 use crate::api::{UpgradeOrder, Verdict, exit};
 use crate::cli::args::Deploy;
-use crate::sys::release;
+use crate::sys::link::Link;
 
 impl Client<'_> {
     /// `deploy`. `link` is `[app] directory`.
@@ -39,44 +40,52 @@ impl Client<'_> {
             );
             return Ok(verdict(exit::REFUSED, message));
         }
+        let path = link;
+        let link = match Link::find(path) {
+            Ok(link) => link,
+            Err(e) => {
+                let message = format!("cannot use {}: {e}", path.display());
+                return Ok(verdict(exit::CONFIG, message));
+            }
+        };
         // Two at a time would point the link away from each other's release.
-        let parent = std::fs::File::open(link.parent().unwrap_or(Path::new("/")));
-        let alone = parent.as_ref().map(|parent| {
-            rustix::fs::flock(parent, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        });
-        if let Ok(Err(rustix::io::Errno::WOULDBLOCK)) = alone {
-            let message = format!("another `deploy` of {} is under way", link.display());
+        if let Ok(false) = link.lock() {
+            let message = format!("another `deploy` of {} is under way", path.display());
             return Ok(verdict(exit::REFUSED, message));
         }
-        let now = link.canonicalize().ok();
+        let now = link.leads_to();
         // A release that is superseded in its probation is nothing to go back to: what served before it
         // stays that.
         let superseded = status.upgrade.is_some_and(|one| one.releases.is_some());
+        let kept = link.before();
         let before = if superseded {
-            release::before(link).canonicalize().ok()
+            kept.as_ref().ok().and_then(Link::leads_to)
         } else {
             now.clone()
         };
         if now.as_ref() != Some(&directory) {
-            // For a `rollback` that must not ask the service where to go back to.
-            let kept = before.as_ref().filter(|_| link.is_symlink() && !superseded);
-            let kept = kept.map_or(Ok(()), |before| {
-                release::make_link(&release::before(link), before)
+            let pointed = kept.and_then(|kept| {
+                // For a `rollback` that must not ask the service where to go back to.
+                match before.as_ref().filter(|_| !superseded) {
+                    Some(before) if link.is_link()? => kept.make(before)?,
+                    _ => {}
+                }
+                link.point(&directory)
             });
-            match kept.and_then(|()| release::point(link, &directory)) {
+            match pointed {
                 Ok(true) => {}
                 Ok(false) => {
                     let message = format!(
                         "{} is not a link: `deploy` needs one that leads to the release; `apply` runs \
                          what is in the directory now",
-                        link.display()
+                        path.display()
                     );
                     return Ok(verdict(exit::CONFIG, message));
                 }
                 Err(e) => {
                     let message = format!(
                         "cannot point {} to {}: {e}",
-                        link.display(),
+                        path.display(),
                         directory.display()
                     );
                     return Ok(verdict(exit::FAILED, message));
@@ -94,23 +103,10 @@ impl Client<'_> {
         } else if self.serving().await.as_ref() != Some(&directory) {
             // A connection that was lost says nothing about the upgrade: what serves does.
             // Where the service could not do it itself.
-            Self::point_back(link, &directory, before.as_deref(), screen);
+            point_back(&link, &directory, before.as_deref())
+                .unwrap_or_else(|e| still_leads(path, &directory, &e, screen));
         }
         ordered
-    }
-
-    fn point_back(link: &Path, refused: &Path, before: Option<&Path>, screen: &mut Screen) {
-        let still = link.canonicalize().is_ok_and(|now| now == refused);
-        let Some(before) = before.filter(|before| still && *before != refused) else {
-            return;
-        };
-        if let Err(e) = release::point(link, before) {
-            screen.complain(&format!(
-                "{} still leads to {}: {e}",
-                link.display(),
-                refused.display()
-            ));
-        }
     }
 
     /// Names what nothing needs any more. What the service says is printed, and no more: whoever types
@@ -143,9 +139,24 @@ impl Client<'_> {
 
     /// After a rollback from `refused`: the link follows what serves, where the service could not do it
     /// itself. It goes to where `deploy` found it, not to where an answer says.
-    pub(super) fn link_follows(link: &Path, refused: &Path, screen: &mut Screen) {
-        if let Ok(before) = release::before(link).canonicalize() {
-            Self::point_back(link, refused, Some(&before), screen);
-        }
+    pub(super) fn link_follows(path: &Path, refused: &Path, screen: &mut Screen) {
+        let done = Link::find(path).and_then(|link| {
+            let before = link.before()?.leads_to();
+            point_back(&link, refused, before.as_deref())
+        });
+        done.unwrap_or_else(|e| still_leads(path, refused, &e, screen));
     }
+}
+
+fn point_back(link: &Link, refused: &Path, before: Option<&Path>) -> io::Result<()> {
+    let still = link.leads_to().is_some_and(|now| now == refused);
+    match before.filter(|before| still && *before != refused) {
+        Some(before) => link.point(before).map(drop),
+        None => Ok(()),
+    }
+}
+
+fn still_leads(link: &Path, refused: &Path, error: &io::Error, screen: &mut Screen) {
+    let (link, refused) = (link.display(), refused.display());
+    screen.complain(&format!("{link} may still lead to {refused}: {error}"));
 }

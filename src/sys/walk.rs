@@ -1,0 +1,233 @@
+//! The way to a directory whose path others may have a part in. Who goes there may be root, and everybody
+//! who owns a part of the way could exchange that part meanwhile. So it is gone a step at a time, each
+//! directory opened in the one before.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+/// Where a path led.
+#[derive(Debug)]
+pub struct Reached {
+    /// Opened with `O_PATH`.
+    pub directory: OwnedFd,
+    /// No link is in it.
+    pub path: PathBuf,
+    /// Its user.
+    pub owner: u32,
+}
+
+/// Opens a directory (`O_PATH`) by an absolute path, and says which it is. Links are followed, and
+/// whoever owns a part of the way may lead it into a directory of their own, but into nobody else's.
+/// Root and we are trusted.
+///
+/// # Errors
+/// When a part of the way is not there, or is somebody's who could make it lead elsewhere.
+pub fn directory(path: &Path) -> io::Result<Reached> {
+    let root = || rustix::fs::openat(CWD, "/", STEP, Mode::empty());
+    let (mut here, mut at) = (root()?, PathBuf::from("/"));
+    let mut owner = rustix::fs::fstat(&here)?.st_uid;
+    let mut others = Others::default();
+    others.meet(owner, &at)?;
+    let mut links = 0;
+    let mut steps = Vec::new();
+    push(&mut steps, path);
+    while let Some(step) = steps.pop() {
+        let next = rustix::fs::openat(&here, &step, STEP, Mode::empty())?;
+        let stat = rustix::fs::fstat(&next)?;
+        others.meet(stat.st_uid, &at.join(&step))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if step == ".." => {
+                at.pop();
+            }
+            FileType::Directory => at.push(&step),
+            FileType::Symlink => {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(Errno::LOOP.into());
+                }
+                let target = rustix::fs::readlinkat(&next, "", Vec::new())?;
+                let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+                if target.is_absolute() {
+                    (here, at) = (root()?, PathBuf::from("/"));
+                    owner = rustix::fs::fstat(&here)?.st_uid;
+                }
+                push(&mut steps, target);
+                continue;
+            }
+            _ => return Err(Errno::NOTDIR.into()),
+        }
+        (here, owner) = (next, stat.st_uid);
+    }
+    others.end(owner, &at)?;
+    Ok(Reached {
+        directory: here,
+        path: at,
+        owner,
+    })
+}
+
+/// Opens the file of a Unix socket: what `/proc/self/fd` names then is this socket, whatever its path
+/// leads to by the time of a connect(2). A link is none. Also who owns the directory that it is in.
+///
+/// # Errors
+/// As [`directory`], and when it is not there, or is no socket.
+pub fn socket(path: &Path) -> io::Result<(OwnedFd, u32)> {
+    let path = std::path::absolute(path)?;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Errno::INVAL.into());
+    };
+    let within = directory(parent)?;
+    let socket = rustix::fs::openat(&within.directory, name, STEP, Mode::empty())?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode) {
+        FileType::Socket => Ok((socket, within.owner)),
+        _ => Err(io::Error::other("it is not a socket")),
+    }
+}
+
+/// Last one first.
+fn push(steps: &mut Vec<OsString>, path: &Path) {
+    let named = |part: Component<'_>| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    steps.extend(path.components().rev().filter_map(named));
+}
+
+/// Who could make a path lead elsewhere, beside root and us.
+#[derive(Debug, Default)]
+struct Others(Option<(u32, PathBuf)>);
+
+impl Others {
+    fn meet(&mut self, owner: u32, at: &Path) -> io::Result<()> {
+        if owner == 0 || owner == rustix::process::geteuid().as_raw() {
+            return Ok(());
+        }
+        match &self.0 {
+            Some((first, _)) if *first == owner => Ok(()),
+            Some(_) => self.refuse(owner, at),
+            None => {
+                self.0 = Some((owner, at.into()));
+                Ok(())
+            }
+        }
+    }
+
+    fn end(&self, owner: u32, at: &Path) -> io::Result<()> {
+        match &self.0 {
+            Some((other, _)) if *other != owner => self.refuse(owner, at),
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse(&self, owner: u32, at: &Path) -> io::Result<()> {
+        let Some((other, theirs)) = &self.0 else {
+            return Ok(());
+        };
+        Err(io::Error::other(format!(
+            "{theirs} belongs to uid {other}, who could make it lead elsewhere than to {at} of uid \
+             {owner}: chown one of them",
+            theirs = theirs.display(),
+            at = at.display()
+        )))
+    }
+}
+
+const STEP: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// As many as path_resolution(7) follows.
+const LINKS_MAX: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{chown, lchown, symlink};
+
+    fn scene() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for release in ["1", "2"] {
+            fs::create_dir(dir.path().join(release)).unwrap();
+        }
+        symlink("1", dir.path().join("current")).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_path_of_links_and_dots_leads_where_it_says() {
+        let dir = scene();
+        let real = dir.path().canonicalize().unwrap();
+        symlink("../", dir.path().join("1/up")).unwrap();
+        symlink(&real, dir.path().join("2/all")).unwrap();
+        for path in [
+            "current",
+            "1/up/current",
+            "2/all/1/../current",
+            "current/../current",
+        ] {
+            let path = dir.path().join(path);
+            let reached = directory(path.parent().unwrap()).unwrap();
+            assert_eq!(reached.path, real, "{}", path.display());
+        }
+        symlink("round", dir.path().join("round")).unwrap();
+        let error = directory(&dir.path().join("round")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+        let error = directory(Path::new("/dev/null")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+    }
+
+    #[test]
+    fn whoever_owns_a_part_of_the_way_leads_into_their_own_directory_alone() {
+        let refused = |owners: &[u32], last: u32| {
+            let mut others = Others::default();
+            let met = owners
+                .iter()
+                .try_for_each(|uid| others.meet(*uid, Path::new("/a")));
+            met.and_then(|()| others.end(last, Path::new("/b")))
+                .is_err()
+        };
+        let me = rustix::process::geteuid().as_raw();
+        assert!(!refused(&[0, 0, me], me));
+        assert!(!refused(&[0, 4242, 4242, 0, 4242], 4242));
+        assert!(refused(&[0, 4242, 0], 0));
+        assert!(refused(&[0, 4242, me], me));
+        assert!(refused(&[0, 4242, 4343], 4343));
+    }
+
+    #[test]
+    fn root_does_not_follow_a_link_of_somebody_into_another_ones_directory() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can make files of somebody else");
+            return;
+        }
+        let dir = scene();
+        let theirs = dir.path().join("1");
+        chown(&theirs, Some(4242), None).unwrap();
+        assert_eq!(directory(&theirs).unwrap().owner, 4242);
+        let site = theirs.join("site");
+        symlink(dir.path(), &site).unwrap();
+        lchown(&site, Some(4242), None).unwrap();
+        let error = directory(&site).unwrap_err().to_string();
+        assert!(error.contains("belongs to uid 4242"), "{error}");
+        assert!(error.contains("of uid 0"), "{error}");
+    }
+
+    #[test]
+    fn a_link_is_no_socket() {
+        let dir = scene();
+        let path = dir.path().join("control.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        socket(&path).unwrap();
+        symlink(&path, dir.path().join("1/control.sock")).unwrap();
+        let error = socket(&dir.path().join("1/control.sock")).unwrap_err();
+        assert_eq!(error.to_string(), "it is not a socket");
+        let error = socket(&dir.path().join("2/control.sock")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}
