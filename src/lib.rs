@@ -47,6 +47,8 @@
 #[cfg(test)]
 extern crate self as handover;
 
+use std::path::Path;
+
 #[doc(hidden)]
 pub mod api;
 #[doc(hidden)]
@@ -125,17 +127,40 @@ pub fn daemon() -> Service {
         .worker_per_core()
         .serves_a_site()
         .every_listener("http", "127.0.0.1:8080", |cx: Context| async move {
-            let app = cx.settings().app.clone();
-            if let (Some(app), Some(upstreams)) = (app, cx.kept::<Vec<config::Upstream>>()) {
-                return Ok(host::router(&host::FrontContext { app, upstreams }));
-            }
-            let site = &cx.settings().site;
-            Ok::<_, BoxError>(site::router(&site::SiteContext {
-                root: site.root.clone(),
-                name: cx.name().into(),
-                version: cx.version().into(),
-                generation: cx.generation(),
-                server_header: site.server_header,
-            }))
+            let hosted = cx.kept::<config::Hosted>();
+            let beside = hosted.as_ref().map(|hosted| &*hosted.release);
+            let site = site_of(&cx, beside)?;
+            let (Some(app), Some(hosted)) = (cx.settings().app.clone(), hosted) else {
+                return Ok(site);
+            };
+            let front = host::router(&host::FrontContext {
+                app,
+                upstreams: hosted.upstreams,
+                tally: cx.kept().unwrap_or_default(),
+            });
+            Ok::<_, BoxError>(match &cx.settings().site.at {
+                Some(at) => front.nest_service(at, site),
+                None => front,
+            })
         })
+}
+
+/// The site; beside an application its relative root is in the `release`.
+fn site_of(cx: &Context, release: Option<&Path>) -> Result<axum::Router, BoxError> {
+    let site = &cx.settings().site;
+    let mut root = site.root.clone();
+    if let (Some(root), Some(release), Some(_)) = (&mut root, release, &site.at) {
+        *root = release.join(&*root);
+        // Looked at before the workers are ready: a release without it is refused.
+        std::fs::read_dir(&*root)
+            .map_err(|e| format!("`site.root`: cannot serve {}: {e}", root.display()))?;
+    }
+    Ok(site::router(&site::SiteContext {
+        root,
+        at: site.at.clone().unwrap_or_default(),
+        name: cx.name().into(),
+        version: cx.version().into(),
+        generation: cx.generation(),
+        server_header: site.server_header,
+    }))
 }

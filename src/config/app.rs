@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::{hosting, words};
+use super::{Size, hosting, words};
 
 /// A hosted application: how it is started, when it is ready, and how its front treats it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,9 @@ pub struct App {
     pub directory: PathBuf,
     /// The program and its arguments; `{socket}`, `{port}` or `{fd}` is where it has to listen.
     pub command: Vec<String>,
+    /// Where it listens; `None`: where its command says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<Listens>,
     /// Files of `NAME=value` lines, read for every generation.
     pub env_files: Vec<PathBuf>,
     /// A path that answers below 500 once it can serve; `None`: `/` is answered, whatever with.
@@ -25,6 +28,9 @@ pub struct App {
     pub warmup: Vec<String>,
     /// How many of them run; requests are dealt evenly.
     pub instances: u16,
+    /// An instance that holds more is started again; `None`: the unit's limits are all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
     /// What becomes of it while its master is parked.
     pub parked: Parked,
     /// So many releases stay beside the one that runs.
@@ -67,14 +73,16 @@ impl Default for App {
         Self {
             directory: PathBuf::new(),
             command: Vec::new(),
+            listen: None,
             env_files: Vec::new(),
             ready: None,
             warmup: Vec::new(),
             instances: 1,
+            memory: None,
             parked: Parked::default(),
             keep: 5,
             stop_signal: "TERM".into(),
-            stop_timeout: Duration::from_secs(30),
+            stop_timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(600),
@@ -84,15 +92,25 @@ impl Default for App {
     }
 }
 
-/// Where the application listens, by what its command asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where the application listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Listens {
     /// `{socket}`: on a Unix socket of this path.
     Socket,
-    /// `{fd}`, or nothing at all but `LISTEN_FDS`: on the descriptor that it is given.
-    Descriptor,
+    /// `{fd}`, or `LISTEN_FDS` in its environment: on the descriptor that it is given.
+    Fd,
     /// `{port}`, or `PORT` in its environment: on this port of 127.0.0.1.
     Port,
+}
+
+impl Listens {
+    /// All there are, with what stands for them in a command.
+    pub(super) const ALL: [(Self, &str); 3] = [
+        (Self::Socket, "{socket}"),
+        (Self::Fd, "{fd}"),
+        (Self::Port, "{port}"),
+    ];
 }
 
 impl App {
@@ -105,15 +123,26 @@ impl App {
     /// Where it listens. A command that names no place finds a port in `PORT`.
     #[must_use]
     pub fn listens(&self) -> Listens {
-        let names = |place: &str| self.command.iter().any(|word| word.contains(place));
-        if names("{socket}") {
-            Listens::Socket
-        } else if names("{fd}") {
-            Listens::Descriptor
-        } else {
-            Listens::Port
-        }
+        let named = self.named().next().map(|(listens, _)| listens);
+        self.listen.or(named).unwrap_or(Listens::Port)
     }
+
+    /// The places that its command names.
+    pub(super) fn named(&self) -> impl Iterator<Item = (Listens, &'static str)> {
+        let names = |place: &str| self.command.iter().any(|word| word.contains(place));
+        Listens::ALL
+            .into_iter()
+            .filter(move |(_, place)| names(place))
+    }
+}
+
+/// A release that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hosted {
+    /// Its directory: no link to it.
+    pub release: PathBuf,
+    /// One an instance.
+    pub upstreams: Vec<Upstream>,
 }
 
 /// Where one instance of an application listens.

@@ -8,6 +8,7 @@ use super::address::AddressError;
 use super::certificate::CertificateError;
 use super::env_file::EnvFileError;
 use super::place::{Excerpt, Where};
+use super::size::Size;
 
 /// Why there is no configuration. Displays with the file, the line and carets under what is meant,
 /// over several lines.
@@ -185,6 +186,26 @@ pub enum Problem {
     /// `[app]` without a program.
     #[error("the command that starts the application is missing")]
     NoCommand,
+    /// Nothing could start.
+    #[error("{0} is out of range: {1} is the least")]
+    Memory(Size, Size),
+    /// Two places in one command, or one that is not where it is to listen.
+    #[error("the command names {0}, and the application is to listen at {1}: one place alone")]
+    TwoPlaces(&'static str, &'static str),
+    /// A program that is told nothing of its socket.
+    #[error("the command does not name {{socket}}: nothing else tells the program where it is")]
+    NoSocket,
+    /// The site beside an application.
+    #[error(
+        "{0:?} is not a path for a site beside `[app]`: such as \"/static\", of letters, digits and -._~"
+    )]
+    SiteAt(String),
+    /// A site of its own has every path.
+    #[error("is for a site beside `[app]`, and needs both `[app]` and `root`")]
+    SiteAtAlone,
+    /// A part of the release that is none.
+    #[error("{} must lie in the release, without `..`", .0.display())]
+    SiteOutside(PathBuf),
     /// The program of an application.
     #[error("cannot start {}: {why}", .path.display())]
     Program {

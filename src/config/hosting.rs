@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,13 +11,42 @@ use nix::sys::signal::Signal;
 use super::env_file::open_file;
 use super::error::Problem;
 use super::merge::Step;
-use super::validate::{DAY, Invalid, MOMENT, at, health, number, time, unless};
-use super::{App, read_env_file};
+use super::validate::{DAY, Invalid, MOMENT, at, health, number, site_root, time, unless};
+use super::{App, Listens, Site, Size, read_env_file};
 
 /// Why what is in the directory now cannot be started.
 pub(super) fn release(app: &App) -> Result<(), Invalid> {
     at(&["app", "directory"], directory(&app.directory))?;
     at(&["app", "command"], program(app))
+}
+
+/// Why the site beside the application cannot be served from its release.
+pub(super) fn release_site(app: &App, site: &Site) -> Result<(), Invalid> {
+    match (&site.at, &site.root) {
+        (Some(_), Some(root)) => at(&["site", "root"], site_root(&app.directory.join(root))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a site is beside an application as it should be.
+pub(super) fn site(site: &Site, app: Option<&App>) -> Result<(), Invalid> {
+    let Some(path) = &site.at else { return Ok(()) };
+    let key = &["site", "at"];
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && part.bytes().all(plain);
+    let fits = path
+        .strip_prefix('/')
+        .is_some_and(|rest| rest.split('/').all(part));
+    at(key, unless(fits, || Problem::SiteAt(path.clone())))?;
+    let (Some(root), Some(_)) = (&site.root, app) else {
+        return at(key, Err(Problem::SiteAtAlone));
+    };
+    let inside = root.components().all(|part| part != Component::ParentDir);
+    let inside = inside || root.is_absolute();
+    at(
+        &["site", "root"],
+        unless(inside, || Problem::SiteOutside(root.clone())),
+    )
 }
 
 /// The same in words.
@@ -32,6 +61,7 @@ pub fn release_fault(app: &App) -> Option<String> {
 pub(super) fn validate(app: &App) -> Result<(), Invalid> {
     at(&["app", "directory"], name(&app.directory))?;
     at(&["app", "command"], command(app).map(drop))?;
+    at(&["app", "command"], place(app))?;
     for (n, file) in app.env_files.iter().enumerate() {
         let readable = read_env_file(file).map(drop);
         entry(
@@ -53,6 +83,13 @@ pub(super) fn validate(app: &App) -> Result<(), Invalid> {
         &["app", "instances"],
         number(app.instances, 1..=INSTANCES_MAX),
     )?;
+    if let Some(memory) = app.memory {
+        let least = memory >= MEMORY_MIN;
+        at(
+            &["app", "memory"],
+            unless(least, || Problem::Memory(memory, MEMORY_MIN)),
+        )?;
+    }
     at(&["app", "stop_signal"], signal(&app.stop_signal).map(drop))?;
     for (key, found, least) in [
         ("stop_timeout", app.stop_timeout, Duration::ZERO),
@@ -101,6 +138,24 @@ fn command(app: &App) -> Result<&str, Problem> {
     program.map(String::as_str).ok_or(Problem::NoCommand)
 }
 
+/// One place, and one that the program can know.
+fn place(app: &App) -> Result<(), Problem> {
+    let listens = app.listens();
+    let [mut wanted, mut other] = [None; 2];
+    for (place, word) in Listens::ALL {
+        if place == listens {
+            wanted = Some(word);
+        } else if app.named().any(|(named, _)| named == place) {
+            other = Some(word);
+        }
+    }
+    if let (Some(other), Some(wanted)) = (other, wanted) {
+        return Err(Problem::TwoPlaces(other, wanted));
+    }
+    let told = listens != Listens::Socket || app.named().next().is_some();
+    unless(told, || Problem::NoSocket)
+}
+
 fn program(app: &App) -> Result<(), Problem> {
     let program = command(app)?;
     // Others are looked for in PATH, which only the start knows.
@@ -146,3 +201,6 @@ fn interpreter(path: &Path) -> Option<String> {
 }
 
 const INSTANCES_MAX: u64 = 256;
+
+/// No interpreter starts with less.
+const MEMORY_MIN: Size = Size(4 << 20);

@@ -183,7 +183,11 @@ impl Sources {
         };
         validate(&config, &self.datagrams, self.room).map_err(told)?;
         let app = config.app.as_ref();
-        let unusable = app.and_then(|app| hosting::release(app).map_err(told).err());
+        let release = |app| {
+            hosting::release(app)?;
+            hosting::release_site(app, &config.site)
+        };
+        let unusable = app.and_then(|app| release(app).map_err(told).err());
         if certificates && config.listeners.iter().any(|listener| listener.tls) {
             let place = |way: Vec<Step>, error| {
                 let problem = Problem::Tls(error);
@@ -393,7 +397,8 @@ fn make_absolute(
             None => std::path::absolute(path).map_err(|e| cannot_read(path, e)),
         }
     };
-    if let Some(root) = &mut config.site.root {
+    // In the release, where the site is beside an application.
+    if let (Some(root), None) = (&mut config.site.root, &config.site.at) {
         *root = beside(&[Step::Key("site"), Step::Key("root")], root)?;
     }
     if let Some(app) = &mut config.app {

@@ -13,6 +13,7 @@ mod merge;
 mod network;
 mod place;
 mod secret;
+mod size;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::address::{Address, AddressError};
-pub use self::app::{App, Listens, Parked, Upstream};
+pub use self::app::{App, Hosted, Listens, Parked, Upstream};
 pub use self::application::{Application, Reader};
 pub use self::certificate::CertificateError;
 pub use self::env_file::{EnvFileError, read_env_file, read_small};
@@ -34,6 +35,7 @@ pub use self::load::{Loaded, Overrides, Room, Sources};
 pub use self::network::{Network, NetworkError};
 pub use self::place::{Place, Where};
 pub use self::secret::SecretBytes;
+pub use self::size::{Size, SizeError};
 pub use self::tls::{CertificateFiles, Fault, Identities, Identity, Tls, TlsVersion};
 pub use self::words::WorkersError;
 pub use hosting::release_fault;
@@ -203,6 +205,10 @@ pub struct Site {
     /// The directory; `None` serves the built-in welcome page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<PathBuf>,
+    /// Beside `[app]`: the paths that are the site's, all others are the application's. A relative
+    /// `root` is in the release then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
     /// Whether answers carry `Server: handover/<version>`.
     pub server_header: bool,
 }
@@ -211,6 +217,7 @@ impl Default for Site {
     fn default() -> Self {
         Self {
             root: None,
+            at: None,
             server_header: true,
         }
     }

@@ -573,19 +573,22 @@ fn all_different(seed: u64) -> Config {
         ],
         site: Site {
             root: Some(format!("/srv/\u{1f980}/{seed}\n").into()),
+            at: Some(format!("/static/{seed}")),
             server_header: false,
         },
         app: Some(App {
             directory: format!("/srv/{seed}").into(),
             command: vec!["run".into(), "{socket}".into()],
+            listen: Some(Listens::Socket),
             env_files: vec!["/srv/env".into()],
             ready: Some("/r".into()),
             warmup: vec!["/w".into()],
             instances: (seed % 100) as u16 + 2,
+            memory: Some(Size(seed)),
             parked: Parked::Stopped,
             keep: (seed % 100) as u16 + 6,
             stop_signal: "INT".into(),
-            stop_timeout: time(19),
+            stop_timeout: time(18),
             connect_timeout: time(23),
             answer_timeout: time(29),
             stall_timeout: time(31),
@@ -681,6 +684,18 @@ fn the_command_line_names_an_application_too() {
 }
 
 #[test]
+fn a_site_beside_an_application_is_in_its_release() {
+    let text = "[app]\ndirectory = \"blog\"\ncommand = [\"./run\"]\nlisten = \"fd\"\nmemory = \"512M\"\n\
+                [site]\nroot = \"static\"\nat = \"/static\"\n";
+    let etc = blog().file("blog/static/a.css", "").file("web.toml", text);
+    let config = etc.config();
+    assert_eq!(config.site.root, Some("static".into()));
+    let app = config.app.unwrap();
+    assert_eq!(app.listens(), Listens::Fd);
+    assert_eq!(app.memory, Some(Size(512 << 20)));
+}
+
+#[test]
 fn an_application_that_cannot_be_started_is_no_configuration() {
     let good = "directory = \"blog\"\ncommand = [\"./run\"]\n";
     for (app, wrong) in [
@@ -723,6 +738,39 @@ fn an_application_that_cannot_be_started_is_no_configuration() {
         (
             &format!("{good}warmup = [\"/\", \"x\"]\n"),
             "is not a path to ask for",
+        ),
+        (
+            "directory = \"blog\"\ncommand = [\"./run\", \"{socket}\", \"{port}\"]\n",
+            "the command names {port}, and the application is to listen at {socket}",
+        ),
+        (
+            "directory = \"blog\"\ncommand = [\"./run\", \"{port}\"]\nlisten = \"fd\"\n",
+            "the command names {port}, and the application is to listen at {fd}",
+        ),
+        (
+            &format!("{good}listen = \"socket\"\n"),
+            "the command does not name {socket}",
+        ),
+        (
+            &format!("{good}memory = \"half\"\n"),
+            "\"half\" is no size such as \"512M\"",
+        ),
+        (&format!("{good}memory = \"1M\"\n"), "is out of range"),
+        (
+            &format!("{good}[site]\nat = \"/static\"\n"),
+            "`site.at`: is for a site beside `[app]`, and needs both",
+        ),
+        (
+            &format!("{good}[site]\nat = \"/\"\nroot = \"static\"\n"),
+            "\"/\" is not a path for a site beside `[app]`",
+        ),
+        (
+            &format!("{good}[site]\nat = \"/static\"\nroot = \"../static\"\n"),
+            "../static must lie in the release",
+        ),
+        (
+            &format!("{good}[site]\nat = \"/static\"\nroot = \"static\"\n"),
+            "`site.root`: cannot serve /etc/web/blog/static: there is no such directory",
         ),
         (
             &format!("{good}instances = 0\n"),

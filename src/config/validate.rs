@@ -42,7 +42,8 @@ pub(super) fn validate(config: &Config, datagrams: &[String], room: Room) -> Res
     let trusts_somebody = !config.http.trusted_proxies.is_empty();
     listeners(&config.listeners, datagrams, trusts_somebody)?;
     at(&["listener"], room_for(config.listeners.len(), room))?;
-    if let Some(root) = &config.site.root {
+    hosting::site(&config.site, config.app.as_ref())?;
+    if let (Some(root), None) = (&config.site.root, &config.site.at) {
         at(&["site", "root"], site_root(root))?;
     }
     if let Some(app) = &config.app {
@@ -267,7 +268,7 @@ fn group(name: &str) -> Result<(), Problem> {
 }
 
 /// Asked for with a dot at its end: that takes the permission that serving its files takes.
-fn site_root(root: &Path) -> Result<(), Problem> {
+pub(super) fn site_root(root: &Path) -> Result<(), Problem> {
     unless(root.to_str().is_some(), || Problem::NotUtf8(root.into()))?;
     fs::metadata(root.join("."))
         .map(drop)

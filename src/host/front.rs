@@ -50,7 +50,7 @@ impl Front {
                 stall: cx.app.stall_timeout,
                 tunnel: cx.app.tunnel_timeout,
             },
-            complaints: Complaints::default(),
+            complaints: Complaints::new(Arc::clone(&cx.tally)),
         }
     }
 

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use axum::Router;
 
 use crate::config::{App, Upstream};
+use crate::worker::Tally;
 
 /// What a front is made from.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct FrontContext {
     pub app: App,
     /// Where its instances listen.
     pub upstreams: Vec<Upstream>,
+    /// Counts what it does not answer.
+    pub tally: Arc<Tally>,
 }
 
 /// The front.

@@ -2,13 +2,16 @@
 //! log alone.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use tokio::time::Instant;
+
+use crate::worker::Tally;
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -87,9 +90,12 @@ pub(super) enum Cause {
 }
 
 /// Says why, at most once a second for each cause: an application that is down has many clients, and
-/// their number is not to hide another cause.
-#[derive(Debug, Default)]
-pub(super) struct Complaints(Mutex<[Said; 6]>);
+/// their number is not to hide another cause. Counts all of them.
+#[derive(Debug)]
+pub(super) struct Complaints {
+    said: Mutex<[Said; 6]>,
+    tally: Arc<Tally>,
+}
 
 #[derive(Debug, Default)]
 struct Said {
@@ -101,8 +107,25 @@ struct Said {
 const EVERY: Duration = Duration::from_secs(1);
 
 impl Complaints {
+    pub(super) fn new(tally: Arc<Tally>) -> Self {
+        Self {
+            said: Mutex::default(),
+            tally,
+        }
+    }
+
     pub(super) fn say(&self, cause: Cause, what: &impl fmt::Display) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counter = match cause {
+            Cause::NoAnswer => Some(&self.tally.no_answer),
+            Cause::Unavailable => Some(&self.tally.no_connection),
+            Cause::TooLate => Some(&self.tally.timed_out),
+            Cause::Cut => Some(&self.tally.broken_off),
+            Cause::Request | Cause::Tunnel => None,
+        };
+        if let Some(counter) = counter {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let said = &mut all[cause as usize];
         if said.last.is_some_and(|last| last.elapsed() < EVERY) {
             said.unsaid += 1;

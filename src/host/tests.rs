@@ -87,6 +87,7 @@ impl Scene {
     fn clients(&self, count: usize) -> Vec<Client> {
         let upstreams = self.paths.iter().cloned().map(Upstream::Unix).collect();
         let front = router(&FrontContext {
+            tally: std::sync::Arc::default(),
             app: self.app.clone(),
             upstreams,
         });

@@ -8,7 +8,7 @@ use super::tickets::TicketKeys;
 pub use crate::api::Fates;
 pub use crate::api::Handshakes;
 use crate::api::{Connections, Master};
-use crate::config::{Config, Identities, Upstream};
+use crate::config::{Config, Hosted, Identities};
 
 /// Master to worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -188,9 +188,9 @@ pub struct Start {
     /// The command line, without the program: the application may have arguments of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub typed: Vec<std::ffi::OsString>,
-    /// Where the hosted application listens. The next descriptor keeps it alive then.
+    /// The hosted application. The next descriptor keeps it alive then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub upstreams: Option<Vec<Upstream>>,
+    pub hosted: Option<Hosted>,
 }
 
 /// What a worker needs to speak TLS.
@@ -266,12 +266,37 @@ pub struct Report {
     /// Failed accepts.
     #[serde(default)]
     pub accept_errors: u64,
+    /// Requests that the hosted application did not answer.
+    #[serde(default)]
+    pub unanswered: Unanswered,
     /// TLS.
     #[serde(default)]
     pub tls: TlsReport,
     /// Of [`Self::passed`], [`Self::finished`] and [`Self::cut`] those of HTTP/2.
     #[serde(default)]
     pub http2: Fates,
+}
+
+/// Requests that a hosted application did not answer, by what their clients got instead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unanswered {
+    /// 502: no answer, or no HTTP.
+    pub no_answer: u64,
+    /// 503: no connection.
+    pub no_connection: u64,
+    /// 504: nothing in time.
+    pub timed_out: u64,
+    /// An answer that broke off, or stood still.
+    pub broken_off: u64,
+}
+
+impl std::ops::AddAssign for Unanswered {
+    fn add_assign(&mut self, other: Self) {
+        self.no_answer += other.no_answer;
+        self.no_connection += other.no_connection;
+        self.timed_out += other.timed_out;
+        self.broken_off += other.broken_off;
+    }
 }
 
 /// What a worker's TLS connections did since its start.
@@ -301,6 +326,7 @@ impl std::ops::AddAssign for Report {
         self.cut += other.cut;
         self.disagreements += other.disagreements;
         self.accept_errors += other.accept_errors;
+        self.unanswered += other.unanswered;
         self.tls += other.tls;
         self.http2 += other.http2;
     }

@@ -14,7 +14,7 @@ use super::input::Input;
 use super::line::{Heard, Line};
 use super::workers::Pids;
 use crate::api;
-use crate::config::{App, Config, Parked, Upstream};
+use crate::config::{App, Config, Hosted, Parked, Upstream};
 use crate::machine::budget::Budget;
 use crate::machine::hosting::{FromSupervisor, Hosting, Instances, RunningApp, ToSupervisor};
 use crate::machine::message::Identity;
@@ -22,6 +22,7 @@ use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::process::{Other, Process};
 use crate::sys::release::Release;
+use crate::sys::secrets;
 use crate::sys::spawn::{self, SUPERVISOR_ENV, Spawn};
 
 /// The applications of one master.
@@ -80,9 +81,9 @@ enum Supervisor {
 }
 
 /// What a worker gets: where the application listens, and an end that keeps it alive.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Hold {
-    pub(super) upstreams: Vec<Upstream>,
+    pub(super) hosted: Hosted,
     end: Arc<OwnedFd>,
 }
 
@@ -117,13 +118,6 @@ impl Hold {
     /// For one worker.
     pub(super) fn end(&self) -> std::io::Result<OwnedFd> {
         self.end.try_clone()
-    }
-
-    fn clone(&self) -> Self {
-        Self {
-            upstreams: self.upstreams.clone(),
-            end: Arc::clone(&self.end),
-        }
     }
 }
 
@@ -339,6 +333,7 @@ impl Applications {
         let (ours, theirs) = Channel::pair().map_err(|e| cannot(&e))?;
         let end = ours.as_fd().try_clone_to_owned().map_err(|e| cannot(&e))?;
         let arg0 = format!("{}: application g{}", self.name, self.generation);
+        let word = secrets::word().map_err(|e| cannot(&e))?;
         let mut spec = Spawn::new(self.image.as_fd(), arg0);
         spec.channel = Some((SUPERVISOR_ENV, theirs));
         let process = spawn::spawn(spec).map_err(|e| cannot(&e))?;
@@ -353,11 +348,14 @@ impl Applications {
             app: app.clone(),
             release: release.path.clone(),
             sockets: self.sockets.clone(),
-            prefix: format!("g{}-{}", self.generation, self.started),
+            // Generations and counts begin anew with a cold start, while what a master that was killed
+            // has left may still listen.
+            prefix: format!("g{}-{}-{word}", self.generation, self.started),
             at,
             ready_within_ms: u64::try_from(ready_within.as_millis()).unwrap_or(u64::MAX),
             log_level: config.log.level.clone(),
         };
+        let path = release.path.clone();
         let line = self.listen(ours);
         line.say(ToSupervisor::Start(Box::new(hosting)), Vec::new());
         Ok(Application {
@@ -366,7 +364,10 @@ impl Applications {
             release,
             line,
             hold: Hold {
-                upstreams: Vec::new(),
+                hosted: Hosted {
+                    release: path,
+                    upstreams: Vec::new(),
+                },
                 end: Arc::new(end),
             },
             supervisor: Supervisor::Ours(process),
@@ -458,6 +459,7 @@ impl Applications {
         );
         self.started += 1;
         self.lock_pids().insert(running.supervisor);
+        let path = running.release.clone();
         let adopted = Application {
             number: self.started,
             app: app.clone(),
@@ -467,7 +469,10 @@ impl Applications {
             },
             line: self.listen(channel),
             hold: Hold {
-                upstreams: running.upstreams.clone(),
+                hosted: Hosted {
+                    release: path,
+                    upstreams: running.upstreams.clone(),
+                },
                 end: Arc::new(copy),
             },
             supervisor: Supervisor::Another(running.supervisor),
@@ -503,7 +508,7 @@ impl Applications {
         match word {
             FromSupervisor::Ready { upstreams } => {
                 let first = one.upstreams.is_none();
-                one.hold.upstreams.clone_from(&upstreams);
+                one.hold.hosted.upstreams.clone_from(&upstreams);
                 one.upstreams = Some(upstreams);
                 // What it wrote into its directory while it started is no other release.
                 one.release.look_again(&one.app);

@@ -22,6 +22,7 @@ use super::control;
 use super::driver::Driver;
 use crate::api::{Drift, Fates, Handshakes, Last, Outcome};
 use crate::config::{Identities, ListenerConfig};
+use crate::machine::link::Unanswered;
 use crate::machine::message::ListenerSource;
 use crate::sys::listeners::{self, ListenError, Listener, address_matches};
 use crate::sys::once::Once;
@@ -177,6 +178,9 @@ pub(super) fn text(driver: &Driver) -> String {
         text.value(&name, &[], value);
     }
     text.http2(&drained.http2);
+    if driver.configured.config.app.is_some() {
+        text.unanswered(&served.unanswered);
+    }
     if let Some(identities) = &driver.configured.config.tls.identities {
         text.tls(identities, &served.tls.handshakes, &drained.tls);
     }
@@ -218,6 +222,20 @@ pub(super) fn text(driver: &Driver) -> String {
 }
 
 impl Text {
+    fn unanswered(&mut self, all: &Unanswered) {
+        let name = "app_unanswered_total";
+        let help = "Requests of this generation that the application did not answer, by what the client got.";
+        self.family(name, "counter", help);
+        for (status, reason, value) in [
+            ("502", "no_answer", all.no_answer),
+            ("503", "no_connection", all.no_connection),
+            ("504", "timed_out", all.timed_out),
+            ("", "broken_off", all.broken_off),
+        ] {
+            self.value(name, &[("status", status), ("reason", reason)], value);
+        }
+    }
+
     fn tls(&mut self, identities: &Identities, all: &Handshakes, drained: &Fates) {
         self.family(
             "tls_handshakes_total",

@@ -29,6 +29,7 @@ use crate::content::{Content, Piece};
 #[derive(Debug)]
 pub(super) struct Directory {
     disk: Disk,
+    at: String,
     pub(super) cache: Cache,
 }
 
@@ -49,8 +50,11 @@ struct Form {
     media_type: HeaderValue,
 }
 
-pub(super) fn router(root: &Path) -> Router {
-    let directory = Arc::new(Directory::new(root, Cache::new()));
+/// `at`: what the paths of requests began with.
+pub(super) fn router(root: &Path, at: &str) -> Router {
+    let mut directory = Directory::new(root, Cache::new());
+    directory.at = at.into();
+    let directory = Arc::new(directory);
     Router::new().fallback(move |request| Arc::clone(&directory).answer(request))
 }
 
@@ -58,6 +62,7 @@ impl Directory {
     pub(super) fn new(root: &Path, cache: Cache) -> Self {
         Self {
             disk: Disk::new(root),
+            at: String::new(),
             cache,
         }
     }
@@ -100,7 +105,8 @@ impl Directory {
         let form = match self.find(target, encodings, &mut looks).await? {
             Found::File(form) => form,
             Found::Directory => {
-                let location = value(&target.as_directory(request.uri.query()));
+                let target = target.as_directory(request.uri.query());
+                let location = value(&format!("{}{target}", self.at));
                 let location = [(header::LOCATION, location)];
                 return Ok((StatusCode::MOVED_PERMANENTLY, location).into_response());
             }

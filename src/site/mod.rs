@@ -24,6 +24,8 @@ use tower_http::set_header::SetResponseHeaderLayer;
 pub struct SiteContext {
     /// The directory; `None` serves the welcome page.
     pub root: Option<PathBuf>,
+    /// What the paths of requests began with, for redirects.
+    pub at: String,
     /// The service's name.
     pub name: String,
     /// The program's version.
@@ -46,7 +48,7 @@ pub struct SiteContext {
 /// `Accept: text/plain`), and `ok` at `/healthz`.
 pub fn router(cx: &SiteContext) -> Router {
     let site = match &cx.root {
-        Some(root) => files::router(root),
+        Some(root) => files::router(root, &cx.at),
         None => welcome::router(cx),
     };
     let site = site.layer(axum::middleware::map_response(explain));
@@ -90,6 +92,7 @@ mod tests {
     pub(super) fn context(root: Option<PathBuf>) -> SiteContext {
         SiteContext {
             root,
+            at: String::new(),
             name: "web".into(),
             version: "1.2.3".into(),
             generation: 7,

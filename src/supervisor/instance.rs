@@ -10,12 +10,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::group::Leaders;
+use super::memory::{Shot, exceeded};
 use super::output::{self, Tail};
 use super::place::Place;
 use super::probe;
-use crate::config::{App, Listens, read_env_file};
+use crate::config::{App, Listens, Size, read_env_file};
 use crate::machine::budget::Budget;
 use crate::machine::hosting::Hosting;
+use crate::sys::memory::goes_before_us;
 use crate::sys::process::{Exit, Process};
 use crate::sys::spawn::{self, FIRST_FD_ENV, Output, Spawn};
 
@@ -28,6 +31,7 @@ pub(super) struct Instance {
     pub(super) ended_politely: bool,
     /// Of the application's `env_files`.
     pub(super) variables: Arc<[(String, String)]>,
+    pub(super) leaders: Leaders,
     pub(super) words: mpsc::Sender<(usize, Word)>,
     pub(super) stops: watch::Receiver<bool>,
     /// Every process of the unit was told to leave, this one's too.
@@ -122,6 +126,7 @@ impl Instance {
             Ok(running) => running,
             Err(why) => return End::Broken(why),
         };
+        let shot = Shot::before();
         self.say(Word::Started(running.process.pid())).await;
         let limit = Duration::from_millis(self.hosting.ready_within_ms);
         let mut stops = self.stops.clone();
@@ -139,10 +144,11 @@ impl Instance {
                 biased;
                 _ = stops.wait_for(|stop| *stop) => Some(Ended::Stopped),
                 _ = running.process.exited() => Some(Ended::ByItself),
+                held = self.holds_too_much(running.process.pid()) => Some(Ended::TooMuch(held)),
             };
         }
         let patience = match why {
-            Some(Ended::Stopped) => self.hosting.app.stop_timeout,
+            Some(Ended::Stopped | Ended::TooMuch(_)) => self.hosting.app.stop_timeout,
             _ => Duration::ZERO,
         };
         let exit = self.end(&mut running, patience).await;
@@ -152,10 +158,15 @@ impl Instance {
         let end = match why {
             None | Some(Ended::Stopped) => End::Stopped,
             Some(Ended::NotReady(why)) => End::Broken(format!("{label} {why}{said}")),
+            Some(Ended::TooMuch(held)) => {
+                let limit = self.hosting.app.memory.unwrap_or(held);
+                let mib = held.0 >> 20;
+                End::Broken(format!("{label} held {mib} MiB, [app] memory is {limit}"))
+            }
             Some(Ended::ByItself) if exit.success() => End::Broken(format!(
                 "{label} ended by itself (an application stays in the foreground: no daemon mode){said}"
             )),
-            Some(Ended::ByItself) => End::Broken(format!("{label} {exit}{said}")),
+            Some(Ended::ByItself) => End::Broken(format!("{label} {exit}{}{said}", shot.since())),
         };
         self.say(Word::Ended(match &end {
             End::Stopped => None,
@@ -197,6 +208,10 @@ impl Instance {
         spec.new_session = true;
         spec.output = Output::Piped;
         let mut process = spawn::spawn(spec).map_err(|e| cannot(&e))?;
+        self.leaders.add(process.pid());
+        if let Err(e) = goes_before_us(process.pid()) {
+            tracing::debug!("the kernel may end us before the application: {e}");
+        }
         let tail = Tail::default();
         let label = match app.instances {
             1 => "app".into(),
@@ -228,7 +243,7 @@ impl Instance {
         set("HANDOVER_INSTANCE", self.number.to_string().into());
         match self.hosting.app.listens() {
             Listens::Port => set("PORT", self.place.fill_in("{port}").into()),
-            Listens::Descriptor => set("LISTEN_FDS", "1".into()),
+            Listens::Fd => set("LISTEN_FDS", "1".into()),
             Listens::Socket => {}
         }
         all
@@ -312,6 +327,14 @@ impl Instance {
         Ok(hung_up)
     }
 
+    /// Never, without a limit.
+    async fn holds_too_much(&self, leader: u32) -> Size {
+        match self.hosting.app.memory {
+            Some(limit) => exceeded(leader, limit).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Asks it to leave, kills what does not, and reaps it.
     async fn end(&self, running: &mut Running, patience: Duration) -> Exit {
         let process = &mut running.process;
@@ -334,6 +357,11 @@ impl Instance {
         }
         let _ = process.exited().await;
         let exit = process.reap();
+        self.leaders.remove(process.pid());
+        let several = self.hosting.app.instances > 1;
+        self.leaders
+            .kill_leftovers(several.then_some(self.number))
+            .await;
         if let Some(reader) = running.reader.take() {
             output::finish(reader).await;
         }
@@ -349,6 +377,8 @@ enum Ended {
     Stopped,
     ByItself,
     NotReady(String),
+    /// More than `[app] memory`.
+    TooMuch(Size),
 }
 
 /// Another limit is the one that counts.

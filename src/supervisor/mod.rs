@@ -7,7 +7,9 @@
 //! (`stop_signal`), and after `stop_timeout` it is killed. So nothing has to be said for a takeover,
 //! a rollback, a drain or a crash, and an application can be handed from one master to the next.
 
+mod group;
 mod instance;
+mod memory;
 mod output;
 mod phase;
 mod place;
@@ -29,6 +31,7 @@ use crate::sys::journal;
 use crate::sys::process;
 use crate::sys::signals::{self, Signals};
 
+use group::Leaders;
 use instance::{Instance, Word};
 use phase::{PhaseFile, phase};
 use place::Place;
@@ -41,7 +44,7 @@ enum SupervisorError {
     #[error("cannot hear the master: {0}")]
     Channel(#[from] ChannelError),
     #[error("the master went away before it said what to start")]
-    Orphaned,
+    MasterGone,
     #[error("expected `start` from the master, got something else")]
     Unexpected,
 }
@@ -76,7 +79,7 @@ fn supervise(channel: OwnedFd, journal: bool) -> Result<(), SupervisorError> {
         .map_err(io("make a runtime"))?;
     runtime.block_on(async {
         let channel = Channel::from_fd(channel).map_err(io("use the channel"))?;
-        let first = channel.recv().await?.ok_or(SupervisorError::Orphaned)?;
+        let first = channel.recv().await?.ok_or(SupervisorError::MasterGone)?;
         let ToSupervisor::Start(hosting) = first.decode()? else {
             return Err(SupervisorError::Unexpected);
         };
@@ -101,6 +104,7 @@ struct Supervisor {
     upstreams: Vec<Upstream>,
     ready: Vec<bool>,
     pids: Vec<Option<u32>>,
+    leaders: Leaders,
     restarts: u64,
     /// Why an instance ended last.
     ended: Option<String>,
@@ -137,6 +141,7 @@ impl Supervisor {
             upstreams: Vec::new(),
             ready: vec![false; count],
             pids: vec![None; count],
+            leaders: Leaders::default(),
             restarts: 0,
             ended: None,
             private_kib: 0,
@@ -167,7 +172,7 @@ impl Supervisor {
                     Ok(received) if received.signal == Signal::SIGTERM => {
                         ending.send_replace(true);
                     }
-                    _ => process::reap_orphans(&self.leaders()),
+                    _ => self.leaders.reap_others(),
                 },
             }
             self.tell_phase();
@@ -181,7 +186,7 @@ impl Supervisor {
         // What they still say is not for anybody.
         said.close();
         while instances.join_next().await.is_some() {}
-        self.leave_nobody_behind().await;
+        self.leaders.kill_leftovers(None).await;
     }
 
     fn start(
@@ -201,6 +206,7 @@ impl Supervisor {
                 place,
                 ended_politely: false,
                 variables: Arc::clone(&variables),
+                leaders: self.leaders.clone(),
                 words: words.clone(),
                 stops: stops.clone(),
                 ending: ending.clone(),
@@ -214,10 +220,6 @@ impl Supervisor {
         let was_ready = matches!(self.verdict, Some(FromSupervisor::Ready { .. }));
         let serves = self.holders.iter().any(|one| one.serves);
         self.phase.say(phase(was_ready, serves, self.has_served));
-    }
-
-    fn leaders(&self) -> Vec<u32> {
-        self.pids.iter().flatten().copied().collect()
     }
 
     fn hold(&mut self, channel: Channel) {
@@ -319,7 +321,7 @@ impl Supervisor {
 
     fn report(&self) -> FromSupervisor {
         FromSupervisor::Report(Instances {
-            pids: self.leaders(),
+            pids: self.pids.iter().flatten().copied().collect(),
             restarts: self.restarts,
             private_kib: self.private_kib,
             ready: u16::try_from(self.ready.iter().filter(|ready| **ready).count()).ok(),
@@ -340,23 +342,6 @@ impl Supervisor {
         }
         self.verdict = Some(word);
     }
-
-    /// What the instances started and left behind, in whatever session.
-    async fn leave_nobody_behind(&self) {
-        for _ in 0..LEFT_BEHIND {
-            process::reap_orphans(&[]);
-            let left = process::children();
-            if left.is_empty() {
-                return;
-            }
-            for child in left {
-                if let Ok(Some(child)) = process::Other::open(child) {
-                    let _ = child.signal(Signal::SIGKILL);
-                    let _ = tokio::time::timeout(GONE, child.gone()).await;
-                }
-            }
-        }
-    }
 }
 
 /// That nobody hears it is for the reader to find out.
@@ -372,7 +357,3 @@ async fn say(channel: &Channel, word: &FromSupervisor) {
 const MEASURED: Duration = Duration::from_secs(30);
 /// A master that does not read for so long is not waited for.
 const HEARS: Duration = Duration::from_secs(5);
-/// For a process that was killed.
-const GONE: Duration = Duration::from_secs(1);
-/// Each time may bring what the ones before had started.
-const LEFT_BEHIND: usize = 10;

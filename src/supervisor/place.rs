@@ -32,10 +32,10 @@ impl Place {
         let upstream = match (known, hosting.app.listens()) {
             (Some(upstream), _) => upstream,
             (None, Listens::Port) => Upstream::Port(free_port()?),
-            (None, Listens::Socket | Listens::Descriptor) => Upstream::Unix(socket()?),
+            (None, Listens::Socket | Listens::Fd) => Upstream::Unix(socket()?),
         };
         let listener = match (&upstream, hosting.app.listens()) {
-            (Upstream::Unix(path), Listens::Descriptor) => {
+            (Upstream::Unix(path), Listens::Fd) => {
                 let _ = fs::remove_file(path);
                 let listener = UnixListener::bind(path)
                     .map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;

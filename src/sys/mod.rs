@@ -11,6 +11,7 @@ pub mod inherited;
 pub mod journal;
 pub mod link;
 pub mod listeners;
+pub mod memory;
 pub mod notify;
 pub mod once;
 pub mod process;

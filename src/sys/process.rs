@@ -366,13 +366,28 @@ fn children_of(process: &str) -> Vec<u32> {
 /// What all descendants of this process would give back to the system by leaving, in KiB.
 #[must_use]
 pub fn descendants_private_kib() -> u64 {
-    let mut all = children();
+    let all = with_descendants(std::process::id());
+    all.into_iter().skip(1).map(private_kib).sum()
+}
+
+/// It first.
+pub(super) fn with_descendants(process: u32) -> Vec<u32> {
+    let mut all = vec![process];
     let mut at = 0;
     while at < all.len() {
         all.extend(children_of(&all[at].to_string()));
         at += 1;
     }
-    all.into_iter().map(private_kib).sum()
+    all
+}
+
+/// What a process was started with, unless it has written over that since.
+#[must_use]
+pub fn variable(pid: u32, name: &str) -> Option<String> {
+    let all = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut all = all.split(|b| *b == 0);
+    let found = all.find_map(|one| one.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    String::from_utf8(found.to_vec()).ok()
 }
 
 /// Reaps children that have ended and that nobody here waits for: a subreaper inherits them. Those

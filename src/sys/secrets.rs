@@ -76,6 +76,13 @@ pub fn ticket_key(now: SystemTime) -> io::Result<TicketKey> {
     Ok(TicketKey::new(&random, now))
 }
 
+/// Eight letters and digits that nobody else has, for a name.
+pub fn word() -> io::Result<String> {
+    let mut random = [0; 4];
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    Ok(format!("{:08x}", u32::from_ne_bytes(random)))
+}
+
 /// Counts what is written.
 struct Length(usize);
 

@@ -67,7 +67,7 @@ impl Generation {
             receives: false,
             board: false,
             typed: service.given(),
-            upstreams: None,
+            hosted: None,
             tls: false,
         };
         let (said, state) = watch::channel(State::Starting);

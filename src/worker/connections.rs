@@ -9,6 +9,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use super::gate::Gate;
 use super::lock;
 use super::order::Order;
+use super::tally::Tally;
 use crate::machine::link::{Fates, Report, TlsReport};
 use crate::sys::board::Board;
 
@@ -64,6 +65,7 @@ pub(super) struct Figures {
     finished: AtomicU64,
     cut: AtomicU64,
     pub(super) disagreements: AtomicU64,
+    pub(super) unanswered: Arc<Tally>,
     pub(super) tls: Mutex<TlsReport>,
     http2: Mutex<Fates>,
 }
@@ -261,6 +263,7 @@ impl Connections {
             cut: get(&f.cut),
             disagreements: get(&f.disagreements),
             accept_errors: get(&f.accept_errors),
+            unanswered: f.unanswered.now(),
             tls: *lock(&f.tls),
             http2: *lock(&f.http2),
         }

@@ -100,8 +100,14 @@ impl Worker {
             start.config.clone(),
             start.typed.clone(),
         );
-        if let Some(upstreams) = &start.upstreams {
-            application.keep(|| upstreams.clone());
+        let connections = Connections::new(
+            board.map(|fd| Board::join(fd, start.slot)),
+            max_connections,
+            files - max_connections,
+        );
+        if let Some(hosted) = &start.hosted {
+            application.keep(|| hosted.clone());
+            application.keep(|| Arc::clone(&connections.figures.unanswered));
         }
         let handoff = start.handoff.as_deref();
         let runtime = handoff.and_then(Path::parent).map(Path::to_owned);
@@ -109,11 +115,7 @@ impl Worker {
             generation: start.generation,
             application,
             access: AccessLog::open(&config.log.access, start.generation)?,
-            connections: Connections::new(
-                board.map(|fd| Board::join(fd, start.slot)),
-                max_connections,
-                files - max_connections,
-            ),
+            connections,
             max_connections,
             room: max_connections.max(files / 2),
             http: config.http.clone(),

@@ -57,6 +57,7 @@ mod start;
 pub mod state;
 mod stream;
 mod streaming;
+mod tally;
 mod tls;
 mod turns;
 pub mod ws;
@@ -64,6 +65,7 @@ pub mod ws;
 pub use client::Hop;
 use context::Worker;
 pub use redirect::redirect_to_https;
+pub use tally::Tally;
 pub use tls::TlsInfo;
 
 /// What an application is made of: a router a listener, by the listener's name.

@@ -52,7 +52,7 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
     let mut beside = first.fds.into_iter();
     let receives = start.receives.then(|| beside.next()).flatten();
     let board = start.board.then(|| beside.next()).flatten();
-    let holds = start.upstreams.as_ref().and_then(|_| beside.next());
+    let holds = start.hosted.as_ref().and_then(|_| beside.next());
     let tls = start.tls.then(|| beside.next()).flatten();
     if tls.is_some() {
         // Before the keys are here: no core file, and no debugger of the same user, shows them.

@@ -32,6 +32,9 @@ if FAULT == "flood":
     threading.Thread(target=flood, daemon=True).start()
 
 
+HELD = []
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -58,6 +61,19 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(str(os.getpid()))
         elif self.path == "/env":
             self.answer("".join(f"{k}={v}\n" for k, v in sorted(os.environ.items())))
+        elif self.path == "/eat":
+            HELD.append(bytearray(os.urandom(1 << 20) * 96))
+            self.answer("eaten")
+        elif self.path == "/leave":
+            # As daemons do: a session of its own, and nobody waits for it.
+            ours, theirs = os.pipe()
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork():
+                    os._exit(0)
+                os.write(theirs, str(os.getpid()).encode())
+                time.sleep(3600)
+            self.answer(os.read(ours, 20).decode())
         elif self.path == "/phase":
             self.answer(os.environ["HANDOVER_PHASE"])
         elif self.path == "/cwd":

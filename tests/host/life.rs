@@ -20,6 +20,15 @@ fn it_listens_where_its_command_says() {
 }
 
 #[test]
+fn a_program_may_know_listen_fds_alone() {
+    let scene = Scene::begin("listen-fds", "fd:3", "listen = \"fd\"\n");
+    assert_eq!(scene.get("/"), "1");
+    let env = scene.get("/env");
+    assert!(env.lines().any(|line| line == "LISTEN_FDS=1"), "{env}");
+    assert!(!env.contains("PORT="), "{env}");
+}
+
+#[test]
 fn its_environment_is_ours_without_what_is_about_us_and_with_its_files() {
     let scene = Scene::prepare("env", "{port}", "env_files = [\"env\"]\n");
     std::fs::write(scene.service.dir().join("env"), "SECRET='a b'\nPORT=1\n").unwrap();

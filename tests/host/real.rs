@@ -17,6 +17,19 @@ fn installed() -> PathBuf {
         .join("apps")
 }
 
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
 /// Deployed, refused, and taken back, under load. `spoil` breaks this file of a release.
 #[track_caller]
 fn is_deployed(example: &str, link: Option<(&str, &str)>, spoil: &str, words: &str) {
@@ -26,11 +39,7 @@ fn is_deployed(example: &str, link: Option<(&str, &str)>, spoil: &str, words: &s
         .join(example);
     let release = |name: &str| {
         let dir = scene.releases().join(name);
-        fs::create_dir_all(&dir).unwrap();
-        for file in fs::read_dir(&here).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), dir.join(file.file_name())).unwrap();
-        }
+        copy(&here, &dir);
         if let Some((name, target)) = link {
             let target = installed().join(target);
             assert!(
@@ -63,6 +72,9 @@ fn is_deployed(example: &str, link: Option<(&str, &str)>, spoil: &str, words: &s
     let serves = |name: &str| {
         let answer = scene.get("/");
         assert!(answer.contains(name), "{answer}");
+        if let Ok(style) = fs::read_to_string(here.join("static/blog.css")) {
+            assert_eq!(scene.get("/static/blog.css"), style);
+        }
     };
     serves("first");
     let spec = scene.service.load("http").keep_alive().connections(16);

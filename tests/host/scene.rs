@@ -136,6 +136,15 @@ impl Scene {
 
     /// Status and body.
     pub fn ask(&self, request: &str) -> (u16, String) {
+        let answer = self.raw(request);
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("{answer:?}"));
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    /// A whole answer.
+    pub fn raw(&self, request: &str) -> String {
         use std::io::{Read, Write};
         let Target::Tcp(address) = self.service.target("http") else {
             panic!("not a TCP listener");
@@ -145,10 +154,7 @@ impl Scene {
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer
-            .split_once("\r\n\r\n")
-            .unwrap_or_else(|| panic!("{answer:?}"));
-        (head[9..12].parse().unwrap(), body.to_owned())
+        answer
     }
 }
 

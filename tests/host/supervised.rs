@@ -155,6 +155,79 @@ fn an_application_that_was_taken_over_is_no_verdict_on_the_new_program() {
     scene.service.wait_owner(2, "serving");
 }
 
+#[test]
+fn what_an_instance_left_in_another_session_ends_with_it() {
+    for app in ["", "instances = 2\n"] {
+        let scene = Scene::begin("left", SOCKET, app);
+        let before = pid(&scene);
+        let left: u32 = scene.get("/leave").parse().unwrap();
+        assert!(!gone(left));
+        for _ in 0..2 {
+            let _ = scene.ask("GET /crash HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        }
+        wait_gone(left);
+        wait_another(&scene, before);
+    }
+}
+
+#[test]
+fn an_instance_that_holds_too_much_memory_is_started_again() {
+    let scene = Scene::begin("memory", SOCKET, "memory = \"64M\"\n");
+    let before = pid(&scene);
+    let load = scene.load();
+    load.wait_server("app/1", 50, SOON);
+    assert_eq!(scene.get("/eat"), "eaten");
+    wait_another(&scene, before);
+    wait_gone(before);
+    load.wait_server("app/1", 50, SOON);
+    load.stop();
+    let log = scene.service.log_text();
+    let words = log
+        .split("the application held ")
+        .nth(1)
+        .expect("the reason");
+    let mib: u64 = words.split(' ').next().unwrap().parse().unwrap();
+    assert!((96..200).contains(&mib), "{words}");
+    assert!(words.contains("MiB, [app] memory is 64M"), "{words}");
+}
+
+#[test]
+fn what_it_does_not_answer_is_counted_by_what_the_client_got() {
+    let scene = Scene::begin("counted", SOCKET, "answer_timeout = \"200ms\"\n");
+    let ask = |path: &str| {
+        scene
+            .ask(&format!(
+                "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            ))
+            .0
+    };
+    for (path, status, counted) in [
+        (
+            "/bad/nothing",
+            502,
+            "{status=\"502\",reason=\"no_answer\"} 1",
+        ),
+        ("/bad/late", 504, "{status=\"504\",reason=\"timed_out\"} 1"),
+        (
+            "/bad/too-short",
+            200,
+            "{status=\"\",reason=\"broken_off\"} 1",
+        ),
+    ] {
+        assert_eq!(ask(path), status, "{path}");
+        let counted = format!("handover_app_unanswered_total{counted}\n");
+        let end = Instant::now() + SOON;
+        loop {
+            let metrics = scene.service.control("/metrics").expect("metrics");
+            let metrics = String::from_utf8_lossy(&metrics);
+            if metrics.contains(&counted) {
+                break;
+            }
+            assert!(Instant::now() < end, "{counted} is not in {metrics}");
+        }
+    }
+}
+
 /// As systemd does when the main process has died, and `systemctl kill`.
 #[test]
 fn an_application_that_was_told_to_leave_with_everybody_is_not_started_again() {

@@ -1,5 +1,6 @@
 //! From one release to the next, and back.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -38,6 +39,58 @@ fn a_deploy_loses_no_request_and_the_link_follows() {
     assert!(history.contains("committed"), "{history}");
     let status = scene.service.cli(&["status"]).stdout;
     assert!(status.contains("releases/2"), "{status}");
+}
+
+#[test]
+fn the_files_beside_it_are_those_of_its_release() {
+    let scene = Scene::prepare(
+        "static",
+        SOCKET,
+        "[site]\nroot = \"static\"\nat = \"/static\"\n",
+    );
+    let files = |release: &str| {
+        let files = scene.release(release, "").join("static");
+        fs::create_dir_all(files.join("css")).unwrap();
+        fs::write(files.join("a.txt"), format!("file {release}")).unwrap();
+    };
+    files("1");
+    scene.service.start();
+    scene.service.wait_owner(1, "serving");
+    let ask = |path: &str| {
+        scene.ask(&format!(
+            "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        ))
+    };
+    let is = |release: &str| {
+        assert_eq!(ask("/static/a.txt"), (200, format!("file {release}")));
+        for others in ["/", "/statically", "/a.txt"] {
+            assert_eq!(ask(others), (200, release.into()), "{others}");
+        }
+        for nothing in [
+            "/static/b.txt",
+            "/static/../app.py",
+            "/static/%2e%2e/app.py",
+        ] {
+            let (status, body) = ask(nothing);
+            assert!(
+                status >= 400 || body == release,
+                "{nothing}: {status} {body}"
+            );
+        }
+    };
+    is("1");
+    let raw = scene.raw("GET /static/css HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(raw.contains("\r\nlocation: /static/css/\r\n"), "{raw}");
+    // A release without them is refused.
+    scene.release("bare", "");
+    let refused = scene.deploy("bare").stderr;
+    assert!(refused.contains("site.root"), "{refused}");
+    is("1");
+    files("2");
+    scene.deploy("2").assert_code(0);
+    is("2");
+    scene.service.cli(&["rollback"]).assert_code(0);
+    is("1");
 }
 
 #[test]

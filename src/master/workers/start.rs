@@ -73,7 +73,7 @@ impl Workers {
             receives: false,
             board: board.is_some(),
             typed: self.typed.clone(),
-            upstreams: hold.as_ref().map(|hold| hold.upstreams.clone()),
+            hosted: hold.as_ref().map(|hold| hold.hosted.clone()),
             tls: tls.is_some(),
         };
         let beside = board.into_iter().chain(holds).chain(tls).collect();

@@ -1,0 +1,41 @@
+//! How much an instance holds, and whether the kernel ended it for want of memory.
+
+use std::time::Duration;
+
+use crate::config::Size;
+use crate::sys::memory;
+
+/// Ends when the process and what it started hold more than `limit`, with what they hold.
+pub(super) async fn exceeded(leader: u32, limit: Size) -> Size {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let looked = tokio::task::spawn_blocking(move || memory::held(leader, limit.0));
+        match looked.await {
+            Ok(held) if held > limit.0 => return Size(held),
+            _ => {}
+        }
+    }
+}
+
+/// What the kernel did to processes of our control group.
+#[derive(Debug)]
+pub(super) struct Shot(Option<u64>);
+
+impl Shot {
+    pub(super) fn before() -> Self {
+        Self(memory::oom_kills())
+    }
+
+    /// Words about it, when there was one more since.
+    pub(super) fn since(&self) -> &'static str {
+        match (self.0, memory::oom_kills()) {
+            (Some(before), Some(now)) if now > before => {
+                " (the kernel ran out of memory, or the unit's MemoryMax= was reached)"
+            }
+            _ => "",
+        }
+    }
+}
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(2);

@@ -1,0 +1,97 @@
+//! Memory of processes, as `/proc` and control groups tell of it.
+
+use std::fs;
+
+use super::process;
+
+/// What a process and all that it started hold by themselves, in bytes: memory without a file, and
+/// swap. What several of them share since a fork counts once. It is looked at closely, which holds a
+/// process up, only when it may be more than `limit`.
+#[must_use]
+pub fn held(process: u32, limit: u64) -> u64 {
+    let all = process::with_descendants(process);
+    let most = sum(&all, "status", &["RssAnon:", "RssShmem:", "VmSwap:"]);
+    if most <= limit {
+        return most;
+    }
+    let shares = ["Pss_Anon:", "Pss_Shmem:", "SwapPss:"];
+    sum(&all, "smaps_rollup", &shares)
+}
+
+fn sum(all: &[u32], file: &str, keys: &[&str]) -> u64 {
+    let of = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/{file}"));
+    all.iter()
+        .filter_map(|pid| of(pid).ok())
+        .map(|text| kib(&text, keys))
+        .sum::<u64>()
+        * 1024
+}
+
+/// Lines such as `RssAnon:     1234 kB`.
+fn kib(text: &str, keys: &[&str]) -> u64 {
+    let value = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let is_meant = words.next().is_some_and(|key| keys.contains(&key));
+        words.next().filter(|_| is_meant)?.parse::<u64>().ok()
+    };
+    text.lines().filter_map(value).sum()
+}
+
+/// How many processes of our control group the kernel has ended for want of memory; `None`: it does
+/// not say.
+#[must_use]
+pub fn oom_kills() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let ours = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let events = fs::read_to_string(format!("/sys/fs/cgroup{ours}/memory.events")).ok()?;
+    events_of(&events)
+}
+
+fn events_of(events: &str) -> Option<u64> {
+    let line = events
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "))?;
+    line.trim().parse().ok()
+}
+
+/// Should memory run out, the kernel ends this process rather than us.
+///
+/// # Errors
+/// When it has ended, or may not be changed.
+pub fn goes_before_us(process: u32) -> std::io::Result<()> {
+    let ours = fs::read_to_string("/proc/self/oom_score_adj")?;
+    let ours: i32 = ours.trim().parse().unwrap_or_default();
+    let theirs = (ours + FIRST).min(WORST);
+    fs::write(format!("/proc/{process}/oom_score_adj"), theirs.to_string())
+}
+
+/// A fifth of the machine's memory: who holds so much more than others goes first anyway.
+const FIRST: i32 = 200;
+const WORST: i32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_that_are_meant_are_summed() {
+        let status = "Name:\tx\nRssAnon:\t    1200 kB\nRssFile:\t 900 kB\nVmSwap:\t 34 kB\n";
+        assert_eq!(kib(status, &["RssAnon:", "VmSwap:"]), 1234);
+        assert_eq!(kib("RssAnon:\n", &["RssAnon:"]), 0);
+        let events = "low 0\noom 3\noom_kill 2\noom_group_kill 0\n";
+        assert_eq!(events_of(events), Some(2));
+        assert_eq!(events_of("low 0\n"), None);
+    }
+
+    #[test]
+    fn a_process_that_takes_memory_is_seen_to_hold_it() {
+        let before = held(std::process::id(), u64::MAX);
+        assert!(before > 0);
+        let taken = vec![1_u8; 64 << 20];
+        for limit in [0, u64::MAX] {
+            let now = held(std::process::id(), limit);
+            assert!(now > 60 << 20, "{now}");
+        }
+        assert_eq!(taken.iter().map(|b| u64::from(*b)).sum::<u64>(), 64 << 20);
+    }
+}
