@@ -4,7 +4,7 @@
 mod handover;
 mod haproxy;
 mod nginx;
-mod sweep;
+pub mod sweep;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -70,7 +70,7 @@ pub fn each(root: &Path, workers: usize, mut measure: impl FnMut(&mut dyn Peer))
 }
 
 /// Where a program is. nginx executes itself by the path it was called with, not by `PATH`.
-fn find(program: &str) -> Option<std::path::PathBuf> {
+pub fn find(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut dirs: Vec<_> = std::env::split_paths(&path).collect();
     dirs.push("/usr/sbin".into());

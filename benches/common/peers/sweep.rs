@@ -20,7 +20,7 @@ pub(super) fn kill(master: u32) {
     }
 }
 
-pub(super) fn signal(pid: u32, signal: Signal) {
+pub fn signal(pid: u32, signal: Signal) {
     let pinned = Pinned::open(pid).expect("the peer lives");
     assert!(pinned.signal(signal), "{pid} has gone");
 }
