@@ -92,9 +92,17 @@ fn keys() -> BTreeSet<String> {
     let toml::Value::Table(table) = toml::Value::try_from(all).unwrap() else {
         panic!("a configuration is a table");
     };
-    let mut keys: BTreeSet<String> = ["root", "health", "directory", "client_ca"]
-        .map(str::to_owned)
-        .into();
+    let mut keys: BTreeSet<String> = [
+        "root",
+        "at",
+        "listen",
+        "memory",
+        "health",
+        "directory",
+        "client_ca",
+    ]
+    .map(str::to_owned)
+    .into();
     for (key, value) in table {
         match value {
             toml::Value::Table(inner) => keys.extend(inner.into_iter().map(|(key, _)| key)),

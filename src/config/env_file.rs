@@ -51,10 +51,10 @@ pub(super) fn open_file(path: &Path) -> io::Result<fs::File> {
         .read(true)
         .custom_flags(nonblock)
         .open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::other("it is not a file")),
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
     }
+    Ok(file)
 }
 
 /// More of a file is not read.

@@ -740,6 +740,31 @@ fn an_application_that_cannot_be_started_is_no_configuration() {
             "is not a path to ask for",
         ),
         (
+            &format!("{good}instances = 0\n"),
+            "0 is out of range: 1 to 256",
+        ),
+        (
+            &format!("{good}stop_signal = \"SIGTERM\"\n"),
+            "is not a signal",
+        ),
+        (
+            &format!("{good}answer_timeout = \"0s\"\n"),
+            "is out of range",
+        ),
+        (
+            &format!("{good}[http]\ntrusted_proxies = [\"proxy\"]\n"),
+            "\"proxy\" is no address",
+        ),
+    ] {
+        is_refused(app, wrong);
+    }
+}
+
+#[test]
+fn an_application_listens_at_one_place_and_its_site_is_in_its_release() {
+    let good = "directory = \"blog\"\ncommand = [\"./run\"]\n";
+    for (app, wrong) in [
+        (
             "directory = \"blog\"\ncommand = [\"./run\", \"{socket}\", \"{port}\"]\n",
             "the command names {port}, and the application is to listen at {socket}",
         ),
@@ -772,34 +797,23 @@ fn an_application_that_cannot_be_started_is_no_configuration() {
             &format!("{good}[site]\nat = \"/static\"\nroot = \"static\"\n"),
             "`site.root`: cannot serve /etc/web/blog/static: there is no such directory",
         ),
-        (
-            &format!("{good}instances = 0\n"),
-            "0 is out of range: 1 to 256",
-        ),
-        (
-            &format!("{good}stop_signal = \"SIGTERM\"\n"),
-            "is not a signal",
-        ),
-        (
-            &format!("{good}answer_timeout = \"0s\"\n"),
-            "is out of range",
-        ),
-        (
-            &format!("{good}[http]\ntrusted_proxies = [\"proxy\"]\n"),
-            "\"proxy\" is no address",
-        ),
     ] {
-        let etc = blog()
-            .file("bad", "secret\n")
-            .file("blog/plain", "")
-            .file("blog/moved", "#!/gone/bin/python\n")
-            .file("web.toml", &format!("[app]\n{app}"));
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(etc.path("blog/moved"), mode).unwrap();
-        let error = etc.error(&sources());
-        assert!(error.contains(wrong), "{app}: {error}");
-        assert!(!error.contains("secret"), "{error}");
+        is_refused(app, wrong);
     }
+}
+
+#[track_caller]
+fn is_refused(app: &str, wrong: &str) {
+    let etc = blog()
+        .file("bad", "secret\n")
+        .file("blog/plain", "")
+        .file("blog/moved", "#!/gone/bin/python\n")
+        .file("web.toml", &format!("[app]\n{app}"));
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(etc.path("blog/moved"), mode).unwrap();
+    let error = etc.error(&sources());
+    assert!(error.contains(wrong), "{app}: {error}");
+    assert!(!error.contains("secret"), "{error}");
 }
 
 #[test]

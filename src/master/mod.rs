@@ -32,6 +32,7 @@ mod predecessor;
 mod record;
 mod release_file;
 mod releases;
+mod releases_shown;
 mod replace;
 mod setup;
 mod slots;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::history::History;
 use super::hosting::Applications;
 use super::release_file::named;
-use crate::api::{self, Last, Outcome, Releases};
+use crate::api::{Last, Outcome, Releases};
 use crate::config::{self, App, Config, ConfigError, Loaded, Sources};
 use crate::machine::hosting::RunningApp;
 use crate::machine::trial::MOST_TRIES;
@@ -18,7 +18,7 @@ use crate::sys::release::Release;
 /// What is known of the releases of the application, in the state directory.
 #[derive(Debug)]
 pub(super) struct KnownReleases {
-    history: History,
+    pub(super) history: History,
 }
 
 /// What the disk holds for a hosted application, as far as orders are concerned.
@@ -168,12 +168,12 @@ impl KnownReleases {
         keeps(asked, other_program, bad).then(|| ours.path.clone())
     }
 
-    fn was_rejected(&self, applications: &Applications, release: &Release) -> bool {
+    pub(super) fn was_rejected(&self, applications: &Applications, release: &Release) -> bool {
         let running = applications.running();
         running.is_some_and(|(app, _)| self.of(app).rejected == Some(named(release)))
     }
 
-    fn of(&self, app: &App) -> Known {
+    pub(super) fn of(&self, app: &App) -> Known {
         self.history.releases(&app.directory)
     }
 
@@ -183,68 +183,6 @@ impl KnownReleases {
             tracing::warn!("{e}: the next cold start may run another release");
         }
         answer
-    }
-
-    /// The link leads to another release than the one that runs.
-    pub(super) fn warning(&self, applications: &Applications) -> Option<String> {
-        let (app, ours) = applications.running()?;
-        let link = app.directory.display();
-        let now = Release::of(&app.directory, app).ok();
-        let unusable = config::release_fault(app);
-        if now.as_ref() == Some(ours) {
-            return None;
-        }
-        Some(match (now, unusable) {
-            (Some(now), None) if self.was_rejected(applications, &now) => {
-                format!("the release in {link} was refused: `upgrade` tries it again")
-            }
-            (Some(_), None) => {
-                format!("the release in {link} is not the one that runs: `apply` runs it")
-            }
-            (_, unusable) => format!(
-                "what {link} leads to cannot be started{}: {} serves, and after a restart what last \
-                 proved itself",
-                unusable.map(|why| format!(" ({why})")).unwrap_or_default(),
-                ours.path.display()
-            ),
-        })
-    }
-
-    /// For `status`.
-    pub(super) fn report(
-        &self,
-        config: &Config,
-        applications: &Applications,
-    ) -> Option<api::Release> {
-        let known = self.of(config.app.as_ref()?);
-        Some(api::Release {
-            leads_to: known.link.canonicalize().ok(),
-            on_trial: self.on_trial(applications),
-            good: known.good.map(|one| one.path),
-            rejected: known.rejected.map(|one| one.path),
-            link: known.link,
-        })
-    }
-
-    /// Those that ran once, are still there, are more than `keep`, and run nowhere.
-    pub(super) fn old(
-        &self,
-        config: &Config,
-        masters: &[api::Master],
-        upgrade: Option<&Releases>,
-    ) -> Vec<PathBuf> {
-        let Some(app) = &config.app else {
-            return Vec::new();
-        };
-        let mut needed: Vec<PathBuf> = app.directory.canonicalize().into_iter().collect();
-        needed.extend(self.of(app).good.map(|one| one.path));
-        let running = masters.iter().filter_map(|one| one.app.as_ref());
-        needed.extend(running.map(|app| app.release.clone()));
-        if let Some(releases) = upgrade {
-            needed.extend([releases.from.clone(), releases.to.clone()]);
-        }
-        let all = self.history.all().unwrap_or_default();
-        old_releases(&all, &needed, usize::from(app.keep), Path::is_dir)
     }
 }
 
@@ -354,51 +292,9 @@ fn why_not(why: Why) -> &'static str {
     }
 }
 
-/// Newest first.
-fn old_releases(
-    upgrades: &[Last],
-    needed: &[PathBuf],
-    keep: usize,
-    is_there: impl Fn(&Path) -> bool,
-) -> Vec<PathBuf> {
-    let mut all: Vec<PathBuf> = Vec::new();
-    for releases in upgrades
-        .iter()
-        .rev()
-        .filter_map(|last| last.releases.as_ref())
-    {
-        for path in [&releases.to, &releases.from] {
-            if !all.contains(path) && !needed.contains(path) && is_there(path) {
-                all.push(path.clone());
-            }
-        }
-    }
-    all.split_off(keep.min(all.len()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Connections;
-
-    fn upgrade(from: &str, to: &str, outcome: Outcome) -> Last {
-        Last {
-            id: String::new(),
-            from: String::new(),
-            to: None,
-            to_build: None,
-            outcome,
-            reason: None,
-            finished_at: String::new(),
-            takeover_ms: None,
-            drain_ms: None,
-            connections: Connections::default(),
-            releases: Some(Releases {
-                from: from.into(),
-                to: to.into(),
-            }),
-        }
-    }
 
     #[test]
     fn an_upgrade_of_the_program_brings_no_refused_release() {
@@ -413,25 +309,5 @@ mod tests {
             let case = format!("{asked:?} {other_program} {bad}");
             assert_eq!(keeps(asked, other_program, bad), kept, "{case}");
         }
-    }
-
-    #[test]
-    fn the_last_releases_stay_and_so_does_what_runs() {
-        let upgrades = [
-            upgrade("/r/1", "/r/2", Outcome::Committed),
-            upgrade("/r/2", "/r/3", Outcome::RolledBack),
-            upgrade("/r/2", "/r/4", Outcome::Committed),
-            upgrade("/r/4", "/r/5", Outcome::Committed),
-        ];
-        let old = |needed: &[&str], keep| -> Vec<String> {
-            let needed: Vec<PathBuf> = needed.iter().map(PathBuf::from).collect();
-            let there = |path: &Path| path != Path::new("/r/1");
-            let old = old_releases(&upgrades, &needed, keep, there);
-            old.iter().map(|path| path.display().to_string()).collect()
-        };
-        assert_eq!(old(&["/r/5"], 0), ["/r/4", "/r/2", "/r/3"]);
-        assert_eq!(old(&["/r/5"], 1), ["/r/2", "/r/3"]);
-        assert_eq!(old(&["/r/5", "/r/2"], 1), ["/r/3"]);
-        assert_eq!(old(&["/r/5"], 5), Vec::<String>::new());
     }
 }

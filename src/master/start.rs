@@ -17,7 +17,7 @@ use super::driver::{Constants, Driver};
 use super::handoff::{self, HandoffDoor};
 use super::health::Health;
 use super::history::History;
-use super::hosting::Applications;
+use super::hosting::{Applications, Launcher};
 use super::input::Input;
 use super::inquiry::Inquiry;
 use super::manager::Manager;
@@ -212,7 +212,7 @@ pub(super) fn assemble(
         fixed.args.clone(),
         handoff.then(|| fixed.runtime.join(handoff::SOCKET)),
     );
-    let applications = Applications::new(
+    let launcher = Launcher::new(
         post.clone(),
         parts.image,
         &fixed.name,
@@ -220,6 +220,7 @@ pub(super) fn assemble(
         &fixed.runtime,
         workers.pids(),
     );
+    let applications = Applications::new(launcher);
     workers.know_master(fixed.pid);
     for one in &parts.drainers {
         workers.know_master(one.pid);

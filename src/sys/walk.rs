@@ -141,7 +141,7 @@ impl Others {
 
 const STEP: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// As many as path_resolution(7) follows.
+/// As many as `path_resolution(7)` follows.
 const LINKS_MAX: usize = 40;
 
 #[cfg(test)]

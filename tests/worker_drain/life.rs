@@ -287,7 +287,7 @@ async fn an_application_that_cannot_load_says_why() {
             receives: false,
             board: false,
             typed: Vec::new(),
-            upstreams: None,
+            hosted: None,
             tls: false,
         };
         channel

@@ -79,7 +79,7 @@ impl TestWorker {
             receives: receives.is_some(),
             board: false,
             typed: Vec::new(),
-            upstreams: None,
+            hosted: None,
             tls: false,
         };
         Self::from_start(start, listener.into(), receives, "http").await
@@ -98,7 +98,7 @@ impl TestWorker {
             receives: true,
             board: false,
             typed: Vec::new(),
-            upstreams: None,
+            hosted: None,
             tls: false,
         };
         Self::from_start(start, listener.into(), Some(receives), name).await
@@ -117,7 +117,7 @@ impl TestWorker {
             receives: false,
             board: true,
             typed: Vec::new(),
-            upstreams: None,
+            hosted: None,
             tls: false,
         };
         Self::from_start(start, listener, Some(board), "http").await
@@ -300,6 +300,7 @@ pub fn directory() -> &'static std::path::Path {
 fn site() -> Router {
     site::router(&SiteContext {
         root: Some(directory().to_owned()),
+        at: String::new(),
         name: "test".into(),
         version: "1".into(),
         generation: 1,

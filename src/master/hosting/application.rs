@@ -1,0 +1,161 @@
+//! One application, held: its supervisor is at the other end of a channel, and lives as long as
+//! somebody has such an end.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::super::line::Line;
+use crate::api;
+use crate::config::{App, Hosted, Upstream};
+use crate::machine::hosting::{FromSupervisor, Instances, RunningApp, ToSupervisor};
+use crate::sys::channel::Channel;
+use crate::sys::process::{Other, Process};
+use crate::sys::release::Release;
+
+#[derive(Debug)]
+pub(super) struct Application {
+    pub(super) number: u64,
+    pub(super) app: App,
+    pub(super) release: Release,
+    pub(super) line: Line<ToSupervisor>,
+    pub(super) supervisor: Supervisor,
+    pub(super) end: Arc<OwnedFd>,
+    pub(super) instances: Instances,
+    /// Once it is ready.
+    pub(super) hold: Option<Arc<Hold>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Supervisor {
+    Ours(Process),
+    /// Started by a master before us.
+    Another(u32),
+}
+
+/// What a worker gets: where the application listens, and an end that keeps it alive.
+#[derive(Debug)]
+pub(in crate::master) struct Hold {
+    pub(in crate::master) hosted: Hosted,
+    end: Arc<OwnedFd>,
+}
+
+/// What somebody has to act on.
+pub(super) enum Said {
+    /// For the first time.
+    Ready,
+    /// It will not be by itself.
+    NotReady(String),
+    /// It was, keeps ending, and is started again all the same.
+    Failing(String),
+}
+
+impl Hold {
+    /// For one worker.
+    pub(in crate::master) fn end(&self) -> std::io::Result<OwnedFd> {
+        self.end.try_clone()
+    }
+}
+
+impl Supervisor {
+    pub(super) fn pid(&self) -> u32 {
+        match self {
+            Self::Ours(process) => process.pid(),
+            Self::Another(pid) => *pid,
+        }
+    }
+
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(self, Self::Ours(_))
+    }
+}
+
+impl Application {
+    pub(super) fn is_ready_at(&mut self, upstreams: Vec<Upstream>) {
+        self.hold = Some(Arc::new(Hold {
+            hosted: Hosted {
+                release: self.release.path.clone(),
+                upstreams,
+            },
+            end: Arc::clone(&self.end),
+        }));
+    }
+
+    /// Where it listens, once it is ready.
+    pub(super) fn upstreams(&self) -> Option<&Vec<Upstream>> {
+        self.hold.as_ref().map(|hold| &hold.hosted.upstreams)
+    }
+
+    /// What its supervisor said.
+    pub(super) fn take(&mut self, word: FromSupervisor) -> Option<Said> {
+        let was_ready = self.hold.is_some();
+        match word {
+            FromSupervisor::Ready { upstreams } => {
+                self.is_ready_at(upstreams);
+                // What it wrote into its directory while it started is no other release.
+                self.release.look_again(&self.app);
+                (!was_ready).then_some(Said::Ready)
+            }
+            FromSupervisor::Failed { reason } if !was_ready => Some(Said::NotReady(reason)),
+            FromSupervisor::Failed { reason } if self.supervisor.is_ours() => {
+                Some(Said::Failing(reason))
+            }
+            // No verdict on this generation.
+            FromSupervisor::Failed { reason } => {
+                tracing::error!("{reason}");
+                None
+            }
+            FromSupervisor::Report(instances) => {
+                self.instances = instances;
+                None
+            }
+            FromSupervisor::Unknown => None,
+        }
+    }
+
+    /// Its supervisor has gone: nobody else would end its instances now. Their numbers were told a
+    /// moment ago.
+    pub(super) fn kill(&self) -> String {
+        for pid in &self.instances.pids {
+            if let Ok(Some(leader)) = Other::open(*pid) {
+                let _ = leader.kill_group();
+            }
+        }
+        let why = format!(
+            "the supervisor of the application (process {}) is gone",
+            self.supervisor.pid()
+        );
+        tracing::error!("{why}");
+        why
+    }
+
+    /// For `status`.
+    pub(super) fn report(&self) -> api::App {
+        api::App {
+            release: self.release.path.clone(),
+            ready: self.hold.is_some() && self.instances.ready != Some(0),
+            answering: self.instances.ready,
+            ended: self.instances.ended.clone(),
+            pids: self.instances.pids.clone(),
+            restarts: self.instances.restarts,
+            private_kib: self.instances.private_kib,
+        }
+    }
+
+    /// For a successor: what runs, and an end that holds it.
+    pub(super) fn share(&self) -> Option<(RunningApp, OwnedFd)> {
+        let upstreams = self.upstreams()?.clone();
+        let (ours, theirs) = Channel::pair()
+            .inspect_err(|e| tracing::warn!("the application cannot be handed over: {e}"))
+            .ok()?;
+        let ours = ours.as_fd().try_clone_to_owned().ok()?;
+        self.line.say(ToSupervisor::Share, vec![theirs]);
+        let running = RunningApp {
+            config: serde_json::to_value(&self.app).unwrap_or_default(),
+            release: self.release.path.clone(),
+            identity: self.release.identity.clone(),
+            upstreams,
+            supervisor: self.supervisor.pid(),
+        };
+        Some((running, ours))
+    }
+}
