@@ -278,7 +278,7 @@ fn processes_are_started_in_few_places() {
     let starters = [
         "keeper.rs",
         "master/launch.rs",
-        "master/hosting.rs",
+        "master/hosting/launcher.rs",
         "master/workers/start.rs",
         "supervisor/instance.rs",
         "sys/spawn.rs",

@@ -323,7 +323,7 @@ fn an_unknown_key_is_shown_in_its_line() {
         .file("conf.d/a.toml", "[site]\nrood = '/'\n");
     assert_eq!(
         etc.error(&sources()),
-        "/etc/web/conf.d/a.toml:2:1: unknown key `rood`, expected `root` or `server_header`\n\
+        "/etc/web/conf.d/a.toml:2:1: unknown key `rood`, expected one of `root`, `at`, `server_header`\n\
          2 | rood = '/'\n  | ^^^^"
     );
 }

@@ -31,8 +31,9 @@ pub(super) struct Applications {
     current: Option<Application>,
     /// What the workers of a reload will be in front of.
     next: Option<Application>,
-    /// This generation's release, which it keeps whatever the link leads to by then.
-    ours: Option<Ours>,
+    /// The directory of the application, and where its link led when this generation began: it keeps
+    /// that release.
+    ours: Option<(PathBuf, PathBuf)>,
     /// Whether this master has the service.
     serves: bool,
     /// Where the workers look for one whose supervisor died.
@@ -40,13 +41,6 @@ pub(super) struct Applications {
     budget: Budget,
     /// Supervisors of ours that nobody here needs any more.
     leaving: Vec<Process>,
-}
-
-/// Where the link of an application led when this generation began.
-#[derive(Debug)]
-struct Ours {
-    directory: PathBuf,
-    release: PathBuf,
 }
 
 /// What an application did, as far as the driver is concerned.
@@ -94,11 +88,10 @@ impl Applications {
 
     /// The release that is started, whatever the link leads to.
     pub(super) fn keep_to(&mut self, directory: PathBuf, release: PathBuf) {
-        self.ours = Some(Ours { directory, release });
+        self.ours = Some((directory, release));
     }
 
-    /// What the workers serve in front of, when there is nothing to wait for: `Ok(None)` without an
-    /// application.
+    /// What the workers serve in front of; `Ok(None)`: there is no application.
     pub(super) fn hold(&self, config: &Config) -> Result<Option<Arc<Hold>>, NotReady> {
         if config.app.is_none() {
             return Ok(None);
@@ -209,10 +202,10 @@ impl Applications {
     }
 
     fn let_go_of(&mut self, application: Option<Application>) {
-        let Some(one) = application else { return };
-        self.launcher.forget(one.supervisor.pid());
-        if let Supervisor::Ours(process) = one.supervisor {
-            self.leaving.push(process);
+        match application.map(|one| one.supervisor) {
+            Some(Supervisor::Ours(process)) => self.leaving.push(process),
+            Some(Supervisor::Another(pid)) => self.launcher.forget(pid),
+            None => {}
         }
     }
 
@@ -240,11 +233,12 @@ impl Applications {
     /// Reaps supervisors that have left, and asks the others how their applications are.
     pub(super) fn tick(&mut self) {
         self.leaving.retain_mut(|process| {
-            let gone = process.peek().is_some();
-            if gone {
-                process.reap();
+            if process.peek().is_none() {
+                return true;
             }
-            !gone
+            process.reap();
+            self.launcher.forget(process.pid());
+            false
         });
         for one in self.current.iter().chain(&self.next) {
             one.line.say(ToSupervisor::Report, Vec::new());
@@ -338,9 +332,9 @@ impl Applications {
 }
 
 /// Where this generation runs it.
-fn directory<'a>(ours: Option<&'a Ours>, app: &'a App) -> &'a Path {
+fn directory<'a>(ours: Option<&'a (PathBuf, PathBuf)>, app: &'a App) -> &'a Path {
     match ours {
-        Some(ours) if ours.directory == app.directory => &ours.release,
+        Some((directory, release)) if *directory == app.directory => release,
         _ => &app.directory,
     }
 }
