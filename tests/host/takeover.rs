@@ -88,8 +88,13 @@ fn the_files_beside_it_are_those_of_its_release() {
     is("1");
     files("2");
     scene.deploy("2").assert_code(0);
+    // What was in their sockets is answered by those who leave.
+    let service = &scene.service;
+    service.wait_processes("no worker of g1", |_| service.workers(1).is_empty());
     is("2");
-    scene.service.cli(&["rollback"]).assert_code(0);
+    service.cli(&["rollback"]).assert_code(0);
+    service.wait_owner(1, "serving");
+    service.wait_processes("no worker of g2", |_| service.workers(2).is_empty());
     is("1");
 }
 
