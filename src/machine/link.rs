@@ -51,6 +51,8 @@ pub enum ToWorker {
     PassTo {
         /// How many ends travel with this message.
         count: usize,
+        /// What all of these workers read.
+        reads: Reads,
     },
     /// Take connections from here: one receiving end beside it (see [`crate::sys::handoff`]).
     ReceiveFrom,
@@ -134,12 +136,31 @@ pub struct HandoffAnswer {
     pub version: u32,
     /// How many sending ends there are: one a receiving worker.
     pub targets: usize,
-    /// The newest form of a TLS connection ([`TLS_READS`]) that its workers read; 0: none.
+    /// What all of its workers read.
+    #[serde(flatten)]
+    pub reads: Reads,
+}
+
+/// Which connections a worker takes over, beside plain ones of HTTP/1.1. The sender drains the others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reads {
+    /// The newest form of a TLS connection ([`TLS_READS`]); 0: none.
     #[serde(default)]
     pub tls: u32,
-    /// The newest form of an HTTP/2 connection ([`HTTP2_READS`]) that its workers read; 0: none.
+    /// The newest form of an HTTP/2 connection ([`HTTP2_READS`]); 0: none.
     #[serde(default)]
     pub http2: u32,
+}
+
+impl Reads {
+    /// What both read.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        Self {
+            tls: self.tls.min(other.tls),
+            http2: self.http2.min(other.http2),
+        }
+    }
 }
 
 /// The version of the frames between a draining and a receiving worker. They are not always the
@@ -221,7 +242,10 @@ pub struct WorkerListener {
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromWorker {
     /// Everything is loaded; it can accept the moment it is told to.
-    Ready,
+    Ready {
+        /// What it takes over from others.
+        reads: Reads,
+    },
     /// It cannot serve and leaves.
     Failed {
         /// For the operator.

@@ -10,7 +10,7 @@ use super::{input::Input, metrics, status};
 use crate::machine::link::Drained;
 use crate::machine::message::Message;
 use crate::machine::{Event, FromPredecessor, FromSuccessor};
-use crate::sys::handoff::Asker;
+use crate::sys::handoff::{Asker, Targets};
 
 impl Driver {
     /// One input, and what follows.
@@ -193,12 +193,12 @@ impl Driver {
             // The service changed hands at this moment: it asks again, and the owner answers.
             return Vec::new();
         }
-        let sending = if self.configured.config.drain.pass_connections {
+        let targets = if self.configured.config.drain.pass_connections {
             self.workers.receive_from(asker.pid())
         } else {
-            Vec::new()
+            Targets::default()
         };
-        self.handoff.answer(asker, sending);
+        self.handoff.answer(asker, targets);
         Vec::new()
     }
 

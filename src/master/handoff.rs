@@ -6,7 +6,7 @@
 //! that what is queued for a worker that dies goes to its replacement.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_seqpacket::UnixSeqpacketListener;
 
 use super::input::Input;
-use crate::sys::handoff::{self, Asker};
+use crate::sys::handoff::{self, Asker, Targets};
 use crate::sys::once::Once;
 use crate::sys::process::Other;
 
@@ -109,20 +109,18 @@ impl HandoffDoor {
     }
 
     /// Tells one who drains where our workers take its connections; nowhere, where nobody does.
-    pub(super) fn answer(&self, asker: Asker, sending: Vec<OwnedFd>) {
+    pub(super) fn answer(&self, asker: Asker, targets: Targets) {
         let (pid, post) = (asker.pid(), self.post.clone());
         tokio::spawn(async move {
-            let targets: Vec<BorrowedFd<'_>> = sending.iter().map(AsFd::as_fd).collect();
             match asker.answer(&targets).await {
                 Ok(request) => tracing::info!(
                     "g{} passes connections on to {} workers",
                     request.generation,
-                    targets.len()
+                    targets.ends.len()
                 ),
                 Err(e) => tracing::warn!("{e}"),
             }
             drop(targets);
-            drop(sending);
             if let Ok(Some(process)) = Other::open(pid) {
                 let _ = process.gone().await;
             }
@@ -134,7 +132,7 @@ impl HandoffDoor {
 /// A master that only tells how it drains needs no more than to know that it was heard.
 pub(super) fn heard(asker: Asker) {
     tokio::spawn(async move {
-        if let Err(e) = asker.answer(&[]).await {
+        if let Err(e) = asker.answer(&Targets::default()).await {
             tracing::debug!("{e}");
         }
     });

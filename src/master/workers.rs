@@ -19,7 +19,7 @@ use super::sockets::Sockets;
 use crate::api;
 use crate::config::Config;
 use crate::machine::Event;
-use crate::machine::link::{Report, ToWorker};
+use crate::machine::link::{Reads, Report, ToWorker};
 use crate::machine::message::Identity;
 use crate::machine::pool::Pool;
 use crate::machine::tickets::TicketKeys;
@@ -85,6 +85,8 @@ struct Worker {
     process: Process,
     line: Line<ToWorker>,
     state: State,
+    /// What it takes over, since it is ready.
+    reads: Reads,
     report: Report,
     /// Its process has ended, its last words may still be on their way; or the other way round.
     half_gone: Option<Half>,

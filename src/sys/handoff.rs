@@ -16,9 +16,7 @@ use tokio::time::timeout;
 use tokio_seqpacket::UnixSeqpacket;
 
 use super::channel::{Channel, ChannelError, MAX_FDS};
-use crate::machine::link::{
-    HANDOFF_VERSION, HTTP2_READS, HandoffAnswer, HandoffRequest, News, TLS_READS,
-};
+use crate::machine::link::{HANDOFF_VERSION, HandoffAnswer, HandoffRequest, News, Reads};
 
 /// A small queue: what waits in it is served by nobody (facts: 10,000 connections handed over at
 /// once raised the others' p99 to 240 ms, through a small queue to 17 ms). The kernel doubles it.
@@ -73,10 +71,8 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub struct Targets {
     /// The ends.
     pub ends: Vec<OwnedFd>,
-    /// [`HandoffAnswer::tls`] of these workers.
-    pub tls: u32,
-    /// [`HandoffAnswer::http2`] of these workers.
-    pub http2: u32,
+    /// What all of these workers read.
+    pub reads: Reads,
 }
 
 impl Targets {
@@ -88,10 +84,10 @@ impl Targets {
 
     /// These as well: only what all of them read counts.
     pub fn extend(&mut self, more: Self) {
-        (self.tls, self.http2) = if self.is_empty() {
-            (more.tls, more.http2)
+        self.reads = if self.is_empty() {
+            more.reads
         } else {
-            (self.tls.min(more.tls), self.http2.min(more.http2))
+            self.reads.least(more.reads)
         };
         self.ends.extend(more.ends);
     }
@@ -134,8 +130,7 @@ async fn converse(
         }
         Ok(Targets {
             ends: received.fds,
-            tls: answer.tls,
-            http2: answer.http2,
+            reads: answer.reads,
         })
     };
     timeout(PATIENCE, conversation)
@@ -173,16 +168,16 @@ impl Asker {
         cred.map_or(0, |cred| cred.pid.as_raw_nonzero().get().unsigned_abs())
     }
 
-    /// Second half: hands out copies of `targets`, the sending ends. Takes at most a second.
-    pub async fn answer(self, targets: &[BorrowedFd<'_>]) -> Result<HandoffRequest, HandoffError> {
-        let targets = &targets[..targets.len().min(MAX_FDS)];
+    /// Second half: hands out copies of `targets`. Takes at most a second.
+    pub async fn answer(self, targets: &Targets) -> Result<HandoffRequest, HandoffError> {
+        let ends: Vec<BorrowedFd<'_>> = targets.ends.iter().map(AsFd::as_fd).collect();
+        let ends = &ends[..ends.len().min(MAX_FDS)];
         let answer = HandoffAnswer {
             version: HANDOFF_VERSION,
-            targets: targets.len(),
-            tls: TLS_READS,
-            http2: HTTP2_READS,
+            targets: ends.len(),
+            reads: targets.reads,
         };
-        timeout(PATIENCE, self.channel.send(&answer, targets))
+        timeout(PATIENCE, self.channel.send(&answer, ends))
             .await
             .map_err(|_| HandoffError::Silent)??;
         Ok(self.request)
@@ -192,7 +187,7 @@ impl Asker {
 /// Both halves, for who knows the answer beforehand.
 pub async fn answer(
     accepted: UnixSeqpacket,
-    targets: &[BorrowedFd<'_>],
+    targets: &Targets,
 ) -> Result<HandoffRequest, HandoffError> {
     hear(accepted).await?.answer(targets).await
 }
@@ -213,8 +208,6 @@ fn check_peer(channel: &Channel) -> Result<(), HandoffError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd as _;
-
     use tokio_seqpacket::UnixSeqpacketListener;
 
     use super::*;
@@ -225,9 +218,14 @@ mod tests {
         let path = dir.path().join("handoff.sock");
         let mut listener = UnixSeqpacketListener::bind(&path).unwrap();
         let (sending, receiving) = pair().unwrap();
+        let reads = Reads { tls: 1, http2: 0 };
+        let offered = Targets {
+            ends: vec![sending],
+            reads,
+        };
         let owner = async {
             let accepted = listener.accept().await.unwrap();
-            answer(accepted, &[sending.as_fd()]).await.unwrap()
+            answer(accepted, &offered).await.unwrap()
         };
         let (request, ends) = tokio::join!(owner, ask(&path, 6));
         let (version, generation) = (HANDOFF_VERSION, 6);
@@ -239,9 +237,8 @@ mod tests {
                 news: None,
             }
         );
-        let Targets { ends, tls, http2 } = ends.unwrap();
-        assert_eq!((tls, http2), (TLS_READS, HTTP2_READS));
-        assert_eq!(ends.len(), 1);
+        let Targets { ends, reads: read } = ends.unwrap();
+        assert_eq!((ends.len(), read), (1, reads));
         rustix::net::send(&ends[0], b"x", rustix::net::SendFlags::empty()).unwrap();
         let mut byte = [0; 2];
         let got = rustix::net::recv(&receiving, &mut byte, rustix::net::RecvFlags::empty());

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::TestError;
 use crate::config::Config;
 use crate::context::DrainReason;
-use crate::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
+use crate::machine::link::{FromWorker, Reads, Report, Start, ToWorker, WorkerListener};
 use crate::service::Service;
 use crate::sys::channel::Channel;
 use crate::sys::handoff;
@@ -24,6 +24,8 @@ pub(super) struct Generation {
     pub(super) service: Arc<Service>,
     channel: Arc<Channel>,
     state: watch::Receiver<State>,
+    /// What it takes over.
+    reads: Reads,
     /// Why nobody goes back from it.
     pub(super) irreversible: watch::Receiver<Option<String>>,
     thread: Option<JoinHandle<ExitCode>>,
@@ -32,7 +34,7 @@ pub(super) struct Generation {
 #[derive(Debug, Clone)]
 enum State {
     Starting,
-    Ready,
+    Ready(Reads),
     Failed(String),
     Drained(Report),
     Gone,
@@ -78,6 +80,7 @@ impl Generation {
             service,
             channel,
             state,
+            reads: Reads::default(),
             irreversible,
             thread: Some(thread),
         };
@@ -108,7 +111,10 @@ impl Generation {
             .await;
         let state = state.map_or(State::Gone, |state| state.clone());
         match state {
-            State::Ready => Ok(generation),
+            State::Ready(reads) => {
+                generation.reads = reads;
+                Ok(generation)
+            }
             State::Failed(reason) => Err(TestError::NotReady(reason)),
             _ => Err(TestError::NotReady("it ended before it was ready".into())),
         }
@@ -122,7 +128,8 @@ impl Generation {
     pub(super) async fn pass_to(&self, to: &Self) -> Result<(), TestError> {
         let (sending, receiving) = handoff::pair()?;
         to.say(&ToWorker::ReceiveFrom, &[receiving.as_fd()]).await?;
-        self.say(&ToWorker::PassTo { count: 1 }, &[sending.as_fd()])
+        let reads = to.reads;
+        self.say(&ToWorker::PassTo { count: 1, reads }, &[sending.as_fd()])
             .await
     }
 
@@ -176,7 +183,7 @@ async fn hear(
 ) {
     while let Ok(Some(received)) = channel.recv().await {
         let state = match received.decode() {
-            Ok(FromWorker::Ready) => State::Ready,
+            Ok(FromWorker::Ready { reads }) => State::Ready(reads),
             Ok(FromWorker::Failed { reason }) => State::Failed(reason),
             Ok(FromWorker::Drained(report)) => State::Drained(report),
             Ok(FromWorker::Irreversible { reason }) => {

@@ -19,7 +19,7 @@ use super::order::{Order, Word};
 use super::raw::Handler;
 use super::stream::{Peer, Stream};
 use super::{handshake, http1, http2, proxied};
-use crate::machine::link::HTTP2_WRITES;
+use crate::machine::link::{HTTP2_WRITES, Reads};
 
 /// A connection outside hyper, at a boundary between two requests.
 #[derive(Debug)]
@@ -224,16 +224,16 @@ impl Connection {
         }
     }
 
-    /// Whether a worker can go on with it that reads TLS connections up to this version (0: none, and
-    /// it shakes no hands), and HTTP/2 connections up to that one.
-    pub(super) fn can_move_to(&self, tls: u32, http2: u32) -> bool {
-        if self.http2.is_some() && http2 < HTTP2_WRITES {
+    /// Whether a worker can go on with it that reads these. One that reads no TLS connections shakes no
+    /// hands.
+    pub(super) fn can_move_to(&self, reads: Reads) -> bool {
+        if self.http2.is_some() && reads.http2 < HTTP2_WRITES {
             return false;
         }
         if self.handshake_due {
-            tls > 0
+            reads.tls > 0
         } else {
-            self.stream.can_move_to(tls)
+            self.stream.can_move_to(reads.tls)
         }
     }
 

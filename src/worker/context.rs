@@ -24,7 +24,7 @@ use super::stream::Stream;
 use super::tls::TlsSetup;
 use crate::config::{Http, Network};
 use crate::context::Context;
-use crate::machine::link::{HTTP2_WRITES, Start};
+use crate::machine::link::{HTTP2_WRITES, Reads, Start};
 use crate::sys::board::Board;
 use crate::sys::handoff::{self, HandoffError, Targets};
 
@@ -149,8 +149,8 @@ impl Worker {
     /// Whether no worker that takes connections could go on with this one.
     pub(super) fn keeps(&self, connection: &Connection) -> bool {
         let outbox = lock(&self.outbox);
-        let read = outbox.as_ref().map(|outbox| (outbox.tls, outbox.http2));
-        read.is_some_and(|(tls, http2)| !connection.can_move_to(tls, http2))
+        let reads = outbox.as_ref().map(|outbox| outbox.reads);
+        reads.is_some_and(|reads| !connection.can_move_to(reads))
     }
 
     /// From now on HTTP/2 connections are passed on, too.
@@ -161,8 +161,9 @@ impl Worker {
     /// Whether an HTTP/2 connection over this stream can be passed on, as far as is known.
     pub(super) fn takes_http2(&self, stream: &Stream) -> bool {
         let outbox = lock(&self.outbox);
-        let read = |outbox: &Outbox| outbox.http2 >= HTTP2_WRITES && stream.can_move_to(outbox.tls);
-        self.passes_http2.load(Ordering::Relaxed) && outbox.as_ref().is_none_or(read)
+        let reads = outbox.as_ref().map(|outbox| outbox.reads);
+        let taken = |r: Reads| r.http2 >= HTTP2_WRITES && stream.can_move_to(r.tls);
+        self.passes_http2.load(Ordering::Relaxed) && reads.is_none_or(taken)
     }
 
     /// Whether connections are being passed on.

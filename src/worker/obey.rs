@@ -22,7 +22,9 @@ use super::tls::{SetupError, TlsSetup};
 use super::{Loading, hooks, http2, leader, state};
 use crate::config;
 use crate::context::{Context, DrainReason};
-use crate::machine::link::{FromWorker, HTTP2_READS, Report, TLS_READS, ToWorker, WorkerListener};
+use crate::machine::link::{
+    FromWorker, HTTP2_READS, Reads, Report, TLS_READS, ToWorker, WorkerListener,
+};
 use crate::sys::channel::{Channel, ChannelError, Received};
 use crate::sys::handoff::Targets;
 use crate::sys::secrets;
@@ -67,19 +69,13 @@ where
     }
     // To the end of this process.
     let _holds = beginning.holds;
-    let is_http2_moved = config.http.http2 && config.drain.pass_connections;
-    if is_http2_moved && http2::can_move(&worker.http2).await {
-        worker.pass_http2();
-    } else if is_http2_moved {
-        tracing::warn!(
-            "HTTP/2 connections are not passed on: the HTTP/2 implementation in this program \
-             does not go on where another one was"
-        );
-    }
 
     let mut waiting = VecDeque::new();
-    let routers = tokio::select! {
-        routers = load(worker.application.clone()) => routers,
+    let (reads, routers) = tokio::select! {
+        loaded = async {
+            let reads = reads(&worker, &config).await;
+            (reads, load(worker.application.clone()).await)
+        } => loaded,
         () = sent_away(&channel, &worker, &mut waiting) => return Ok(ExitCode::SUCCESS),
     };
     let paired = routers.map_err(|e| e.to_string()).and_then(|routers| {
@@ -116,7 +112,7 @@ where
     }
     // Whoever hears that it is ready may order a rollback in the same instant.
     life.say_irreversible().await;
-    say(&life.channel, &FromWorker::Ready).await;
+    say(&life.channel, &FromWorker::Ready { reads }).await;
     life.live(waiting).await;
     if let Some(access) = &life.worker.access {
         // What is still answered is cut now; what was answered is written.
@@ -134,6 +130,24 @@ fn tls_setup(beginning: &Beginning) -> Result<Option<TlsSetup>, SetupError> {
     let tickets = secrets.tickets.clone().map(Arc::new);
     let http2 = config.http.http2;
     TlsSetup::new(&config.tls, &secrets.identities, tickets, http2).map(Some)
+}
+
+/// What this worker takes over from others.
+async fn reads(worker: &Worker, config: &config::Config) -> Reads {
+    let is_http2_moved = config.http.http2 && config.drain.pass_connections;
+    let takes_part = is_http2_moved && http2::can_move(&worker.http2).await;
+    if takes_part {
+        worker.pass_http2();
+    } else if is_http2_moved {
+        tracing::warn!(
+            "HTTP/2 connections are not passed on: the HTTP/2 implementation in this program \
+             does not go on where another one was"
+        );
+    }
+    Reads {
+        tls: TLS_READS,
+        http2: if takes_part { HTTP2_READS } else { 0 },
+    }
 }
 
 /// While the application loads: returns when the master has gone or says so; keeps the rest.
@@ -247,12 +261,10 @@ impl Life {
                 terms.again = pass;
                 self.leave(terms).await;
             }
-            ToWorker::PassTo { .. } => {
+            ToWorker::PassTo { reads, .. } => {
                 if self.drain.pass_connections {
-                    // Of the owner's workers or of our own master's, who are no older than we are.
-                    let (tls, http2) = (TLS_READS, HTTP2_READS);
                     let ends = fds;
-                    self.worker.offer(Targets { ends, tls, http2 });
+                    self.worker.offer(Targets { ends, reads });
                 }
             }
             ToWorker::ReceiveFrom => {

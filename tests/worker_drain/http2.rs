@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use handover::config::Config;
+use handover::machine::link::Reads;
 use handover::sys::handoff;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -14,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::worker::{TestWorker, config, pattern};
+use crate::worker::{READS, TestWorker, config, pattern};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -251,25 +252,37 @@ async fn a_connection_that_was_moved_ends_in_two_phases_too() {
     let (sending, receiving) = handoff::pair().unwrap();
     let listener = old.listener.try_clone().unwrap();
     let new = TestWorker::begin(config(), listener, 2, None, Some(receiving)).await;
-    let mut stream = TcpStream::connect(old.address).await.unwrap();
+    let mut stream = asked_once(&old).await;
+    old.pass_to(&[&sending]).await;
+    assert_eq!(old.drained().await.passed, 1);
+    while new.report().await.received < 1 {}
+    new.drain(Some(Duration::from_secs(60))).await;
+
+    assert_eq!(
+        told_to_go(&mut stream).await,
+        (vec![3], vec![(1 << 31) - 1, 3])
+    );
+}
+
+/// A client that has one answer and has acknowledged our SETTINGS.
+async fn asked_once(worker: &TestWorker) -> TcpStream {
+    let mut stream = TcpStream::connect(worker.address).await.unwrap();
     let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
-    // Our SETTINGS are acknowledged.
     hello.extend(b"\0\0\0\x04\x01\0\0\0\0");
     hello.extend(headers(1, "/hello"));
     stream.write_all(&hello).await.unwrap();
     loop {
         let (kind, flags, _, _) = frame(&mut stream).await.unwrap();
         if kind == 0 && flags & 1 == 1 {
-            break;
+            return stream;
         }
     }
-    old.pass_to(&[&sending]).await;
-    assert_eq!(old.drained().await.passed, 1);
-    while new.report().await.received < 1 {}
-    new.drain(Some(Duration::from_secs(60))).await;
+}
 
+/// Asks once more when the end is announced: the streams answered whole, and those that GOAWAYs name.
+async fn told_to_go(stream: &mut TcpStream) -> (Vec<u32>, Vec<u32>) {
     let (mut whole, mut last_ids) = (Vec::new(), Vec::new());
-    while let Some((kind, flags, id, payload)) = frame(&mut stream).await {
+    while let Some((kind, flags, id, payload)) = frame(stream).await {
         match kind {
             0 if flags & 1 == 1 => whole.push(id),
             6 if flags & 1 == 0 => {
@@ -281,6 +294,49 @@ async fn a_connection_that_was_moved_ends_in_two_phases_too() {
             _ => {}
         }
     }
+    (whole, last_ids)
+}
+
+fn without_http2() -> Config {
+    let mut config = config();
+    config.http.http2 = false;
+    config
+}
+
+/// It is asked, not supposed.
+#[tokio::test]
+async fn a_worker_says_which_connections_it_takes_over() {
+    assert_eq!(TestWorker::start().await.reads, READS);
+    let reads = TestWorker::with(without_http2()).await.reads;
+    assert_eq!(reads, Reads { http2: 0, ..READS });
+}
+
+/// A connection stays where nobody takes it, and ends there in two phases.
+#[tokio::test]
+async fn a_connection_that_no_worker_reads_ends_where_it_is() {
+    let mut old = TestWorker::start().await;
+    let (sending, receiving) = handoff::pair().unwrap();
+    let listener = old.listener.try_clone().unwrap();
+    let new = TestWorker::begin(without_http2(), listener, 2, None, Some(receiving)).await;
+    let mut stream = asked_once(&old).await;
+    old.pass_to_those(&[&sending], new.reads).await;
+    let (whole, last_ids) = told_to_go(&mut stream).await;
+    assert_eq!((whole, last_ids), (vec![3], vec![(1 << 31) - 1, 3]));
+    let report = old.drained().await;
+    assert_eq!((report.passed, report.finished), (0, 1));
+}
+
+/// One that lay in the queue of a worker which speaks HTTP/2 comes to one that does not any longer.
+#[tokio::test]
+async fn a_connection_that_comes_to_a_worker_without_http2_is_answered_and_ends() {
+    let mut old = TestWorker::start().await;
+    let (sending, receiving) = handoff::pair().unwrap();
+    let listener = old.listener.try_clone().unwrap();
+    let _new = TestWorker::begin(without_http2(), listener, 2, None, Some(receiving)).await;
+    let mut stream = asked_once(&old).await;
+    old.pass_to(&[&sending]).await;
+    assert_eq!(old.drained().await.passed, 1);
+    let (whole, last_ids) = told_to_go(&mut stream).await;
     assert_eq!((whole, last_ids), (vec![3], vec![(1 << 31) - 1, 3]));
 }
 

@@ -1,20 +1,25 @@
 //! Connections are passed on: the client keeps its connection and notices nothing.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use handover::machine::link::{Report, ToWorker};
-use handover::sys::handoff;
+use handover::sys::handoff::{self, Targets};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 use tokio_seqpacket::UnixSeqpacketListener;
 
 use crate::client::Client;
-use crate::worker::{TestWorker, checksum, config, pattern};
+use crate::worker::{READS, TestWorker, checksum, config, pattern};
 
 async fn pause(ms: u64) {
     sleep(Duration::from_millis(ms)).await;
+}
+
+fn offered(sending: OwnedFd) -> Targets {
+    let (ends, reads) = (vec![sending], READS);
+    Targets { ends, reads }
 }
 
 /// The next generation of `old`, accepting, and the sending end to it.
@@ -364,7 +369,7 @@ async fn an_orphan_asks_the_owner_and_passes_its_connections_on() {
     let (_new, sending) = successor(&orphan, 2).await;
     orphan.channel = None;
     let accepted = socket.accept().await.unwrap();
-    let request = handoff::answer(accepted, &[sending.as_fd()]).await.unwrap();
+    let request = handoff::answer(accepted, &offered(sending)).await.unwrap();
     assert_eq!(request.generation, 1);
     pause(100).await;
     assert_eq!(idle.get("/hello").await.text(), "hello from g2");
@@ -406,7 +411,7 @@ async fn an_orphan_waits_for_an_answer_that_is_late() {
     let unanswered = socket.accept().await.unwrap();
     // The first question is given up, the next one answered.
     let accepted = socket.accept().await.unwrap();
-    handoff::answer(accepted, &[sending.as_fd()]).await.unwrap();
+    handoff::answer(accepted, &offered(sending)).await.unwrap();
     drop(unanswered);
     orphan.gone().await;
     assert_eq!(idle.get("/hello").await.text(), "hello from g2");

@@ -17,7 +17,9 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use handover::config::Config;
-use handover::machine::link::{FromWorker, Report, Start, ToWorker, WorkerListener};
+use handover::machine::link::{
+    FromWorker, HTTP2_READS, Reads, Report, Start, TLS_READS, ToWorker, WorkerListener,
+};
 use handover::site::{self, SiteContext};
 use handover::sys::channel::Channel;
 use handover::{DrainReason, UnixPeer, worker};
@@ -34,6 +36,8 @@ pub struct TestWorker {
     pub channel: Option<Channel>,
     pub address: SocketAddr,
     pub listener: OwnedFd,
+    /// What it said that it takes over.
+    pub reads: Reads,
     thread: Option<JoinHandle<ExitCode>>,
 }
 
@@ -155,15 +159,19 @@ impl TestWorker {
             listeners: vec![name],
         };
         channel.send(&listeners, &[listener.as_fd()]).await.unwrap();
-        let worker = Self {
+        let mut worker = Self {
             channel: Some(channel),
+            reads: Reads::default(),
             address: std::net::TcpListener::from(listener.try_clone().unwrap())
                 .local_addr()
                 .unwrap_or(SocketAddr::from(([0; 4], 0))),
             listener,
             thread: Some(thread),
         };
-        assert_eq!(worker.hear().await, FromWorker::Ready);
+        match worker.hear().await {
+            FromWorker::Ready { reads } => worker.reads = reads,
+            other => panic!("{other:?}"),
+        }
         worker
     }
 
@@ -201,8 +209,13 @@ impl TestWorker {
 
     /// Orders it to pass its connections to these and to drain.
     pub async fn pass_to(&self, targets: &[&OwnedFd]) {
+        self.pass_to_those(targets, READS).await;
+    }
+
+    /// The same with workers that read these.
+    pub async fn pass_to_those(&self, targets: &[&OwnedFd], reads: Reads) {
         let count = targets.len();
-        self.tell(&ToWorker::PassTo { count }, targets).await;
+        self.tell(&ToWorker::PassTo { count, reads }, targets).await;
         let timeout_ms = Some(30_000);
         self.tell(
             &ToWorker::Drain {
@@ -251,6 +264,12 @@ impl TestWorker {
             .unwrap();
     }
 }
+
+/// What each of these workers reads, if its configuration does not say otherwise.
+pub const READS: Reads = Reads {
+    tls: TLS_READS,
+    http2: HTTP2_READS,
+};
 
 /// What the workers serve. Every answer names the generation.
 pub fn application(generation: u64) -> Router {

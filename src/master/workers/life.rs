@@ -26,7 +26,8 @@ impl Workers {
             return Vec::new();
         };
         match message {
-            Ok(FromWorker::Ready) => {
+            Ok(FromWorker::Ready { reads }) => {
+                worker.reads = reads;
                 if worker.state == State::Starting {
                     worker.state = State::Ready;
                 }

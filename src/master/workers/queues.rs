@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use super::{LAST_WORDS, State, Workers};
 use crate::machine::link::ToWorker;
 use crate::master::input::Input;
-use crate::sys::handoff;
+use crate::sys::handoff::{self, Targets};
 
 /// A copy of the receiving end that the worker of a slot has.
 #[derive(Debug)]
@@ -21,11 +21,11 @@ pub(super) struct Held {
 
 impl Workers {
     /// Makes a pair for every worker that accepts, for one that drains: returns the sending ends.
-    pub fn receive_from(&mut self, drainer: u32) -> Vec<OwnedFd> {
+    pub fn receive_from(&mut self, drainer: u32) -> Targets {
+        let mut targets = Targets::default();
         let Some(set) = self.current.as_ref().map(|set| set.id) else {
-            return Vec::new();
+            return targets;
         };
-        let mut sending = Vec::new();
         let receivers = self
             .all
             .iter()
@@ -41,12 +41,15 @@ impl Workers {
                         drainer,
                         end: copy,
                     });
-                    sending.push(tx);
+                    targets.extend(Targets {
+                        ends: vec![tx],
+                        reads: worker.reads,
+                    });
                 }
                 Err(e) => tracing::error!("cannot make a pair for connections: {e}"),
             }
         }
-        sending
+        targets
     }
 
     /// A draining worker has gone: nothing more comes from it. What it has sent may still lie in a

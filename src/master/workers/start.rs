@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Hand, State, Worker, Workers};
 use crate::config::{Config, Identities};
 use crate::machine::Event;
-use crate::machine::link::{Report, Start, TlsSecrets, ToWorker};
+use crate::machine::link::{Reads, Report, Start, TlsSecrets, ToWorker};
 use crate::master::hosting::Hold;
 use crate::master::input::Input;
 use crate::master::line::Line;
@@ -85,6 +85,7 @@ impl Workers {
             process,
             line,
             state: State::Starting,
+            reads: Reads::default(),
             report: Report::default(),
             half_gone: None,
             hand: Hand::new(),

@@ -26,6 +26,7 @@ use tokio_seqpacket::ancillary::AncillaryMessageWriter;
 use self::frame::{About, BATCH, LEFTOVER_MAX, OVERHEAD};
 use self::pace::Pace;
 pub(super) use self::session::{BLOB_MAX, Session};
+use crate::machine::link::Reads;
 use crate::sys::handoff::Targets;
 use crate::worker::Worker;
 use crate::worker::connection::{self, Connection};
@@ -60,10 +61,8 @@ struct Packed {
 #[derive(Debug)]
 pub(super) struct Outbox {
     parcels: UnboundedSender<Parcel>,
-    /// Which TLS connections those read who take them.
-    pub(super) tls: u32,
-    /// Which HTTP/2 connections.
-    pub(super) http2: u32,
+    /// What those read who take them.
+    pub(super) reads: Reads,
 }
 
 impl Outbox {
@@ -90,7 +89,7 @@ impl Outbox {
         // What has no room in a message travels in a file with HTTP/2.
         let bytes = if connection.http2.is_some() { 0 } else { bytes };
         let weight = bytes + connection.stream.weight();
-        weight <= LEFTOVER_MAX && connection.can_move_to(self.tls, self.http2)
+        weight <= LEFTOVER_MAX && connection.can_move_to(self.reads)
     }
 
     /// Takes the session, or gives it back: nobody sends any longer, or it cannot move.
@@ -126,14 +125,9 @@ pub(super) async fn pass_on(worker: &Arc<Worker>, targets: Targets) -> bool {
     let (parcels, inbox) = mpsc::unbounded_channel();
     let Targets {
         ends: targets,
-        tls,
-        http2,
+        reads,
     } = targets;
-    worker.open_outbox(Outbox {
-        parcels,
-        tls,
-        http2,
-    });
+    worker.open_outbox(Outbox { parcels, reads });
     let done = tokio::select! {
         () = deal(worker, inbox, targets) => false,
         () = async {

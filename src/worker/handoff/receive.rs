@@ -264,7 +264,8 @@ pub(in crate::worker) fn serve(
 /// What this generation makes of a connection that was begun under another configuration.
 enum Welcome {
     Yes,
-    /// Today it would be made otherwise: with another version of TLS, with TLS at all, or without.
+    /// Today it would be made otherwise: with another version of TLS, with TLS at all or without, or not
+    /// with HTTP/2.
     OneAnswer,
     /// Its client may not be answered: it has not shown the certificate that is asked for now.
     No,
@@ -283,7 +284,8 @@ fn welcome(connection: &Connection, worker: &Worker) -> Welcome {
         return Welcome::No;
     }
     let too_old = |info: &TlsInfo| setup.is_some_and(|setup| setup.is_too_old(info));
-    if info.is_some() != speaks_tls || info.is_some_and(too_old) {
+    let speaks_http2 = worker.http.http2 || connection.http2.is_none();
+    if info.is_some() != speaks_tls || info.is_some_and(too_old) || !speaks_http2 {
         return Welcome::OneAnswer;
     }
     Welcome::Yes

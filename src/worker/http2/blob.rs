@@ -3,7 +3,7 @@
 //!
 //! The header table holds what the client has sent: cookies, authorizations. So a blob goes only over
 //! the private socket pair between workers, is never logged, and is wiped when it is dropped. The
-//! layout is fixed for each version ([`HTTP2_WRITES`]); `HandoffAnswer::http2` says which are read.
+//! layout is fixed for each version ([`HTTP2_WRITES`]); `Reads` says which are read.
 //!
 //! ```text
 //! "hH2C" | version | newest stream | what the client may send | what we may send
