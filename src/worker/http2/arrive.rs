@@ -7,6 +7,8 @@
 //! client's header table and knows how far the streams are. Not before it has answered all this does it
 //! see a byte of the client's.
 
+use zeroize::Zeroizing;
+
 use super::frames;
 use super::inward::Inward;
 use super::ledger::{Ledger, WINDOW};
@@ -20,9 +22,22 @@ const HEADER_TABLE_SIZE: u16 = 1;
 /// Every HTTP/2 implementation takes frames as long as this (RFC 9113, 4.2).
 const FRAME: usize = 16_384;
 
+/// What is fed beside the header block: SETTINGS twice, ours acknowledged, and a window of four bytes, for
+/// which a head is counted.
+const FRAMES: usize = 5;
+
 /// Both directions of a connection as `ledger` says; `leftover` was read and not given to any `h2`.
 pub(super) fn arrive(ledger: &mut Ledger, leftover: &[u8]) -> (Inward, Outward) {
-    let mut fed = PREFACE.to_vec();
+    let reset = (ledger.highest > 0).then_some(ledger.highest);
+    let block = reset.map(|_| ledger.mirror.priming());
+    // Never grown: no copy of the header block stays behind in a smaller buffer.
+    let block_len = block.as_ref().map_or(0, |block| block.len());
+    let room = PREFACE.len()
+        + 6 * (ledger.client_settings.len() + 1)
+        + (FRAMES + block_len / FRAME + 1) * frames::HEAD
+        + block_len;
+    let mut fed = Zeroizing::new(Vec::with_capacity(room));
+    fed.extend_from_slice(PREFACE);
     let last_table = ledger
         .client_settings
         .iter()
@@ -34,7 +49,7 @@ pub(super) fn arrive(ledger: &mut Ledger, leftover: &[u8]) -> (Inward, Outward) 
             .iter()
             .flat_map(|(id, value)| id.to_be_bytes().into_iter().chain(value.to_be_bytes()))
             .collect();
-        frames::write(&mut fed, frames::SETTINGS, 0, 0, &payload);
+        frames::write(&mut *fed, frames::SETTINGS, 0, 0, &payload);
         acks += 1;
     };
     // The smallest one must be told to the client in between (RFC 7541, 4.2), and of two values in one
@@ -46,14 +61,12 @@ pub(super) fn arrive(ledger: &mut Ledger, leftover: &[u8]) -> (Inward, Outward) 
         settings(&[(HEADER_TABLE_SIZE, smallest)]);
     }
     settings(&ledger.client_settings);
-    frames::write(&mut fed, frames::SETTINGS, frames::ACK, 0, &[]);
+    frames::write(&mut *fed, frames::SETTINGS, frames::ACK, 0, &[]);
     let more = u32::try_from(ledger.send - WINDOW).unwrap_or(0);
     if more > 0 {
-        frames::write(&mut fed, frames::WINDOW_UPDATE, 0, 0, &more.to_be_bytes());
+        frames::write(&mut *fed, frames::WINDOW_UPDATE, 0, 0, &more.to_be_bytes());
     }
-    let reset = (ledger.highest > 0).then_some(ledger.highest);
-    if let Some(id) = reset {
-        let block = ledger.mirror.priming();
+    if let (Some(id), Some(block)) = (reset, block) {
         let mut parts = block.chunks(FRAME).peekable();
         let mut kind = frames::HEADERS;
         while let Some(part) = parts.next() {
@@ -67,12 +80,12 @@ pub(super) fn arrive(ledger: &mut Ledger, leftover: &[u8]) -> (Inward, Outward) 
             } else {
                 0
             };
-            frames::write(&mut fed, kind, ends_stream | ends_block, id, part);
+            frames::write(&mut *fed, kind, ends_stream | ends_block, id, part);
             kind = frames::CONTINUATION;
         }
     }
-    let mut inward = Inward::new(&fed, leftover);
-    zeroize::Zeroize::zeroize(&mut fed);
+    debug_assert!(fed.len() <= room);
+    let mut inward = Inward::new(fed, leftover);
     inward.swallow_settings = ledger.unacknowledged;
     inward.swallow_pings = ledger.unanswered;
     inward.owed = u32::try_from(WINDOW - ledger.send).unwrap_or(0);

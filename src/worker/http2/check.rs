@@ -138,8 +138,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_tells_other_settings_does_not() {
-        // Its windows are other ones each time it is asked: as if `h2` went its own way.
+    async fn one_that_ends_a_connection_for_the_header_block_does_not() {
+        // No stream may be reset for an error of the client's: as if `h2` went its own way.
         let mut builder = super::super::settings::builder(&Http::default());
         builder.max_local_error_reset_streams(0);
         assert!(!can_move(&builder).await);

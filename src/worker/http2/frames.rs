@@ -1,6 +1,8 @@
 //! Frames of HTTP/2 (RFC 9113, 4.1) as seen from outside: their heads, and a walk along a stream of
 //! bytes from one to the next. Nothing here fails: what a frame says is for [`super::ledger`] to judge.
 
+use zeroize::Zeroizing;
+
 /// How long a frame's head is.
 pub(super) const HEAD: usize = 9;
 
@@ -81,7 +83,7 @@ pub(super) trait Watch {
 }
 
 /// A place in a stream of frames.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Scanner {
     head: [u8; HEAD],
     /// So much of the head has been seen; all of it: the frame's payload comes.
@@ -89,12 +91,34 @@ pub(super) struct Scanner {
     /// So much of the payload is still to come.
     rest: usize,
     /// The payload so far, where it is wanted and did not come in one piece.
-    gathered: Vec<u8>,
+    gathered: Zeroizing<Vec<u8>>,
     wanted: bool,
 }
 
 /// A wanted payload that is longer is reported without it: nobody may send us such a frame.
 const WANTED_MAX: usize = 64 * 1024;
+
+/// No payload: it may be a request's fields.
+impl std::fmt::Debug for Scanner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scanner")
+            .field("have", &self.have)
+            .field("rest", &self.rest)
+            .field("gathered", &self.gathered.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Puts `more` behind what is there. Where that must be moved for it, no copy stays behind.
+pub(super) fn append(to: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
+    let len = to.len() + more.len();
+    if len > to.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(len.max(2 * to.capacity())));
+        larger.extend_from_slice(to);
+        *to = larger;
+    }
+    to.extend_from_slice(more);
+}
 
 impl Scanner {
     /// Between two frames.
@@ -132,7 +156,7 @@ impl Scanner {
             bytes = later;
             self.rest -= n;
             if self.wanted && (self.rest > 0 || !self.gathered.is_empty()) {
-                self.gathered.extend_from_slice(now);
+                append(&mut self.gathered, now);
             }
             if self.rest > 0 {
                 return;
@@ -145,9 +169,7 @@ impl Scanner {
                 watch.frame(head, now);
             } else {
                 watch.frame(head, &self.gathered);
-                // It may have been a request's fields.
-                zeroize::Zeroize::zeroize(&mut self.gathered);
-                self.gathered = Vec::new();
+                self.gathered = Zeroizing::default();
             }
         }
     }
@@ -177,6 +199,17 @@ mod tests {
         write(&mut bytes, DATA, END_STREAM, 7, &[1; 300]);
         write(&mut bytes, PING, 0, 0, b"01234567");
         bytes
+    }
+
+    #[test]
+    fn what_is_gathered_is_not_shown() {
+        let mut bytes = Vec::new();
+        write(&mut bytes, HEADERS, END_HEADERS, 1, b"secret");
+        let mut scanner = Scanner::default();
+        scanner.walk(&bytes[..12], &mut Seen::default());
+        let secret = format!("{:?}", b"sec");
+        assert!(!format!("{scanner:?}").contains(secret.trim_matches(['[', ']'])));
+        assert_eq!(*scanner.gathered, b"sec");
     }
 
     #[test]

@@ -3,20 +3,24 @@
 //! `h2`, which ends its streams; everything of a new stream is held. After a move some frames
 //! are kept from `h2` (see [`super::arrive`]).
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::frames::{self, HEAD, Head, Scanner, Watch};
 use super::ledger::{BARRIER, Ledger, Refusal, wants_of_client};
 use super::outward::Outward;
 
 /// This direction.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Inward {
     /// Where `h2` is.
     scanner: Scanner,
     /// From the socket, and not looked at.
     inbox: BytesMut,
+    /// For `h2` before anything else, so far as it has not been taken.
+    begin: Zeroizing<Vec<u8>>,
+    begin_taken: usize,
     /// For `h2`.
     to_h2: BytesMut,
     /// Of new streams.
@@ -37,6 +41,20 @@ const HELD_MAX: usize = 160 * 1024;
 
 /// Nobody may send us longer frames; `h2` says so to whoever does.
 const FRAME_MAX: usize = 64 * 1024;
+
+/// Lengths only: what a client asks is nobody else's.
+impl std::fmt::Debug for Inward {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inward")
+            .field("scanner", &self.scanner)
+            .field("begin", &(self.begin.len() - self.begin_taken))
+            .field("inbox", &self.inbox.len())
+            .field("to_h2", &self.to_h2.len())
+            .field("held", &self.held.len())
+            .field("frozen", &self.frozen)
+            .finish_non_exhaustive()
+    }
+}
 
 struct Read<'l>(&'l mut Ledger, Instant);
 
@@ -71,10 +89,10 @@ enum Route {
 
 impl Inward {
     /// `begin` is for `h2` and no frames; what follows is from the socket.
-    pub(super) fn new(begin: &[u8], read: &[u8]) -> Self {
+    pub(super) fn new(begin: Zeroizing<Vec<u8>>, read: &[u8]) -> Self {
         Self {
             inbox: read.into(),
-            to_h2: begin.into(),
+            begin,
             ..Self::default()
         }
     }
@@ -90,7 +108,7 @@ impl Inward {
 
     /// Whether `h2` may read from the socket itself.
     pub(super) fn is_direct(&self) -> bool {
-        !self.is_filtered() && self.inbox.is_empty() && self.to_h2.is_empty()
+        !self.is_filtered() && self.inbox.is_empty() && !self.has_for_h2()
     }
 
     /// `h2` read this from the socket.
@@ -104,24 +122,32 @@ impl Inward {
     }
 
     pub(super) fn has_for_h2(&self) -> bool {
-        !self.to_h2.is_empty()
+        !self.begin.is_empty() || !self.to_h2.is_empty()
     }
 
-    /// The next bytes for `h2`.
-    pub(super) fn take(&mut self, most: usize) -> Option<BytesMut> {
-        if self.to_h2.is_empty() {
-            return None;
+    /// Gives `h2` the next bytes, as many as `to` takes. Whether there were any.
+    pub(super) fn give(&mut self, to: &mut impl FnMut(&[u8]) -> usize) -> bool {
+        if !self.begin.is_empty() {
+            self.begin_taken += to(&self.begin[self.begin_taken..]);
+            if self.begin_taken == self.begin.len() {
+                (self.begin, self.begin_taken) = (Zeroizing::default(), 0);
+            }
+            return true;
         }
-        let taken = self.to_h2.split_to(most.min(self.to_h2.len()));
+        if self.to_h2.is_empty() {
+            return false;
+        }
+        let taken = to(&self.to_h2);
+        self.to_h2.advance(taken);
         if self.to_h2.is_empty() {
             self.to_h2 = BytesMut::new();
         }
-        Some(taken)
+        true
     }
 
     /// `h2` has read whole frames, and all there are for it.
     pub(super) fn at_boundary(&self) -> bool {
-        self.scanner.at_boundary() && self.to_h2.is_empty()
+        self.scanner.at_boundary() && !self.has_for_h2()
     }
 
     pub(super) fn is_frozen(&self) -> bool {

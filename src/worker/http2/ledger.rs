@@ -68,10 +68,17 @@ struct Stream {
     we_ended: bool,
 }
 
-#[derive(Debug)]
 struct Block {
     stream: u32,
     bytes: Zeroizing<Vec<u8>>,
+}
+
+/// No bytes: they are a request's fields.
+impl std::fmt::Debug for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let len = self.bytes.len();
+        write!(f, "Block({} bytes of stream {})", len, self.stream)
+    }
 }
 
 /// What either side may send at first (RFC 9113, 6.9.2).
@@ -278,7 +285,7 @@ impl Ledger {
         if block.bytes.len() + payload.len() > BLOCK_MAX {
             return Err(Refusal::Block);
         }
-        block.bytes.extend_from_slice(payload);
+        frames::append(&mut block.bytes, payload);
         if !head.has(frames::END_HEADERS) {
             return Ok(());
         }

@@ -2,10 +2,11 @@
 //! came: header blocks are walked, and no string in them is decoded. Another `h2` that is given
 //! [`Mirror::priming`] as a header block holds the same table afterwards.
 //!
-//! The walk is total: each byte is looked at a bounded number of times, and what is not understood is
-//! an error, after which the mirror says nothing.
+//! The walk is total: each byte is looked at a bounded number of times, and copied once. What is not
+//! understood is an error, after which the mirror says nothing.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -22,13 +23,20 @@ pub(super) struct Mirror {
     limit: usize,
 }
 
-/// A literal with incremental indexing that makes this entry.
+/// A literal with incremental indexing that makes this entry: the representation's first byte and the
+/// name, then the value.
 struct Entry {
-    wire: Zeroizing<Box<[u8]>>,
-    /// So much of it is the representation's first byte and the name.
-    name: usize,
-    name_len: usize,
+    name: Name,
+    value: Zeroizing<Box<[u8]>>,
     size: usize,
+}
+
+/// Entries share it: two bytes of a client's make an entry of a name that is in the table, which must not
+/// cost us the name.
+#[derive(Clone)]
+struct Name {
+    wire: Arc<Zeroizing<Box<[u8]>>>,
+    len: usize,
 }
 
 /// No lengths: they are known from nowhere else.
@@ -110,7 +118,7 @@ impl Mirror {
         let room = self
             .entries
             .iter()
-            .map(|entry| entry.wire.len())
+            .map(|entry| entry.name.wire.len() + entry.value.len())
             .sum::<usize>();
         // Never grown, so that no copy of a secret stays behind in a smaller buffer.
         let mut block = Zeroizing::new(Vec::with_capacity(room + 8 + MALFORMED.len()));
@@ -118,7 +126,8 @@ impl Mirror {
             write_integer(&mut block, 0x20, 5, self.max);
         }
         for entry in self.entries.iter().rev() {
-            block.extend_from_slice(&entry.wire);
+            block.extend_from_slice(&entry.name.wire);
+            block.extend_from_slice(&entry.value);
         }
         block.extend_from_slice(MALFORMED);
         block
@@ -136,40 +145,36 @@ impl Mirror {
         let begin = at.0;
         let index = at.integer(6)?;
         let of_entry = index.checked_sub(STATIC + 1);
-        let (name, name_len) = match (index, of_entry) {
-            (0, _) => {
-                let len = decoded_len(&at.string()?)?;
-                if len == 0 {
-                    // `h2` does not put it into its table (RFC 9110, 5.1: there is no such name).
-                    return Err(NotUnderstood);
-                }
-                (&begin[..begin.len() - at.0.len()], len)
+        let name = if let Some(n) = of_entry {
+            self.entries.get(n).ok_or(NotUnderstood)?.name.clone()
+        } else {
+            let len = match index.checked_sub(1) {
+                Some(n) => STATIC_NAMES[n],
+                None => decoded_len(&at.string()?)?,
+            };
+            if len == 0 {
+                // `h2` does not put it into its table (RFC 9110, 5.1: there is no such name).
+                return Err(NotUnderstood);
             }
-            (_, None) => (&begin[..begin.len() - at.0.len()], STATIC_NAMES[index - 1]),
-            (_, Some(n)) => {
-                let entry = self.entries.get(n).ok_or(NotUnderstood)?;
-                (&entry.wire[..entry.name], entry.name_len)
+            let wire = begin[..begin.len() - at.0.len()].into();
+            Name {
+                wire: Arc::new(Zeroizing::new(wire)),
+                len,
             }
         };
         let value = at.0;
         let value_len = decoded_len(&at.string()?)?;
         let value = &value[..value.len() - at.0.len()];
-        let size = name_len + value_len + ENTRY;
-        let mut entry = None;
-        if size <= self.max {
-            let wire = [name, value].concat().into_boxed_slice();
-            entry = Some(Entry {
-                wire: Zeroizing::new(wire),
-                name: name.len(),
-                name_len,
-                size,
-            });
-        }
+        let size = name.len + value_len + ENTRY;
         // One that is too large leaves nothing (RFC 7541, 4.4).
         self.evict(size);
-        if let Some(entry) = entry {
+        if size <= self.max {
             self.size += size;
-            self.entries.push_front(entry);
+            self.entries.push_front(Entry {
+                name,
+                value: Zeroizing::new(value.into()),
+                size,
+            });
         }
         debug_assert!(self.size <= self.max);
         Ok(())

@@ -10,7 +10,7 @@ use super::frames::{self, HEAD, Head, Scanner, Watch};
 use super::ledger::{BARRIER, Ledger, Refusal, settings, wants_of_ours};
 
 /// This direction.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Outward {
     /// Where `h2` is that writes straight to the socket.
     scanner: Scanner,
@@ -44,6 +44,21 @@ pub(super) struct Expected {
 /// and ends of answers.
 const WAITING_MAX: usize = 1024 * 1024;
 const FRAMES_MAX: usize = 16 * 1024;
+
+/// Lengths only: what is answered is nobody else's.
+impl std::fmt::Debug for Outward {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outward")
+            .field("scanner", &self.scanner)
+            .field("raw", &self.raw.len())
+            .field("out", &self.out.len())
+            .field("waiting", &self.waiting_len)
+            .field("expected", &self.expected)
+            .field("keep_window", &self.keep_window)
+            .field("failed", &self.failed)
+            .finish()
+    }
+}
 
 struct Written<'l>(&'l mut Ledger);
 

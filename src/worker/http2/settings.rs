@@ -11,6 +11,9 @@ use crate::config::Http;
 
 /// How much a client may send on all streams, and on one, before we have read it.
 pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+// `h2` raises a window at once only by half of it or more; a smaller one would let the client send more
+// than the next worker's `h2` believes (see `super::arrive`).
+const _: () = assert!(CONNECTION_WINDOW >= 2 * 65_535);
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
 /// How hyper is set up.

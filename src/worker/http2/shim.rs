@@ -5,6 +5,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::arrive::{PREFACE, arrive};
 use super::blob::{Blob, BlobError};
@@ -31,7 +32,7 @@ impl Shim {
         let (preface, rest) = read.split_at(PREFACE.len().min(read.len()));
         let mut shim = Self {
             ledger: Ledger::new(),
-            inward: Inward::new(preface, rest),
+            inward: Inward::new(Zeroizing::new(preface.to_vec()), rest),
             outward: Outward::default(),
             window,
         };
@@ -90,9 +91,9 @@ impl Shim {
         self.inward.has_for_h2()
     }
 
-    /// What `h2` reads next, if it is here; at most so much.
-    pub(super) fn take(&mut self, most: usize) -> Option<BytesMut> {
-        self.inward.take(most)
+    /// Gives `h2` what it reads next, as much as `to` takes. False: it is not here.
+    pub(super) fn give(&mut self, mut to: impl FnMut(&[u8]) -> usize) -> bool {
+        self.inward.give(&mut to)
     }
 
     /// Whether `h2` may write to the socket itself.

@@ -133,15 +133,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
                 self.has_ended = true;
             }
             self.shim.pump(Instant::now());
-            while self.shim.take(usize::MAX).is_some() {}
+            while self.shim.give(<[u8]>::len) {}
         }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             self.has_read_all = false;
-            if let Some(bytes) = self.shim.take(buf.remaining()) {
-                buf.put_slice(&bytes);
+            let given = self.shim.give(|bytes| {
+                let n = bytes.len().min(buf.remaining());
+                buf.put_slice(&bytes[..n]);
+                n
+            });
+            if given {
                 return Poll::Ready(Ok(()));
             }
             if self.shim.is_gated() {

@@ -92,6 +92,25 @@ fn a_mirror_that_is_primed_is_the_same_mirror() {
     assert_eq!(table(&mirror).0, 4);
 }
 
+/// Two bytes of a client's make an entry with the name of another one: such a block cost 4 KB of copying
+/// for each of them.
+#[test]
+fn a_name_that_entries_share_is_copied_once() {
+    let mut mirror = Mirror::new(TABLE);
+    let mut block = b"\x40\x7f\xe9\x06".to_vec();
+    block.extend([b'n'; 1000]);
+    block.extend(b"\x01v");
+    // Name of entry 62, and no value.
+    block.extend(b"\x7e\x00".repeat(1000));
+    mirror.walk(&block).unwrap();
+    assert_eq!(table(&mirror), (3, 3 * 1032));
+    let name = &mirror.entries[0].name.wire;
+    assert_eq!(Arc::strong_count(name), 3);
+    let mut primed = Mirror::new(TABLE);
+    primed.walk(&mirror.priming()).unwrap();
+    assert_eq!(table(&primed), table(&mirror));
+}
+
 #[test]
 fn what_is_too_large_empties_the_table() {
     let mut mirror = Mirror::new(TABLE);
