@@ -81,7 +81,7 @@ fn keys() -> BTreeSet<String> {
             group: Some("x".into()),
             tls: true,
             proxy_protocol: false,
-            redirect: Some(handover::config::Redirect::Https),
+            redirect: Some(handover::config::Redirect::Https { port: None }),
         }],
         app: Some(handover::config::App {
             ready: Some("/".into()),

@@ -39,20 +39,22 @@ pub struct Made {
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
+    /// Whether the group can read the key.
+    pub shared: bool,
 }
 
 /// As long as a real one.
 const DAYS: i64 = 90;
 
 /// Makes a certificate for `names` and writes it to `directory`, named after the first of them. What
-/// is there is not overwritten. Root lets the group of the service read the key.
+/// is there is not overwritten. Root lets `group`, the service's, read the key.
 ///
 /// # Errors
 /// A name that cannot be in a certificate, a file that is there or cannot be written.
 pub fn make(
     names: &[String],
     directory: &Path,
-    service: &str,
+    group: &str,
     now: Timestamp,
 ) -> Result<Made, CertError> {
     let (certificate_pem, key_pem) = self_signed(names, now).map_err(|why| CertError::Names {
@@ -61,7 +63,9 @@ pub fn make(
     })?;
     let first = names.first().map_or("localhost", String::as_str);
     let stem = first.replace("*.", "wildcard.").replace(['/', ':'], "_");
+    let group = group_of(group);
     let made = Made {
+        shared: group.is_some(),
         certificate: directory.join(format!("{stem}.crt")),
         key: directory.join(format!("{stem}.key")),
     };
@@ -69,7 +73,6 @@ pub fn make(
         let path = path.to_owned();
         move |source| CertError::Write { path, source }
     };
-    let group = group_of(service);
     make_directory(directory, group).map_err(failed(directory))?;
     // The key first: a certificate without one is what `check` would complain of.
     write_new(&made.key, 0o640, group, &key_pem).map_err(failed(&made.key))?;
@@ -101,10 +104,10 @@ fn self_signed(names: &[String], now: Timestamp) -> Result<(String, String), rcg
     Ok((certificate.pem(), key.serialize_pem()))
 }
 
-/// Whom root lets read what it writes: the group of the service.
-fn group_of(service: &str) -> Option<Gid> {
+/// Whom root lets read what it writes.
+fn group_of(name: &str) -> Option<Gid> {
     let root = Uid::effective().is_root();
-    let group = root.then(|| Group::from_name(service).ok().flatten());
+    let group = root.then(|| Group::from_name(name).ok().flatten());
     group.flatten().map(|group| group.gid)
 }
 
@@ -154,6 +157,7 @@ mod tests {
         let made = make(&names, &tls, "nobody-is-called-so", Timestamp::now()).unwrap();
         let permissions = fs::metadata(&made.key).unwrap().permissions();
         assert_eq!(permissions.mode() & 0o777, 0o600);
+        assert!(!made.shared);
         let config = dir.path().join("web.toml");
         let text = "[[listener]]\nname = \"https\"\naddress = \"127.0.0.1:8443\"\ntls = true\n\
                     [tls]\ndirectory = \"tls\"\n";

@@ -11,6 +11,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::name::Name;
 use x509_cert::time::Time;
 use zeroize::Zeroize as _;
 
@@ -208,13 +209,14 @@ pub(super) fn belong_together(
 pub(super) fn examine(path: &Path, chain: &[Vec<u8>]) -> Result<Facts, CertificateError> {
     let read = |der: &Vec<u8>| Certificate::from_der(der).map_err(|e| malformed(path, &e));
     let certificates: Vec<Certificate> = chain.iter().map(read).collect::<Result<_, _>>()?;
-    for (n, pair) in certificates.windows(2).enumerate() {
-        let (tbs, issuer) = (&pair[0].tbs_certificate, &pair[1].tbs_certificate.subject);
-        // One that is its own issuer is the end of its chain, whatever the next one is called.
-        if tbs.issuer != *issuer || tbs.issuer == tbs.subject {
+    for (n, one) in certificates.iter().enumerate().skip(1) {
+        let before = &certificates[..n];
+        // One for a second way to an authority, as those of Let's Encrypt, or one that is there twice:
+        // clients take them in any order behind the server's own (RFC 8446, 4.4.2).
+        if !before.contains(one) && !before.iter().any(|other| signs(one, other)) {
             return Err(CertificateError::OutOfOrder {
                 path: path.into(),
-                number: n + 2,
+                number: n + 1,
             });
         }
     }
@@ -226,6 +228,28 @@ pub(super) fn examine(path: &Path, chain: &[Vec<u8>]) -> Result<Facts, Certifica
         not_before: seconds(tbs.validity.not_before),
         not_after: seconds(tbs.validity.not_after),
     })
+}
+
+/// Whether `one` is called as the issuer of `other` is, which is not its own.
+fn signs(one: &Certificate, other: &Certificate) -> bool {
+    let (one, other) = (&one.tbs_certificate, &other.tbs_certificate);
+    other.issuer != other.subject && is_same(&one.subject, &other.issuer)
+}
+
+/// Whether two names are the same text. An old authority writes its own in another kind of string than
+/// the certificates that it signs.
+fn is_same(one: &Name, other: &Name) -> bool {
+    let parts = |name: &Name| -> Vec<Vec<(String, Vec<u8>)>> {
+        let sets = name.0.iter().map(|set| {
+            let parts = set.0.iter().map(|part| {
+                let text = part.value.value().to_vec();
+                (part.oid.to_string(), text)
+            });
+            parts.collect()
+        });
+        sets.collect()
+    };
+    one == other || parts(one) == parts(other)
 }
 
 fn names(path: &Path, certificate: &Certificate) -> Result<Vec<String>, CertificateError> {
@@ -240,7 +264,8 @@ fn names(path: &Path, certificate: &Certificate) -> Result<Vec<String>, Certific
             _ => None,
         })
         .collect();
-    if names.is_empty() {
+    // One of a mesh names a service by URI: its clients look there.
+    if names.is_empty() && found.is_none_or(|(_, names)| names.0.is_empty()) {
         return Err(malformed(path, &"it is for no name (no subjectAltName)"));
     }
     Ok(names)

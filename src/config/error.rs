@@ -229,7 +229,10 @@ pub enum Problem {
     #[error(transparent)]
     Tls(CertificateError),
     /// A path begins with `$CREDENTIALS_DIRECTORY`, and nobody says where that is.
-    #[error("there is no $CREDENTIALS_DIRECTORY: the unit has no `LoadCredential=`")]
+    #[error(
+        "there is no $CREDENTIALS_DIRECTORY: the unit has no `LoadCredential=`, or its service does not run \
+         (systemd puts them there when it starts)"
+    )]
     NoCredentials,
     /// Both keys of a listener.
     #[error("a listener that speaks TLS cannot redirect to https")]

@@ -413,10 +413,15 @@ fn make_absolute(
     let tls = |key| [Step::Key("tls"), Step::Key(key)];
     let beside_or_credential = |way: &[Step], path: &Path| match path.strip_prefix(CREDENTIALS) {
         Ok(name) => {
-            let directory = credentials.ok_or_else(|| ConfigError::Invalid {
-                at: merged.place_of(way),
-                key: "tls".into(),
-                problem: Problem::NoCredentials,
+            let directory = credentials.ok_or_else(|| {
+                let at = merged.place_of(way);
+                let (way, problem) = (way.to_vec(), Problem::NoCredentials);
+                let key = Invalid { way, problem }.key();
+                ConfigError::Invalid {
+                    at,
+                    key,
+                    problem: Problem::NoCredentials,
+                }
             })?;
             // No slash at its end when the name is empty.
             Ok(directory.components().chain(name.components()).collect())

@@ -161,24 +161,58 @@ impl Config {
         without(self) == without(other)
     }
 
-    /// The port of the first listener that speaks TLS, where its address says one.
+    /// The port where clients find us over TLS: 443 if a listener that speaks it is there, else the one of
+    /// the first of them. `None`: their addresses say none.
     #[must_use]
     pub fn https_port(&self) -> Option<u16> {
-        let first = self.listeners.iter().find(|listener| listener.tls)?;
-        match first.address.as_deref()?.parse().ok()? {
+        let port = |listener: &ListenerConfig| match listener.address.as_deref()?.parse().ok()? {
             Address::Tcp(address) => Some(address.port()),
             Address::Host { port, .. } => Some(port),
             Address::Udp(_) | Address::Unix(_) | Address::Abstract(_) => None,
-        }
+        };
+        let speaking = self.listeners.iter().filter(|listener| listener.tls);
+        let ports: Vec<u16> = speaking
+            .filter_map(port)
+            .filter(|port| *port != 0)
+            .collect();
+        let https = ports.iter().find(|port| **port == 443);
+        https.or(ports.first()).copied()
     }
 }
 
-/// Where a listener sends all its requests.
+/// Where a listener sends all its requests. In a file `"https"` or `"https:PORT"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String", into = "String")]
 pub enum Redirect {
-    /// To the same address over TLS, at the first listener that speaks it.
-    Https,
+    /// To the same address over TLS.
+    Https {
+        /// Where clients find it; `None`: at [`Config::https_port`].
+        port: Option<u16>,
+    },
+}
+
+impl TryFrom<String> for Redirect {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let port = match text.strip_prefix("https") {
+            Some("") => Some(None),
+            Some(rest) => rest
+                .strip_prefix(':')
+                .and_then(|port| port.parse().ok())
+                .filter(|port| *port != 0)
+                .map(Some),
+            None => None,
+        };
+        let port = port.ok_or("expected \"https\" or \"https:PORT\"")?;
+        Ok(Self::Https { port })
+    }
+}
+
+impl From<Redirect> for String {
+    fn from(Redirect::Https { port }: Redirect) -> Self {
+        port.map_or_else(|| "https".into(), |port| format!("https:{port}"))
+    }
 }
 
 impl ListenerConfig {

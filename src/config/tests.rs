@@ -1076,6 +1076,131 @@ fn dates_are_looked_at_when_a_person_asks() {
         "a sixth of its life is left"
     );
     assert!(identity.is_due(at(2_000_000)));
+    // Of ten years.
+    let day = 24 * 60 * 60;
+    let identity = &mut identities.list[0];
+    identity.not_after = identity.not_before + 3650 * day;
+    let (identity, days_before) = (&identities.list[0], |days: u64| {
+        at(1_000_000 + (3650 - days) * day)
+    });
+    assert!(!identity.is_due(days_before(31_u64)) && identity.is_due(days_before(29)));
+}
+
+/// An authority with this name, in this kind of string, and who signs with its key.
+fn authority(name: rcgen::DnValue) -> (rcgen::Certificate, rcgen::Issuer<'static, rcgen::KeyPair>) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, name);
+    let certificate = params.self_signed(&key).unwrap();
+    (certificate, rcgen::Issuer::new(params, key))
+}
+
+/// Behind the server's own certificate there may be two ways to two authorities (RFC 8446, 4.4.2), and what
+/// an old authority calls itself may be another kind of string than in what it signs.
+#[test]
+fn a_chain_may_have_more_than_one_end_and_names_are_compared_as_text() {
+    let printed = |name: &str| rcgen::DnValue::PrintableString(name.try_into().unwrap());
+    let (root, root_signs) = authority(printed("root"));
+    let (_, other_signs) = authority(printed("other"));
+    let (own, key) = {
+        let mut issuer = rcgen::CertificateParams::default();
+        issuer.distinguished_name = rcgen::DistinguishedName::new();
+        let name = rcgen::DnValue::Utf8String("root".into());
+        issuer
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        let issuer = rcgen::Issuer::new(issuer, root_signs.key());
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(["a.example".to_owned()]).unwrap();
+        (params.signed_by(&key, &issuer).unwrap(), key)
+    };
+    // The root as the other one has signed it.
+    let cross = {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let name = printed("root");
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.signed_by(root_signs.key(), &other_signs).unwrap()
+    };
+    let files = TlsFiles::new();
+    files.write("a.key", &key.serialize_pem());
+    let (stranger, _) = certificate(&["a.example"]);
+    for (chain, good) in [
+        (vec![&own, &root], true),
+        (vec![&own, &cross, &root], true),
+        (vec![&own, &root, &cross], true),
+        (vec![&own, &own, &root, &root], true),
+        (vec![&own, &stranger], false),
+        (vec![&own, &root, &stranger], false),
+    ] {
+        files.write(
+            "a.crt",
+            &chain.iter().map(|one| one.pem()).collect::<String>(),
+        );
+        let loaded = files.load().unwrap().config.tls.identities.unwrap();
+        let shown = loaded.are_whole().map_err(|e| e.to_string());
+        assert_eq!(shown.is_ok(), good, "{shown:?}");
+        assert!(good || shown.unwrap_err().contains("out of order"));
+    }
+}
+
+#[test]
+fn a_certificate_may_name_a_service_by_uri_and_an_editors_file_is_none() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    let uri = "spiffe://example/service".try_into().unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
+    let certificate = params.self_signed(&key).unwrap();
+    let files = TlsFiles::new();
+    files
+        .write("a.crt", &certificate.pem())
+        .write("a.key", &key.serialize_pem())
+        .write(".#a.crt", "half of one");
+    let identities = files.load().unwrap().config.tls.identities.unwrap();
+    identities.are_whole().unwrap();
+    assert_eq!(
+        (identities.list.len(), identities.list[0].names.len()),
+        (1, 0)
+    );
+}
+
+#[test]
+fn a_redirect_goes_where_clients_find_tls() {
+    let redirect = |value: &str| {
+        let text = format!("name = \"http\"\nredirect = {value}\n");
+        toml::from_str::<ListenerConfig>(&text).map(|listener| listener.redirect)
+    };
+    let https = |port| Ok(Some(Redirect::Https { port }));
+    assert_eq!(redirect("\"https\""), https(None));
+    assert_eq!(redirect("\"https:8443\""), https(Some(8443)));
+    for wrong in ["http", "https:", "https:0", "https:x", "https:70000"] {
+        let error = redirect(&format!("\"{wrong}\"")).unwrap_err();
+        assert!(error.to_string().contains("https:PORT"), "{error}");
+    }
+    for port in [None, Some(8443)] {
+        let text = String::from(Redirect::Https { port });
+        assert_eq!(Redirect::try_from(text), Ok(Redirect::Https { port }));
+    }
+    let port = |addresses: &[&str]| {
+        let listeners = addresses.iter().map(|address| ListenerConfig {
+            tls: true,
+            ..ListenerConfig::new("https", Some(address))
+        });
+        let config = Config {
+            listeners: listeners.collect(),
+            ..Config::default()
+        };
+        config.https_port()
+    };
+    assert_eq!(port(&["[::]:8443"]), Some(8443));
+    assert_eq!(port(&["127.0.0.1:9443", "[::]:443"]), Some(443));
+    assert_eq!(port(&["127.0.0.1:0", "unix:/run/x"]), None);
 }
 
 #[test]

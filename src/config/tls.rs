@@ -3,6 +3,7 @@
 //! They are read by whoever loads the configuration, which is the master: its workers get them from
 //! it (never from disk), so a worker that is started again serves with what its generation began with.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -312,13 +313,13 @@ impl Identity {
             .map(Duration::from_secs)
     }
 
-    /// Whether it should have been renewed by `now`: a sixth of its life is left (15 of 90 days), or
-    /// nothing.
+    /// Whether it should have been renewed by `now`: a sixth of its life is left (15 of 90 days), at most
+    /// 30 days, or nothing.
     #[must_use]
     pub fn is_due(&self, now: SystemTime) -> bool {
         let life = self.not_after.saturating_sub(self.not_before);
-        self.left(now)
-            .is_none_or(|left| left < Duration::from_secs(life / 6))
+        let last = Duration::from_secs(life / 6).min(LAST_DAYS);
+        self.left(now).is_none_or(|left| left < last)
     }
 }
 
@@ -379,7 +380,8 @@ fn seconds(time: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// The pairs of a directory in the order of their names, also those of which one half is missing.
+/// The pairs of a directory in the order of their names, also those of which one half is missing; hidden
+/// files (an editor's) are left out.
 fn in_directory(directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>, CertificateError> {
     let cannot = |e: io::Error| CertificateError::Unreadable {
         path: directory.into(),
@@ -388,6 +390,10 @@ fn in_directory(directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>, Certificate
     let mut pairs = Vec::new();
     for entry in fs::read_dir(directory).map_err(cannot)? {
         let path = entry.map_err(cannot)?.path();
+        let name = path.file_name().map(OsStr::as_encoded_bytes);
+        if name.is_some_and(|name| name.starts_with(b".")) {
+            continue;
+        }
         let other = match path.extension().and_then(|e| e.to_str()) {
             Some("crt") => path.with_extension("key"),
             Some("key") => path.with_extension("crt"),
@@ -407,6 +413,9 @@ fn in_directory(directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>, Certificate
 fn for_everybody(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|about| about.permissions().mode() & 0o007 != 0)
 }
+
+/// A certificate for ten years is not warned of for two of them.
+const LAST_DAYS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// No certificate or key is as large.
 const FILE_MAX: u64 = 256 * 1024;

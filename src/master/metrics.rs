@@ -262,9 +262,14 @@ impl Text {
             "gauge",
             "When a certificate expires, as Unix time.",
         );
-        for identity in &identities.list {
-            let file = identity.file.to_string_lossy();
-            self.value(expires, &[("file", &*file)], identity.not_after);
+        // A file may be named twice, by an entry and by the directory.
+        let dates: std::collections::BTreeMap<_, _> = identities
+            .list
+            .iter()
+            .map(|identity| (&identity.file, identity.not_after))
+            .collect();
+        for (file, date) in dates {
+            self.value(expires, &[("file", &*file.to_string_lossy())], date);
         }
     }
 

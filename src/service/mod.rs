@@ -499,10 +499,23 @@ impl Service {
             None => Path::new("/etc").join(service).join("tls"),
         };
         let directory = wanted.directory.as_ref().unwrap_or(&beside);
-        match cert::make(&wanted.names, directory, service, jiff::Timestamp::now()) {
+        let unit = UnitFile::read(&format!("{service}.service"));
+        let group = unit
+            .as_ref()
+            .and_then(|unit| unit.value("Group").or_else(|| unit.value("User")));
+        let group = group.unwrap_or(service);
+        match cert::make(&wanted.names, directory, group, jiff::Timestamp::now()) {
             Ok(made) => {
                 println!("{}", made.certificate.display());
                 println!("{}", made.key.display());
+                if !made.shared {
+                    let key = made.key.display();
+                    eprintln!(
+                        "{}: only you can read the key; for a service of another user: \
+                         chgrp GROUP {key} && chmod 0640 {key}",
+                        self.name
+                    );
+                }
                 println!(
                     "It signs itself, so clients must be told to trust it. To use it:\n\n\
                      [[listener]]\nname = \"https\"\naddress = \"[::]:8443\"\ntls = true\n\n\
@@ -522,7 +535,13 @@ impl Service {
     /// service is, and its successor tries all of it.
     fn check(&self, inherited: &Inherited, invocation: &Invocation, preflight: bool) -> u8 {
         let globals = &invocation.globals;
-        let sources = self.sources(globals, &Run::default(), room(inherited));
+        let mut sources = self.sources(globals, &Run::default(), room(inherited));
+        if !preflight && sources.credentials.is_none() {
+            // Where systemd has put them for the service that runs (systemd.exec(5)).
+            let name = globals.name.as_deref().unwrap_or(self.name);
+            let theirs = Path::new("/run/credentials").join(format!("{name}.service"));
+            sources.credentials = Some(theirs).filter(|directory| directory.is_dir());
+        }
         let loaded = if preflight && inherited.keeps_release {
             sources.load_for_any_release().map(|(loaded, _)| loaded)
         } else {
@@ -706,8 +725,9 @@ impl Service {
             if routers.contains_key(name) {
                 continue;
             }
-            if listener.redirect == Some(Redirect::Https) {
-                let port = context.settings().https_port().unwrap_or(443);
+            if let Some(Redirect::Https { port }) = listener.redirect {
+                let port = port.or_else(|| context.settings().https_port());
+                let port = port.unwrap_or(443);
                 routers.insert(name.clone(), worker::redirect_to_https(port));
                 continue;
             }

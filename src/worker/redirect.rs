@@ -1,7 +1,7 @@
 //! `redirect = "https"`: what a listener answers that only sends clients to TLS.
 
 use axum::Router;
-use axum::http::header::LOCATION;
+use axum::http::header::{CACHE_CONTROL, LOCATION};
 use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -27,13 +27,17 @@ fn redirect<B>(request: &Request<B>, port: u16) -> Option<Response> {
         other => format!(":{other}"),
     };
     let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    // `OPTIONS *` is about the server (RFC 9110, 9.3.7).
+    let path = if path == "*" { "/" } else { path };
     let location = HeaderValue::try_from(format!("https://{host}{port}{path}")).ok()?;
     // 301 lets a client turn POST into GET; 308 does not (RFC 9110, 15.4).
     let status = match *request.method() {
         Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
         _ => StatusCode::PERMANENT_REDIRECT,
     };
-    Some((status, [(LOCATION, location)]).into_response())
+    // A browser keeps such an answer for ever if nobody says otherwise, also when the place was wrong.
+    let fresh = HeaderValue::from_static("max-age=3600");
+    Some((status, [(LOCATION, location), (CACHE_CONTROL, fresh)]).into_response())
 }
 
 #[cfg(test)]
@@ -89,6 +93,10 @@ mod tests {
             ),
         ] {
             assert_eq!(location(method, uri, host, port), (status, to.to_owned()));
+        }
+        for (uri, to) in [("*", "https://x.org/"), ("/*", "https://x.org/*")] {
+            let answer = location(Method::OPTIONS, uri, Some("x.org"), 443);
+            assert_eq!(answer, (308, to.to_owned()));
         }
     }
 

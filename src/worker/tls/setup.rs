@@ -12,7 +12,7 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{RootCertStore, ServerConfig, SignatureAlgorithm, SupportedProtocolVersion};
 
 use super::handshake::Catcher;
 use super::info::TlsInfo;
@@ -101,6 +101,11 @@ impl TlsSetup {
         answer.is_ok()
     }
 
+    /// Whether clients must show a certificate.
+    pub(in crate::worker) fn asks_client(&self) -> bool {
+        self.verifier.is_some()
+    }
+
     /// Whether a connection of this version would not be made any longer.
     pub(in crate::worker) fn is_too_old(&self, info: &TlsInfo) -> bool {
         self.min_version == TlsVersion::V13 && info.version != "TLSv1.3"
@@ -126,12 +131,15 @@ fn verifier(identities: &Identities) -> Result<Arc<dyn ClientCertVerifier>, Setu
 }
 
 /// Certificates by the names that they are for. A name may have several, of different kinds of keys:
-/// the first that the client can check is used.
+/// the first that the client can check is used, those with RSA keys last: they cost more, and
+/// in TLS 1.3 a client that names the RSA signatures of TLS 1.2 only seems to take one.
 #[derive(Debug)]
 struct ByName {
-    /// The first one is for clients that ask for no name, or for one that nobody has.
     all: Vec<Arc<CertifiedKey>>,
     names: HashMap<String, Vec<usize>>,
+    /// For clients that ask for no name, or for one that nobody has: those for a name of the first one,
+    /// then all.
+    others: Vec<usize>,
 }
 
 impl ByName {
@@ -153,7 +161,18 @@ impl ByName {
                 names.entry(name.to_ascii_lowercase()).or_default().push(n);
             }
         }
-        Ok(Self { all, names })
+        let is_rsa = |n: &usize| all[*n].key.algorithm() == SignatureAlgorithm::RSA;
+        for of_one in names.values_mut() {
+            of_one.sort_by_key(is_rsa);
+        }
+        let first = identities
+            .list
+            .first()
+            .and_then(|first| first.names.first());
+        let first = first.and_then(|name| names.get(&name.to_ascii_lowercase()));
+        let mut others = first.cloned().unwrap_or_default();
+        others.extend(0..all.len());
+        Ok(Self { all, names, others })
     }
 
     /// Those for a name: its own ones, then those for all names beside it (`*.example.org`).
@@ -174,7 +193,7 @@ impl ResolvesServerCert for ByName {
         let mut named = hello.server_name().map(|name| self.of(name));
         let named = named.as_mut().and_then(|named| named.find(fits));
         // As in nginx: somebody else's certificate says more to a person than no answer.
-        let found = named.or_else(|| (0..self.all.len()).find(fits))?;
+        let found = named.or_else(|| self.others.iter().copied().find(fits))?;
         Some(Arc::clone(&self.all[found]))
     }
 }
@@ -210,6 +229,37 @@ mod tests {
             client_certificates: vec![certificate.der().to_vec()],
             ..TlsInfo::default()
         }
+    }
+
+    /// Whichever file comes first.
+    #[test]
+    fn of_two_certificates_for_a_name_the_one_without_rsa_is_shown_first() {
+        let rsa = KeyPair::from_pem(include_str!("rsa-for-tests.pem")).unwrap();
+        let identity = |file: &str, key: &KeyPair, name: &str| {
+            let params = CertificateParams::new([name.to_owned()]).unwrap();
+            crate::config::Identity {
+                file: file.into(),
+                names: vec![name.into()],
+                chain: vec![params.self_signed(key).unwrap().der().to_vec()],
+                key: crate::config::SecretBytes::new(key.serialize_der()),
+                not_before: 0,
+                not_after: 0,
+                exposed_key: None,
+            }
+        };
+        let ecdsa = KeyPair::generate().unwrap();
+        let identities = Identities {
+            list: vec![
+                identity("a-rsa.crt", &rsa, "a.test"),
+                identity("b.crt", &ecdsa, "b.test"),
+                identity("c-ecdsa.crt", &ecdsa, "a.test"),
+            ],
+            ..Identities::default()
+        };
+        let by_name = ByName::new(&identities).unwrap();
+        assert_eq!(by_name.of("A.test.").collect::<Vec<_>>(), [2, 0]);
+        // Without a name the first one's is meant.
+        assert_eq!(by_name.others[..2], [2, 0]);
     }
 
     #[test]
