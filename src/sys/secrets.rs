@@ -23,12 +23,21 @@ const MOST: u64 = 64 * 1024 * 1024;
 pub fn wrap<T: Serialize>(secrets: &T) -> io::Result<OwnedFd> {
     let mut length = Length(0);
     serde_json::to_writer(&mut length, secrets)?;
+    if u64::try_from(length.0).is_ok_and(|length| length > MOST) {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     // Never grown, so that no copy stays behind in a smaller buffer.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length.0));
     serde_json::to_writer(&mut *bytes, secrets)?;
-    let mut file = File::from(memory()?);
-    file.write_all(&bytes)?;
-    // Nobody changes them on their way.
+    memory(&[&bytes])
+}
+
+/// These bytes in memory of their own (close-on-exec), which nobody changes on its way.
+pub fn memory(parts: &[&[u8]]) -> io::Result<OwnedFd> {
+    let mut file = File::from(empty()?);
+    for part in parts {
+        file.write_all(part)?;
+    }
     rustix::fs::fcntl_add_seals(
         &file,
         SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
@@ -36,7 +45,7 @@ pub fn wrap<T: Serialize>(secrets: &T) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-fn memory() -> io::Result<OwnedFd> {
+fn empty() -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let create = |flags| rustix::fs::memfd_create("handover-secrets", flags);
     match create(flags | MemfdFlags::NOEXEC_SEAL) {

@@ -22,7 +22,6 @@ use super::{handshake, http1, http2, proxied};
 use crate::machine::link::{HTTP2_WRITES, Reads};
 
 /// A connection outside hyper, at a boundary between two requests.
-#[derive(Debug)]
 pub(super) struct Connection {
     pub(super) stream: Stream,
     /// Read from the socket, not yet given to hyper.
@@ -44,6 +43,17 @@ pub(super) struct Connection {
     pub(super) proxy_header_due: bool,
     /// It is HTTP/2 and stands between two streams.
     pub(super) http2: Option<Box<http2::Blob>>,
+}
+
+/// No bytes of the client's.
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("stream", &self.stream)
+            .field("leftover", &self.leftover.len())
+            .field("requests", &self.requests)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A listener's name and its application.

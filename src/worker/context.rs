@@ -21,7 +21,7 @@ use super::http2::streams::Tasks;
 use super::lock;
 use super::order::Order;
 use super::stream::Stream;
-use super::tls::TlsSetup;
+use super::tls::{TlsInfo, TlsSetup};
 use crate::config::{Http, Network};
 use crate::context::Context;
 use crate::machine::link::{HTTP2_WRITES, Reads, Start};
@@ -134,6 +134,18 @@ impl Worker {
             outbox: Mutex::default(),
             passes_http2: AtomicBool::new(false),
         })
+    }
+
+    /// What an application may know of a TLS connection. A certificate that the client has shown to another
+    /// generation, and that nobody asks for here, was checked against no authority of this one.
+    pub(super) fn shown(&self, info: Arc<TlsInfo>) -> Arc<TlsInfo> {
+        let asks = self.tls.as_ref().is_some_and(TlsSetup::asks_client);
+        if asks || info.client_certificates.is_empty() {
+            return info;
+        }
+        let mut info = TlsInfo::clone(&info);
+        info.client_certificates.clear();
+        Arc::new(info)
     }
 
     /// The service's runtime directory.

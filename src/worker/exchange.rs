@@ -136,7 +136,7 @@ impl Exchange {
             multiplexed,
             body_timeout: worker.http.body_timeout,
             access: worker.access.clone(),
-            tls,
+            tls: tls.map(|info| worker.shown(info)),
         }
     }
 

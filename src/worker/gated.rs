@@ -17,7 +17,6 @@ use super::ws::Farewell;
 
 /// The wrapper. It owns the connection's [`Live`] guard, because an upgraded connection (a
 /// WebSocket) leaves the driver and lives on in the application.
-#[derive(Debug)]
 pub(super) struct Gated {
     pub(super) stream: Stream,
     /// Read from the socket, not yet given to hyper.
@@ -26,6 +25,16 @@ pub(super) struct Gated {
     pub(super) live: Live,
     /// The application has it.
     pub(super) web_socket: Option<Box<Farewell>>,
+}
+
+/// No bytes of the client's.
+impl std::fmt::Debug for Gated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gated")
+            .field("stream", &self.stream)
+            .field("before", &self.before.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl AsyncRead for Gated {

@@ -30,12 +30,16 @@ use crate::sys::handoff::Targets;
 use crate::sys::secrets;
 
 /// Lives, from the loading of the application to the end.
-pub(super) async fn obey<F>(channel: OwnedFd, beginning: Beginning, load: F) -> io::Result<ExitCode>
+pub(super) async fn obey<F>(
+    channel: OwnedFd,
+    mut beginning: Beginning,
+    load: F,
+) -> io::Result<ExitCode>
 where
     F: FnOnce(Context) -> Loading,
 {
     let channel = Channel::from_fd(channel)?;
-    let tls = match tls_setup(&beginning) {
+    let tls = match tls_setup(&mut beginning) {
         Ok(tls) => tls,
         Err(e) => {
             let reason = e.to_string();
@@ -121,9 +125,9 @@ where
     Ok(ExitCode::SUCCESS)
 }
 
-/// How TLS is spoken, if it is.
-fn tls_setup(beginning: &Beginning) -> Result<Option<TlsSetup>, SetupError> {
-    let Some(secrets) = &beginning.tls else {
+/// How TLS is spoken, if it is. What the master sent is wiped.
+fn tls_setup(beginning: &mut Beginning) -> Result<Option<TlsSetup>, SetupError> {
+    let Some(secrets) = beginning.tls.take() else {
         return Ok(None);
     };
     let config = &beginning.start.config;

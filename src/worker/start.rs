@@ -41,6 +41,13 @@ pub(super) enum StartError {
     Unexpected { expected: &'static str },
 }
 
+/// From now on no core file, and no debugger of the same user, shows this process's memory.
+pub(super) fn hide_memory() {
+    if let Err(e) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!("this process can be dumped with its TLS keys: {e}");
+    }
+}
+
 /// Reads the first messages.
 pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
     let channel = Channel::from_fd(channel)?;
@@ -55,10 +62,8 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
     let holds = start.hosted.as_ref().and_then(|_| beside.next());
     let tls = start.tls.then(|| beside.next()).flatten();
     if tls.is_some() {
-        // Before the keys are here: no core file, and no debugger of the same user, shows them.
-        if let Err(e) = nix::sys::prctl::set_dumpable(false) {
-            tracing::warn!("this process can be dumped with its TLS keys: {e}");
-        }
+        // Before the keys are here.
+        hide_memory();
     }
     let tls = tls.map(secrets::unwrap).transpose()?;
     let mut listeners = Vec::with_capacity(start.listeners);

@@ -120,13 +120,14 @@ impl Stream {
         Ok(rustix::net::send(self, bytes, flags)?)
     }
 
-    /// Writes a last word as far as the socket takes it at once.
+    /// Writes a last word, and that it is the last, as far as the socket takes it at once.
     pub(super) fn say_last(&mut self, bytes: &[u8]) {
         // Nobody is left to be told that it failed.
         let _ = match self {
             Self::Tls(s) => s.say_last(bytes),
-            plain => plain.send_now(bytes).map(drop),
+            Self::Tcp(_) | Self::Unix(_) => self.send_now(bytes).map(drop),
         };
+        self.say_close();
     }
 
     /// Calls `write` when the socket takes something, again when it does not after all.

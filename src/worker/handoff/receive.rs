@@ -23,6 +23,7 @@ use crate::worker::connection::{self, Connection};
 use crate::worker::guarded::Vital;
 use crate::worker::http2;
 use crate::worker::lock;
+use crate::worker::start::hide_memory;
 use crate::worker::stream::{Peer, Stream};
 use crate::worker::tls::{Blob, TlsInfo, TlsStream};
 use crate::worker::ws;
@@ -337,6 +338,10 @@ fn adopt(
             }
         },
     };
+    if matches!(stream, Stream::Tls(_)) && worker.tls.is_none() {
+        // It had no keys of its own to hide.
+        hide_memory();
+    }
     let now = Instant::now();
     let since = |age: u64| now.checked_sub(Duration::from_millis(age)).unwrap_or(now);
     let is_tls = matches!(stream, Stream::Tls(_)) || about.handshake_due;

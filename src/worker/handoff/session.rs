@@ -2,13 +2,13 @@
 //! memfd that both parts travel in, since a message has no room for them.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustix::fs::{MemfdFlags, memfd_create};
 
+use crate::sys::secrets;
 use crate::worker::Worker;
 use crate::worker::connection::Connection;
 use crate::worker::order::Word;
@@ -21,13 +21,23 @@ pub(in crate::worker) const BLOB_MAX: usize = 64 * 1024;
 const UNREAD_MAX: usize = 1024 * 1024;
 
 /// A session that is not in its application's hands.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(in crate::worker) struct Session {
     pub(in crate::worker) name: String,
     pub(in crate::worker) blob: Vec<u8>,
     /// The order that it left for. When nobody takes it, it goes on here and does not leave for the
     /// same order again.
     pub(in crate::worker) heard: Option<Word>,
+}
+
+/// Not what the application said.
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("name", &self.name)
+            .field("blob", &self.blob.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Session {
@@ -39,10 +49,7 @@ impl Session {
 
 /// A connection's unread bytes, then its blob, in a file that is nowhere but in memory.
 pub(super) fn pack(leftover: &[u8], blob: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create(c"handover-session", MemfdFlags::CLOEXEC)?);
-    file.write_all(leftover)?;
-    file.write_all(blob)?;
-    Ok(file.into())
+    secrets::memory(&[leftover, blob])
 }
 
 /// Both parts of the other side's [`pack`].

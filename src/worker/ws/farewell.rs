@@ -29,7 +29,7 @@ enum Stage {
     Open,
     /// It has, and the application is in the middle of a message.
     Due,
-    /// So much of the close frame is not written.
+    /// So much of the close frame is not written; when all of it is, TLS may still have it.
     Saying(&'static [u8]),
     /// The client has so long for its own.
     Said(Pin<Box<Sleep>>),
@@ -72,7 +72,11 @@ impl Farewell {
                     }
                     self.stage = Stage::Saying(CLOSE);
                 }
-                Stage::Saying([]) => self.stage = Stage::Said(Box::pin(sleep(PATIENCE))),
+                Stage::Saying([]) => match Pin::new(&mut *stream).poll_flush(cx) {
+                    Poll::Pending => return false,
+                    Poll::Ready(Ok(())) => self.stage = Stage::Said(Box::pin(sleep(PATIENCE))),
+                    Poll::Ready(Err(_)) => self.stage = Stage::Over,
+                },
                 Stage::Saying(rest) => match Pin::new(&mut *stream).poll_write(cx, rest) {
                     Poll::Pending => return false,
                     Poll::Ready(Ok(n @ 1..)) => *rest = &rest[n..],

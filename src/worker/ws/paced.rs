@@ -15,7 +15,6 @@ use crate::worker::gate::Gate;
 use crate::worker::stream::Stream;
 
 /// Such a socket. It is counted as a connection of the worker as long as it exists.
-#[derive(Debug)]
 pub(super) struct Paced {
     pub(super) stream: Stream,
     pub(super) gate: Arc<Gate>,
@@ -23,6 +22,16 @@ pub(super) struct Paced {
     /// Read, and not given to the library.
     before: BytesMut,
     given: Frames,
+}
+
+/// No bytes of the client's.
+impl std::fmt::Debug for Paced {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Paced")
+            .field("stream", &self.stream)
+            .field("before", &self.before.len())
+            .finish_non_exhaustive()
+    }
 }
 
 const READ: usize = 4096;
