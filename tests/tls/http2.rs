@@ -1,19 +1,23 @@
-//! HTTP/2 over TLS: such a connection moves between two streams, and its client does not notice. It is
-//! `h2`'s; it repeats nothing.
+//! HTTP/2, over TLS and with prior knowledge: such a connection moves between two streams, and its client
+//! does not notice. It is `h2`'s; it repeats nothing.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use handover::api::Connections;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use crate::kit::service::Service;
 use crate::kit::wait::wait_until;
-use crate::{begin, roll_back, server, upgrade};
+use crate::{begin, begin_with, metric, roll_back, server, upgrade};
 
 /// What all clients have seen.
 #[derive(Debug, Default)]
@@ -31,8 +35,8 @@ struct Seen {
 const STREAMS: u64 = 8;
 const CLIENTS: usize = 4;
 
-/// A client; a new connection only when the one before takes no more streams.
-async fn client(service: std::net::SocketAddr, authority: PathBuf, seen: Arc<Seen>) {
+/// How a client agrees on TLS.
+fn connector(authority: PathBuf) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     let certificate = CertificateDer::from_pem_file(authority).expect("a certificate");
     roots.add(certificate).expect("an authority");
@@ -43,24 +47,39 @@ async fn client(service: std::net::SocketAddr, authority: PathBuf, seen: Arc<See
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let connector = TlsConnector::from(Arc::new(config));
+    TlsConnector::from(Arc::new(config))
+}
+
+/// A client, over TLS or without; a new connection only when the one before takes no more streams.
+async fn client(service: SocketAddr, connector: Option<TlsConnector>, seen: Arc<Seen>) {
     while !seen.stop.load(Relaxed) {
         let socket = TcpStream::connect(service).await.expect("the service");
+        seen.connections.fetch_add(1, Relaxed);
+        let Some(connector) = &connector else {
+            one_connection(socket, &seen).await;
+            continue;
+        };
         let name = ServerName::try_from("localhost").expect("a name");
         let tls = connector.connect(name, socket).await.expect("TLS");
         assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        seen.connections.fetch_add(1, Relaxed);
-        let (asks, connection) = h2::client::handshake(tls).await.expect("HTTP/2");
-        // Its end is what the streams see.
-        let driver = tokio::spawn(connection);
-        let mut streams = JoinSet::new();
-        for n in 0..STREAMS {
-            streams.spawn(ask(n, asks.clone(), Arc::clone(&seen)));
-        }
-        drop(asks);
-        while streams.join_next().await.is_some() {}
-        drop(driver.await);
+        one_connection(tls, &seen).await;
     }
+}
+
+async fn one_connection<S>(stream: S, seen: &Arc<Seen>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (asks, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    // Its end is what the streams see.
+    let driver = tokio::spawn(connection);
+    let mut streams = JoinSet::new();
+    for n in 0..STREAMS {
+        streams.spawn(ask(n, asks.clone(), Arc::clone(seen)));
+    }
+    drop(asks);
+    while streams.join_next().await.is_some() {}
+    drop(driver.await);
 }
 
 /// One request after the other, until the connection takes no more.
@@ -109,11 +128,26 @@ async fn whole(answer: h2::client::ResponseFuture) -> Result<(), h2::Error> {
 }
 
 #[test]
-fn nothing_that_was_asked_is_lost_through_ten_upgrades_and_rollbacks() {
+fn over_tls_nothing_is_lost_and_nobody_connects_again_in_ten_upgrades_and_ten_rollbacks() {
     let service = begin("tls-h2");
-    let seen = Arc::new(Seen::default());
     let authority = service.dir().join("tls/localhost.crt");
-    let (to, kept) = (server(&service), Arc::clone(&seen));
+    let last = ten_and_ten(&service, Some(&connector(authority)));
+    assert_eq!(last.http2.passed, last.tls.passed);
+}
+
+#[test]
+fn without_tls_nothing_is_lost_and_nobody_connects_again_in_ten_upgrades_and_ten_rollbacks() {
+    let service = begin_with("h2c", false);
+    let last = ten_and_ten(&service, None);
+    assert_eq!(last.tls.passed, 0);
+}
+
+/// Ten upgrades, each taken back, under clients that ask all the time; what the last one did with the
+/// connections.
+fn ten_and_ten(service: &Service, connector: Option<&TlsConnector>) -> Connections {
+    let seen = Arc::new(Seen::default());
+    let (to, kept) = (server(service), Arc::clone(&seen));
+    let connector = connector.cloned();
     let clients = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -121,7 +155,7 @@ fn nothing_that_was_asked_is_lost_through_ten_upgrades_and_rollbacks() {
         runtime.expect("a runtime").block_on(async {
             let mut clients = JoinSet::new();
             for _ in 0..CLIENTS {
-                clients.spawn(client(to, authority.clone(), Arc::clone(&kept)));
+                clients.spawn(client(to, connector.clone(), Arc::clone(&kept)));
             }
             while let Some(client) = clients.join_next().await {
                 client.expect("a client");
@@ -133,11 +167,21 @@ fn nothing_that_was_asked_is_lost_through_ten_upgrades_and_rollbacks() {
         wait_until(what, || seen.answered.load(Relaxed) > before + 200);
     };
     more("the first answers");
-    for round in 0..5 {
-        upgrade(&service);
-        more(&format!("answers after upgrade {round}"));
-        roll_back(&service);
-        more(&format!("answers after rollback {round}"));
+    for round in 0..10 {
+        for (change, name) in [
+            (upgrade as fn(&Service), "upgrade"),
+            (roll_back, "rollback"),
+        ] {
+            let before = passed(service);
+            change(service);
+            more(&format!("answers after {name} {round}"));
+            // All of them, and none twice.
+            let all = before + CLIENTS as u64;
+            wait_until(&format!("moves of {name} {round}"), || {
+                passed(service) >= all
+            });
+            assert_eq!(passed(service), all, "{name} {round}");
+        }
     }
     seen.stop.store(true, Relaxed);
     clients.join().expect("the clients");
@@ -148,7 +192,10 @@ fn nothing_that_was_asked_is_lost_through_ten_upgrades_and_rollbacks() {
     let opened = seen.connections.load(Relaxed);
     assert_eq!(opened, CLIENTS as u64, "{seen:?}");
     let status = service.status().expect("a status");
-    let last = status.last.expect("an upgrade").connections;
-    assert!(last.http2.passed >= CLIENTS as u64, "{last:?}");
-    assert_eq!(last.http2.passed, last.tls.passed);
+    status.last.expect("an upgrade").connections
+}
+
+/// HTTP/2 connections that were passed on so far, by all generations.
+fn passed(service: &Service) -> u64 {
+    metric(service, "handover_http2_drained_total{result=\"passed\"}")
 }

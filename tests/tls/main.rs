@@ -9,6 +9,7 @@ mod certificates;
 mod clients;
 mod http2;
 mod moving;
+mod off;
 mod serving;
 
 use std::net::SocketAddr;
@@ -24,14 +25,19 @@ const PATIENT: &str =
 
 /// `workbench`; all its listeners speak TLS.
 fn begin(test: &str) -> Service {
+    begin_with(test, true)
+}
+
+/// The same, or without TLS.
+fn begin_with(test: &str, tls: bool) -> Service {
     // Built before anybody connects: no client has to wait for a compiler.
     build::other_version_of_example("workbench", "2.0.0");
-    let service = Service::setup(test)
+    let setup = Service::setup(test)
         .name("workbench")
         .image(build::other_version_of_example("workbench", "1.0.0"))
-        .config(PATIENT)
-        .tls()
-        .start();
+        .config(PATIENT);
+    let setup = if tls { setup.tls() } else { setup };
+    let service = setup.start();
     service.wait_owner(1, "serving");
     service
 }
@@ -58,13 +64,18 @@ fn roll_back(service: &Service) {
 
 /// Two numbers of `/metrics`: connections over TLS that were passed on, and that were cut.
 fn passed_and_cut(service: &Service) -> (u64, u64) {
-    let metrics = service.control("/metrics").expect("metrics");
-    let metrics = String::from_utf8(metrics).expect("text");
-    let value = |result: &str| -> u64 {
-        let name = format!("handover_tls_drained_total{{result=\"{result}\"}} ");
-        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
-        line.and_then(|value| value.parse().ok())
-            .unwrap_or_else(|| panic!("no {name} in\n{metrics}"))
+    let value = |result: &str| {
+        let name = format!("handover_tls_drained_total{{result=\"{result}\"}}");
+        metric(service, &name)
     };
     (value("passed"), value("cut"))
+}
+
+/// One number of `/metrics`.
+fn metric(service: &Service, name: &str) -> u64 {
+    let metrics = service.control("/metrics").expect("metrics");
+    let metrics = String::from_utf8(metrics).expect("text");
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|value| value.trim().parse().ok())
+        .unwrap_or_else(|| panic!("no {name} in\n{metrics}"))
 }
