@@ -72,7 +72,11 @@ pub fn unusable_in_unit(config: &Config, unit: &UnitFile) -> Vec<String> {
     let yes = |key: &str| matches!(unit.value(key), Some("yes" | "true" | "on" | "1"));
     let hides_homes = yes("ProtectHome") || unit.value("ProtectHome") == Some("tmpfs");
     if let Some(root) = &config.site.root {
-        let root = root.canonicalize().unwrap_or_else(|_| root.clone());
+        let root = match &config.app {
+            Some(app) => app.directory.join(root),
+            None => root.clone(),
+        };
+        let root = root.canonicalize().unwrap_or(root);
         let home = ["/home", "/root", "/run/user"];
         let shown = root.display();
         if hides_homes && home.iter().any(|home| root.starts_with(home)) {

@@ -3,8 +3,10 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsRawFd;
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
 
 /// Why there is no environment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,17 +46,15 @@ pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Opens what must be a file, without waiting for a pipe's other end.
+/// Opens what must be a file. Nothing else is opened: that alone does something to a device, and waits
+/// for a pipe's other end.
 pub(super) fn open_file(path: &Path) -> io::Result<fs::File> {
-    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = fs::File::options()
-        .read(true)
-        .custom_flags(nonblock)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !found.metadata()?.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
-    Ok(file)
+    fs::File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
 
 /// More of a file is not read.

@@ -204,7 +204,7 @@ pub enum Problem {
     #[error("is for a site beside `[app]`, and needs both `[app]` and `root`")]
     SiteAtAlone,
     /// A part of the release that is none.
-    #[error("{} must lie in the release, without `..`", .0.display())]
+    #[error("{:?} must be a directory within the release, such as \"static\", without `..`", .0)]
     SiteOutside(PathBuf),
     /// The program of an application.
     #[error("cannot start {}: {why}", .path.display())]

@@ -14,14 +14,10 @@ use super::merge::Step;
 use super::validate::{DAY, Invalid, MOMENT, at, health, number, site_root, time, unless};
 use super::{App, Listens, Site, Size, read_env_file};
 
-/// Why what is in the directory now cannot be started.
-pub(super) fn release(app: &App) -> Result<(), Invalid> {
+/// Why what is in the directory now cannot be started, or the site not be served from it.
+pub(super) fn release(app: &App, site: &Site) -> Result<(), Invalid> {
     at(&["app", "directory"], directory(&app.directory))?;
-    at(&["app", "command"], program(app))
-}
-
-/// Why the site beside the application cannot be served from its release.
-pub(super) fn release_site(app: &App, site: &Site) -> Result<(), Invalid> {
+    at(&["app", "command"], program(app))?;
     match (&site.at, &site.root) {
         (Some(_), Some(root)) => at(&["site", "root"], site_root(&app.directory.join(root))),
         _ => Ok(()),
@@ -41,7 +37,10 @@ pub(super) fn site(site: &Site, app: Option<&App>) -> Result<(), Invalid> {
     let (Some(root), Some(_)) = (&site.root, app) else {
         return at(key, Err(Problem::SiteAtAlone));
     };
-    let inside = root.components().all(|part| part != Component::ParentDir);
+    // All of the release has its source and its settings, too.
+    let mut parts = root.components();
+    let inside = parts.clone().all(|part| part != Component::ParentDir)
+        && parts.any(|part| matches!(part, Component::Normal(_)));
     let inside = inside || root.is_absolute();
     at(
         &["site", "root"],
@@ -51,8 +50,8 @@ pub(super) fn site(site: &Site, app: Option<&App>) -> Result<(), Invalid> {
 
 /// The same in words.
 #[must_use]
-pub fn release_fault(app: &App) -> Option<String> {
-    release(app)
+pub fn release_fault(app: &App, site: &Site) -> Option<String> {
+    release(app, site)
         .err()
         .map(|invalid| invalid.problem.to_string())
 }

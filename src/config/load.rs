@@ -183,11 +183,8 @@ impl Sources {
         };
         validate(&config, &self.datagrams, self.room).map_err(told)?;
         let app = config.app.as_ref();
-        let release = |app| {
-            hosting::release(app)?;
-            hosting::release_site(app, &config.site)
-        };
-        let unusable = app.and_then(|app| release(app).map_err(told).err());
+        let release = |app| hosting::release(app, &config.site).map_err(told);
+        let unusable = app.and_then(|app| release(app).err());
         if certificates && config.listeners.iter().any(|listener| listener.tls) {
             let place = |way: Vec<Step>, error| {
                 let problem = Problem::Tls(error);

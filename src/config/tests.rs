@@ -791,7 +791,11 @@ fn an_application_listens_at_one_place_and_its_site_is_in_its_release() {
         ),
         (
             &format!("{good}[site]\nat = \"/static\"\nroot = \"../static\"\n"),
-            "../static must lie in the release",
+            "\"../static\" must be a directory within the release",
+        ),
+        (
+            &format!("{good}[site]\nat = \"/static\"\nroot = \".\"\n"),
+            "\".\" must be a directory within the release",
         ),
         (
             &format!("{good}[site]\nat = \"/static\"\nroot = \"static\"\n"),

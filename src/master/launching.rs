@@ -38,7 +38,12 @@ impl Driver {
             _ => Asked::Upgrade,
         };
         let other_program = !self.disk.store.disk().matches_running;
-        record.keeps_release = self.releases.kept(&self.applications, asked, other_program);
+        record.keeps_release = self.releases.kept(
+            &self.configured.config,
+            &self.applications,
+            asked,
+            other_program,
+        );
         let other = self.applications.releases_now();
         if let Some((releases, release)) = other.filter(|_| record.keeps_release.is_none()) {
             self.releases.serves(&self.applications);

@@ -157,13 +157,14 @@ impl KnownReleases {
     /// What the successor runs in spite of the link.
     pub(super) fn kept(
         &self,
+        config: &Config,
         applications: &Applications,
         asked: Asked,
         other_program: bool,
     ) -> Option<PathBuf> {
         let (app, ours) = applications.running()?;
         let now = Release::of(&app.directory, app).ok();
-        let bad = config::release_fault(app).is_some()
+        let bad = config::release_fault(app, &config.site).is_some()
             || now.is_none_or(|now| now != *ours && self.was_rejected(applications, &now));
         keeps(asked, other_program, bad).then(|| ours.path.clone())
     }

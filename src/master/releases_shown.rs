@@ -11,11 +11,11 @@ use crate::sys::release::Release;
 
 impl KnownReleases {
     /// The link leads to another release than the one that runs.
-    pub(super) fn warning(&self, applications: &Applications) -> Option<String> {
+    pub(super) fn warning(&self, config: &Config, applications: &Applications) -> Option<String> {
         let (app, ours) = applications.running()?;
         let link = app.directory.display();
         let now = Release::of(&app.directory, app).ok();
-        let unusable = config::release_fault(app);
+        let unusable = config::release_fault(app, &config.site);
         if now.as_ref() == Some(ours) {
             return None;
         }

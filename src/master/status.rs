@@ -41,7 +41,11 @@ pub(super) fn document(driver: &Driver) -> api::Status {
     let mut warnings = sockets.warnings().to_vec();
     let upgrade = driver.story.upgrade();
     if upgrade.is_none() {
-        warnings.extend(driver.releases.warning(&driver.applications));
+        warnings.extend(
+            driver
+                .releases
+                .warning(&driver.configured.config, &driver.applications),
+        );
     }
     let trouble = driver.disk.trouble().into_iter();
     warnings.extend(trouble.map(|why| format!("{why}; it is tried again")));

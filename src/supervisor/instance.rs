@@ -166,7 +166,13 @@ impl Instance {
             Some(Ended::ByItself) if exit.success() => End::Broken(format!(
                 "{label} ended by itself (an application stays in the foreground: no daemon mode){said}"
             )),
-            Some(Ended::ByItself) => End::Broken(format!("{label} {exit}{}{said}", shot.since())),
+            Some(Ended::ByItself) => {
+                let shot = match exit {
+                    Exit::Signal(9, _) => shot.since(),
+                    _ => "",
+                };
+                End::Broken(format!("{label} {exit}{shot}{said}"))
+            }
         };
         self.say(Word::Ended(match &end {
             End::Stopped => None,

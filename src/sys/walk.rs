@@ -32,8 +32,8 @@ pub fn directory(path: &Path) -> io::Result<Reached> {
     let root = || rustix::fs::openat(CWD, "/", STEP, Mode::empty());
     let (mut here, mut at) = (root()?, PathBuf::from("/"));
     let mut owner = rustix::fs::fstat(&here)?.st_uid;
-    let mut others = Others::default();
-    others.meet(owner, &at)?;
+    // Who owns the root owns all: in a user namespace that is not always uid 0.
+    let mut others = Others::beside(owner);
     let mut links = 0;
     let mut steps = Vec::new();
     push(&mut steps, path);
@@ -73,7 +73,8 @@ pub fn directory(path: &Path) -> io::Result<Reached> {
 }
 
 /// Opens the file of a Unix socket: what `/proc/self/fd` names then is this socket, whatever its path
-/// leads to by the time of a connect(2). A link is none. Also who owns the directory that it is in.
+/// leads to by the time of a connect(2). A link is none. Also who owns the directory that it is in. Only
+/// root minds who has a part in the way: whom another user asks, the answer's sender tells.
 ///
 /// # Errors
 /// As [`directory`], and when it is not there, or is no socket.
@@ -82,10 +83,17 @@ pub fn socket(path: &Path) -> io::Result<(OwnedFd, u32)> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Errno::INVAL.into());
     };
-    let within = directory(parent)?;
-    let socket = rustix::fs::openat(&within.directory, name, STEP, Mode::empty())?;
+    let (directory, owner) = if rustix::process::geteuid().is_root() {
+        let within = directory(parent)?;
+        (within.directory, within.owner)
+    } else {
+        let directory = rustix::fs::open(parent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let owner = rustix::fs::fstat(&directory)?.st_uid;
+        (directory, owner)
+    };
+    let socket = rustix::fs::openat(&directory, name, STEP, Mode::empty())?;
     match FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode) {
-        FileType::Socket => Ok((socket, within.owner)),
+        FileType::Socket => Ok((socket, owner)),
         _ => Err(io::Error::other("it is not a socket")),
     }
 }
@@ -101,33 +109,43 @@ fn push(steps: &mut Vec<OsString>, path: &Path) {
 }
 
 /// Who could make a path lead elsewhere, beside root and us.
-#[derive(Debug, Default)]
-struct Others(Option<(u32, PathBuf)>);
+#[derive(Debug)]
+struct Others {
+    trusted: [u32; 3],
+    met: Option<(u32, PathBuf)>,
+}
 
 impl Others {
+    fn beside(root: u32) -> Self {
+        Self {
+            trusted: [0, root, rustix::process::geteuid().as_raw()],
+            met: None,
+        }
+    }
+
     fn meet(&mut self, owner: u32, at: &Path) -> io::Result<()> {
-        if owner == 0 || owner == rustix::process::geteuid().as_raw() {
+        if self.trusted.contains(&owner) {
             return Ok(());
         }
-        match &self.0 {
+        match &self.met {
             Some((first, _)) if *first == owner => Ok(()),
             Some(_) => self.refuse(owner, at),
             None => {
-                self.0 = Some((owner, at.into()));
+                self.met = Some((owner, at.into()));
                 Ok(())
             }
         }
     }
 
     fn end(&self, owner: u32, at: &Path) -> io::Result<()> {
-        match &self.0 {
+        match &self.met {
             Some((other, _)) if *other != owner => self.refuse(owner, at),
             _ => Ok(()),
         }
     }
 
     fn refuse(&self, owner: u32, at: &Path) -> io::Result<()> {
-        let Some((other, theirs)) = &self.0 else {
+        let Some((other, theirs)) = &self.met else {
             return Ok(());
         };
         Err(io::Error::other(format!(
@@ -185,7 +203,7 @@ mod tests {
     #[test]
     fn whoever_owns_a_part_of_the_way_leads_into_their_own_directory_alone() {
         let refused = |owners: &[u32], last: u32| {
-            let mut others = Others::default();
+            let mut others = Others::beside(0);
             let met = owners
                 .iter()
                 .try_for_each(|uid| others.meet(*uid, Path::new("/a")));
