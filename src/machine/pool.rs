@@ -118,8 +118,14 @@ impl Pool {
     pub fn due(&mut self, now: Instant) -> Vec<Act> {
         let mut acts = Vec::new();
         let start = self.start;
+        // It is we who slept (a paused virtual machine): what the workers have to say is still to come.
+        let slept = |by: Instant, limit: Duration| now >= by + limit / 8;
         for (slot, state) in (0..).zip(&mut self.slots) {
             match *state {
+                Slot::Starting(by) if slept(by, start) => *state = Slot::Starting(now + start),
+                Slot::Up(Some(asked)) if slept(asked + REPLACED, REPLACED) => {
+                    *state = Slot::Up(Some(now));
+                }
                 Slot::Starting(by) if by <= now => {
                     *state = Slot::Killed;
                     acts.push(Act::Kill(slot));
@@ -205,6 +211,22 @@ mod tests {
         assert!(pool.vouches(0));
         let _ = pool.step(0, Event::Failed, now);
         assert_eq!(late(&mut pool, &mut now), []);
+    }
+
+    #[test]
+    fn who_slept_himself_blames_no_worker() {
+        let began = Instant::now();
+        let mut pool = Pool::new(2, START, began);
+        let _ = pool.step(0, Event::Ready, began);
+        let _ = pool.step(0, Event::Asked, began);
+        let woke = began + Duration::from_secs(3600);
+        assert_eq!(pool.due(woke), []);
+        let _ = pool.step(0, Event::Answered, woke);
+        assert_eq!(pool.due(woke + START), [Act::Kill(1)]);
+        // And a moment late is no sleep.
+        let _ = pool.step(0, Event::Asked, woke);
+        let late = woke + REPLACED + Duration::from_millis(500);
+        assert_eq!(pool.due(late), [Act::Replace(0)]);
     }
 
     /// What the processes really are; the pool only hears of them.
