@@ -286,7 +286,12 @@ fn a_parked_master_killed_commits_by_accident() {
     let status = story.service.status().expect("an owner");
     assert_eq!(status.last.expect("an upgrade").outcome, Outcome::Committed);
     assert!(status.disk.matches_running);
-    assert!(story.service.log_text().contains("committed by accident"));
+    assert!(
+        story
+            .service
+            .log_text()
+            .contains("has ended without a word")
+    );
     // There is no way back in memory, but one on disk.
     story.service.cli(&["rollback"]).assert_code(0);
     let back = story
@@ -453,4 +458,117 @@ fn a_worker_that_hangs_is_replaced() {
     });
     service.wait_picture(&["g1 1.0.0 serving: 1 accepting, owner, pid"]);
     load.stop().assert_clean();
+}
+
+// --- reloads ---
+
+/// It is what the operator raises when a reload did not have the time.
+#[test]
+fn a_reload_has_the_start_timeout_that_it_brings() {
+    let config = |limit| format!("workers = 2\n[upgrade]\nstart_timeout = \"{limit}\"\n");
+    let story = Story::with("reload-timeout", |setup| setup.config(&config("4s")));
+    let service = &story.service;
+    story.gate.shut();
+    let failed = service.cli(&["reload"]);
+    failed.assert_code(1);
+    assert!(failed.stderr.contains("within 4s"), "{failed}");
+    service.write_config(&config("2m"));
+    let reload = service.cli_start(&["reload"]);
+    // Longer than the configuration of before allowed.
+    let nothing = std::sync::mpsc::channel::<()>();
+    let waited = nothing.1.recv_timeout(Duration::from_secs(6));
+    assert!(waited.is_err());
+    story.gate.open();
+    reload.finish(SOON).assert_code(0);
+    story.nobody_noticed();
+}
+
+// --- the state directory is full ---
+
+/// A file system of its own for the state of a service, without a byte left; unmounted at the end.
+struct FullState {
+    at: PathBuf,
+}
+
+impl FullState {
+    fn of(service: &Service) -> Self {
+        let at = service.state.clone();
+        let options = ["-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs"];
+        let mut mount = std::process::Command::new("mount");
+        let mounted = mount.args(options).arg(&at).status().expect("mount");
+        assert!(mounted.success(), "this test mounts a tmpfs: it needs root");
+        let full = Self { at };
+        let filler = fs::File::create(full.filler()).expect("a file");
+        let written = std::io::copy(&mut std::io::repeat(0), &mut { filler });
+        let error = written.expect_err("it has an end");
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        full
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.at.join("filler")
+    }
+
+    /// What it was about is said; when there is room it is written down.
+    #[track_caller]
+    fn was_said_and_is_made_good(&self, story: &Story, outcome: &str) {
+        let log = story.service.log_text();
+        let said = log.lines().find(|line| {
+            line.contains("No space left on device") && line.contains("the service runs on")
+        });
+        assert!(said.is_some_and(|l| l.contains(&*self.at.to_string_lossy())));
+        let history = self.at.join("history.jsonl");
+        let last = || fs::read_to_string(&history).unwrap_or_default();
+        assert!(!last().contains(outcome), "{}", last());
+        fs::remove_file(self.filler()).expect("a file");
+        let end = Instant::now() + SOON;
+        while !last().trim_end().ends_with('}') || !last().contains(outcome) {
+            assert!(Instant::now() < end, "{}", last());
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for FullState {
+    fn drop(&mut self) {
+        let mut umount = std::process::Command::new("umount");
+        let _ = umount.arg("-l").arg(&self.at).status();
+    }
+}
+
+#[test]
+fn a_full_state_directory_stops_no_takeover() {
+    let story = Story::begin("full-takeover");
+    let full = FullState::of(&story.service);
+    story.upgrade();
+    story.service.cli(&["commit"]).assert_code(0);
+    story.sees(&[COMMITTED]);
+    full.was_said_and_is_made_good(&story, "\"committed\"");
+    drop(full);
+    story.nobody_noticed();
+}
+
+#[test]
+fn a_full_state_directory_stops_no_commit() {
+    let story = Story::in_probation("full-commit");
+    let full = FullState::of(&story.service);
+    story.service.cli(&["commit"]).assert_code(0);
+    story.sees(&[COMMITTED]);
+    full.was_said_and_is_made_good(&story, "\"committed\"");
+    drop(full);
+    story.nobody_noticed();
+}
+
+#[test]
+fn a_full_state_directory_stops_no_rollback() {
+    let story = Story::in_probation("full-rollback");
+    let full = FullState::of(&story.service);
+    story.service.cli(&["rollback"]).assert_code(0);
+    story.sees(&[ALONE]);
+    full.was_said_and_is_made_good(&story, "\"rolled_back\"");
+    // And the program that was turned down is remembered.
+    let refused = fs::read_to_string(full.at.join("refused")).unwrap_or_default();
+    assert_eq!(refused.lines().count(), 1, "{refused:?}");
+    drop(full);
+    story.nobody_noticed();
 }

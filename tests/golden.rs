@@ -220,6 +220,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         lingering: vec![Lingering {
             pid: 3990,
             identity: identity(5, "1.3.1"),
+            left_ms: Some(540_000),
         }],
         unit_rev: Some("1".into()),
         drained: Connections {

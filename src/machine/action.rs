@@ -71,16 +71,11 @@ pub enum Action {
     ReapSuccessor,
     /// The service is ours again, and the successor only drains: it goes on beside us, out of this
     /// machine's sight.
-    LetLinger {
-        /// When it is killed if it is there still; `None`: no limit.
-        limit: Option<Duration>,
-    },
-    /// SIGTERM to a predecessor that only drains: the service stops.
-    TermPredecessor,
+    LetLinger,
     /// SIGKILL to a predecessor that does not leave.
     KillPredecessor,
-    /// SIGTERM to a generation that only drains.
-    TermDrainer(u32),
+    /// TERM or INT to a generation that only drains.
+    EndDrainer(u32, Signal),
     /// SIGKILL to a generation that drains for too long.
     KillDrainer(u32),
     /// Tell the service manager (or the keeper) who the main process is, and wait until it knows.

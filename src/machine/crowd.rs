@@ -3,6 +3,16 @@
 
 use std::time::Instant;
 
+/// How much of a hurry it was told to be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Hurry {
+    No,
+    /// TERM: it has the time of a stop.
+    Soon,
+    /// INT: what it holds is cut.
+    Now,
+}
+
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Drainer {
@@ -10,10 +20,24 @@ struct Drainer {
     pid: u32,
     /// When it is killed if it is there still; `None`: no limit.
     ends: Option<Instant>,
-    /// It was told to hurry.
-    told: bool,
+    hurry: Hurry,
     /// It said its last word: it is only on its way out.
     done: bool,
+}
+
+impl Drainer {
+    /// Neither on its way out, nor told to hurry.
+    fn counts(&self) -> bool {
+        !self.done && self.hurry == Hurry::No
+    }
+
+    /// Whether this is news to it.
+    fn hurry(&mut self, hurry: Hurry, by: Instant) -> bool {
+        self.ends = Some(self.ends.map_or(by, |ends| ends.min(by)));
+        let news = self.hurry < hurry;
+        self.hurry = self.hurry.max(hurry);
+        news
+    }
 }
 
 /// All that this master knows, the oldest first.
@@ -21,12 +45,12 @@ struct Drainer {
 pub(super) struct Crowd(Vec<Drainer>);
 
 impl Crowd {
-    pub(super) fn join(&mut self, pid: u32, ends: Option<Instant>) {
+    pub(super) fn join(&mut self, pid: u32, ends: Option<Instant>, hurry: Hurry) {
         if self.0.iter().all(|d| d.pid != pid) {
             self.0.push(Drainer {
                 pid,
                 ends,
-                told: false,
+                hurry,
                 done: false,
             });
         }
@@ -47,27 +71,25 @@ impl Crowd {
     }
 
     /// Those that count: not on their way out, and not told to hurry.
-    pub(super) fn draining(&self) -> usize {
-        self.0.iter().filter(|d| !d.done && !d.told).count()
+    pub(super) fn draining(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().filter(|d| d.counts()).map(|d| d.pid)
     }
 
-    /// All are told to hurry, and end by then. Returns those who had not been told.
-    pub(super) fn hurry(&mut self, by: Instant) -> Vec<u32> {
-        let mut pids = Vec::new();
-        for one in &mut self.0 {
-            one.ends = Some(one.ends.map_or(by, |ends| ends.min(by)));
-            if !std::mem::replace(&mut one.told, true) {
-                pids.push(one.pid);
-            }
-        }
-        pids
+    /// When it is killed if it is there still.
+    pub(super) fn ends(&self, pid: u32) -> Option<Instant> {
+        self.0.iter().find(|d| d.pid == pid)?.ends
+    }
+
+    /// All are told to hurry, and end by then. Returns those to whom that is news.
+    pub(super) fn hurry(&mut self, hurry: Hurry, by: Instant) -> Vec<u32> {
+        let news = |d: &mut Drainer| d.hurry(hurry, by).then_some(d.pid);
+        self.0.iter_mut().filter_map(news).collect()
     }
 
     /// The oldest that counts is told to hurry, and ends by then.
     pub(super) fn hurry_oldest(&mut self, by: Instant) -> Option<u32> {
-        let oldest = self.0.iter_mut().find(|d| !d.done && !d.told)?;
-        oldest.told = true;
-        oldest.ends = Some(oldest.ends.map_or(by, |ends| ends.min(by)));
+        let oldest = self.0.iter_mut().find(|d| d.counts())?;
+        oldest.hurry(Hurry::Soon, by);
         Some(oldest.pid)
     }
 
@@ -99,14 +121,16 @@ mod tests {
         let now = Instant::now();
         let at = |s| now + Duration::from_secs(s);
         let mut crowd = Crowd::default();
-        crowd.join(1, None);
-        crowd.join(2, Some(at(9)));
-        crowd.join(3, Some(at(60)));
-        assert_eq!((crowd.draining(), crowd.deadline()), (3, Some(at(9))));
+        crowd.join(1, None, Hurry::No);
+        crowd.join(2, Some(at(9)), Hurry::No);
+        crowd.join(3, Some(at(60)), Hurry::No);
+        assert_eq!(crowd.draining().collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(crowd.deadline(), Some(at(9)));
         assert_eq!(crowd.hurry_oldest(at(20)), Some(1));
-        assert_eq!(crowd.draining(), 2);
-        assert_eq!(crowd.hurry(at(10)), [2, 3]);
-        assert!(crowd.hurry(at(10)).is_empty());
+        assert_eq!(crowd.draining().collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(crowd.hurry(Hurry::Soon, at(10)), [2, 3]);
+        assert!(crowd.hurry(Hurry::Soon, at(10)).is_empty());
+        assert_eq!(crowd.hurry(Hurry::Now, at(10)), [1, 2, 3]);
         assert!(crowd.overdue(at(8)).is_empty());
         assert_eq!(crowd.overdue(at(10)), [1, 2, 3]);
         assert_eq!((crowd.overdue(at(99)), crowd.deadline()), (vec![], None));

@@ -1,7 +1,5 @@
 //! Everything that can happen to a master.
 
-use std::time::Duration;
-
 use super::action::Who;
 use super::message::Supersede;
 use super::timing::Timer;
@@ -30,21 +28,14 @@ pub enum Event {
         /// Whether it was.
         done: bool,
     },
-    /// A generation only drains beside us from now on, at most so long.
-    DrainerJoined {
-        /// Its master.
-        pid: u32,
-        /// `None`: no limit.
-        limit: Option<Duration>,
-    },
     /// It said its last word, and is on its way out.
     DrainerDone(u32),
     /// Its master's process has gone.
     DrainerGone(u32),
     /// Whether another generation owns the service ([`Action::AskOwner`](super::Action::AskOwner)).
     OwnerAnswered(bool),
-    /// A successor's process exists.
-    Launched,
+    /// A successor's process exists: this one.
+    Launched(u32),
     /// No successor could be started.
     LaunchFailed(Failure),
     /// The successor said something.
@@ -68,6 +59,22 @@ pub enum Event {
     /// A deadline has come.
     Timer(Timer),
 }
+
+/// What no phase answers by itself but for the arms that say so: it has been noted, or answered, alike in
+/// all of them. A new event is still to be answered by every phase.
+macro_rules! dealt_with {
+    () => {
+        Event::MainNamed { .. }
+            | Event::DrainerDone(_)
+            | Event::DrainerGone(_)
+            | Event::OwnerAnswered(_)
+            | Event::ManagerTerm
+            | Event::Healthy
+            | Event::Signal(Signal::Usr1)
+            | Event::Timer(_)
+    };
+}
+pub(super) use dealt_with;
 
 /// What a successor says to its predecessor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

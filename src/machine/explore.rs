@@ -18,7 +18,7 @@ use super::event::{Event, FromPredecessor, Order, Signal};
 use super::{Machine, Phase, Timer, Timing, Who};
 use fingerprint::{Fold, fingerprint};
 use scripts::scripts;
-use world::{A, B, Master, OLDER, Older, Workers, World, name, sketch};
+use world::{A, B, GHOST, Master, OLDER, Older, Workers, World, name, sketch};
 
 /// One operator's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +98,8 @@ impl Explorer {
     fn initial(&self) -> World {
         let timing = Timing::default();
         let machine = if self.ghost {
-            let (mut machine, _) = Machine::succeeding(timing, false, self.start);
+            let (mut machine, _) =
+                Machine::succeeding(timing, false, (GHOST, timing.drain), self.start);
             machine.know_drainer(OLDER, timing.drain, self.start);
             for event in [
                 Event::WorkersReady,

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::action::{Action, Note, ToPredecessor, ToSuccessor, Verdict, Who};
-use super::crowd::Crowd;
+use super::crowd::{Crowd, Hurry};
 use super::event::{Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};
 use super::message::Supersede;
 use super::phase::Phase;
@@ -38,6 +38,8 @@ pub struct Machine {
     pub(super) main: Option<Who>,
     /// And it knows.
     pub(super) main_known: bool,
+    /// It knows that the service runs: who started that, or we, said so.
+    pub(super) said_ready: bool,
     /// Generations that only drain, older than our predecessor or rejected.
     pub(super) crowd: Crowd,
     /// Signals that wait for the other side, in the order they came.
@@ -65,6 +67,9 @@ pub struct Machine {
 /// What a master knows of its predecessor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Predecessor {
+    pub(super) pid: u32,
+    /// How long it may drain; `None`: no limit.
+    pub(super) limit: Option<Duration>,
     /// It said that it leaves for good.
     pub(super) committed: bool,
     /// Its channel has ended; the process may still drain.
@@ -80,8 +85,8 @@ pub(super) struct Predecessor {
 )]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Successor {
-    /// There is a process.
-    pub(super) spawned: bool,
+    /// Its process, when there is one.
+    pub(super) pid: Option<u32>,
     /// Its workers were ready once: it may hold connections.
     pub(super) ready: bool,
     /// Its channel has ended.
@@ -102,7 +107,7 @@ pub(super) struct Successor {
 
 impl Successor {
     pub(super) const NEW: Self = Self {
-        spawned: false,
+        pid: None,
         ready: false,
         closed: false,
         exited: false,
@@ -163,17 +168,24 @@ impl Machine {
     #[must_use]
     pub fn first(timing: Timing, now: Instant) -> (Self, Vec<Action>) {
         let mut machine = Self::new(timing, None, false);
-        machine.main = Some(Who::Me);
+        (machine.main, machine.said_ready) = (Some(Who::Me), false);
         let mut step = Step::at(now);
         machine.timers.arm(Timer::Start, now + timing.start);
         machine.start_workers(&mut step, true);
         (machine, step.actions)
     }
 
-    /// A master that was exec'd by another one.
+    /// A master that was exec'd by another one, which may drain for so long.
     #[must_use]
-    pub fn succeeding(timing: Timing, hold: bool, now: Instant) -> (Self, Vec<Action>) {
+    pub fn succeeding(
+        timing: Timing,
+        hold: bool,
+        (pid, limit): (u32, Option<Duration>),
+        now: Instant,
+    ) -> (Self, Vec<Action>) {
         let predecessor = Predecessor {
+            pid,
+            limit,
             committed: false,
             closed: false,
             exited: false,
@@ -198,6 +210,7 @@ impl Machine {
             reloading: false,
             main: None,
             main_known: false,
+            said_ready: true,
             crowd: Crowd::default(),
             remembered: Vec::new(),
             leaving: None,
@@ -212,104 +225,10 @@ impl Machine {
         }
     }
 
-    /// Where this master is.
-    #[must_use]
-    pub fn phase(&self) -> Phase {
-        self.phase
-    }
-
-    /// Whether signals drive the upgrade under way.
-    #[must_use]
-    pub fn hold(&self) -> bool {
-        self.hold
-    }
-
-    /// Whether this master is responsible for the service now: it answers the control socket.
-    #[must_use]
-    pub fn owns(&self) -> bool {
-        match self.phase {
-            Phase::Probation
-            | Phase::Committing
-            | Phase::Yielded
-            | Phase::Serving
-            | Phase::Reloading
-            | Phase::Launching
-            | Phase::Beside
-            | Phase::Evicting => true,
-            Phase::Starting => self.predecessor.is_none(),
-            Phase::Reclaiming => self.successor.is_none_or(|s| s.closed),
-            Phase::Draining => self.stopping,
-            Phase::Standby | Phase::Parked | Phase::Done => false,
-        }
-    }
-
-    /// Whether our workers can take connections of those that drain: they accept, and we answer for
-    /// the service.
-    #[must_use]
-    pub fn receives(&self) -> bool {
-        let accepts = !matches!(
-            self.phase,
-            Phase::Starting | Phase::Reclaiming | Phase::Draining
-        );
-        self.owns() && accepts
-    }
-
-    /// Whether an upgrade could begin now.
-    #[must_use]
-    pub fn may_begin(&self) -> bool {
-        matches!(self.phase, Phase::Serving | Phase::Evicting)
-    }
-
-    /// Whether this order gives up a generation in probation for what is on disk: not for a file that
-    /// cannot even pass its pre-flight.
-    #[must_use]
-    pub fn gives_up_for(&self, order: &Order) -> bool {
-        let supersedes = matches!(
-            order,
-            Order::Upgrade {
-                current: false,
-                supersede: Some(_),
-                ..
-            }
-        );
-        supersedes && self.phase == Phase::Probation
-    }
-
-    /// Whether this master only drains, and another generation serves.
-    #[must_use]
-    pub fn drains_aside(&self) -> bool {
-        self.phase == Phase::Draining && !self.stopping
-    }
-
-    /// Who the service manager was told is the main process, when it is known.
-    #[must_use]
-    pub fn main(&self) -> Option<Who> {
-        self.main.filter(|_| self.main_known)
-    }
-
-    /// How long whoever waits in `systemctl reload` or `stop` must wait for what has just begun.
-    #[must_use]
-    pub fn takes(&self) -> Option<Duration> {
-        const MARGIN: Duration = Duration::from_secs(10);
-        match self.phase {
-            // The pre-flight and the start each have their time.
-            Phase::Launching => Some(self.timing.start * 2 + MARGIN),
-            Phase::Draining if self.stopping => Some(self.timing.stop + MARGIN),
-            _ => None,
-        }
-    }
-
-    /// When a program that was started cold on trial is kept.
-    #[must_use]
-    pub fn cold_trial_left(&self, now: Instant) -> Option<Duration> {
-        self.timers
-            .get(Timer::ColdTrial)
-            .map(|at| at.saturating_duration_since(now))
-    }
-
     /// Somebody drained already when we began.
     pub fn know_drainer(&mut self, pid: u32, limit: Option<Duration>, now: Instant) {
-        self.crowd.join(pid, limit.map(|limit| now + limit));
+        self.crowd
+            .join(pid, limit.map(|limit| now + limit), Hurry::No);
         self.time_drainers();
     }
 
@@ -324,9 +243,7 @@ impl Machine {
 
     /// Whether so many generations drain that no other one may begin to.
     pub(super) fn crowded(&self) -> bool {
-        let before = usize::from(self.predecessor.is_some_and(|p| p.closed && !p.exited));
-        let rejected = usize::from(self.only_drains());
-        self.crowd.draining() + before + rejected >= self.timing.generations
+        self.crowd.draining().count() >= self.timing.generations
     }
 
     /// The program was started cold and is on trial: it proves itself by serving.
@@ -335,57 +252,10 @@ impl Machine {
             .arm(Timer::ColdTrial, now + self.timing.probation);
     }
 
-    /// Whether the whole service stops.
-    #[must_use]
-    pub fn stopping(&self) -> bool {
-        self.stopping
-    }
-
-    /// Whether this master feeds the service manager's watchdog: while its workers answer, and from
-    /// the moment it takes the service back, so that a hung successor is met by us and not by the
-    /// watchdog; but not when its workers keep failing, for then nobody serves, and systemd must start
-    /// the service anew. A parked one never does.
-    #[must_use]
-    pub fn feeds_watchdog(&self, workers_answer: bool) -> bool {
-        match self.phase {
-            Phase::Reclaiming => !self.failing,
-            _ => self.owns() && workers_answer,
-        }
-    }
-
-    /// Whether what we say of ourselves is shown: nobody speaks but who answers for the service.
-    #[must_use]
-    pub fn speaks(&self) -> bool {
-        self.owns() || self.phase == Phase::Reclaiming
-    }
-
-    /// The next instant at which something must be done without being asked.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        self.timers.next().map(|(at, _)| at)
-    }
-
-    /// What that instant is about.
-    #[must_use]
-    pub fn due(&self, now: Instant) -> Option<Timer> {
-        self.timers
-            .next()
-            .filter(|(at, _)| *at <= now)
-            .map(|(_, timer)| timer)
-    }
-
-    /// How long the probation still lasts.
-    #[must_use]
-    pub fn probation_left(&self, now: Instant) -> Option<Duration> {
-        self.timers
-            .get(Timer::Probation)
-            .map(|at| at.saturating_duration_since(now))
-    }
-
-    /// When a deadline is due, for `status` and the explorer.
-    #[must_use]
-    pub fn armed(&self, timer: Timer) -> Option<Instant> {
-        self.timers.get(timer)
+    /// The reload under way is given the time that its own configuration says.
+    pub fn begin_reload(&mut self, start: Duration, now: Instant) {
+        self.timing.start = start;
+        self.timers.arm(Timer::Reload, now + start);
     }
 
     /// New durations after a configuration reload; deadlines that run are kept.
@@ -457,17 +327,17 @@ impl Machine {
                     self.accepting = Accepting::Ready;
                 }
             }
-            Event::DrainerJoined { pid, limit } => {
-                self.crowd.join(*pid, limit.map(|limit| now + limit));
-            }
             Event::DrainerDone(pid) => self.crowd.done(*pid),
             Event::DrainerGone(pid) => self.crowd.gone(*pid),
-            Event::MainNamed { who, done } if self.main == Some(*who) => self.main_known = *done,
+            Event::MainNamed { who, done } if self.main == Some(*who) => {
+                self.main_known = *done;
+                self.said_ready |= *done;
+            }
             Event::Predecessor(FromPredecessor::Takeover) => {
                 // It has named us.
                 (self.main, self.main_known) = (Some(Who::Me), true);
             }
-            Event::Launched => self.successor_mut(|s| s.spawned = true),
+            Event::Launched(pid) => self.successor_mut(|s| s.pid = Some(*pid)),
             Event::Successor(FromSuccessor::Ready) => self.successor_mut(|s| s.ready = true),
             Event::Successor(FromSuccessor::Yield { retire, then, .. }) => {
                 self.successor_mut(|s| {
@@ -492,14 +362,11 @@ impl Machine {
                     p.committed = true;
                 }
             }
-            Event::PredecessorClosed => {
-                if let Some(p) = &mut self.predecessor {
-                    p.closed = true;
-                }
-            }
+            Event::PredecessorClosed => self.predecessor_drains(now),
             Event::PredecessorExited => {
                 if let Some(p) = &mut self.predecessor {
                     p.exited = true;
+                    self.crowd.gone(p.pid);
                 }
             }
             Event::WorkersFailed(_) => self.failing = true,
@@ -549,11 +416,11 @@ impl Machine {
                 self.finish(s);
             }
             Event::MainNamed { done: false, .. } => self.arm(Timer::Name, self.timing.name, s),
-            Event::Timer(Timer::Name) => {
-                if let Some(who) = self.main.filter(|_| !self.main_known) {
-                    s.act(Action::NameMain(who));
-                }
-            }
+            Event::Timer(Timer::Name) => match self.main.filter(|_| !self.main_known) {
+                Some(Who::Me) if !self.said_ready => s.act(Action::NotifyReady),
+                Some(who) => s.act(Action::NameMain(who)),
+                None => {}
+            },
             Event::Timer(Timer::Reload) => {
                 let why = format!(
                     "the workers of the new configuration were not ready within {} (start_timeout)",
@@ -596,7 +463,6 @@ impl Machine {
             }
             Event::Timer(Timer::Heartbeat) => self.heartbeat(s),
             Event::Timer(Timer::Remember) => self.forget(s),
-            Event::Timer(Timer::Linger) => self.kill_predecessor(s),
             // What one had said that we killed does not count any longer.
             Event::Predecessor(_) if self.predecessor.is_some_and(|p| p.closed) => {}
             Event::WorkersReady if self.accepting == Accepting::Wanted => {
@@ -634,7 +500,7 @@ impl Machine {
     /// A successor we can still talk to.
     pub(super) fn successor_listens(&self) -> bool {
         self.successor
-            .is_some_and(|x| x.spawned && !x.closed && !x.committed)
+            .is_some_and(|x| x.pid.is_some() && !x.closed && !x.committed)
     }
 
     /// A predecessor we can still talk to.
@@ -682,241 +548,14 @@ impl Machine {
     /// Our workers accept no more and leave when they have finished.
     pub(super) fn drain_workers(&mut self, limit: Option<Duration>, s: &mut Step) {
         self.accepting = Accepting::Off;
-        self.reload_ended(Verdict::Failed(Failure::new("the workers drain")), s);
+        if self.reloading {
+            let failure = Failure::new("the workers drain");
+            s.act(Action::AbandonReload(failure.clone()));
+            self.reload_ended(Verdict::Failed(failure), s);
+        }
         if self.workers_left {
             let stop = self.stopping || self.released;
             s.act(Action::DrainWorkers { stop, limit });
-        }
-    }
-
-    /// The whole service stops: everybody leaves.
-    pub(super) fn stop(&mut self, how: Signal, s: &mut Step) {
-        self.stopping = true;
-        if self.successor.is_some_and(|x| x.exited) {
-            // Not reaped, as in Draining: nobody waits for one that is gone.
-            self.successor = None;
-        }
-        // QUIT has no deadline but the drain's; so has a predecessor that drains since its commit.
-        self.patient = how == Signal::Quit;
-        if self.successor_listens() {
-            s.tell_successor(ToSuccessor::Release);
-        }
-        if self.predecessor_listens() {
-            s.tell_predecessor(ToPredecessor::Release);
-        }
-        if self.successor.is_some_and(|x| !x.spawned) {
-            s.act(Action::CancelLaunch);
-            self.successor = None;
-        }
-        self.settle_rest("the service stops", s);
-        self.forget(s);
-        self.drain_as(how, s);
-        let rejected = self.only_drains();
-        self.enter(Phase::Draining, s);
-        match self.successor {
-            Some(_) if rejected => {}
-            // It may not know yet how to read what we say.
-            Some(successor) if !successor.ready => self.press_on(s),
-            Some(successor) if !successor.committed => {
-                self.arm(Timer::Evict, self.timing.stop, s);
-            }
-            _ => {}
-        }
-        if self.predecessor_listens() {
-            self.arm(Timer::Commit, self.timing.stop + self.timing.commit, s);
-        }
-        if !self.patient {
-            self.hurry_others(s);
-        }
-        self.say_stopping(s);
-        self.finish(s);
-    }
-
-    /// Whoever only drains hears that the service stops now: the crowd, a predecessor since its commit,
-    /// a rejected successor. Each hears it once: who has a deadline already has heard it.
-    fn hurry_others(&mut self, s: &mut Step) {
-        self.patient = false;
-        let limit = self.timing.stop + self.timing.commit;
-        for pid in self.crowd.hurry(s.now + limit) {
-            s.act(Action::TermDrainer(pid));
-        }
-        self.time_drainers();
-        let lingers = self.predecessor.is_some_and(|p| p.closed && !p.exited);
-        if lingers && self.timers.get(Timer::Commit).is_none() {
-            s.act(Action::TermPredecessor);
-            self.arm(Timer::Commit, limit, s);
-        }
-        let rejected = self.successor.is_some_and(|x| !x.exited && !x.committed);
-        if rejected && self.timers.get(Timer::Evict).is_none() {
-            self.press_on(s);
-            self.arm(Timer::Evict, limit, s);
-        }
-    }
-
-    /// STOPPING=1 is final for the whole unit: only when nobody else lives.
-    fn say_stopping(&mut self, s: &mut Step) {
-        let lives = self.predecessor.is_some_and(|p| !p.exited);
-        let lives = lives || !self.crowd.is_empty();
-        if self.stopping && !self.said_stopping && !lives && self.successor.is_none() {
-            self.said_stopping = true;
-            s.act(Action::NotifyStopping);
-        }
-    }
-
-    /// The other master stops the service: this one leaves too.
-    pub(super) fn release(&mut self, s: &mut Step) {
-        self.released = true;
-        self.retire(Signal::Term, s);
-    }
-
-    /// This master leaves, another one serves.
-    pub(super) fn retire(&mut self, how: Signal, s: &mut Step) {
-        self.settle_pending(OrderKind::Upgrade, Verdict::Moved, s);
-        self.settle_rest("this master was sent away", s);
-        self.forget(s);
-        self.drain_as(how, s);
-        if self.predecessor_listens() {
-            s.act(Action::ClosePredecessor);
-        }
-        if let Some(p) = &mut self.predecessor {
-            p.closed = true;
-        }
-        self.timers.disarm(Timer::Heartbeat);
-        self.main_is_the_predecessors();
-        self.enter(Phase::Draining, s);
-        self.finish(s);
-    }
-
-    fn drain_as(&mut self, how: Signal, s: &mut Step) {
-        match how {
-            Signal::Int => {
-                self.accepting = Accepting::Off;
-                if self.workers_left {
-                    s.act(Action::KillWorkers);
-                }
-            }
-            Signal::Term => self.drain_workers(Some(self.timing.stop), s),
-            Signal::Hup | Signal::Usr1 | Signal::Usr2 | Signal::Winch | Signal::Quit => {
-                self.drain_workers(self.timing.drain, s);
-            }
-        }
-    }
-
-    fn draining(&mut self, event: Event, s: &mut Step) {
-        match event {
-            Event::WorkersGone | Event::MainNamed { .. } => self.finish(s),
-            Event::SuccessorExited(_) => {
-                if self.successor.is_some_and(|x| x.committed) {
-                    // If a generation after it owns the service, this is the ordinary course.
-                    s.act(Action::AskOwner);
-                } else {
-                    // Not reaped: should systemd still take it for the main process, it sees its
-                    // end when we are gone.
-                    self.successor = None;
-                    self.say_stopping(s);
-                    self.finish(s);
-                }
-            }
-            Event::OwnerAnswered(true) if self.committed_one_is_gone() => {
-                s.act(Action::ReapSuccessor);
-                self.successor = None;
-                self.finish(s);
-            }
-            Event::OwnerAnswered(_) if self.committed_one_is_gone() => {
-                // Nobody else would see it die: its zombie goes to PID 1 (or the keeper) with our
-                // exit, and is noticed there. Our workers finish by themselves.
-                self.enter(Phase::Done, s);
-                s.act(Action::Exit(0));
-            }
-            Event::PredecessorClosed => self.say_stopping(s),
-            Event::PredecessorExited => {
-                self.say_stopping(s);
-                self.finish(s);
-            }
-            // It hangs: nobody may stay behind when the service stops.
-            Event::Timer(Timer::Commit) => self.kill_predecessor(s),
-            Event::Timer(Timer::Evict) => self.press_on(s),
-            // Both stop the service: the predecessor is the last.
-            Event::Predecessor(FromPredecessor::Release) => {
-                self.released = true;
-                self.timers.disarm(Timer::Commit);
-                self.finish(s);
-            }
-            Event::Signal(Signal::Int) => {
-                if self.workers_left {
-                    s.act(Action::KillWorkers);
-                }
-                if self.stopping {
-                    self.hurry_others(s);
-                }
-            }
-            Event::Signal(Signal::Term) => self.hurry(s),
-            Event::Signal(signal @ (Signal::Hup | Signal::Usr2)) => {
-                s.refuse_signal(signal, "this master is leaving");
-            }
-            // Answered when it is so: a client that left now would let systemd go on to SIGKILL.
-            Event::Order(Order::Stop) if self.stopping => {
-                self.pend(OrderKind::Stop);
-                if self.patient {
-                    self.hurry(s);
-                }
-            }
-            Event::Order(order) => s.refuse(&order, "this master is leaving"),
-            // It was started while we decided to leave.
-            Event::Launched if self.successor.is_none() => self.stray(s),
-            // What it says it does already.
-            Event::Signal(Signal::Quit | Signal::Winch | Signal::Usr1)
-            | Event::Launched
-            | Event::Successor(_)
-            | Event::SuccessorClosed(_)
-            | Event::Predecessor(
-                FromPredecessor::Takeover
-                | FromPredecessor::Ready
-                | FromPredecessor::Commit
-                | FromPredecessor::Retire(_),
-            )
-            | Event::WorkersReady
-            | Event::WorkersFailed(_)
-            | Event::Reloaded
-            | Event::ReloadFailed(_)
-            | Event::Healthy
-            | Event::Unhealthy(_)
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::LaunchFailed(_)
-            | Event::ManagerTerm
-            | Event::Timer(_) => {}
-        }
-    }
-
-    /// Idempotent: systemd sends several TERM. It only brings the deadlines nearer.
-    fn hurry(&mut self, s: &mut Step) {
-        self.drain_workers(Some(self.timing.stop), s);
-        if self.stopping {
-            self.hurry_others(s);
-        }
-    }
-
-    fn committed_one_is_gone(&self) -> bool {
-        self.successor.is_some_and(|x| x.committed && x.exited)
-    }
-
-    /// Leaves when nothing is left to wait for.
-    pub(super) fn finish(&mut self, s: &mut Step) {
-        let waits_for_successor = self.successor.is_some_and(|x| !x.committed);
-        let waits_for_predecessor =
-            self.stopping && !self.released && self.predecessor.is_some_and(|p| !p.exited);
-        // Should the service manager still take us for the main process, it would end the service.
-        let names = !self.stopping && self.main == Some(Who::Successor) && !self.main_known;
-        let waits_for_drainers = self.stopping && !self.released && !self.crowd.is_empty();
-        let waits_for_others = waits_for_successor || waits_for_predecessor || waits_for_drainers;
-        let waits = self.workers_left || waits_for_others || names;
-        if self.phase == Phase::Draining && !waits {
-            self.settle_rest("the master left", s);
-            self.enter(Phase::Done, s);
-            s.act(Action::Exit(0));
         }
     }
 
@@ -934,72 +573,6 @@ impl Machine {
         self.arm(Timer::Evict, self.timing.evict, s);
     }
 
-    /// Answers an order, once.
-    pub(super) fn settle(&mut self, kind: OrderKind, verdict: Verdict, s: &mut Step) {
-        self.unsettled.retain(|k| *k != kind);
-        s.act(Action::Settle(kind, verdict));
-    }
-
-    /// An order will be answered later.
-    pub(super) fn pend(&mut self, kind: OrderKind) {
-        if !self.unsettled.contains(&kind) {
-            self.unsettled.push(kind);
-        }
-    }
-
-    /// Answers an order that waits, if it does.
-    pub(super) fn settle_pending(&mut self, kind: OrderKind, verdict: Verdict, s: &mut Step) {
-        if self.unsettled.contains(&kind) {
-            self.settle(kind, verdict, s);
-        }
-    }
-
-    /// Answers whatever still waits; an order to stop is done only when everything has gone.
-    fn settle_rest(&mut self, why: &str, s: &mut Step) {
-        let gone = self.phase == Phase::Draining;
-        for kind in std::mem::take(&mut self.unsettled) {
-            match kind {
-                OrderKind::Stop if gone => s.act(Action::Settle(kind, Verdict::Done)),
-                OrderKind::Stop => self.unsettled.push(kind),
-                OrderKind::Upgrade
-                | OrderKind::Commit
-                | OrderKind::Rollback
-                | OrderKind::Reload => {
-                    s.act(Action::Settle(kind, Verdict::Failed(Failure::new(why))));
-                }
-            }
-        }
-    }
-
-    /// A signal that comes before the other side accepts waits for that moment.
-    pub(super) fn remember(&mut self, signal: Signal, s: &mut Step) {
-        if !self.remembered.contains(&signal) {
-            self.remembered.push(signal);
-            s.act(Action::Note(Note::SignalRemembered(signal)));
-            if self.timers.get(Timer::Remember).is_none() {
-                self.arm(Timer::Remember, self.timing.start, s);
-            }
-        }
-    }
-
-    /// The moment for remembered signals did not come.
-    pub(super) fn forget(&mut self, s: &mut Step) {
-        self.timers.disarm(Timer::Remember);
-        for signal in std::mem::take(&mut self.remembered) {
-            s.act(Action::Note(Note::SignalDropped(signal)));
-        }
-    }
-
-    /// The moment for remembered signals has come.
-    pub(super) fn recall(&mut self, s: &mut Step) -> Vec<Signal> {
-        self.timers.disarm(Timer::Remember);
-        let signals = std::mem::take(&mut self.remembered);
-        for signal in &signals {
-            s.act(Action::Note(Note::SignalCarriedOut(*signal)));
-        }
-        signals
-    }
-
     /// It does not let go.
     pub(super) fn kill_predecessor(&mut self, s: &mut Step) {
         if let Some(p) = &mut self.predecessor {
@@ -1008,9 +581,25 @@ impl Machine {
         s.act(Action::KillPredecessor);
     }
 
+    /// It let go of the channel and may drain: as one of the crowd.
+    fn predecessor_drains(&mut self, now: Instant) {
+        let Some(p) = self.predecessor.as_mut().filter(|p| !p.closed) else {
+            return;
+        };
+        p.closed = true;
+        if p.exited {
+            return;
+        }
+        let limit = p.limit.map(|limit| now + limit);
+        match self.timers.get(Timer::Commit).filter(|_| self.stopping) {
+            // It knows that the service stops.
+            Some(by) => self.crowd.join(p.pid, Some(by), Hurry::Soon),
+            None => self.crowd.join(p.pid, limit, Hurry::No),
+        }
+    }
+
     /// The predecessor's process has gone, so we are no longer "alien" to the service manager.
-    pub(super) fn orphaned(&mut self, s: &mut Step) {
-        self.timers.disarm(Timer::Linger);
+    pub(super) fn predecessor_gone(&mut self, s: &mut Step) {
         if self.predecessor.take().is_some() {
             s.act(Action::Reclaim);
             // A successor that is ready has its place in them already.

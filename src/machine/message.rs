@@ -151,7 +151,7 @@ pub struct Inheritance {
     pub back: bool,
     /// One entry a descriptor, in order.
     pub fds: Vec<Inherited>,
-    /// Draining generations that are still there, for `status`.
+    /// Generations that drain, and the predecessor, which will.
     #[serde(default)]
     pub lingering: Vec<Lingering>,
     /// Whether systemd (a notify socket) or a keeper is behind us.
@@ -210,6 +210,9 @@ pub struct Lingering {
     pub pid: u32,
     /// Who it was.
     pub identity: Identity,
+    /// How long it may still drain, in milliseconds; `None`: no limit.
+    #[serde(default)]
+    pub left_ms: Option<u64>,
 }
 
 /// What one descriptor is.

@@ -1,6 +1,11 @@
 //! The pure core: no runtime, no files, no clock, no logging. What happens is an argument, what to
 //! do is the answer.
 
+#![expect(
+    clippy::unnested_or_patterns,
+    reason = "`dealt_with!` is a pattern of its own, and the others beside it are named"
+)]
+
 mod action;
 pub mod budget;
 mod crowd;
@@ -10,6 +15,7 @@ mod examples;
 #[cfg(test)]
 mod explore;
 pub mod hosting;
+mod leaving;
 pub mod link;
 mod master;
 pub mod message;
@@ -17,10 +23,12 @@ mod owner;
 mod parked;
 mod phase;
 pub mod pool;
+mod questions;
 mod successor;
 pub mod tickets;
 mod timing;
 pub mod trial;
+mod waiting;
 
 pub use action::{Action, Note, ToPredecessor, ToSuccessor, Verdict, Who};
 pub use event::{Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};

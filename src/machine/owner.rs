@@ -1,7 +1,8 @@
 //! The owner: alone, or with a successor that does not own the service yet (or no longer).
 
 use super::action::{Action, Note, ToSuccessor, Verdict, Who};
-use super::event::{Event, Failure, FromSuccessor, Order, OrderKind, Signal};
+use super::crowd::Hurry;
+use super::event::{Event, Failure, FromSuccessor, Order, OrderKind, Signal, dealt_with};
 use super::master::{Machine, Step, Successor};
 use super::phase::Phase;
 use super::timing::Timer;
@@ -27,7 +28,6 @@ impl Machine {
             }
             Event::Signal(Signal::Usr2) => self.launch(true, false, s),
             Event::Order(Order::Rollback { nothing: Some(why) }) => {
-                let why = format!("there is nothing to go back to: {why}");
                 s.act(Action::Settle(OrderKind::Rollback, Verdict::Refused(why)));
             }
             Event::Order(Order::Rollback { nothing: None }) => {
@@ -56,32 +56,24 @@ impl Machine {
                 s.refuse_signal(Signal::Winch, "there is no successor to drain for");
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
-            Event::PredecessorExited => self.orphaned(s),
-            Event::Launched => {
+            Event::PredecessorExited => self.predecessor_gone(s),
+            Event::Launched(pid) => {
                 // It was started when the launch was given up already.
                 self.enter(Phase::Evicting, s);
-                self.stray(s);
+                self.stray(pid, s);
             }
             Event::WorkersReady
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
-            | Event::Healthy
             | Event::Unhealthy(_)
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
             | Event::SuccessorExited(_)
             | Event::Predecessor(_)
             | Event::PredecessorClosed
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
     }
 
@@ -95,7 +87,7 @@ impl Machine {
         let by = s.now + self.timing.stop + self.timing.commit;
         if let Some(pid) = self.crowd.hurry_oldest(by) {
             s.act(Action::Note(Note::OldestEnded(pid)));
-            s.act(Action::TermDrainer(pid));
+            s.act(Action::EndDrainer(pid, Signal::Term));
             self.time_drainers();
             return true;
         }
@@ -146,30 +138,22 @@ impl Machine {
                 s.refuse_signal(signal, "a configuration reload is under way");
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
-            Event::PredecessorExited => self.orphaned(s),
-            Event::Launched => self.stray(s),
+            Event::PredecessorExited => self.predecessor_gone(s),
+            Event::Launched(pid) => self.stray(pid, s),
             Event::SuccessorExited(_) if self.successor.is_some() => {
                 s.act(Action::ReapSuccessor);
                 self.successor = None;
             }
             Event::WorkersReady
             | Event::WorkersGone
-            | Event::Healthy
             | Event::Unhealthy(_)
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
             | Event::SuccessorExited(_)
             | Event::Predecessor(_)
             | Event::PredecessorClosed
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
     }
 
@@ -193,7 +177,7 @@ impl Machine {
 
     pub(super) fn launching(&mut self, event: Event, s: &mut Step) {
         match event {
-            Event::Launched => self.arm(Timer::Start, self.timing.start, s),
+            Event::Launched(_) => self.arm(Timer::Start, self.timing.start, s),
             Event::LaunchFailed(failure) => {
                 self.successor = None;
                 self.give_up(Outcome::Failed, failure, s);
@@ -232,7 +216,7 @@ impl Machine {
             }
             Event::Signal(Signal::Int) => self.stop(Signal::Int, s),
             // Nobody is there yet who could serve instead: the service stops.
-            Event::Signal(Signal::Term) if self.successor.is_none_or(|x| !x.spawned) => {
+            Event::Signal(Signal::Term) if self.successor.is_none_or(|x| x.pid.is_none()) => {
                 self.stop(Signal::Term, s);
             }
             Event::Signal(signal @ (Signal::Winch | Signal::Quit | Signal::Term)) => {
@@ -245,7 +229,7 @@ impl Machine {
                 s.refuse(&order, "an upgrade is under way; see `status`");
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
-            Event::PredecessorExited => self.orphaned(s),
+            Event::PredecessorExited => self.predecessor_gone(s),
             Event::Successor(
                 FromSuccessor::Heartbeat | FromSuccessor::Commit | FromSuccessor::Release,
             )
@@ -253,18 +237,10 @@ impl Machine {
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
-            | Event::Healthy
             | Event::Unhealthy(_)
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
             | Event::Predecessor(_)
             | Event::PredecessorClosed
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
     }
 
@@ -363,26 +339,18 @@ impl Machine {
                 );
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
-            Event::PredecessorExited => self.orphaned(s),
+            Event::PredecessorExited => self.predecessor_gone(s),
             Event::Successor(FromSuccessor::Hello | FromSuccessor::Commit)
-            | Event::Launched
+            | Event::Launched(_)
             | Event::LaunchFailed(_)
             | Event::WorkersReady
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
-            | Event::Healthy
             | Event::Unhealthy(_)
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
             | Event::Predecessor(_)
             | Event::PredecessorClosed
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
     }
 
@@ -407,7 +375,7 @@ impl Machine {
         let Some(successor) = self.successor else {
             return self.give_up(outcome, failure, s);
         };
-        if !successor.spawned {
+        if successor.pid.is_none() {
             s.act(Action::CancelLaunch);
             self.successor = None;
             return self.give_up(outcome, failure, s);
@@ -464,9 +432,10 @@ impl Machine {
     /// beside whatever comes.
     fn let_linger(&mut self, s: &mut Step) {
         let end = self.timers.get(Timer::Evict);
-        s.act(Action::LetLinger {
-            limit: end.map(|end| end.saturating_duration_since(s.now)),
-        });
+        if let Some(pid) = self.successor.and_then(|successor| successor.pid) {
+            s.act(Action::LetLinger);
+            self.crowd.join(pid, end, Hurry::No);
+        }
         self.alone_again(s);
     }
 
@@ -522,16 +491,6 @@ impl Machine {
             | Event::Signal(Signal::Hup | Signal::Usr2)
                 if self.may_linger() =>
             {
-                if matches!(
-                    event,
-                    Event::Order(Order::Upgrade {
-                        end_oldest: false,
-                        ..
-                    })
-                ) && self.crowded()
-                {
-                    return s.act(Action::Settle(OrderKind::Upgrade, Verdict::Full));
-                }
                 self.let_linger(s);
                 self.serving(event, s);
             }
@@ -542,7 +501,7 @@ impl Machine {
                 s.refuse(&order, "the rejected generation is still leaving; try again when `status` shows it gone");
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
-            Event::PredecessorExited => self.orphaned(s),
+            Event::PredecessorExited => self.predecessor_gone(s),
             Event::Successor(
                 FromSuccessor::Hello
                 | FromSuccessor::Ready
@@ -552,31 +511,23 @@ impl Machine {
                 | FromSuccessor::Leaving,
             )
             | Event::SuccessorClosed(_)
-            | Event::Launched
+            | Event::Launched(_)
             | Event::LaunchFailed(_)
             | Event::WorkersReady
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
-            | Event::Healthy
             | Event::Unhealthy(_)
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
             | Event::Predecessor(_)
             | Event::PredecessorClosed
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
     }
 
     /// A successor that nobody waits for any more. It has said nothing and got nothing.
-    pub(super) fn stray(&mut self, s: &mut Step) {
+    pub(super) fn stray(&mut self, pid: u32, s: &mut Step) {
         let stray = Successor {
-            spawned: true,
+            pid: Some(pid),
             evictions: 2,
             ..Successor::NEW
         };

@@ -1,7 +1,7 @@
 //! The predecessor while its successor owns the service: it watches, and can take it back.
 
 use super::action::{Action, Note, ToSuccessor, Verdict, Who};
-use super::event::{Event, Failure, FromSuccessor, Order, OrderKind, Signal};
+use super::event::{Event, Failure, FromSuccessor, Order, OrderKind, Signal, dealt_with};
 use super::master::{Accepting, Machine, Step};
 use super::phase::Phase;
 use super::timing::Timer;
@@ -54,7 +54,8 @@ impl Machine {
                 self.arm(Timer::Silence, self.timing.silence, s);
                 self.launch_done(s);
             }
-            Event::PredecessorExited => self.predecessor_has_gone(),
+            // The successor is the main process: there is nothing to claim.
+            Event::PredecessorExited => self.predecessor = None,
             Event::Signal(Signal::Winch) => {
                 s.refuse_signal(Signal::Winch, "this master is parked already");
             }
@@ -67,33 +68,18 @@ impl Machine {
                 s.refuse(&order, "this master is parked; ask its successor");
             }
             Event::Successor(FromSuccessor::Hello)
-            | Event::Launched
+            | Event::Launched(_)
             | Event::LaunchFailed(_)
             | Event::WorkersReady
             | Event::WorkersFailed(_)
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
-            | Event::Healthy
             | Event::Unhealthy(_)
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
             | Event::Predecessor(_)
             | Event::PredecessorClosed
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
-    }
-
-    /// Our own predecessor, which drained, is gone. The successor is the main process: there is
-    /// nothing to claim.
-    fn predecessor_has_gone(&mut self) {
-        self.timers.disarm(Timer::Linger);
-        self.predecessor = None;
     }
 
     fn overdue(&self, timer: Timer) -> String {
@@ -171,7 +157,8 @@ impl Machine {
             Event::WorkersReady => self.reclaimed(s),
             // The pool starts them again, with growing pauses, for ever.
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
-            Event::PredecessorExited => self.predecessor_has_gone(),
+            // The successor is the main process: there is nothing to claim.
+            Event::PredecessorExited => self.predecessor = None,
             Event::SuccessorClosed(_) | Event::SuccessorExited(_) => {
                 self.name_main(Who::Me, s);
                 self.restore_disk(s);
@@ -223,23 +210,15 @@ impl Machine {
                 | FromSuccessor::Yield { .. }
                 | FromSuccessor::Leaving,
             )
-            | Event::Launched
+            | Event::Launched(_)
             | Event::LaunchFailed(_)
             | Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
-            | Event::Healthy
             | Event::Unhealthy(_)
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
             | Event::Predecessor(_)
             | Event::PredecessorClosed
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
     }
 

@@ -2,7 +2,7 @@
 //! through `Starting` too, without a predecessor.)
 
 use super::action::{Action, Note, ToPredecessor, Verdict, Who};
-use super::event::{Event, Failure, FromPredecessor, Order, OrderKind, Signal};
+use super::event::{Event, Failure, FromPredecessor, Order, OrderKind, Signal, dealt_with};
 use super::master::{Accepting, Machine, Step};
 use super::message::Supersede;
 use super::phase::Phase;
@@ -65,15 +65,8 @@ impl Machine {
             Event::WorkersGone
             | Event::Reloaded
             | Event::ReloadFailed(_)
-            | Event::Healthy
             | Event::Unhealthy(_)
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
-            | Event::Launched
+            | Event::Launched(_)
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
@@ -82,8 +75,7 @@ impl Machine {
                 FromPredecessor::Takeover | FromPredecessor::Ready | FromPredecessor::Commit,
             )
             | Event::PredecessorExited
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
     }
 
@@ -152,23 +144,15 @@ impl Machine {
                 );
             }
             Event::Predecessor(FromPredecessor::Ready | FromPredecessor::Commit)
-            | Event::Healthy
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
             | Event::WorkersReady
             | Event::WorkersGone
-            | Event::Launched
+            | Event::Launched(_)
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
             | Event::SuccessorExited(_)
             | Event::PredecessorExited
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
     }
 
@@ -260,23 +244,15 @@ impl Machine {
             Event::Reloaded => self.reload_ended(Verdict::Done, s),
             Event::ReloadFailed(failure) => self.reload_ended(Verdict::Failed(failure), s),
             Event::Predecessor(FromPredecessor::Takeover)
-            | Event::Healthy
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
             | Event::WorkersReady
             | Event::WorkersGone
-            | Event::Launched
+            | Event::Launched(_)
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
             | Event::SuccessorExited(_)
             | Event::PredecessorExited
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
     }
 
@@ -360,24 +336,16 @@ impl Machine {
             Event::ReloadFailed(failure) => self.reload_ended(Verdict::Failed(failure), s),
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::Predecessor(FromPredecessor::Takeover | FromPredecessor::Commit)
-            | Event::Healthy
             | Event::Unhealthy(_)
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
             | Event::WorkersReady
             | Event::WorkersGone
-            | Event::Launched
+            | Event::Launched(_)
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
             | Event::SuccessorExited(_)
             | Event::PredecessorExited
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
     }
 
@@ -396,10 +364,7 @@ impl Machine {
         s.act(Action::DropListeners);
         self.enter(Phase::Serving, s);
         if self.predecessor.is_some_and(|p| p.exited) {
-            self.orphaned(s);
-        } else if let Some(drain) = self.timing.drain {
-            // One that hangs would keep systemd from seeing us die.
-            self.arm(Timer::Linger, drain + self.timing.commit, s);
+            self.predecessor_gone(s);
         }
         self.settle_pending(OrderKind::Commit, Verdict::Done, s);
         let gone = Failure::new("the predecessor is gone; there is no way back in memory");
@@ -457,24 +422,16 @@ impl Machine {
             Event::ReloadFailed(failure) => self.reload_ended(Verdict::Failed(failure), s),
             // Its EOF follows.
             Event::Predecessor(FromPredecessor::Commit | FromPredecessor::Takeover)
-            | Event::Healthy
             | Event::Unhealthy(_)
-            | Event::MainNamed { .. }
-            | Event::DrainerJoined { .. }
-            | Event::DrainerDone(_)
-            | Event::DrainerGone(_)
-            | Event::OwnerAnswered(_)
-            | Event::ManagerTerm
             | Event::WorkersReady
             | Event::WorkersGone
-            | Event::Launched
+            | Event::Launched(_)
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
             | Event::SuccessorExited(_)
             | Event::PredecessorExited
-            | Event::Signal(Signal::Usr1)
-            | Event::Timer(_) => {}
+            | dealt_with!() => {}
         }
     }
 }

@@ -67,8 +67,6 @@ pub enum Timer {
     Evict,
     /// A remembered signal is dropped.
     Remember,
-    /// A predecessor that only drains must have gone.
-    Linger,
     /// The workers of a new configuration must be ready.
     Reload,
     /// A program that was started cold on trial has proved itself.
@@ -86,7 +84,6 @@ impl Timer {
         match self {
             Self::Heartbeat
             | Self::Remember
-            | Self::Linger
             | Self::Reload
             | Self::ColdTrial
             | Self::Name

@@ -93,9 +93,10 @@ impl Driver {
                     record.to_build = Some(build);
                     record.new_pid = Some(pid);
                 }
-                self.milestone(milestone::MASTER_STARTED)
-                    .info(format_args!("master {pid} started"));
-                Event::Launched
+                self.milestone(milestone::MASTER_STARTED).info(format_args!(
+                    "the new program runs as master {pid} and gets ready"
+                ));
+                Event::Launched(pid)
             }
             Err(failure) => Event::LaunchFailed(failure),
         }
@@ -163,8 +164,9 @@ impl Driver {
 
     /// The predecessor let its channel go, or we did; its process may still drain.
     pub(super) fn predecessor_drains(&mut self) {
-        if let Some(one) = self.predecessor.as_mut().and_then(Predecessor::close) {
-            self.drainers.add(one);
+        let drains = self.predecessor.as_mut().and_then(Predecessor::close);
+        if let Some((process, identity)) = drains {
+            self.drainers.add(process, identity);
         }
     }
 
@@ -185,7 +187,7 @@ impl Driver {
                 self.predecessor.as_ref().map(Predecessor::pid),
             ];
             let done = news.drained.as_ref().map(|_| news.master.pid);
-            self.drainers.told(news, |pid| ours.contains(&Some(pid)));
+            self.drainers.heard(news, |pid| ours.contains(&Some(pid)));
             handoff::heard(asker);
             return done.into_iter().map(Event::DrainerDone).collect();
         }
@@ -216,9 +218,9 @@ impl Driver {
         let mut milestone = self.milestone(milestone::DRAINED);
         milestone.cast.id = Some(upgrade_id.clone());
         milestone.connections = Some(*connections);
-        let generation = self.fixed.me.generation;
         milestone.info(format_args!(
-            "g{generation} has drained in {ms} ms; {connections}"
+            "{} has drained in {ms} ms; {connections}",
+            status::who(self)
         ));
         if self.successor.line().is_some() {
             let (ms, connections) = (*ms, *connections);

@@ -3,15 +3,17 @@
 //! goes, now and then and at their end; the owner shows them and counts them.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::Signal as Os;
 use tokio::sync::mpsc;
 
 use super::input::Input;
+use super::record::millis;
 use super::successor::Link;
 use crate::api::{self, Connections};
-use crate::machine::Phase;
 use crate::machine::link::News;
 use crate::machine::message::{Identity, Lingering};
 use crate::sys::process::Other;
@@ -19,114 +21,130 @@ use crate::sys::process::Other;
 /// All of them, as far as this master knows.
 #[derive(Debug)]
 pub(super) struct Drainers {
-    known: Vec<Lingering>,
-    /// Held, so that a number that was used again gets no signal of ours.
-    processes: HashMap<u32, Arc<Other>>,
-    /// Rejected successors: still our children.
-    rejected: Vec<Link>,
+    known: Vec<Drainer>,
     /// What masters without a channel have told last, by their pids.
     news: HashMap<u32, api::Master>,
     /// What became of the connections of other generations' drains.
     drained: Connections,
 }
 
+/// One of them.
+#[derive(Debug)]
+struct Drainer {
+    pid: u32,
+    identity: Identity,
+    /// Held, so that a number that was used again gets no signal of ours. `None`: it had gone when we
+    /// looked for it first.
+    process: Option<Arc<Other>>,
+    /// A rejected successor is still our child.
+    child: Option<Link>,
+}
+
 impl Drainers {
-    /// Those that our predecessor knew, and what it counted.
+    /// Those that our predecessor knew, and what it counted. Whose end could be missed is not known.
     pub(super) fn new(
-        known: Vec<Lingering>,
+        lingering: Vec<Lingering>,
         drained: Connections,
         post: &mpsc::Sender<Input>,
-    ) -> Self {
-        let mut processes = HashMap::new();
-        for pid in known.iter().map(|l| l.pid) {
-            let process = Other::open(pid).ok().flatten().map(Arc::new);
-            if let Some(process) = &process {
-                processes.insert(pid, Arc::clone(process));
-            }
-            let post = post.clone();
+    ) -> io::Result<Self> {
+        let mut known = Vec::new();
+        for Lingering { pid, identity, .. } in lingering {
+            let process = Other::open(pid)?.map(Arc::new);
+            let (watched, post) = (process.clone(), post.clone());
             tokio::spawn(async move {
-                if let Some(process) = process {
+                if let Some(process) = watched {
                     let _ = process.gone().await;
                 }
                 let _ = post.send(Input::DrainerExited(pid)).await;
             });
+            known.push(Drainer {
+                pid,
+                identity,
+                process,
+                child: None,
+            });
         }
-        Self {
+        Ok(Self {
             known,
-            processes,
-            rejected: Vec::new(),
             news: HashMap::new(),
             drained,
-        }
+        })
     }
 
-    /// For our successor, with ourselves.
-    pub(super) fn with(&self, pid: u32, identity: Identity) -> Vec<Lingering> {
-        let mut all = self.known.clone();
-        all.push(Lingering { pid, identity });
-        all
+    /// For our successor; `left` says for how long each may drain.
+    pub(super) fn for_successor(&self, left: impl Fn(u32) -> Option<Duration>) -> Vec<Lingering> {
+        let one = |d: &Drainer| Lingering {
+            pid: d.pid,
+            identity: d.identity.clone(),
+            left_ms: left(d.pid).map(millis),
+        };
+        self.known.iter().map(one).collect()
     }
 
     /// Our predecessor drains from now on.
-    pub(super) fn add(&mut self, one: Lingering) {
-        if self.known.iter().all(|l| l.pid != one.pid) {
-            self.known.push(one);
+    pub(super) fn add(&mut self, process: Arc<Other>, identity: Identity) {
+        let pid = process.pid();
+        if self.known.iter().all(|d| d.pid != pid) {
+            self.known.push(Drainer {
+                pid,
+                identity,
+                process: Some(process),
+                child: None,
+            });
         }
     }
 
-    /// A successor that was rejected drains from now on: its pid.
-    pub(super) fn add_rejected(&mut self, link: Link, identity: Identity) -> u32 {
-        let pid = link.process.pid();
+    /// A successor that was rejected drains from now on.
+    pub(super) fn add_rejected(&mut self, link: Link, identity: Identity) {
+        let process = Arc::new(link.process.handle());
         tracing::info!(
-            "g{} (master {pid}), which was rejected, drains on beside this one",
-            identity.generation
+            "g{} (master {}), which was rejected, drains on beside this one",
+            identity.generation,
+            process.pid()
         );
-        self.known.push(Lingering { pid, identity });
-        self.rejected.push(link);
-        pid
+        self.known.push(Drainer {
+            pid: process.pid(),
+            identity,
+            process: Some(process),
+            child: Some(link),
+        });
     }
 
     pub(super) fn signal(&self, pid: u32, signal: Os) {
-        let child = self.rejected.iter().find(|l| l.process.pid() == pid);
-        let send = |signal| match (child, self.processes.get(&pid)) {
-            (Some(link), _) => link.process.signal(signal),
-            (None, Some(process)) => process.signal(signal),
-            (None, None) => Ok(()),
+        let one = self.known.iter().find(|d| d.pid == pid);
+        let Some(process) = one.and_then(|d| d.process.as_ref()) else {
+            return;
         };
-        if let Err(e) = send(signal) {
+        if let Err(e) = process.signal(signal) {
             tracing::error!("cannot signal master {pid}: {e}");
         }
-        if signal == Os::SIGTERM {
-            // A stopped one must hear it.
-            let _ = send(Os::SIGCONT);
-        }
+        // A stopped one must hear it.
+        let _ = process.signal(Os::SIGCONT);
     }
 
     /// A rejected successor has ended: its pid.
     pub(super) fn rejected_exited(&mut self, number: u64) -> Option<u32> {
-        let at = self.rejected.iter().position(|l| l.number() == number)?;
-        let mut link = self.rejected.swap_remove(at);
-        let pid = link.process.pid();
-        let how = link.process.reap();
+        let mut children = self.known.iter_mut().filter_map(|d| d.child.as_mut());
+        let link = children.find(|link| link.number() == number)?;
+        let (pid, how) = (link.process.pid(), link.process.reap());
         tracing::info!("master {pid} {how}");
         Some(pid)
     }
 
     /// It has gone.
     pub(super) fn gone(&mut self, pid: u32) {
-        self.known.retain(|l| l.pid != pid);
-        self.processes.remove(&pid);
+        self.known.retain(|d| d.pid != pid);
         self.news.remove(&pid);
     }
 
     /// A master without a channel told how it goes; `ours` says whether it is our predecessor or
     /// successor.
-    pub(super) fn told(&mut self, news: News, ours: impl Fn(u32) -> bool) {
+    pub(super) fn heard(&mut self, news: News, ours: impl Fn(u32) -> bool) {
         let pid = news.master.pid;
         if let Some(drained) = &news.drained {
             self.drained += drained.connections;
         }
-        if ours(pid) || self.known.iter().any(|l| l.pid == pid) {
+        if ours(pid) || self.known.iter().any(|d| d.pid == pid) {
             self.news.insert(pid, news.master);
         }
     }
@@ -146,44 +164,33 @@ impl Drainers {
         self.news.get(&pid)
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Lingering> {
-        self.known.iter()
+    pub(super) fn all(&self) -> impl Iterator<Item = (u32, &Identity)> {
+        self.known.iter().map(|d| (d.pid, &d.identity))
     }
 
     /// A number for the next generation: none of those who live has it.
     pub(super) fn unused_generation(&self, ours: u64) -> u64 {
-        let drain = self.known.iter().map(|l| l.identity.generation);
+        let drain = self.known.iter().map(|d| d.identity.generation);
         drain.fold(ours, u64::max) + 1
     }
 
-    /// How many still drain. One that said its last word is only on its way out, and `status` calls
-    /// it done.
-    pub(super) fn still_draining(&self) -> usize {
-        self.holding().count()
-    }
-
-    fn holding(&self) -> impl Iterator<Item = &Lingering> {
-        let done = |l: &&Lingering| {
-            let told = self.news.get(&l.pid);
-            told.is_some_and(|m| m.phase == Phase::Done.as_str())
-        };
-        self.known.iter().filter(move |l| !done(l))
-    }
-
-    /// Who holds what, the oldest first: for an operator who waits for them.
-    pub(super) fn who_holds_what(&self) -> String {
-        let one = |l: &Lingering| {
-            let who = format!("g{} (master {})", l.identity.generation, l.pid);
-            let told = self.news.get(&l.pid);
-            told.map_or_else(
-                || who.clone(),
-                |m| {
+    /// What these hold: for an operator who waits for them.
+    pub(super) fn who_holds_what(&self, pids: &[u32]) -> String {
+        let one = |pid: &u32| {
+            let known = self.known.iter().find(|d| d.pid == *pid);
+            let who = known.map_or_else(
+                || format!("master {pid}"),
+                |d| format!("g{} (master {pid})", d.identity.generation),
+            );
+            match self.news.get(pid) {
+                Some(m) => {
                     let held: u64 = m.workers.iter().map(|w| w.connections).sum();
                     format!("{who} holds {held} connections")
-                },
-            )
+                }
+                None => who,
+            }
         };
-        self.holding().map(one).collect::<Vec<_>>().join(", ")
+        pids.iter().map(one).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -208,40 +215,41 @@ pub(super) fn tell_to_reopen(pids: impl Iterator<Item = u32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Phase;
 
-    fn master(pid: u32, phase: Phase) -> News {
-        News {
-            master: api::Master {
-                pid,
-                generation: u64::from(pid),
+    #[tokio::test]
+    async fn only_what_those_who_are_known_tell_is_shown() {
+        let lingering = Lingering {
+            pid: u32::MAX,
+            identity: Identity {
+                generation: 3,
                 version: "1".into(),
-                phase: phase.to_string(),
+                build_id: "b".into(),
+            },
+            left_ms: None,
+        };
+        let post = mpsc::channel(9).0;
+        let mut drainers = Drainers::new(vec![lingering], Connections::default(), &post).unwrap();
+        for pid in [u32::MAX, 9] {
+            let master = api::Master {
+                pid,
+                generation: 3,
+                version: "1".into(),
+                phase: Phase::Draining.to_string(),
                 private_kib: 0,
                 workers: Vec::new(),
                 app: None,
-            },
-            drained: None,
+            };
+            let drained = None;
+            drainers.heard(News { master, drained }, |_| false);
         }
-    }
-
-    #[tokio::test]
-    async fn who_said_its_last_word_drains_no_longer_though_its_process_is_there() {
-        let mut drainers = Drainers::new(Vec::new(), Connections::default(), &mpsc::channel(9).0);
-        for pid in 1..=3 {
-            drainers.add(Lingering {
-                pid,
-                identity: Identity {
-                    generation: u64::from(pid),
-                    version: "1".into(),
-                    build_id: "b".into(),
-                },
-            });
-        }
-        drainers.told(master(1, Phase::Draining), |_| false);
-        assert_eq!(drainers.still_draining(), 3);
-        drainers.told(master(1, Phase::Done), |_| false);
-        drainers.told(master(9, Phase::Done), |_| false);
-        assert_eq!(drainers.still_draining(), 2);
         assert!(drainers.news_of(9).is_none());
+        assert_eq!(
+            drainers.who_holds_what(&[u32::MAX, 9]),
+            "g3 (master 4294967295) holds 0 connections, master 9"
+        );
+        assert_eq!(drainers.unused_generation(1), 4);
+        drainers.gone(u32::MAX);
+        assert!(drainers.news_of(u32::MAX).is_none());
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::configured::Configured;
-use super::control::{self, Answer, Desk, Request};
+use super::control::{self, Desk};
 use super::disk::Disk;
 use super::door::{self, ControlDoor};
 use super::drain::OwnDrain;
@@ -20,7 +19,7 @@ use super::handoff::{self, HandoffDoor};
 use super::health::Health;
 use super::hosting::Applications;
 use super::input::Input;
-use super::inquiry::{Asked, Inquiry};
+use super::inquiry::Inquiry;
 use super::manager::Manager;
 use super::metrics::MetricsDoor;
 use super::orders::{Orders, PutOff};
@@ -30,16 +29,14 @@ use super::releases::KnownReleases;
 use super::status;
 use super::story::Story;
 use super::successor::Successor;
-use super::tls::{self, Tls};
+use super::tls::Tls;
 use super::verdicts::Held;
-use super::words;
 use super::workers::Workers;
 use crate::api;
 use crate::config::Sources;
-use crate::machine::message::{Identity, Message};
-use crate::machine::{Action, Event, Machine, Phase, Signal};
+use crate::machine::message::Identity;
+use crate::machine::{Action, Event, Machine, Signal};
 use crate::sys::process;
-use crate::sys::secrets;
 use crate::sys::signals::{Received, Signals};
 
 /// What does not change while a master lives.
@@ -163,6 +160,7 @@ impl Driver {
         if now >= self.tick {
             self.feed();
             self.mend_paths();
+            self.story.write_again();
             self.applications.tick();
             self.look_after_tls(false);
             let every = self.manager.watchdog().map_or(TICK, |w| (w / 3).min(TICK));
@@ -176,55 +174,6 @@ impl Driver {
         let workers_answer = self.workers.answer_watchdog();
         if self.machine.feeds_watchdog(workers_answer) {
             self.manager.feed();
-        }
-    }
-
-    /// Now and then, and before workers start (`starting`), who must have a ring.
-    pub(super) fn look_after_tls(&mut self, starting: bool) {
-        self.tls.look(&self.configured.config);
-        let (next, owns) = (self.configured.next(), self.machine.owns());
-        let config = next.as_ref().map_or(&self.configured.config, |(c, _)| c);
-        let moment = tls::Moment {
-            owns,
-            starting,
-            reloading: next.is_some(),
-        };
-        let Some(ring) = tls::next_ring(config, self.workers.tickets(), moment) else {
-            return;
-        };
-        // A predecessor keeps its own when there is none any more: a rollback is to what ran before.
-        let shared = owns && ring.newest().is_some();
-        self.workers.set_tickets(ring);
-        if shared {
-            self.share_tickets();
-        }
-    }
-
-    /// The other masters have our ring from now on.
-    fn share_tickets(&self) {
-        let wrap = || {
-            let fd = secrets::wrap(self.workers.tickets());
-            fd.inspect_err(|e| {
-                tracing::warn!("the other master does not get the TLS ticket keys: {e}");
-            })
-        };
-        if let (Some(_), Ok(fd)) = (self.successor.line(), wrap()) {
-            self.successor.say(Message::TicketKeys, vec![fd]);
-        }
-        let predecessor = self.predecessor.as_ref().filter(|before| before.listens());
-        if let (Some(before), Ok(fd)) = (predecessor, wrap()) {
-            before.say(Message::TicketKeys, vec![fd]);
-        }
-    }
-
-    /// The owner has made a new key.
-    pub(super) fn take_ticket_keys(&mut self, fd: Option<OwnedFd>) {
-        // We own the service: it was said before its sender knew that.
-        if self.machine.owns() {
-            return;
-        }
-        if let Some(ring) = tls::read_ring(fd) {
-            self.workers.set_tickets(ring);
         }
     }
 
@@ -243,7 +192,7 @@ impl Driver {
             received.sender,
             self.machine.phase()
         );
-        if signal == Signal::Usr2 && self.disk.is_working() && self.machine.may_begin() {
+        if signal == Signal::Usr2 && self.waits_for_disk() {
             return self.put_off(PutOff::Signal(signal));
         }
         let from_manager = received.sender == 1 && self.manager.is_systemd();
@@ -253,58 +202,6 @@ impl Driver {
             Event::Signal(signal)
         })
         .await;
-    }
-
-    async fn asked(&mut self, request: Request) {
-        match request {
-            Request::Status(reply) => self.ask_figures(Asked::Status(reply)),
-            Request::Metrics(reply) => self.ask_figures(Asked::Metrics(reply)),
-            Request::Order {
-                order,
-                peer,
-                answer,
-            } => {
-                tracing::info!("{}: ordered by {peer}", order.verb());
-                self.ordered(order, answer).await;
-            }
-        }
-    }
-
-    /// An order, which waits when it would take a rejected program for a new one.
-    pub(super) async fn ordered(&mut self, order: control::Order, answer: Answer) {
-        if order.looks_at_disk() && self.disk.is_working() && self.machine.may_begin() {
-            return self.put_off(PutOff::Order(order, answer));
-        }
-        let no_way_back = self.workers.irreversible();
-        if let Some(why) = no_way_back.filter(|_| matches!(order, control::Order::Rollback)) {
-            return answer.end(api::Verdict {
-                exit: api::exit::REFUSED,
-                message: words::no_way_back(why),
-                id: None,
-            });
-        }
-        let (phase, id) = (self.machine.phase(), self.story.id().map(ToOwned::to_owned));
-        let generation = self.fixed.me.generation;
-        let tell = |message| step_event(phase, generation, id, message);
-        let refused = self.story.refused_builds();
-        let config = &self.configured.config;
-        let hosted = self
-            .releases
-            .on_disk(config, &self.applications, self.story.last());
-        let order = self
-            .orders
-            .take(order, answer, &mut self.disk, &refused, &hosted, tell);
-        let Some(order) = order else { return };
-        if self.machine.gives_up_for(&order) {
-            return self.look_first();
-        }
-        self.happen(Event::Order(order)).await;
-    }
-
-    /// It waits for the program on disk, but not for ever.
-    fn put_off(&mut self, one: PutOff) {
-        self.orders.put_off(one);
-        self.disk.settles_soon();
     }
 
     /// What follows from the phase alone: who answers the operator, the name of this thread.
@@ -373,29 +270,7 @@ impl Driver {
             self.releases.stopped(&self.applications);
             self.applications.leave().await;
         }
-        tracing::info!("g{} leaves", self.fixed.me.generation);
         self.exit.unwrap_or_default()
-    }
-
-    /// Everybody who follows learns of a phase change.
-    pub(super) fn tell_step(&self) {
-        let event = self.step_event(status::line(self));
-        self.orders.tell(&event);
-        self.desk.publish(event);
-    }
-
-    fn step_event(&self, message: String) -> api::Event {
-        let id = self.story.id().map(ToOwned::to_owned);
-        step_event(self.machine.phase(), self.fixed.me.generation, id, message)
-    }
-}
-
-fn step_event(phase: Phase, generation: u64, id: Option<String>, message: String) -> api::Event {
-    api::Event::Step {
-        id,
-        generation,
-        phase: phase.to_string(),
-        message,
     }
 }
 

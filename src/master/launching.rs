@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::driver::Driver;
 use super::inheritance;
@@ -13,7 +13,7 @@ use super::record::{Record, millis, new_id};
 use super::releases::Asked;
 use super::status::who;
 use super::store::Found;
-use crate::machine::message::{Inheritance, Inherited, PROTOCOL, Supersede};
+use crate::machine::message::{Inheritance, Inherited, Lingering, PROTOCOL, Supersede};
 use crate::sys::secrets;
 
 impl Driver {
@@ -97,6 +97,14 @@ impl Driver {
         let (pid, me) = (self.fixed.pid, &self.fixed.me);
         let build = record.to_build.as_deref().filter(|_| record.back);
         let previous = build.and_then(|build| self.story.previous(build));
+        let now = Instant::now();
+        let left = |pid| self.machine.drainer_left(pid, now);
+        let mut lingering = self.drainers.for_successor(left);
+        lingering.push(Lingering {
+            pid,
+            identity: me.clone(),
+            left_ms: self.machine.own_drain().map(millis),
+        });
         let inheritance = Inheritance {
             protocol: PROTOCOL,
             pid,
@@ -111,7 +119,7 @@ impl Driver {
             config: previous.map(|previous| previous.config),
             back: record.back,
             fds: Vec::new(),
-            lingering: self.drainers.with(pid, me.clone()),
+            lingering,
             unit_rev: self.fixed.unit_rev.clone(),
             drained: self.all_drained(),
             app,
@@ -156,7 +164,7 @@ impl Driver {
         };
         tracing::info!(
             handover_upgrade_id = record.id,
-            "the program on disk follows"
+            "the program of before serves: it is made the program on disk"
         );
         let left = self.predecessor.as_ref().map(Predecessor::identity);
         let left = left.map(|identity| identity.build_id.clone());

@@ -1,8 +1,10 @@
 //! Who started the service and must know its main process: systemd, a keeper, or nobody.
 
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::SendFlags;
 
 use crate::sys::notify::Notifier;
 
@@ -17,7 +19,7 @@ pub enum Manager {
         watchdog: Option<Duration>,
     },
     /// The process that a terminal, a container or a simple supervisor started.
-    Keeper(std::fs::File),
+    Keeper(OwnedFd),
     /// Nobody: the keeper was killed, or somebody started a master by hand.
     Nobody,
 }
@@ -26,12 +28,6 @@ pub enum Manager {
 const BARRIER: Duration = Duration::from_secs(2);
 
 impl Manager {
-    /// The keeper behind this pipe.
-    #[must_use]
-    pub fn keeper(pipe: OwnedFd) -> Self {
-        Self::Keeper(pipe.into())
-    }
-
     /// Names the main process and waits until the manager has processed it (BARRIER proves
     /// processed, not accepted).
     /// False: it could not be told, and takes another one for the main process.
@@ -47,20 +43,25 @@ impl Manager {
                 }
                 true
             }
-            Self::Keeper(_) => {
-                self.tell_keeper(format_args!("main {pid}"));
-                true
-            }
+            Self::Keeper(_) => self.tell_keeper(format_args!("main {pid}")),
             Self::Nobody => true,
         }
     }
 
-    /// A keeper that does not hear has gone, and the service lives on without it.
-    fn tell_keeper(&self, line: std::fmt::Arguments<'_>) {
-        if let Self::Keeper(pipe) = self {
-            let mut pipe = pipe;
-            if let Err(e) = pipe.write_all(format!("{line}\n").as_bytes()) {
+    /// A keeper that has gone hears nothing, and the service lives on without it. False: it is stopped
+    /// and its socket is full. Nobody waits for it: a terminal's Ctrl-Z must not stop the service.
+    fn tell_keeper(&self, line: std::fmt::Arguments<'_>) -> bool {
+        let Self::Keeper(socket) = self else {
+            return true;
+        };
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        // A line goes as a whole or not at all: it is much shorter than the socket's buffer.
+        match rustix::net::send(socket, format!("{line}\n").as_bytes(), flags) {
+            Ok(_) => true,
+            Err(Errno::AGAIN) => false,
+            Err(e) => {
                 tracing::debug!("cannot tell the keeper {line}: {e}");
+                true
             }
         }
     }
@@ -68,13 +69,13 @@ impl Manager {
     /// Names another process and then this one, so that what the manager knows of the main process
     /// is found out anew. In one breath: systemd reads notifications before it answers anybody, and
     /// whoever asks or signals its main process meanwhile does not meet the other one.
-    pub async fn rename_main(&mut self, other: u32, pid: u32) {
+    pub async fn rename_main(&mut self, other: u32, pid: u32) -> bool {
         if let Self::Systemd { notify, .. } = self {
             if let Err(e) = notify.main_pid(other, None) {
                 tracing::warn!("{e}");
             }
         }
-        self.name_main(pid, None).await;
+        self.name_main(pid, None).await
     }
 
     /// The service runs, and we are its main process. False: it could not be told.
@@ -89,9 +90,8 @@ impl Manager {
                 }
             },
             Self::Keeper(_) => {
-                self.tell_keeper(format_args!("main {pid}"));
-                self.tell_keeper(format_args!("ready {text}"));
-                true
+                self.tell_keeper(format_args!("main {pid}"))
+                    && self.tell_keeper(format_args!("ready {text}"))
             }
             Self::Nobody => true,
         }
@@ -101,7 +101,8 @@ impl Manager {
     pub fn status(&self, text: &str) {
         match self {
             Self::Systemd { notify, .. } => complain(notify.status(text)),
-            Self::Keeper(_) => self.tell_keeper(format_args!("status {text}")),
+            // One that hears nothing now hears the next one.
+            Self::Keeper(_) => drop(self.tell_keeper(format_args!("status {text}"))),
             Self::Nobody => {}
         }
     }
@@ -110,7 +111,7 @@ impl Manager {
     pub fn stopping(&self) {
         match self {
             Self::Systemd { notify, .. } => complain(notify.stopping()),
-            Self::Keeper(_) => self.tell_keeper(format_args!("stopping")),
+            Self::Keeper(_) => drop(self.tell_keeper(format_args!("stopping"))),
             Self::Nobody => {}
         }
     }
@@ -178,5 +179,32 @@ impl Manager {
 fn complain<E: std::fmt::Display>(result: Result<(), E>) {
     if let Err(e) = result {
         tracing::warn!("{e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// As after Ctrl-Z in a terminal: masters have a session of their own and run on.
+    #[test]
+    fn a_keeper_that_is_stopped_holds_nobody_up_and_misses_no_main_process() {
+        let (keeper, ours) = UnixStream::pair().unwrap();
+        let (done, waits) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut manager = Manager::Keeper(ours.into());
+            for _ in 0..10_000 {
+                manager.status("1.0.0 (g1) serves");
+            }
+            let unheard = manager.ready("serves");
+            drop(keeper);
+            let nobody_there = manager.ready("serves");
+            done.send((unheard, nobody_there)).unwrap();
+        });
+        let answers = waits.recv_timeout(Duration::from_secs(10));
+        // What was not heard is said again; to one that has gone nothing is.
+        assert_eq!(answers, Ok((false, true)));
     }
 }

@@ -2,6 +2,7 @@
 //! program.
 
 mod arrive;
+mod asked;
 mod behind;
 mod configured;
 pub mod control;
@@ -34,6 +35,7 @@ mod release_file;
 mod releases;
 mod releases_shown;
 mod replace;
+mod says;
 mod setup;
 mod slots;
 mod sockets;

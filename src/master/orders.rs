@@ -105,15 +105,16 @@ impl Orders {
             Asked::Rollback => Order::Rollback {
                 nothing: match &hosted.ended {
                     Some(from) => Some(format!(
-                        "the last upgrade was another release, and it has ended: `deploy {}` goes \
-                         back",
+                        "the last upgrade changed the release, and is over: `deploy {}` runs the \
+                         release of before",
                         from.display()
                     )),
                     None => disk.store.previous(refused).err().map(|e| match e {
-                        StoreError::NoOld(_) => "no upgrade is in probation, and no program of \
-                                                 before is kept beside the one on disk"
+                        StoreError::NoOld(_) => "there is nothing to go back to: no upgrade is in \
+                                                 probation, and no program of before is kept \
+                                                 beside the one on disk"
                             .into(),
-                        e => e.to_string(),
+                        e => format!("there is nothing to go back to: {e}"),
                     }),
                 },
             },

@@ -9,12 +9,12 @@ use super::driver::Driver;
 use super::milestone::{self, Milestone};
 use super::predecessor::Predecessor;
 use super::store::Found;
-use super::{drainers, status};
+use super::{drainers, status, words};
 use crate::api::Connections;
 use crate::machine::link::DrainReason;
-use crate::machine::message::{KeptConfig, Message};
+use crate::machine::message::KeptConfig;
 use crate::machine::trial::Name;
-use crate::machine::{Action, Event, Note, Phase, ToPredecessor, ToSuccessor, Who};
+use crate::machine::{Action, Event, Phase, Signal, Who};
 
 impl Driver {
     /// Carries one action out. What follows from it at once is returned.
@@ -61,6 +61,10 @@ impl Driver {
                 .read_again(&self.applications, &self.metrics)
             {
                 Ok(()) => {
+                    if let Some((config, _)) = self.configured.next() {
+                        let start = config.upgrade.start_timeout;
+                        self.machine.begin_reload(start, Instant::now());
+                    }
                     self.look_after_tls(true);
                     return self.start_reload();
                 }
@@ -79,6 +83,7 @@ impl Driver {
                 self.configured.abandon();
                 self.workers.cancel_reload();
                 self.applications.cancel_next();
+                self.set_timing();
             }
             Action::DropListeners => {
                 if self.configured.drop_listeners(&self.manager) {
@@ -98,22 +103,32 @@ impl Driver {
             Action::TermSuccessor => self.successor.signal(Os::SIGTERM),
             Action::KillSuccessor => self.successor.signal(Os::SIGKILL),
             Action::ReapSuccessor => self.successor.reap(),
-            Action::LetLinger { limit } => {
+            Action::LetLinger => {
                 if let Some((link, identity)) = self.successor.let_go() {
-                    let pid = self.drainers.add_rejected(link, identity);
-                    return vec![Event::DrainerJoined { pid, limit }];
+                    self.drainers.add_rejected(link, identity);
                 }
             }
             // The predecessor.
             Action::ToPredecessor(word) => self.say_to_predecessor(word),
             Action::ClosePredecessor => self.predecessor_drains(),
-            Action::TermPredecessor => self.signal_predecessor(Os::SIGTERM),
             Action::KillPredecessor => {
-                tracing::warn!("the predecessor does not let go: it is killed");
-                self.signal_predecessor(Os::SIGKILL);
+                if let Some(predecessor) = &self.predecessor {
+                    let who = words::Who::from(predecessor.identity());
+                    let pid = predecessor.pid();
+                    tracing::warn!(
+                        "{who} (master {pid}) does not let go of the service: it is killed"
+                    );
+                    predecessor.kill();
+                }
             }
             // Generations that only drain.
-            Action::TermDrainer(pid) => self.drainers.signal(pid, Os::SIGTERM),
+            Action::EndDrainer(pid, how) => self.drainers.signal(
+                pid,
+                match how {
+                    Signal::Int => Os::SIGINT,
+                    _ => Os::SIGTERM,
+                },
+            ),
             Action::KillDrainer(pid) => {
                 tracing::warn!("master {pid}, which only drains, does not leave: it is killed");
                 self.drainers.signal(pid, Os::SIGKILL);
@@ -127,12 +142,13 @@ impl Driver {
             Action::Reclaim if !self.manager.is_systemd() => {}
             Action::Reclaim => {
                 if let Some(worker) = self.workers.serving() {
-                    self.manager.rename_main(worker, self.fixed.pid).await;
-                } else {
-                    tracing::warn!(
-                        "no worker serves that could be named: systemd may not see us die"
-                    );
+                    let done = self.manager.rename_main(worker, self.fixed.pid).await;
+                    return vec![Event::MainNamed { who: Who::Me, done }];
                 }
+                tracing::warn!(
+                    "systemd may not notice the end of this master: it is no child of systemd's, and \
+                     no worker serves that could be named for a moment"
+                );
             }
             Action::NotifyReady => return self.ready(),
             Action::NotifyStopping => self.manager.stopping(),
@@ -191,7 +207,14 @@ impl Driver {
         if to.settles_sockets() && self.configured.settle_sockets(&self.manager) {
             self.workers.replace_sockets(&self.configured.sockets);
         }
-        self.story.entered(from, to);
+        let text = match (from, to) {
+            (Phase::Starting, Phase::Serving) => {
+                let listeners = self.configured.sockets.report();
+                words::started(&self.fixed.name, status::who(self), &listeners)
+            }
+            _ => status::line_in(self, to),
+        };
+        self.story.entered(from, to, &text);
         if to.proves_health() {
             // Written down when our workers have been told to accept, not before: the disk may be slow.
             self.story.took_over();
@@ -268,107 +291,14 @@ impl Driver {
                 self.successor.pid(),
                 self.predecessor.as_ref().map(Predecessor::pid),
             ];
-            let drain = self.drainers.all().map(|l| l.pid);
+            let drain = self.drainers.all().map(|(pid, _)| pid);
             drainers::tell_to_reopen(drain.chain(others.into_iter().flatten()));
-        }
-    }
-
-    fn say_to_successor(&mut self, word: ToSuccessor) {
-        let message = match word {
-            ToSuccessor::Takeover => {
-                self.story.takes_over();
-                Message::Takeover
-            }
-            ToSuccessor::Ready => Message::Ready,
-            ToSuccessor::Commit => Message::Commit,
-            ToSuccessor::Release => Message::Release,
-            ToSuccessor::Retire(reason) => return self.retire_successor(reason),
-        };
-        self.successor.say(message, Vec::new());
-    }
-
-    fn say_to_predecessor(&mut self, word: ToPredecessor) {
-        self.tell_predecessor(match word {
-            ToPredecessor::Ready => Message::Ready,
-            ToPredecessor::Heartbeat => Message::Heartbeat,
-            ToPredecessor::Commit => Message::Commit,
-            ToPredecessor::Yield {
-                reason,
-                retire,
-                then,
-            } => {
-                let generation = self.fixed.me.generation;
-                Milestone {
-                    reason: Some(&reason),
-                    ..self.milestone(milestone::GIVEN_BACK)
-                }
-                .warn(format_args!(
-                    "g{generation} gives the service back: {reason}"
-                ));
-                Message::Yield {
-                    reason,
-                    retire,
-                    leaving: false,
-                    then,
-                }
-            }
-            ToPredecessor::Release => Message::Release,
-            ToPredecessor::Leaving => Message::Yield {
-                reason: "told to leave by a signal".into(),
-                retire: true,
-                leaving: true,
-                then: None,
-            },
-        });
-    }
-
-    pub(super) fn tell_predecessor(&self, message: Message) {
-        if let Some(predecessor) = &self.predecessor {
-            predecessor.say(message, Vec::new());
-        }
-    }
-
-    fn signal_predecessor(&self, signal: Os) {
-        if let Some(predecessor) = &self.predecessor {
-            predecessor.signal(signal);
         }
     }
 
     pub(super) fn set_timing(&mut self) {
         let timing = self.configured.timing(self.manager.watchdog());
         self.machine.set_timing(timing);
-    }
-
-    fn note(&self, note: &Note) {
-        match note {
-            Note::SignalRefused(signal, why) => {
-                tracing::warn!("SIG{} is refused: {why}", signal.as_str());
-            }
-            Note::SignalRemembered(signal) => tracing::info!(
-                "SIG{} waits until the other generation accepts",
-                signal.as_str()
-            ),
-            Note::SignalCarriedOut(signal) => {
-                tracing::info!("SIG{} is carried out now", signal.as_str());
-            }
-            Note::SignalDropped(signal) => {
-                tracing::warn!("SIG{} is dropped: its moment did not come", signal.as_str());
-            }
-            Note::WorkersFail(why) => Milestone {
-                reason: Some(why),
-                ..self.milestone(milestone::WORKERS_FAIL)
-            }
-            .error(why),
-            Note::OldestEnded(pid) => tracing::warn!(
-                "master {pid}, the oldest generation that drains, is ended: what it holds is cut \
-                 when [drain] stop_timeout is over"
-            ),
-            Note::CommittedByAccident => tracing::warn!(
-                handover_upgrade_id = self.story.id(),
-                "the predecessor is gone without a word: committed by accident, no way back in \
-                 memory"
-            ),
-        }
     }
 
     pub(super) fn milestone(&self, kind: &'static str) -> Milestone<'static> {

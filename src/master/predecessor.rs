@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::input::Input;
 use super::line::{Heard, Line};
 use crate::api::{self, Connections};
-use crate::machine::message::{Identity, Lingering, Message};
+use crate::machine::message::{Identity, Message};
 use crate::machine::{Event, FromPredecessor};
 use crate::sys::process::Other;
 
@@ -19,6 +19,7 @@ use crate::sys::process::Other;
 pub(super) struct Predecessor {
     pid: u32,
     identity: Identity,
+    /// `None`: it had gone when we looked for it first.
     process: Option<Arc<Other>>,
     line: Option<Line<Message>>,
 }
@@ -43,27 +44,22 @@ pub(super) enum Said {
 }
 
 impl Predecessor {
+    /// `process`: `None` when it has gone already.
     pub(super) fn new(
         pid: u32,
         identity: Identity,
+        process: Option<Other>,
         line: Line<Message>,
         post: &mpsc::Sender<Input>,
     ) -> Self {
-        let opened = Other::open(pid);
-        if let Err(e) = &opened {
-            tracing::error!("cannot watch the predecessor {pid}: {e}");
-        }
-        let has_gone = matches!(opened, Ok(None));
-        let process = opened.ok().flatten().map(Arc::new);
-        if process.is_some() || has_gone {
-            let (watched, post) = (process.clone(), post.clone());
-            tokio::spawn(async move {
-                if let Some(process) = watched {
-                    let _ = process.gone().await;
-                }
-                let _ = post.send(Input::PredecessorExited).await;
-            });
-        }
+        let process = process.map(Arc::new);
+        let (watched, post) = (process.clone(), post.clone());
+        tokio::spawn(async move {
+            if let Some(process) = watched {
+                let _ = process.gone().await;
+            }
+            let _ = post.send(Input::PredecessorExited).await;
+        });
         Self {
             pid,
             identity,
@@ -78,7 +74,7 @@ impl Predecessor {
             Heard::Message(received) => received,
             Heard::Closed => return Said::Event(Event::PredecessorClosed),
             Heard::Broken(e) => {
-                tracing::error!("the predecessor's channel: {e}");
+                tracing::error!("the channel to the generation before broke: {e}");
                 return Said::Event(Event::PredecessorClosed);
             }
         };
@@ -94,27 +90,27 @@ impl Predecessor {
             Ok(Message::Status { master: Some(m) }) => return Said::Answers(*m),
             Ok(_) => return Said::Nothing,
             Err(e) => {
-                tracing::error!("the predecessor said something strange: {e}");
+                tracing::error!("the generation before said what this program cannot read: {e}");
                 return Said::Nothing;
             }
         };
         Said::Event(Event::Predecessor(said))
     }
 
-    pub(super) fn say(&self, message: Message, fds: Vec<OwnedFd>) {
+    pub(super) fn say(&self, message: Message) {
         if let Some(line) = &self.line {
-            line.say(message, fds);
+            line.say(message, Vec::new());
         }
     }
 
-    /// The channel ends; the process may still drain. What is known of it then, if its end will be
-    /// seen.
-    pub(super) fn close(&mut self) -> Option<Lingering> {
+    pub(super) fn line(&self) -> Option<&Line<Message>> {
+        self.line.as_ref()
+    }
+
+    /// The channel ends; the process may still drain.
+    pub(super) fn close(&mut self) -> Option<(Arc<Other>, Identity)> {
         self.line = None;
-        self.process.as_ref().map(|_| Lingering {
-            pid: self.pid,
-            identity: self.identity.clone(),
-        })
+        Some((self.process.clone()?, self.identity.clone()))
     }
 
     /// EOF, when what is queued is sent.
@@ -124,15 +120,14 @@ impl Predecessor {
         }
     }
 
-    pub(super) fn signal(&self, signal: Os) {
-        if let Some(process) = &self.process {
-            if let Err(e) = process.signal(signal) {
-                tracing::error!("cannot signal master {}: {e}", self.pid);
-            }
-            if signal == Os::SIGTERM {
-                // A stopped one must hear it.
-                let _ = process.signal(Os::SIGCONT);
-            }
+    /// It does not let go of the channel.
+    pub(super) fn kill(&self) {
+        if let Err(e) = self
+            .process
+            .as_ref()
+            .map_or(Ok(()), |p| p.signal(Os::SIGKILL))
+        {
+            tracing::error!("cannot kill master {}: {e}", self.pid);
         }
     }
 

@@ -125,7 +125,7 @@ pub(super) async fn first(mut setup: Setup, signals: Signals) -> Result<u8, Star
         drainers: Vec::new(),
         drained: Connections::default(),
     };
-    let mut driver = assemble(setup, signals, parts, machine, mpsc::channel(QUEUE));
+    let mut driver = assemble(setup, signals, parts, machine, mpsc::channel(QUEUE))?;
     let (config, applications) = (&driver.configured.config, &mut driver.applications);
     driver.releases.choose(config, usable, applications);
     Ok(Box::pin(driver.drive(actions)).await)
@@ -199,7 +199,12 @@ pub(super) fn assemble(
     parts: Parts,
     machine: Machine,
     (post, inbox): (mpsc::Sender<Input>, mpsc::Receiver<Input>),
-) -> Driver {
+) -> Result<Driver, StartError> {
+    let drainers = Drainers::new(parts.drainers.clone(), parts.drained, &post);
+    let drainers = drainers.map_err(|source| StartError::Io {
+        what: "watch the generations that drain",
+        source,
+    })?;
     let (handle, desk) = control::desk();
     let fixed = constants(&setup, parts.generation, &parts.image, parts.config_path);
     let fixed = Arc::new(fixed);
@@ -225,7 +230,7 @@ pub(super) fn assemble(
     for one in &parts.drainers {
         workers.know_master(one.pid);
     }
-    Driver {
+    Ok(Driver {
         machine,
         inbox,
         signals,
@@ -238,7 +243,7 @@ pub(super) fn assemble(
         configured: Configured::new(Arc::clone(&fixed), parts.config, parts.sockets),
         successor: Successor::new(fixed.me.generation, post.clone()),
         predecessor: None,
-        drainers: Drainers::new(parts.drainers, parts.drained, &post),
+        drainers,
         drain: OwnDrain::new(Arc::clone(&fixed), post.clone()),
         disk: Disk::new(parts.store, &fixed.runtime, post.clone()),
         story: Story::new(fixed.me.clone(), History::new(setup.state)),
@@ -253,7 +258,7 @@ pub(super) fn assemble(
         tick: Instant::now(),
         exit: None,
         fixed,
-    }
+    })
 }
 
 pub(super) fn manager(setup: &Setup, keeper: Option<OwnedFd>) -> Manager {
@@ -262,7 +267,7 @@ pub(super) fn manager(setup: &Setup, keeper: Option<OwnedFd>) -> Manager {
             notify: notify.clone(),
             watchdog: setup.watchdog,
         },
-        (None, Some(pipe)) => Manager::keeper(pipe),
+        (None, Some(pipe)) => Manager::Keeper(pipe),
         (None, None) => Manager::Nobody,
     }
 }

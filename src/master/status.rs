@@ -137,8 +137,8 @@ fn others(driver: &Driver) -> Vec<api::Master> {
     if let Some(link) = driver.predecessor.as_ref().filter(|p| p.listens()) {
         add(link.pid(), link.identity(), of_predecessor);
     }
-    for one in driver.drainers.all() {
-        add(one.pid, &one.identity, Phase::Draining);
+    for (pid, identity) in driver.drainers.all() {
+        add(pid, identity, Phase::Draining);
     }
     others
 }
@@ -161,15 +161,21 @@ fn rollback_to(driver: &Driver) -> Option<api::Build> {
 
 /// One line for `systemctl status`, the journal and whoever follows.
 pub(super) fn line(driver: &Driver) -> String {
+    line_in(driver, driver.machine.phase())
+}
+
+/// The same, of a step.
+pub(super) fn line_in(driver: &Driver, phase: Phase) -> String {
     let now = Instant::now();
     let predecessor = driver.predecessor.as_ref().map(Predecessor::identity);
     let scene = Scene {
         me: who(driver),
-        phase: driver.machine.phase(),
+        phase,
         predecessor: predecessor.map(Who::from),
         successor: successor_who(driver),
         left: driver.machine.probation_left(now),
         unproved: driver.machine.cold_trial_left(now),
+        stopping: driver.machine.stopping(),
     };
     words::status_line(&scene, jiff::Timestamp::now())
 }

@@ -1,12 +1,13 @@
 //! The upgrade under way and the last one: what the journal is told of them, and what is written down
 //! in the state directory.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::history::{History, HistoryError, Previous};
+use super::history::{History, Previous};
 use super::milestone::{self, Cast, Milestone, ended_as};
 use super::record::Record;
 use super::store::Found;
@@ -15,6 +16,7 @@ use crate::api::{Connections, Last, Outcome};
 use crate::machine::link::Drained;
 use crate::machine::message::{Identity, KeptConfig};
 use crate::machine::{Failure, Phase};
+use crate::sys::once::Once;
 
 /// For what the previous generation ran with to be kept; the successor gives a commit more than that.
 const KEEPING: Duration = Duration::from_secs(3);
@@ -30,6 +32,19 @@ pub(super) struct Story {
     last: Option<Last>,
     /// Who took part in the one that has just ended: what still follows belongs to its story.
     ended: Option<Cast>,
+    /// What is still to be written down, in this order: the disk may be full.
+    unwritten: VecDeque<Line>,
+    unwritable: Once,
+}
+
+/// Something to be written down.
+#[derive(Debug)]
+enum Line {
+    Upgrade(Box<Last>),
+    /// This build is refused.
+    Refused(String),
+    /// And this one is not any longer.
+    Forgiven(String),
 }
 
 impl Story {
@@ -45,6 +60,8 @@ impl Story {
             upgrade: None,
             last,
             ended: None,
+            unwritten: VecDeque::new(),
+            unwritable: Once::default(),
         }
     }
 
@@ -75,13 +92,12 @@ impl Story {
     }
 
     /// A step of this master.
-    pub(super) fn entered(&mut self, from: Phase, to: Phase) {
+    pub(super) fn entered(&mut self, from: Phase, to: Phase, text: &str) {
         if from.rests() {
             // What begins here is another story.
             self.ended = None;
         }
-        self.milestone(milestone::PHASE_CHANGED, to)
-            .info(format_args!("g{} {from} -> {to}", self.me.generation));
+        self.milestone(milestone::PHASE_CHANGED, to).info(text);
     }
 
     /// The successor owns the service from now on.
@@ -94,8 +110,8 @@ impl Story {
     /// We own the service from now on: should this be interrupted, it is known what took over.
     pub(super) fn took_over(&mut self) {
         self.takes_over();
-        if let Some(record) = &self.upgrade {
-            self.write(&record.under_way());
+        if let Some(last) = self.upgrade.as_ref().map(Record::under_way) {
+            self.write(&last);
         }
     }
 
@@ -149,7 +165,7 @@ impl Story {
     }
 
     /// One whose file did not even pass its pre-flight, while another is in probation.
-    pub(super) fn refused(&self, id: String, failure: &Failure, found: &Found, phase: Phase) {
+    pub(super) fn refused(&mut self, id: String, failure: &Failure, found: &Found, phase: Phase) {
         let record = Record::new(id, &self.me.version, false, false);
         Milestone {
             cast: record.cast(),
@@ -197,16 +213,16 @@ impl Story {
     }
 
     /// This build is not run again but by an order that names no other.
-    pub(super) fn refuse(&self, build: Option<&str>) {
+    pub(super) fn refuse(&mut self, build: Option<&str>) {
         // What runs has proved itself: it was another release that was refused.
         if let Some(build) = build.filter(|build| *build != self.me.build_id) {
-            complain(self.history.refuse(build));
+            self.write_down(Line::Refused(build.to_owned()));
         }
     }
 
     /// What runs has proved itself, whatever was thought of it before.
-    fn forgive(&self) {
-        complain(self.history.forgive(&self.me.build_id));
+    fn forgive(&mut self) {
+        self.write_down(Line::Forgiven(self.me.build_id.clone()));
     }
 
     /// Builds that failed or were rolled back.
@@ -230,7 +246,11 @@ impl Story {
             config,
         };
         self.keeping = Some(tokio::task::spawn_blocking(move || {
-            complain(history.save_previous(&previous));
+            if let Err(e) = history.save_previous(&previous) {
+                tracing::warn!(
+                    "{e}; a rollback after the commit will use the configuration on disk"
+                );
+            }
         }));
     }
 
@@ -239,6 +259,7 @@ impl Story {
         if let Some(keeping) = self.keeping.take() {
             let _ = tokio::time::timeout(KEEPING, keeping).await;
         }
+        self.write_again();
     }
 
     /// What the previous generation ran with, if it was this build.
@@ -251,8 +272,36 @@ impl Story {
     }
 
     /// How an upgrade goes, or went, in the place of what was written of it before.
-    fn write(&self, last: &Last) {
-        complain(self.history.correct(last));
+    fn write(&mut self, last: &Last) {
+        self.write_down(Line::Upgrade(Box::new(last.clone())));
+    }
+
+    fn write_down(&mut self, line: Line) {
+        self.unwritten.push_back(line);
+        self.write_again();
+    }
+
+    /// Writes what could not be written before.
+    pub(super) fn write_again(&mut self) {
+        while let Some(line) = self.unwritten.front() {
+            let written = match line {
+                Line::Upgrade(last) => self.history.correct(last),
+                Line::Refused(build) => self.history.refuse(build),
+                Line::Forgiven(build) => self.history.forgive(build),
+            };
+            if let Err(e) = written {
+                if self.unwritable.again() {
+                    tracing::warn!("{e}; the service runs on, and it is tried again");
+                }
+                // How an upgrade ended may be written by another master meanwhile.
+                let ended = |line: &Line| !matches!(line, Line::Upgrade(last) if last.outcome == Outcome::UnderWay);
+                self.unwritten.retain(ended);
+                return;
+            }
+            self.unwritten.pop_front();
+        }
+        self.unwritable
+            .over("the state directory could not be written");
     }
 
     /// It is final, and the successor writes it down.
@@ -309,11 +358,5 @@ impl Story {
 
     pub(super) fn last(&self) -> Option<&Last> {
         self.last.as_ref()
-    }
-}
-
-fn complain(done: Result<(), HistoryError>) {
-    if let Err(e) = done {
-        tracing::warn!("{e}");
     }
 }

@@ -22,10 +22,11 @@ use super::sockets::Sockets;
 use super::start::{Parts, QUEUE, assemble, first, manager, open_handoff};
 use super::store::Store;
 use crate::config::{Config, Identities, Sources};
-use crate::machine::message::{Hello, KeptConfig, Message, PROTOCOL};
+use crate::machine::message::{Hello, KeptConfig, Lingering, Message, PROTOCOL};
 use crate::machine::{Action, Machine};
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
+use crate::sys::process::Other;
 use crate::sys::secrets;
 use crate::sys::signals::Signals;
 
@@ -55,7 +56,7 @@ pub(super) async fn successor(mut setup: Setup, signals: Signals) -> Result<u8, 
     let from = received.inheritance.from.clone();
     let (post, inbox) = mpsc::channel(QUEUE);
     match succeed(setup, signals, pid, received, image, (post.clone(), inbox)) {
-        Ok((mut driver, actions)) => {
+        Ok((mut driver, process, actions)) => {
             let hear = post.clone();
             let line = Line::new(channel, move |heard: Heard| {
                 let post = hear.clone();
@@ -63,7 +64,7 @@ pub(super) async fn successor(mut setup: Setup, signals: Signals) -> Result<u8, 
                     let _ = post.send(Input::Predecessor(heard)).await;
                 }
             });
-            driver.predecessor = Some(Predecessor::new(pid, from, line, &post));
+            driver.predecessor = Some(Predecessor::new(pid, from, process, line, &post));
             drop(post);
             Ok(Box::pin(driver.drive(actions)).await)
         }
@@ -120,7 +121,12 @@ fn succeed(
     received: Received,
     image: Arc<Image>,
     queue: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
-) -> Result<(Driver, Vec<Action>), StartError> {
+) -> Result<(Driver, Option<Other>, Vec<Action>), StartError> {
+    // Its end must not be missed.
+    let process = Other::open(pid).map_err(|source| StartError::Io {
+        what: "watch the predecessor",
+        source,
+    })?;
     let inheritance = received.inheritance;
     setup.program.clone_from(&inheritance.path);
     setup.cwd.clone_from(&inheritance.cwd);
@@ -145,13 +151,15 @@ fn succeed(
         times.probation = Duration::from_millis(ms);
     }
     let now = Instant::now();
-    let (mut machine, actions) = Machine::succeeding(times, inheritance.hold, now);
-    let mut drainers = inheritance.lingering;
-    drainers.retain(|l| l.pid != pid);
+    let left = |one: &Lingering| one.left_ms.map(Duration::from_millis);
+    let (before, drainers): (Vec<_>, Vec<_>) = inheritance
+        .lingering
+        .into_iter()
+        .partition(|l| l.pid == pid);
+    let before = (pid, before.first().and_then(left));
+    let (mut machine, actions) = Machine::succeeding(times, inheritance.hold, before, now);
     for one in &drainers {
-        // They have drained for a while already: this is more than what is left to them.
-        let limit = times.drain.map(|drain| drain + times.commit);
-        machine.know_drainer(one.pid, limit, now);
+        machine.know_drainer(one.pid, left(one), now);
     }
     let parts = Parts {
         config: Arc::new(config),
@@ -167,7 +175,7 @@ fn succeed(
         drainers,
         drained: inheritance.drained,
     };
-    let mut driver = assemble(setup, signals, parts, machine, queue);
+    let mut driver = assemble(setup, signals, parts, machine, queue)?;
     driver.workers.know_master(pid);
     let releases = releases::take_over(
         &driver.configured.config,
@@ -197,5 +205,5 @@ fn succeed(
     record.probation = inheritance.probation_ms.map(Duration::from_millis);
     record.releases = releases;
     driver.story.joins(record);
-    Ok((driver, actions))
+    Ok((driver, process, actions))
 }

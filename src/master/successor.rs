@@ -1,6 +1,7 @@
 //! The successor: its start, the line to it, its process, and what it says.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal as Os;
@@ -14,7 +15,7 @@ use super::workers::ended;
 use crate::api;
 use crate::machine::message::{Hello, Identity, Message};
 use crate::machine::{Event, Failure, FromSuccessor};
-use crate::sys::process::{Other, Process};
+use crate::sys::process::Process;
 
 /// The successor there is, or the start of one.
 #[derive(Debug)]
@@ -112,26 +113,22 @@ impl Successor {
     }
 
     fn take(&mut self, number: u64, launched: Launched) {
-        let pid = launched.process.pid();
-        let post = self.post.clone();
+        let process = Arc::new(launched.process.handle());
+        let (post, ended) = (self.post.clone(), Arc::clone(&process));
         let line = Line::new(launched.channel, move |heard| {
-            let post = post.clone();
+            let (post, ended) = (post.clone(), Arc::clone(&ended));
             async move {
                 if !matches!(heard, Heard::Message(_)) {
                     // Most often it is the end of the process: then say how it ended.
-                    if let Ok(Some(process)) = Other::open(pid) {
-                        let soon = Duration::from_millis(100);
-                        let _ = tokio::time::timeout(soon, process.gone()).await;
-                    }
+                    let soon = Duration::from_millis(100);
+                    let _ = tokio::time::timeout(soon, ended.gone()).await;
                 }
                 let _ = post.send(Input::Successor(number, heard)).await;
             }
         });
         let post = self.post.clone();
         tokio::spawn(async move {
-            if let Ok(Some(process)) = Other::open(pid) {
-                let _ = process.gone().await;
-            }
+            let _ = process.gone().await;
             let _ = post.send(Input::SuccessorExited(number)).await;
         });
         self.link = Some(Link {

@@ -10,9 +10,12 @@ use std::time::SystemTime;
 
 use nix::sys::resource::{Resource, setrlimit};
 
+use super::driver::Driver;
+use super::predecessor::Predecessor;
 use super::record::api_time;
 use crate::api;
 use crate::config::{Config, Fault, Identity};
+use crate::machine::message::Message;
 use crate::machine::tickets::TicketKeys;
 use crate::sys::secrets;
 
@@ -24,13 +27,13 @@ pub(super) struct Tls {
 
 /// When the ring of ticket keys is looked at.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment {
+struct Moment {
     /// This master owns the service.
-    pub(super) owns: bool,
+    owns: bool,
     /// Workers start, which must have a ring.
-    pub(super) starting: bool,
+    starting: bool,
     /// A configuration waits for its workers.
-    pub(super) reloading: bool,
+    reloading: bool,
 }
 
 impl Tls {
@@ -55,8 +58,58 @@ impl Tls {
     }
 }
 
+impl Driver {
+    /// Now and then, and before workers start (`starting`), who must have a ring.
+    pub(super) fn look_after_tls(&mut self, starting: bool) {
+        self.tls.look(&self.configured.config);
+        let (next, owns) = (self.configured.next(), self.machine.owns());
+        let config = next.as_ref().map_or(&self.configured.config, |(c, _)| c);
+        let moment = Moment {
+            owns,
+            starting,
+            reloading: next.is_some(),
+        };
+        let Some(ring) = next_ring(config, self.workers.tickets(), moment) else {
+            return;
+        };
+        // A predecessor keeps its own when there is none any more: a rollback is to what ran before.
+        let shared = owns && ring.newest().is_some();
+        self.workers.set_tickets(ring);
+        if shared {
+            self.share_tickets();
+        }
+    }
+
+    /// The other masters have our ring from now on.
+    fn share_tickets(&self) {
+        let wrap = || {
+            let fd = secrets::wrap(self.workers.tickets());
+            fd.inspect_err(|e| {
+                tracing::warn!("the other master does not get the TLS ticket keys: {e}");
+            })
+        };
+        let predecessor = self.predecessor.as_ref().and_then(Predecessor::line);
+        for line in self.successor.line().into_iter().chain(predecessor) {
+            if let Ok(fd) = wrap() {
+                line.say(Message::TicketKeys, vec![fd]);
+            }
+        }
+    }
+
+    /// The owner has made a new key.
+    pub(super) fn take_ticket_keys(&mut self, fd: Option<OwnedFd>) {
+        // We own the service: it was said before its sender knew that.
+        if self.machine.owns() {
+            return;
+        }
+        if let Some(ring) = read_ring(fd) {
+            self.workers.set_tickets(ring);
+        }
+    }
+}
+
 /// The ring that the workers shall have from now on, when it is another one. `config` is the newest.
-pub(super) fn next_ring(config: &Config, ring: &TicketKeys, moment: Moment) -> Option<TicketKeys> {
+fn next_ring(config: &Config, ring: &TicketKeys, moment: Moment) -> Option<TicketKeys> {
     let Moment {
         owns,
         starting,
@@ -82,7 +135,7 @@ pub(super) fn next_ring(config: &Config, ring: &TicketKeys, moment: Moment) -> O
 }
 
 /// The ring that came from the other master.
-pub(super) fn read_ring(fd: Option<OwnedFd>) -> Option<TicketKeys> {
+fn read_ring(fd: Option<OwnedFd>) -> Option<TicketKeys> {
     let Some(fd) = fd else {
         tracing::warn!("the TLS ticket keys did not come with their message");
         return None;

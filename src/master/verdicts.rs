@@ -4,13 +4,13 @@
 use super::disk::Done;
 use super::driver::Driver;
 use super::milestone::{self, Milestone};
-use super::orders::{PutOff, Reply};
+use super::orders::Reply;
 use super::predecessor::Predecessor;
 use super::status::{self, successor_who, who};
 use super::words::{self, Who};
 use crate::api::{self, Outcome, exit};
 use crate::machine::message::Message;
-use crate::machine::{Event, Failure, OrderKind, Phase, Verdict};
+use crate::machine::{Failure, OrderKind, Phase, Verdict};
 
 /// What is said when the program on disk is put right.
 #[derive(Debug, Default)]
@@ -40,7 +40,10 @@ impl Driver {
             }
             Verdict::Full => {
                 let most = self.configured.config.drain.generations;
-                let full = words::full(most.into(), &self.drainers.who_holds_what());
+                let full = words::full(
+                    most.into(),
+                    &self.drainers.who_holds_what(&self.machine.drainers()),
+                );
                 return self.orders.answer(exit::REFUSED, full);
             }
             Verdict::Refused(why) => return self.orders.answer(exit::REFUSED, why),
@@ -72,8 +75,12 @@ impl Driver {
     pub(super) fn conclude(&mut self, outcome: Outcome, failure: Option<Failure>) {
         if self.disk.is_busy() && outcome != Outcome::Committed {
             self.held.conclusion = Some((outcome, failure));
-            return;
+        } else {
+            self.conclude_now(outcome, failure);
         }
+    }
+
+    fn conclude_now(&mut self, outcome: Outcome, failure: Option<Failure>) {
         // Taken back before it was over: so far it counts.
         let back = outcome != Outcome::Committed && self.drain.given_up();
         let so_far = back.then(|| self.workers.tally());
@@ -133,26 +140,13 @@ impl Driver {
         self.say_held();
     }
 
-    /// Says what was held back.
+    /// Says what was held back, whatever the disk does: what begins next is another story.
     pub(super) fn say_held(&mut self) {
         self.retire_now();
         let answers = std::mem::take(&mut self.held.answers);
         self.answer(answers);
         if let Some((outcome, failure)) = self.held.conclusion.take() {
-            self.conclude(outcome, failure);
-        }
-    }
-
-    /// What waited until the program on disk was put right.
-    pub(super) async fn resume(&mut self) {
-        if self.disk.is_working() && self.machine.may_begin() {
-            return;
-        }
-        for one in self.orders.resume() {
-            match one {
-                PutOff::Order(order, answer) => self.ordered(order, answer).await,
-                PutOff::Signal(signal) => self.happen(Event::Signal(signal)).await,
-            }
+            self.conclude_now(outcome, failure);
         }
     }
 

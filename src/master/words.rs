@@ -48,6 +48,8 @@ pub(super) struct Scene<'a> {
     pub(super) left: Option<Duration>,
     /// Until a program that was started cold has proved itself.
     pub(super) unproved: Option<Duration>,
+    /// The whole service stops.
+    pub(super) stopping: bool,
 }
 
 /// One line: who, what is so, what comes next and when, what changes it. `now` is the time of day.
@@ -58,6 +60,7 @@ pub(super) fn status_line(scene: &Scene<'_>, now: jiff::Timestamp) -> String {
         successor,
         left,
         unproved,
+        stopping,
         ..
     } = scene;
     let before = match &scene.predecessor {
@@ -100,10 +103,26 @@ pub(super) fn status_line(scene: &Scene<'_>, now: jiff::Timestamp) -> String {
         }
         Phase::Reclaiming => "takes the service back: its workers start again".into(),
         Phase::Evicting => format!("serves again; the rejected {successor} leaves"),
+        Phase::Draining if *stopping => "stops: it finishes what it has".into(),
         Phase::Draining => "finishes what it has and leaves".into(),
-        Phase::Done => "leaves".into(),
+        Phase::Done if *stopping => "has stopped".into(),
+        Phase::Done => "has left".into(),
     };
     format!("{me} {rest}")
+}
+
+/// A start has come to its end: what serves, and where.
+pub(super) fn started(name: &str, me: Who<'_>, listeners: &[crate::api::Listener]) -> String {
+    let places = listeners
+        .iter()
+        .map(|l| format!("{} ({})", l.address, l.name));
+    let (mut places, most) = (places.collect::<Vec<_>>(), 8);
+    let more = places.len().saturating_sub(most);
+    places.truncate(most);
+    if more > 0 {
+        places.push(format!("{more} more listeners"));
+    }
+    format!("{name} {me} serves on {}", places.join(", "))
 }
 
 /// An upgrade has taken over.
@@ -189,7 +208,7 @@ mod tests {
         let minute = Some(Duration::from_secs(60));
         let mut said = String::new();
         for phase in Phase::ALL {
-            for (left, unproved) in [(None, None), (minute, minute)] {
+            for (left, unproved, stopping) in [(None, None, false), (minute, minute, true)] {
                 let new = matches!(
                     phase,
                     Phase::Starting
@@ -205,9 +224,10 @@ mod tests {
                     successor: two,
                     left,
                     unproved,
+                    stopping,
                 };
                 let line = status_line(&scene, now);
-                if !said.contains(&format!("{line}\n")) {
+                if !said.contains(&format!("{phase}: {line}\n")) {
                     let _ = writeln!(said, "{phase}: {line}");
                 }
             }
@@ -223,8 +243,22 @@ mod tests {
             successor: unknown,
             left: None,
             unproved: None,
+            stopping: false,
         };
         let _ = writeln!(said, "launching: {}", status_line(&scene, now));
+        let listener = |n: u16| crate::api::Listener {
+            name: if n == 0 {
+                "http".into()
+            } else {
+                format!("l{n}")
+            },
+            address: format!("127.0.0.1:{}", 8080 + n),
+            source: "own".into(),
+        };
+        for count in [1, 11] {
+            let listeners: Vec<_> = (0..count).map(listener).collect();
+            let _ = writeln!(said, "start: {}", started("handover", one, &listeners));
+        }
         for probation in [Duration::ZERO, Duration::from_secs(60)] {
             let _ = writeln!(said, "upgrade: {}", took_over(one, two, probation));
         }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
@@ -18,12 +18,10 @@ use super::line::Line;
 use super::sockets::Sockets;
 use crate::api;
 use crate::config::Config;
-use crate::machine::Event;
 use crate::machine::link::{Reads, Report, ToWorker};
 use crate::machine::message::Identity;
 use crate::machine::pool::Pool;
 use crate::machine::tickets::TicketKeys;
-use crate::sys::board::Board;
 use crate::sys::image::Image;
 use crate::sys::process::{Exit, Process};
 use crate::sys::secrets;
@@ -134,6 +132,7 @@ struct Set {
 
 /// For what a worker said last to be read, should something keep its channel open.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+
 impl Workers {
     /// None yet.
     #[must_use]
@@ -206,72 +205,6 @@ impl Workers {
     #[must_use]
     pub fn pids(&self) -> Pids {
         Arc::clone(&self.pids)
-    }
-
-    /// Starts a set; it waits for [`accept`](Self::accept).
-    pub fn start(
-        &mut self,
-        config: Arc<Config>,
-        sockets: Arc<Sockets>,
-        hold: Option<Arc<Hold>>,
-    ) -> Vec<Event> {
-        self.discard_current();
-        self.unanswered = 0;
-        let set = self.new_set(config, sockets, hold);
-        self.current = Some(set);
-        self.fill(|workers| workers.current.as_ref())
-    }
-
-    /// Starts a set beside the one that serves; it takes over when all of it is ready.
-    pub fn reload(
-        &mut self,
-        config: Arc<Config>,
-        sockets: Arc<Sockets>,
-        hold: Option<Arc<Hold>>,
-    ) -> Vec<Event> {
-        let set = self.new_set(config, sockets, hold);
-        self.candidate = Some(set);
-        self.fill(|workers| workers.candidate.as_ref())
-    }
-
-    fn new_set(
-        &mut self,
-        config: Arc<Config>,
-        sockets: Arc<Sockets>,
-        hold: Option<Arc<Hold>>,
-    ) -> Set {
-        let id = self.next_set;
-        self.next_set += 1;
-        let count = config.workers.count();
-        let start = config.upgrade.start_timeout;
-        Set {
-            id,
-            config,
-            sockets,
-            hold,
-            count,
-            mode: State::Ready,
-            complete: false,
-            pool: Pool::new(count, start, Instant::now()),
-            board: (count > 1)
-                .then(|| Board::create(count))
-                .transpose()
-                .unwrap_or_else(|e| {
-                    tracing::warn!("the workers cannot share connections evenly: {e}");
-                    None
-                }),
-        }
-    }
-
-    fn fill(&mut self, which: impl Fn(&Self) -> Option<&Set>) -> Vec<Event> {
-        let Some((set, count)) = which(self).map(|set| (set.id, set.count)) else {
-            return Vec::new();
-        };
-        let mut events = Vec::new();
-        for slot in 0..count {
-            events.extend(self.spawn(set, slot));
-        }
-        events
     }
 
     /// Whether there is a set that serves or shall serve.

@@ -140,6 +140,16 @@ impl Process {
         }
     }
 
+    /// The same process, for somebody who waits for its end or signals it, and does not reap it. Takes
+    /// no descriptor, so this works when none is left.
+    #[must_use]
+    pub fn handle(&self) -> Other {
+        Other {
+            pid: self.pid,
+            pidfd: self.pidfd.clone(),
+        }
+    }
+
     /// Waits until it has ended, without reaping it. Needs a tokio runtime, the same one each time.
     pub async fn exited(&self) -> io::Result<()> {
         self.pidfd.gone().await
@@ -259,12 +269,17 @@ impl fmt::Display for Exit {
 }
 
 /// A pidfd, readable from the moment the process has ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Pidfd {
     fd: Arc<OwnedFd>,
     /// Registered at the first wait, so that a process can be held without a runtime.
-    watch: Mutex<Option<Arc<AsyncFd<Arc<OwnedFd>>>>>,
+    watch: Arc<Mutex<Option<Watch>>>,
 }
+
+type Watch = Arc<AsyncFd<Arc<OwnedFd>>>;
+
+/// How often a process is looked at whose end the runtime cannot report.
+const POLL: Duration = Duration::from_secs(1);
 
 impl Pidfd {
     fn open(pid: u32) -> io::Result<Option<Self>> {
@@ -274,7 +289,7 @@ impl Pidfd {
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Ok(fd) => Ok(Some(Self {
                 fd: Arc::new(fd),
-                watch: Mutex::new(None),
+                watch: Arc::default(),
             })),
             Err(Errno::SRCH) => Ok(None),
             Err(e) => Err(e.into()),
@@ -290,19 +305,30 @@ impl Pidfd {
         }
     }
 
+    /// Never returns before the process has ended, but with an error of poll(2).
     async fn gone(&self) -> io::Result<()> {
-        let watch = {
-            let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(watch) = &*watch {
-                watch.clone()
-            } else {
-                let new = Arc::new(super::spawn::watch(self.fd.clone(), Interest::READABLE)?);
-                *watch = Some(new.clone());
-                new
+        if let Ok(watch) = self.watched() {
+            // Never cleared: once ended it stays ended.
+            if let Ok(mut guard) = watch.readable().await {
+                guard.retain_ready();
+                return Ok(());
             }
-        };
-        // Never cleared: once ended it stays ended.
-        watch.readable().await.map(|mut guard| guard.retain_ready())
+        }
+        // epoll(7) takes no more (`max_user_watches`).
+        while !self.gone_within(Duration::ZERO)? {
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    fn watched(&self) -> io::Result<Watch> {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watch) = &*watch {
+            return Ok(watch.clone());
+        }
+        let new = Arc::new(super::spawn::watch(self.fd.clone(), Interest::READABLE)?);
+        *watch = Some(new.clone());
+        Ok(new)
     }
 
     fn gone_within(&self, limit: Duration) -> io::Result<bool> {
@@ -512,6 +538,24 @@ mod tests {
         assert!(other.gone_within(SOON).unwrap());
         let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid.try_into().unwrap()), None);
         other.signal(Signal::SIGKILL).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_handle_takes_no_descriptor_and_never_says_that_a_living_one_has_gone() {
+        let mut child = started("/bin/sleep", &["60"]);
+        let before = fs::read_dir("/proc/self/fd").unwrap().count();
+        let handles: Vec<Other> = (0..1000).map(|_| child.handle()).collect();
+        let after = fs::read_dir("/proc/self/fd").unwrap().count();
+        assert!(after < before + 500, "{before} descriptors, then {after}");
+        let short = Duration::from_millis(50);
+        let gone = tokio::time::timeout(short, handles[0].gone()).await;
+        assert!(gone.is_err(), "it lives");
+        handles[1].signal(Signal::SIGKILL).unwrap();
+        tokio::time::timeout(SOON, handles[2].gone())
+            .await
+            .expect("it has gone")
+            .unwrap();
+        assert_eq!(child.reap(), Exit::Signal(9, false));
     }
 
     #[tokio::test]

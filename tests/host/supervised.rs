@@ -107,7 +107,7 @@ fn a_stop_ends_though_the_supervisor_dies_in_it() {
         scene.wait_log("slow begins");
         let supervisor = the_supervisor(&scene);
         let stop = scope.spawn(|| scene.service.cli(&["stop"]));
-        scene.wait_log("serving -> draining");
+        scene.wait_log("stops: it finishes what it has");
         scene.service.kill(supervisor);
         stop.join().unwrap().assert_code(0);
         let _ = slow.join();

@@ -7,19 +7,20 @@ use crate::machine::event::{Event, FromPredecessor, Order, Signal};
 use crate::machine::message::Supersede;
 use crate::machine::{Action, Note, OrderKind, Phase, Timer, Verdict, Who};
 
-fn joins(pid: u32) -> Event {
+/// One more generation only drains.
+fn joins(one: &mut One, pid: u32) {
     let limit = Some(Duration::from_secs(600));
-    Event::DrainerJoined { pid, limit }
+    one.machine.know_drainer(pid, limit, one.now);
 }
 
 #[test]
 fn a_stop_reaches_those_that_only_drain_waits_for_them_and_kills_who_stays() {
     let mut one = One::at(Phase::Serving, Automatic);
-    let _ = one.on(joins(7));
-    let _ = one.on(joins(8));
+    joins(&mut one, 7);
+    joins(&mut one, 8);
     let actions = one.order(Order::Stop);
-    place(&actions, &Action::TermDrainer(7));
-    place(&actions, &Action::TermDrainer(8));
+    place(&actions, &Action::EndDrainer(7, Signal::Term));
+    place(&actions, &Action::EndDrainer(8, Signal::Term));
     assert!(!actions.contains(&Action::NotifyStopping));
     assert_eq!(one.on(Event::DrainerGone(8)), []);
     let _ = one.on(Event::WorkersGone);
@@ -39,39 +40,137 @@ fn a_stop_reaches_those_that_only_drain_waits_for_them_and_kills_who_stays() {
 /// QUIT waits for whoever drains, as long as that may take; a TERM or a `stop` after it does not.
 #[test]
 fn a_stop_after_quit_reaches_those_that_only_drain() {
-    let hurry: [fn(&mut One) -> Vec<Action>; 3] = [
-        |one| one.signal(Signal::Term),
-        |one| one.signal(Signal::Int),
-        |one| one.order(Order::Stop),
+    type Hurry = fn(&mut One) -> Vec<Action>;
+    let hurry: [(Hurry, Signal); 3] = [
+        (|one| one.signal(Signal::Term), Signal::Term),
+        (|one| one.signal(Signal::Int), Signal::Int),
+        (|one| one.order(Order::Stop), Signal::Term),
     ];
-    for hurry in hurry {
+    for (hurry, how) in hurry {
         let mut one = One::at(Phase::Serving, Automatic);
-        let _ = one.on(joins(7));
+        joins(&mut one, 7);
         let actions = one.signal(Signal::Quit);
-        assert!(!actions.contains(&Action::TermDrainer(7)), "{actions:#?}");
+        assert!(
+            !actions.contains(&Action::EndDrainer(7, how)),
+            "{actions:#?}"
+        );
         let actions = hurry(&mut one);
-        place(&actions, &Action::TermDrainer(7));
+        place(&actions, &Action::EndDrainer(7, how));
         // Said once, however often it is asked.
         let again = hurry(&mut one);
-        assert!(!again.contains(&Action::TermDrainer(7)), "{again:#?}");
+        assert!(!again.contains(&Action::EndDrainer(7, how)), "{again:#?}");
         assert_eq!(one.waits_for(Timer::Drainer), [Action::KillDrainer(7)]);
 
         // A predecessor that drains since its commit, and a rejected successor.
         let mut one = One::at(Phase::Committing, Automatic);
         let _ = one.on(Event::PredecessorClosed);
         let actions = one.signal(Signal::Quit);
-        assert!(!actions.contains(&Action::TermPredecessor), "{actions:#?}");
-        place(&hurry(&mut one), &Action::TermPredecessor);
-        assert!(!hurry(&mut one).contains(&Action::TermPredecessor));
-        assert_eq!(one.waits_for(Timer::Commit), [Action::KillPredecessor]);
+        assert!(
+            !actions.contains(&Action::EndDrainer(OLD_PID, how)),
+            "{actions:#?}"
+        );
+        place(&hurry(&mut one), &Action::EndDrainer(OLD_PID, how));
+        assert!(!hurry(&mut one).contains(&Action::EndDrainer(OLD_PID, how)));
+        assert_eq!(
+            one.waits_for(Timer::Drainer),
+            [Action::KillDrainer(OLD_PID)]
+        );
     }
+}
+
+/// INT is now: what they hold is cut, and who was asked politely before hears it too.
+#[test]
+fn int_cuts_what_others_drain() {
+    let mut one = One::at(Phase::Serving, Automatic);
+    joins(&mut one, 7);
+    place(
+        &one.order(Order::Stop),
+        &Action::EndDrainer(7, Signal::Term),
+    );
+    assert_eq!(one.armed(Timer::Drainer), Some(Duration::from_secs(13)));
+    let actions = one.signal(Signal::Int);
+    place(&actions, &Action::EndDrainer(7, Signal::Int));
+    assert_eq!(one.armed(Timer::Drainer), Some(Duration::from_secs(3)));
+    assert!(
+        !one.signal(Signal::Int)
+            .contains(&Action::EndDrainer(7, Signal::Int))
+    );
+}
+
+/// It drains as any other one, so it counts, and room can be made of it.
+#[test]
+fn a_former_predecessor_is_one_of_those_that_drain() {
+    let timing = crate::machine::Timing {
+        generations: 1,
+        ..Default::default()
+    };
+    let mut one = One::successor_with(timing, Automatic).0;
+    let _ = one.on(Event::WorkersReady);
+    let _ = one.hears(FromPredecessor::Takeover);
+    assert!(one.machine.drainers().is_empty());
+    let _ = one.on(Event::PredecessorClosed);
+    assert_eq!(one.machine.drainers(), [OLD_PID]);
+    let full = Action::Settle(OrderKind::Upgrade, Verdict::Full);
+    assert_eq!(one.order(upgrade(Automatic)), [full]);
+    // Who said its last word does not count, though its process is there.
+    let mut over = one.clone();
+    let _ = over.on(Event::DrainerDone(OLD_PID));
+    assert!(over.machine.drainers().is_empty());
+    let _ = over.order(upgrade(Automatic));
+    assert_eq!(over.phase(), Phase::Launching);
+
+    let end_oldest = Order::Upgrade {
+        hold: false,
+        current: false,
+        end_oldest: true,
+        supersede: None,
+    };
+    place(
+        &one.order(end_oldest),
+        &Action::EndDrainer(OLD_PID, Signal::Term),
+    );
+    assert_eq!(one.phase(), Phase::Launching);
+    let _ = one.on(Event::PredecessorExited);
+    assert_eq!(one.armed(Timer::Drainer), None);
+}
+
+/// Also in the very step in which it is let go.
+#[test]
+fn a_rejected_one_is_counted_among_those_that_drain() {
+    let rejected = || {
+        let mut one = One::at(Phase::Evicting, Automatic);
+        for pid in 0..7 {
+            joins(&mut one, pid);
+        }
+        let _ = one.on(closed());
+        let mut all: Vec<u32> = (0..7).collect();
+        all.push(NEW_PID);
+        assert_eq!(one.machine.drainers(), all);
+        one
+    };
+    let mut one = rejected();
+    let actions = one.signal(Signal::Usr2);
+    assert!(refuses(&actions, Signal::Usr2), "{actions:#?}");
+    assert_eq!(one.phase(), Phase::Serving);
+    let mut one = rejected();
+    let full = Verdict::Full;
+    let actions = one.order(upgrade(Automatic));
+    assert_eq!(verdict(&actions, OrderKind::Upgrade), Some(&full));
+    let end_oldest = Order::Upgrade {
+        hold: false,
+        current: false,
+        end_oldest: true,
+        supersede: None,
+    };
+    place(&one.order(end_oldest), &Action::EndDrainer(0, Signal::Term));
+    assert_eq!(one.phase(), Phase::Launching);
 }
 
 /// It is not for one that owns nothing to end those that drain.
 #[test]
 fn only_the_owner_kills_who_drains_for_too_long() {
     let mut one = One::at(Phase::Standby, Automatic);
-    let _ = one.on(joins(7));
+    joins(&mut one, 7);
     assert_eq!(one.armed(Timer::Drainer), None);
     let _ = one.hears(FromPredecessor::Takeover);
     assert_eq!(one.waits_for(Timer::Drainer), [Action::KillDrainer(7)]);
@@ -92,19 +191,22 @@ fn a_generation_in_probation_is_not_given_up_when_too_many_drain() {
     };
     let mut one = One::at(Phase::Probation, Automatic);
     for pid in 0..8 {
-        let _ = one.on(joins(pid));
+        joins(&mut one, pid);
     }
     let full = Action::Settle(OrderKind::Upgrade, Verdict::Full);
     assert_eq!(one.order(supersedes(false)), [full]);
     assert_eq!(one.phase(), Phase::Probation);
-    place(&one.order(supersedes(true)), &Action::TermDrainer(0));
+    place(
+        &one.order(supersedes(true)),
+        &Action::EndDrainer(0, Signal::Term),
+    );
     assert_eq!(one.phase(), Phase::Yielded);
 }
 
 #[test]
 fn one_that_drains_for_too_long_is_killed_once() {
     let mut one = One::at(Phase::Serving, Automatic);
-    let _ = one.on(joins(7));
+    joins(&mut one, 7);
     assert_eq!(one.waits_for(Timer::Drainer), [Action::KillDrainer(7)]);
     assert_eq!(one.armed(Timer::Drainer), None);
 }
@@ -113,7 +215,7 @@ fn one_that_drains_for_too_long_is_killed_once() {
 fn when_too_many_drain_an_upgrade_is_refused_or_ends_the_oldest() {
     let mut one = One::at(Phase::Serving, Automatic);
     for pid in 0..8 {
-        let _ = one.on(joins(pid));
+        joins(&mut one, pid);
     }
     let full = Action::Settle(OrderKind::Upgrade, Verdict::Full);
     assert_eq!(one.order(upgrade(Automatic)), [full]);
@@ -123,14 +225,14 @@ fn when_too_many_drain_an_upgrade_is_refused_or_ends_the_oldest() {
     ));
     // Who said its last word does not count, and is not the one that is ended.
     let _ = one.on(Event::DrainerDone(0));
-    let _ = one.on(joins(9));
+    joins(&mut one, 9);
     let order = Order::Upgrade {
         hold: false,
         current: false,
         end_oldest: true,
         supersede: None,
     };
-    place(&one.order(order), &Action::TermDrainer(1));
+    place(&one.order(order), &Action::EndDrainer(1, Signal::Term));
     assert_eq!(one.phase(), Phase::Launching);
 }
 
@@ -156,6 +258,29 @@ fn a_lost_word_about_the_main_process_is_said_again() {
     }
     let _ = one.on(named(Who::Me));
     assert_eq!(one.machine.main(), Some(Who::Me));
+}
+
+/// MAINPID alone would leave the unit starting until systemd gives it up.
+#[test]
+fn a_lost_ready_is_said_again_as_ready() {
+    let (mut one, _) = One::first();
+    let actions = one.machine.step(Event::WorkersReady, one.now);
+    place(&actions, &Action::NotifyReady);
+    let unheard = Event::MainNamed {
+        who: Who::Me,
+        done: false,
+    };
+    for _ in 0..2 {
+        let _ = one.machine.step(unheard.clone(), one.now);
+        one.now = one.machine.armed(Timer::Name).expect("it is said again");
+        let actions = one.machine.step(Event::Timer(Timer::Name), one.now);
+        assert_eq!(actions, [Action::NotifyReady]);
+    }
+    let _ = one.on(named(Who::Me));
+    assert_eq!(one.machine.armed(Timer::Name), None);
+    // From now on it is about the main process alone; also when it was another one in between.
+    let _ = one.machine.step(unheard, one.now);
+    assert_eq!(one.waits_for(Timer::Name), [Action::NameMain(Who::Me)]);
 }
 
 #[test]

@@ -127,7 +127,7 @@ fn a_heartbeat_is_never_late_because_of_a_change_of_phase() {
 fn the_dead_mans_switch_is_the_probation_of_this_upgrade_and_a_margin() {
     let mut one = One::at(Phase::Launching, Automatic);
     one.machine.set_probation(secs(5));
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let _ = one.told(FromSuccessor::Ready);
     assert_eq!(one.armed(Timer::DeadMan), Some(secs(20)));
 }
@@ -187,12 +187,12 @@ fn one_told_to_leave_while_parked_waits_for_the_commit_only_so_long() {
 fn a_predecessor_that_drains_has_the_time_of_a_drain() {
     let mut one = One::at(Phase::Committing, Automatic);
     let _ = one.on(Event::PredecessorClosed);
-    assert_eq!(one.armed(Timer::Linger), Some(secs(605)));
+    assert_eq!(one.armed(Timer::Drainer), Some(secs(605)));
     // Over phases.
     let _ = one.order(Order::Reload);
-    assert_eq!(one.armed(Timer::Linger), Some(secs(605)));
+    assert_eq!(one.armed(Timer::Drainer), Some(secs(605)));
     let _ = one.on(Event::PredecessorExited);
-    assert_eq!(one.armed(Timer::Linger), None);
+    assert_eq!(one.armed(Timer::Drainer), None);
 }
 
 #[test]

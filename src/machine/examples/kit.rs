@@ -21,6 +21,13 @@ pub enum Mode {
 
 pub use Mode::{Automatic, Hold};
 
+/// The predecessor's process.
+pub const OLD_PID: u32 = 1001;
+/// The successor's.
+pub const NEW_PID: u32 = 1002;
+/// A predecessor, and how long it may drain.
+pub const BEFORE: (u32, Option<Duration>) = (OLD_PID, Some(Duration::from_secs(605)));
+
 /// One machine; the test is the rest of the world.
 #[derive(Debug, Clone)]
 pub struct One {
@@ -43,7 +50,7 @@ impl One {
 
     pub fn successor_with(timing: Timing, mode: Mode) -> (Self, Vec<Action>) {
         let now = Instant::now();
-        let (machine, actions) = Machine::succeeding(timing, mode == Hold, now);
+        let (machine, actions) = Machine::succeeding(timing, mode == Hold, BEFORE, now);
         (Self { machine, now }, actions)
     }
 
@@ -173,7 +180,7 @@ pub fn phases() -> Vec<(Phase, Mode)> {
 /// The successor starts and says that it is ready.
 pub fn ready(mut one: One) -> One {
     for event in [
-        Event::Launched,
+        Event::Launched(NEW_PID),
         Event::Successor(FromSuccessor::Hello),
         Event::Successor(FromSuccessor::Ready),
     ] {
@@ -477,11 +484,11 @@ impl Pair {
             Action::Launch { .. } => {
                 let now = me.one.now;
                 me.open = true;
-                me.inbox.push_back(Event::Launched);
+                me.inbox.push_back(Event::Launched(NEW_PID));
                 me.inbox.push_back(Event::Successor(FromSuccessor::Hello));
                 let hold = me.one.machine.hold();
                 // It starts its workers when it has its inheritance.
-                let (machine, _) = Machine::succeeding(self.timing, hold, now);
+                let (machine, _) = Machine::succeeding(self.timing, hold, BEFORE, now);
                 self.sides.truncate(NEW);
                 self.sides.push(Side::new(One { machine, now }));
             }
@@ -517,9 +524,9 @@ impl Pair {
             ),
             Action::CloseSuccessor | Action::ClosePredecessor => self.close(who),
             Action::TermSuccessor => self.sides[NEW].inbox.push_back(Event::Signal(Signal::Term)),
-            Action::TermPredecessor => self.sides[OLD].inbox.push_back(Event::Signal(Signal::Term)),
+            Action::EndDrainer(OLD_PID, how) => self.sides[OLD].inbox.push_back(Event::Signal(how)),
             Action::KillSuccessor => self.end(NEW),
-            Action::KillPredecessor => self.end(OLD),
+            Action::KillPredecessor | Action::KillDrainer(OLD_PID) => self.end(OLD),
             Action::NameMain(Who::Successor) => self.main = NEW,
             Action::NameMain(Who::Me) | Action::Reclaim => self.main = who,
             Action::Exit(_) => self.end(who),

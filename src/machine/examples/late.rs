@@ -9,7 +9,7 @@ fn a_process_that_exists_when_its_launch_was_given_up_is_killed_and_reaped() {
     let mut one = One::at(Phase::Launching, Automatic);
     let _ = one.order(Order::Rollback { nothing: None });
     assert_eq!(one.phase(), Phase::Serving);
-    let actions = one.on(Event::Launched);
+    let actions = one.on(Event::Launched(NEW_PID));
     place(&actions, &Action::KillSuccessor);
     // Until it has gone no other one is started: its end would be taken for the other one's.
     assert_eq!(one.phase(), Phase::Evicting);
@@ -27,7 +27,7 @@ fn a_process_that_exists_when_its_launch_was_given_up_is_killed_and_reaped() {
 #[test]
 fn a_stray_is_reaped_during_a_reload_and_does_not_end_it() {
     let mut one = One::at(Phase::Reloading, Automatic);
-    assert_eq!(one.on(Event::Launched), [Action::KillSuccessor]);
+    assert_eq!(one.on(Event::Launched(NEW_PID)), [Action::KillSuccessor]);
     assert_eq!(one.on(closed()), []);
     assert_eq!(one.on(exited()), [Action::ReapSuccessor]);
     assert_eq!(one.on(exited()), []);
@@ -39,7 +39,7 @@ fn a_stray_does_not_survive_a_stop() {
     let mut one = One::at(Phase::Launching, Automatic);
     let _ = one.signal(Signal::Quit);
     let _ = one.order(Order::Stop);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let _ = one.on(Event::WorkersGone);
     assert_eq!(one.phase(), Phase::Draining, "it is not reaped yet");
     place(&one.on(exited()), &Action::Exit(0));
@@ -56,7 +56,7 @@ fn a_launch_that_fails_after_it_was_given_up_changes_nothing() {
 #[test]
 fn a_late_ready_does_not_bring_back_one_that_is_being_sent_away() {
     let mut one = One::at(Phase::Launching, Automatic);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let _ = one.waits_for(Timer::Start);
     assert_eq!(one.phase(), Phase::Evicting);
     assert_eq!(one.told(FromSuccessor::Ready), []);
@@ -109,19 +109,22 @@ fn a_predecessor_that_lingers_does_not_disturb_the_next_upgrade() {
     // Gone beside a successor: the pid files name that one and us already.
     let mut one = lingering();
     let _ = one.signal(Signal::Usr2);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let _ = one.told(FromSuccessor::Ready);
     assert_eq!(one.on(Event::PredecessorExited), [Action::Reclaim]);
 
     // Gone when the successor owns it: claiming would steal MAINPID.
     let mut one = lingering();
     let _ = one.order(upgrade(Automatic));
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let _ = one.told(FromSuccessor::Ready);
     assert_eq!(one.phase(), Phase::Parked);
-    assert!(one.armed(Timer::Linger).is_some());
+    assert_eq!(
+        one.armed(Timer::Drainer),
+        None,
+        "it is the owner's business"
+    );
     assert_eq!(one.on(Event::PredecessorExited), []);
-    assert_eq!(one.armed(Timer::Linger), None);
     let actions = one.on(closed());
     assert_eq!(actions[0], Action::NameMain(Who::Me));
 }
@@ -130,7 +133,10 @@ fn a_predecessor_that_lingers_does_not_disturb_the_next_upgrade() {
 fn a_predecessor_that_hangs_after_its_commit_is_killed_in_the_end() {
     let mut one = One::at(Phase::Committing, Automatic);
     let _ = one.on(Event::PredecessorClosed);
-    assert_eq!(one.waits_for(Timer::Linger), [Action::KillPredecessor]);
+    assert_eq!(
+        one.waits_for(Timer::Drainer),
+        [Action::KillDrainer(OLD_PID)]
+    );
     assert_eq!(
         one.on(Event::PredecessorExited),
         [Action::Reclaim, Action::OwnPid]
@@ -169,7 +175,7 @@ fn a_rejected_successor_is_not_left_alone_while_it_is_named_main() {
     let _ = one.on(closed());
     assert_eq!(one.phase(), Phase::Evicting);
     let lingers = |actions: &[Action]| {
-        let left = |a: &Action| matches!(a, Action::LetLinger { .. });
+        let left = |a: &Action| matches!(a, Action::LetLinger);
         actions.iter().any(left)
     };
     let actions = one.order(upgrade(Automatic));

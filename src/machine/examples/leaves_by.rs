@@ -177,7 +177,7 @@ fn reloading_leaves_when_it_is_done_or_failed_and_serves_in_both_cases() {
 #[test]
 fn launching_leaves_by_ready_or_by_everything_that_goes_wrong() {
     let ready = Event::Successor(FromSuccessor::Ready);
-    let tried = |event| [Event::Launched, event];
+    let tried = |event| [Event::Launched(NEW_PID), event];
     assert_eq!(after(Launching, Automatic, &tried(ready.clone())), Parked);
     assert_eq!(after(Launching, Hold, &tried(ready)), Beside);
     let bad = Event::LaunchFailed(Failure::new("it is a directory"));

@@ -73,7 +73,7 @@ fn one_that_lets_go_of_the_channel_without_a_word_gets_term_then_kill() {
 #[test]
 fn one_that_was_never_ready_gets_no_time_to_finish() {
     let mut one = One::at(Phase::Launching, Automatic);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let actions = one.waits_for(Timer::Start);
     assert!(actions.contains(&Action::TermSuccessor));
     let _ = one.on(closed());
@@ -88,8 +88,8 @@ fn what_comes_next_does_not_wait_for_a_rejected_one_that_only_drains() {
         assert_eq!(one.on(closed()), []);
         one.now += Duration::from_secs(3);
         let actions = one.order(order);
-        let limit = Some(Duration::from_secs(600));
-        place(&actions, &Action::LetLinger { limit });
+        place(&actions, &Action::LetLinger);
+        assert_eq!(one.armed(Timer::Drainer), Some(Duration::from_secs(600)));
         assert!(!actions.contains(&Action::ReapSuccessor));
         actions
     };

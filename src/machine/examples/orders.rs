@@ -1,9 +1,11 @@
 //! What an order is answered.
 
+use std::time::Duration;
+
 use super::kit::*;
 use crate::api::Outcome;
 use crate::machine::event::{Event, Failure, FromPredecessor, FromSuccessor, Order, Signal};
-use crate::machine::{Action, OrderKind, Phase, ToPredecessor, Verdict};
+use crate::machine::{Action, OrderKind, Phase, Timer, ToPredecessor, Verdict};
 
 #[test]
 fn a_superseding_upgrade_takes_back_first_and_leaves_the_disk_alone() {
@@ -115,6 +117,30 @@ fn a_drain_ends_a_reload_that_is_under_way() {
     assert_eq!(one.phase(), Phase::Serving);
 }
 
+/// Its workers and its application would be there till the next reload, and accept then.
+#[test]
+fn a_reload_that_a_drain_ends_is_put_away() {
+    let mut one = One::at(Phase::Standby, Hold);
+    let _ = one.signal(Signal::Hup);
+    let actions = one.signal(Signal::Winch);
+    let why = Failure::new("the workers drain");
+    place(&actions, &Action::AbandonReload(why));
+    assert_eq!(one.armed(Timer::Reload), None);
+}
+
+#[test]
+fn a_reload_has_the_time_of_its_own_configuration() {
+    let mut one = One::at(Phase::Serving, Automatic);
+    let _ = one.order(Order::Reload);
+    one.machine.begin_reload(Duration::from_secs(120), one.now);
+    assert_eq!(one.armed(Timer::Reload), Some(Duration::from_secs(120)));
+    let actions = one.waits_for(Timer::Reload);
+    let Some(Verdict::Failed(failure)) = verdict(&actions, OrderKind::Reload) else {
+        panic!("{actions:#?}");
+    };
+    assert!(failure.reason.contains("within 2m"), "{}", failure.reason);
+}
+
 #[test]
 fn an_upgrade_is_written_down_once_and_told_to_all_who_wait() {
     let concluded = |pair: &Pair| -> Vec<(usize, Outcome)> {
@@ -167,7 +193,7 @@ fn a_second_rollback_after_the_commit_joins_the_first() {
     place(&one.order(Order::Rollback { nothing: None }), &back);
     assert_eq!(one.order(Order::Rollback { nothing: None }), []);
     assert_eq!(one.phase(), Phase::Launching);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     // Ready to, and then: has taken over.
     let _ = one.told(FromSuccessor::Ready);
     let actions = one.told(FromSuccessor::Ready);

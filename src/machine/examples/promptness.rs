@@ -59,7 +59,7 @@ fn a_rollback_starts_the_workers_in_the_same_step() {
 #[test]
 fn the_takeover_names_main_then_tells_the_successor_then_drains() {
     let mut one = One::at(Phase::Launching, Automatic);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let _ = one.told(FromSuccessor::Hello);
     let actions = one.told(FromSuccessor::Ready);
     assert_order(
@@ -92,7 +92,7 @@ fn an_order_whose_successor_never_says_that_it_took_over_fails() {
         ] {
             let mut one = One::at(Phase::Serving, Automatic);
             let _ = one.order(order);
-            let _ = one.on(Event::Launched);
+            let _ = one.on(Event::Launched(NEW_PID));
             let _ = one.told(FromSuccessor::Hello);
             let _ = one.told(FromSuccessor::Ready);
             assert_eq!(one.phase(), Phase::Parked);
@@ -147,7 +147,7 @@ fn the_new_one_accepts_in_the_step_in_which_it_is_told_to_own() {
 #[test]
 fn the_inheritance_answers_hello() {
     let mut one = One::at(Phase::Launching, Automatic);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     assert_eq!(one.told(FromSuccessor::Hello), [Action::Inherit]);
 }
 
@@ -164,7 +164,7 @@ fn a_cold_start_is_ready_when_its_workers_accept() {
 #[test]
 fn an_upgrade_is_answered_at_the_takeover_and_the_commit_at_eof() {
     let mut one = One::at(Phase::Launching, Automatic);
-    let mut early = one.on(Event::Launched);
+    let mut early = one.on(Event::Launched(NEW_PID));
     early.extend(one.told(FromSuccessor::Hello));
     early.extend(one.told(FromSuccessor::Ready));
     assert_eq!(verdict(&early, OrderKind::Upgrade), None);

@@ -17,7 +17,7 @@ fn signals_sent_in_one_breath_are_carried_out_in_their_order() {
     for signal in [Signal::Usr2, Signal::Winch, Signal::Quit] {
         let _ = one.signal(signal);
     }
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let actions = one.told(FromSuccessor::Ready);
     assert_order(
         &actions,
@@ -79,7 +79,7 @@ fn a_signal_is_dropped_and_logged_when_the_launch_fails() {
     for failure in fails {
         for signal in [Signal::Winch, Signal::Quit] {
             let mut one = One::at(Phase::Launching, Hold);
-            let _ = one.on(Event::Launched);
+            let _ = one.on(Event::Launched(NEW_PID));
             let _ = one.signal(signal);
             place(&one.on(failure()), &dropped(signal));
             assert_eq!(one.armed(Timer::Remember), None);
@@ -93,7 +93,7 @@ fn a_signal_is_remembered_once() {
     let mut one = One::at(Phase::Launching, Hold);
     assert_eq!(one.signal(Signal::Winch).len(), 1);
     assert_eq!(one.signal(Signal::Winch), []);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let actions = one.told(FromSuccessor::Ready);
     let carried = Action::Note(Note::SignalCarriedOut(Signal::Winch));
     assert_eq!(actions.iter().filter(|a| **a == carried).count(), 1);

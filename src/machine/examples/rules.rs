@@ -20,7 +20,7 @@ fn names(actions: &[Action]) -> Vec<Who> {
 fn whoever_owns_the_service_names_the_main_process() {
     // The predecessor, at the takeover.
     let mut old = One::at(Phase::Launching, Automatic);
-    let _ = old.on(Event::Launched);
+    let _ = old.on(Event::Launched(NEW_PID));
     assert_eq!(names(&old.told(FromSuccessor::Ready)), [Who::Successor]);
     // The successor claims nothing: not when it owns the service, not when it commits or yields.
     let mut new = One::at(Phase::Starting, Automatic);
@@ -217,7 +217,7 @@ fn stopping_is_never_said_while_another_generation_lives() {
 fn ready_launch(phase: Phase, mode: Mode) -> One {
     let mut one = One::at(phase, mode);
     if phase == Phase::Launching {
-        let _ = one.on(Event::Launched);
+        let _ = one.on(Event::Launched(NEW_PID));
     }
     one
 }
@@ -336,7 +336,7 @@ fn a_parked_master_leaves_only_when_its_own_workers_have_gone_and_the_commit_doe
 fn one_that_drains_since_its_commit_lets_go_when_its_successor_dies() {
     // Nobody else would see that: its zombie must go to PID 1.
     let mut one = One::at(Phase::Launching, Automatic);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let _ = one.told(FromSuccessor::Ready);
     let _ = one.told(FromSuccessor::Commit);
     assert_eq!(one.phase(), Phase::Draining, "its workers drain");

@@ -85,7 +85,7 @@ fn winch_to_the_old_one_drains_parks_and_moves_mainpid() {
 #[test]
 fn winch_to_the_old_one_waits_until_the_new_one_accepts() {
     let mut one = One::at(Phase::Launching, Hold);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     assert_eq!(
         one.signal(Signal::Winch),
         [Action::Note(Note::SignalRemembered(Signal::Winch))]
@@ -208,7 +208,7 @@ fn quit_and_term_to_the_old_one_commit() {
 fn quit_and_term_to_the_old_one_wait_until_the_new_one_accepts() {
     for signal in [Signal::Quit, Signal::Term] {
         let mut one = One::at(Phase::Launching, Hold);
-        let _ = one.on(Event::Launched);
+        let _ = one.on(Event::Launched(NEW_PID));
         assert_eq!(
             one.signal(signal),
             [Action::Note(Note::SignalRemembered(signal))]

@@ -30,7 +30,7 @@ fn a_released_successor_has_the_time_of_a_stop_and_nobody_to_pass_on_to() {
 #[test]
 fn a_parked_master_is_released_too() {
     let mut one = One::at(Phase::Launching, Automatic);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let _ = one.told(FromSuccessor::Ready);
     assert_eq!(one.phase(), Phase::Parked);
     let actions = one.told(FromSuccessor::Release);
@@ -153,7 +153,7 @@ fn term_before_there_is_a_new_one_stops_the_service() {
     assert_eq!(one.phase(), Phase::Draining);
 
     let mut one = One::at(Phase::Launching, Automatic);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     assert_eq!(
         one.signal(Signal::Term),
         [Action::Note(Note::SignalRemembered(Signal::Term))]
@@ -167,10 +167,13 @@ fn quit_lets_a_draining_predecessor_finish_and_term_does_not() {
         let _ = one.on(Event::PredecessorClosed);
         assert_eq!(one.phase(), Phase::Serving);
         let actions = one.signal(signal);
-        assert_eq!(actions.contains(&Action::TermPredecessor), terms);
-        assert_eq!(one.armed(Timer::Commit).is_some(), terms);
+        assert_eq!(
+            actions.contains(&Action::EndDrainer(OLD_PID, Signal::Term)),
+            terms
+        );
         // One that hangs is killed all the same.
-        assert!(one.armed(Timer::Linger).is_some());
+        let limit = if terms { 13 } else { 605 };
+        assert_eq!(one.armed(Timer::Drainer), Some(Duration::from_secs(limit)));
         let _ = one.on(Event::WorkersGone);
         assert_eq!(one.phase(), Phase::Draining, "it waits for the other one");
         place(&one.on(Event::PredecessorExited), &Action::Exit(0));
@@ -181,7 +184,7 @@ fn quit_lets_a_draining_predecessor_finish_and_term_does_not() {
 fn a_stop_does_not_wait_for_a_successor_that_cannot_read_yet() {
     // It may still be on its way to its inheritance; it holds nothing.
     let mut one = One::at(Phase::Launching, Automatic);
-    let _ = one.on(Event::Launched);
+    let _ = one.on(Event::Launched(NEW_PID));
     let actions = one.order(Order::Stop);
     place(&actions, &Action::TermSuccessor);
     // A ready one has the time of a stop.

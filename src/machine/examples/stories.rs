@@ -131,7 +131,7 @@ fn an_upgrade_by_order_commits_itself() {
             action,
             Action::TermSuccessor
                 | Action::KillSuccessor
-                | Action::TermPredecessor
+                | Action::EndDrainer(..)
                 | Action::KillPredecessor
                 | Action::KillWorkers
         );

@@ -40,11 +40,7 @@ fn events() -> Vec<Event> {
             Event::Healthy => Some(Event::Unhealthy("503".into())),
             Event::Unhealthy(_) => Some(Event::OwnerAnswered(true)),
             Event::OwnerAnswered(true) => Some(Event::OwnerAnswered(false)),
-            Event::OwnerAnswered(false) => Some(Event::DrainerJoined {
-                pid: 9,
-                limit: None,
-            }),
-            Event::DrainerJoined { .. } => Some(Event::DrainerDone(9)),
+            Event::OwnerAnswered(false) => Some(Event::DrainerDone(9)),
             Event::DrainerDone(_) => Some(Event::DrainerGone(9)),
             Event::DrainerGone(_) => Some(Event::MainNamed {
                 who: Who::Me,
@@ -52,8 +48,8 @@ fn events() -> Vec<Event> {
             }),
             Event::MainNamed { done: false, .. } => Some(named(Who::Successor)),
             Event::MainNamed { .. } => Some(Event::ManagerTerm),
-            Event::ManagerTerm => Some(Event::Launched),
-            Event::Launched => Some(Event::LaunchFailed(Failure::new("a directory"))),
+            Event::ManagerTerm => Some(Event::Launched(NEW_PID)),
+            Event::Launched(_) => Some(Event::LaunchFailed(Failure::new("a directory"))),
             Event::LaunchFailed(_) => Some(closed()),
             Event::SuccessorClosed(_) => Some(exited()),
             Event::SuccessorExited(_) => Some(Event::PredecessorClosed),

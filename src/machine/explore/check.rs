@@ -1,6 +1,6 @@
 //! The invariants of one state.
 
-use super::world::{A, B, Health, Workers, World};
+use super::world::{A, B, Health, Older, Workers, World};
 use super::{Explorer, Next, What};
 use crate::machine::event::Event;
 use crate::machine::{Phase, Timer};
@@ -92,9 +92,11 @@ fn waits(world: &World) -> Option<&'static str> {
             return Some("nobody accepts the new master");
         };
         let armed = |t| machine.armed(t).is_some();
-        if [Timer::Start, Timer::Commit, Timer::Evict, Timer::Linger]
-            .into_iter()
-            .any(armed)
+        let drainer = armed(Timer::Drainer) && world.older == Older::Gone;
+        if drainer
+            || [Timer::Start, Timer::Commit, Timer::Evict]
+                .into_iter()
+                .any(armed)
         {
             return Some("all are well, and somebody waits for a deadline");
         }

@@ -1,6 +1,6 @@
 //! What a master's actions do to the world, and the bugs that are planted there.
 
-use super::world::{A, B, Health, OLDER, Older, Workers, World, die, end, me};
+use super::world::{A, B, Health, OLDER, Older, PIDS, Workers, World, die, end, me};
 use super::{Explorer, Plant};
 use crate::machine::event::{Event, FromPredecessor, FromSuccessor};
 use crate::machine::{
@@ -66,7 +66,8 @@ impl Explorer {
             Action::Inherit => {
                 let hold = me(world, A).machine.as_ref().unwrap().hold();
                 let timing = Timing::default();
-                let (mut machine, _) = Machine::succeeding(timing, hold, self.start);
+                let (mut machine, _) =
+                    Machine::succeeding(timing, hold, (PIDS[A], timing.drain), self.start);
                 if world.older != Older::Gone {
                     machine.know_drainer(OLDER, timing.drain, self.start);
                 }
@@ -154,7 +155,7 @@ impl Explorer {
                         Some("the dead main process was reaped before the service was ours");
                 }
             }
-            Action::LetLinger { .. } => {
+            Action::LetLinger => {
                 let served = world.masters[B]
                     .as_ref()
                     .is_some_and(|b| b.alive && b.owns());
@@ -191,12 +192,15 @@ impl Explorer {
             }
             Action::Exit(_) => end(world, who, true),
             // It says that it told the drainer, and forgets it.
-            Action::TermDrainer(pid) if self.plant == Plant::ForgetsWhoDrains => {
-                self.answer(world, who, Event::DrainerGone(pid));
+            Action::EndDrainer(OLDER, _) if self.plant == Plant::ForgetsWhoDrains => {
+                self.answer(world, who, Event::DrainerGone(OLDER));
             }
-            Action::TermDrainer(_) => world.older = Older::Told,
-            Action::KillDrainer(_) => world.older = Older::Gone,
-            Action::TermPredecessor
+            Action::EndDrainer(OLDER, _) => world.older = Older::Told,
+            Action::KillDrainer(OLDER) => world.older = Older::Gone,
+            Action::KillDrainer(pid) if pid == PIDS[A] => die(world, A),
+            // They leave anyway.
+            Action::EndDrainer(..)
+            | Action::KillDrainer(_)
             | Action::WritePids
             | Action::OwnPid
             | Action::KeepDisk

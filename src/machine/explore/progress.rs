@@ -1,6 +1,6 @@
 //! What happens by itself: workers, messages, ends, deadlines; and accidents.
 
-use super::world::{A, B, Health, Master, OLDER, Older, Workers, World, die, me};
+use super::world::{A, B, Health, Master, OLDER, Older, PIDS, Workers, World, die, me};
 use super::{Explorer, Move, Next, Plant, text};
 use crate::machine::Timer;
 use crate::machine::event::{Event, Failure, FromSuccessor};
@@ -152,7 +152,7 @@ impl Explorer {
         (a.saw_eof, a.saw_exit, a.open) = (false, false, true);
         next.to_a.clear();
         next.to_b.clear();
-        self.deliver(next, A, Event::Launched, out);
+        self.deliver(next, A, Event::Launched(PIDS[B]), out);
     }
 
     pub(super) fn accidents(&self, world: &World, who: usize, out: &mut Next) {

@@ -28,6 +28,10 @@ pub(super) enum Older {
 
 /// Its master's number.
 pub(super) const OLDER: u32 = 77;
+/// That of A's own predecessor.
+pub(super) const GHOST: u32 = 78;
+/// Those of A and B.
+pub(super) const PIDS: [u32; 2] = [1, 2];
 
 /// What is wrong with a master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

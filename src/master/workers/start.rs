@@ -1,16 +1,19 @@
-//! A worker is started from the master's own image, and told what it is.
+//! Sets of workers are started, and workers: from the master's own image, and told what they are.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::{Hand, State, Worker, Workers};
+use super::{Hand, Set, State, Worker, Workers};
 use crate::config::{Config, Identities};
 use crate::machine::Event;
 use crate::machine::link::{Reads, Report, Start, TlsSecrets, ToWorker};
+use crate::machine::pool::Pool;
 use crate::master::hosting::Hold;
 use crate::master::input::Input;
 use crate::master::line::Line;
 use crate::master::sockets::Sockets;
+use crate::sys::board::Board;
 use crate::sys::channel::Channel;
 use crate::sys::process::Other;
 use crate::sys::secrets;
@@ -18,6 +21,72 @@ use crate::sys::signals;
 use crate::sys::spawn::{self, Spawn, WORKER_ENV};
 
 impl Workers {
+    /// Starts a set; it waits for [`accept`](Self::accept).
+    pub fn start(
+        &mut self,
+        config: Arc<Config>,
+        sockets: Arc<Sockets>,
+        hold: Option<Arc<Hold>>,
+    ) -> Vec<Event> {
+        self.discard_current();
+        self.unanswered = 0;
+        let set = self.new_set(config, sockets, hold);
+        self.current = Some(set);
+        self.fill(|workers| workers.current.as_ref())
+    }
+
+    /// Starts a set beside the one that serves; it takes over when all of it is ready.
+    pub fn reload(
+        &mut self,
+        config: Arc<Config>,
+        sockets: Arc<Sockets>,
+        hold: Option<Arc<Hold>>,
+    ) -> Vec<Event> {
+        let set = self.new_set(config, sockets, hold);
+        self.candidate = Some(set);
+        self.fill(|workers| workers.candidate.as_ref())
+    }
+
+    fn new_set(
+        &mut self,
+        config: Arc<Config>,
+        sockets: Arc<Sockets>,
+        hold: Option<Arc<Hold>>,
+    ) -> Set {
+        let id = self.next_set;
+        self.next_set += 1;
+        let count = config.workers.count();
+        let start = config.upgrade.start_timeout;
+        Set {
+            id,
+            config,
+            sockets,
+            hold,
+            count,
+            mode: State::Ready,
+            complete: false,
+            pool: Pool::new(count, start, Instant::now()),
+            board: (count > 1)
+                .then(|| Board::create(count))
+                .transpose()
+                .unwrap_or_else(|e| {
+                    tracing::warn!("the workers cannot share connections evenly: {e}");
+                    None
+                }),
+        }
+    }
+
+    fn fill(&mut self, which: impl Fn(&Self) -> Option<&Set>) -> Vec<Event> {
+        let Some((set, count)) = which(self).map(|set| (set.id, set.count)) else {
+            return Vec::new();
+        };
+        let mut events = Vec::new();
+        for slot in 0..count {
+            events.extend(self.spawn(set, slot));
+        }
+        events
+    }
+
     pub(super) fn spawn(&mut self, set: u64, slot: u16) -> Vec<Event> {
         let Some(wanted) = self.set(set) else {
             return Vec::new();
@@ -61,7 +130,7 @@ impl Workers {
                 let _ = inbox.send(Input::Worker(id, heard)).await;
             }
         });
-        self.watch(id, process.pid());
+        self.watch(id, process.handle());
         let start = Start {
             name: self.name.clone(),
             generation: self.generation,
@@ -111,12 +180,10 @@ impl Workers {
         secrets::wrap(&secrets).map(Some)
     }
 
-    fn watch(&self, id: u64, pid: u32) {
+    fn watch(&self, id: u64, process: Other) {
         let inbox = self.inbox.clone();
         tokio::spawn(async move {
-            if let Ok(Some(process)) = Other::open(pid) {
-                let _ = process.gone().await;
-            }
+            let _ = process.gone().await;
             let _ = inbox.send(Input::WorkerExited(id)).await;
         });
     }

@@ -19,7 +19,7 @@ pub fn an_upgrade_can_be_read_from_beginning_to_end(host: &mut Host) {
     generations.push(("2", host.assert_runs(Build::B)));
     host.handover(&["rollback"]).ok();
     assert_eq!(host.assert_runs(Build::A), old);
-    let told = story(host, &["g1 evicting -> serving", "g2 draining -> done"]);
+    let told = story(host, &[("1", "serving"), ("2", "done")]);
     told.is_told_by(&generations);
     told.went(
         "1",
@@ -45,7 +45,7 @@ pub fn an_upgrade_can_be_read_from_beginning_to_end(host: &mut Host) {
     host.install_file(&Bad::Exits3.path());
     assert!(host.reload().code != 0);
     assert_eq!(host.assert_runs(Build::C), generations[1].1);
-    let told = story(host, &["g2 evicting -> serving"]);
+    let told = story(host, &[("2", "serving")]);
     told.is_told_by(&generations[1..]);
     told.went("2", &["launching", "evicting", "serving"]);
     told.ends("failed", "the new master exited with code 3");
@@ -126,8 +126,9 @@ struct Story {
     milestones: Vec<Value>,
 }
 
-/// Of the upgrade that ended last, when its end and these last words have arrived.
-fn story(host: &Host, last: &[&str]) -> Story {
+/// Of the upgrade that ended last, when its end and these last phases, each with its generation, have
+/// arrived.
+fn story(host: &Host, last: &[(&str, &str)]) -> Story {
     // It has ended when the disk is as it must be.
     let id = until("an upgrade that ended", SOON, || {
         host.status()["last"]["id"].as_str().map(str::to_owned)
@@ -141,7 +142,13 @@ fn story(host: &Host, last: &[&str]) -> Story {
         let entries: Vec<Value> = lines
             .map(|line| serde_json::from_str(line).expect("JSON"))
             .collect();
-        let said = |word: &&str| entries.iter().any(|entry| entry["MESSAGE"] == *word);
+        let said = |(generation, phase): &(&str, &str)| {
+            entries.iter().any(|entry| {
+                entry["MESSAGE_ID"] == PHASE_CHANGED
+                    && entry["HANDOVER_GENERATION"] == *generation
+                    && entry["HANDOVER_PHASE"] == *phase
+            })
+        };
         let ended = entries.iter().any(|e| e["HANDOVER_OUTCOME"].is_string());
         (ended && last.iter().all(said)).then_some(entries)
     });
@@ -222,8 +229,8 @@ impl Story {
     }
 }
 
-/// The last words of two masters.
-const COMMITTED: [&str; 2] = ["g1 draining -> done", "g2 committing -> serving"];
+/// The last phases of two masters.
+const COMMITTED: [(&str, &str); 2] = [("1", "done"), ("2", "serving")];
 
 /// Of src/master/story.rs.
 const PHASE_CHANGED: &str = "e8692a04340247b5878a78ab21741f4f";

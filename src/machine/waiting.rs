@@ -1,0 +1,75 @@
+//! What waits: orders for their verdict, signals for the other side.
+
+use super::action::{Action, Note, Verdict};
+use super::event::{Failure, OrderKind, Signal};
+use super::master::{Machine, Step};
+use super::phase::Phase;
+use super::timing::Timer;
+
+impl Machine {
+    /// Answers an order, once.
+    pub(super) fn settle(&mut self, kind: OrderKind, verdict: Verdict, s: &mut Step) {
+        self.unsettled.retain(|k| *k != kind);
+        s.act(Action::Settle(kind, verdict));
+    }
+
+    /// An order will be answered later.
+    pub(super) fn pend(&mut self, kind: OrderKind) {
+        if !self.unsettled.contains(&kind) {
+            self.unsettled.push(kind);
+        }
+    }
+
+    /// Answers an order that waits, if it does.
+    pub(super) fn settle_pending(&mut self, kind: OrderKind, verdict: Verdict, s: &mut Step) {
+        if self.unsettled.contains(&kind) {
+            self.settle(kind, verdict, s);
+        }
+    }
+
+    /// Answers whatever still waits; an order to stop is done only when everything has gone.
+    pub(super) fn settle_rest(&mut self, why: &str, s: &mut Step) {
+        let gone = self.phase == Phase::Draining;
+        for kind in std::mem::take(&mut self.unsettled) {
+            match kind {
+                OrderKind::Stop if gone => s.act(Action::Settle(kind, Verdict::Done)),
+                OrderKind::Stop => self.unsettled.push(kind),
+                OrderKind::Upgrade
+                | OrderKind::Commit
+                | OrderKind::Rollback
+                | OrderKind::Reload => {
+                    s.act(Action::Settle(kind, Verdict::Failed(Failure::new(why))));
+                }
+            }
+        }
+    }
+
+    /// A signal that comes before the other side accepts waits for that moment.
+    pub(super) fn remember(&mut self, signal: Signal, s: &mut Step) {
+        if !self.remembered.contains(&signal) {
+            self.remembered.push(signal);
+            s.act(Action::Note(Note::SignalRemembered(signal)));
+            if self.timers.get(Timer::Remember).is_none() {
+                self.arm(Timer::Remember, self.timing.start, s);
+            }
+        }
+    }
+
+    /// The moment for remembered signals did not come.
+    pub(super) fn forget(&mut self, s: &mut Step) {
+        self.timers.disarm(Timer::Remember);
+        for signal in std::mem::take(&mut self.remembered) {
+            s.act(Action::Note(Note::SignalDropped(signal)));
+        }
+    }
+
+    /// The moment for remembered signals has come.
+    pub(super) fn recall(&mut self, s: &mut Step) -> Vec<Signal> {
+        self.timers.disarm(Timer::Remember);
+        let signals = std::mem::take(&mut self.remembered);
+        for signal in &signals {
+            s.act(Action::Note(Note::SignalCarriedOut(*signal)));
+        }
+        signals
+    }
+}
