@@ -8,6 +8,7 @@ mod operator;
 mod perform;
 mod progress;
 mod scripts;
+mod walk;
 mod world;
 
 use std::collections::{HashSet, VecDeque};
