@@ -10,21 +10,21 @@ use super::process;
 #[must_use]
 pub fn held(process: u32, limit: u64) -> u64 {
     let all = process::with_descendants(process);
-    let most = sum(&all, "status", &["RssAnon:", "RssShmem:", "VmSwap:"]);
+    let read = |pid: u32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    let whole = |pid| {
+        let text = read(pid, "status").unwrap_or_default();
+        kib(&text, &["RssAnon:", "RssShmem:", "VmSwap:"])
+    };
+    let most = 1024 * all.iter().map(|pid| whole(*pid)).sum::<u64>();
     if most <= limit {
         return most;
     }
-    let shares = ["Pss_Anon:", "Pss_Shmem:", "SwapPss:"];
-    sum(&all, "smaps_rollup", &shares)
-}
-
-fn sum(all: &[u32], file: &str, keys: &[&str]) -> u64 {
-    let of = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/{file}"));
-    all.iter()
-        .filter_map(|pid| of(pid).ok())
-        .map(|text| kib(&text, keys))
-        .sum::<u64>()
-        * 1024
+    // Of one that may not be looked at so closely (prctl(2), PR_SET_DUMPABLE) all counts.
+    let share = |pid| match read(pid, "smaps_rollup") {
+        Some(text) => kib(&text, &["Pss_Anon:", "Pss_Shmem:", "SwapPss:"]),
+        None => whole(pid),
+    };
+    1024 * all.iter().map(|pid| share(*pid)).sum::<u64>()
 }
 
 /// Lines such as `RssAnon:     1234 kB`.
