@@ -125,6 +125,11 @@ impl Host {
             .to_owned()
     }
 
+    /// Whether systemd knows `RefreshOnReload=`.
+    pub fn refreshes(&self) -> bool {
+        !self.property("RefreshOnReload").is_empty()
+    }
+
     /// systemd's main process, in the container's numbers; 0 when there is none.
     pub fn main_pid(&self) -> u32 {
         self.property("MainPID").parse().expect("a number")

@@ -110,4 +110,4 @@ fn started(specs: Vec<Spec>) -> Running {
 }
 
 /// Between two requests of a client: load for two cores, not a benchmark.
-const PAUSE: Duration = Duration::from_millis(2);
+pub const PAUSE: Duration = Duration::from_millis(2);

@@ -12,6 +12,7 @@ mod reload;
 mod rollback;
 mod sockets;
 mod stop;
+mod tls;
 mod units;
 
 use crate::host::{Host, Listener};
@@ -84,6 +85,9 @@ stories! {
     operators::a_member_of_the_group_orders_and_everybody_reads ANY,
     operators::a_group_that_nobody_has_is_refused_before_it_harms ANY,
     operators::hundreds_of_listeners_survive_a_restart ANY,
+    tls::certificates_of_roots_are_served_by_load_credential ANY,
+    tls::a_renewed_credential_is_served_after_a_reload_or_a_restart ANY,
+    tls::a_renewed_certificate_is_a_reload_and_a_bad_one_is_refused ANY,
     intruder::nobody_holds_up_roots_guard ANY,
     intruder::cannot_have_its_image_kept_or_executed ANY,
     boot::a_release_that_cannot_start_is_replaced BOTH,
