@@ -79,8 +79,8 @@ pub enum CertificateError {
     },
     /// Clients could not follow it.
     #[error(
-        "the certificates in {} are out of order: number {number} did not sign the one before it; \
-         the server's own comes first, then the one that signed it, and so on", .path.display()
+        "the certificates in {} are out of order: number {number} signed none of the others; the \
+         server's own comes first, then those that signed it", .path.display()
     )]
     OutOfOrder {
         /// Which.
@@ -209,16 +209,9 @@ pub(super) fn belong_together(
 pub(super) fn examine(path: &Path, chain: &[Vec<u8>]) -> Result<Facts, CertificateError> {
     let read = |der: &Vec<u8>| Certificate::from_der(der).map_err(|e| malformed(path, &e));
     let certificates: Vec<Certificate> = chain.iter().map(read).collect::<Result<_, _>>()?;
-    for (n, one) in certificates.iter().enumerate().skip(1) {
-        let before = &certificates[..n];
-        // One for a second way to an authority, as those of Let's Encrypt, or one that is there twice:
-        // clients take them in any order behind the server's own (RFC 8446, 4.4.2).
-        if !before.contains(one) && !before.iter().any(|other| signs(one, other)) {
-            return Err(CertificateError::OutOfOrder {
-                path: path.into(),
-                number: n + 1,
-            });
-        }
+    if let Some(number) = stranger(&certificates) {
+        let path = path.into();
+        return Err(CertificateError::OutOfOrder { path, number });
     }
     let own = &certificates[0];
     strong(path, own)?;
@@ -228,6 +221,30 @@ pub(super) fn examine(path: &Path, chain: &[Vec<u8>]) -> Result<Facts, Certifica
         not_before: seconds(tbs.validity.not_before),
         not_after: seconds(tbs.validity.not_after),
     })
+}
+
+/// The first, counted from 1, that is on no way from the server's own to an authority. There may be several
+/// ways, as in chains of Let's Encrypt, and clients take them in any order behind the server's own
+/// (RFC 8446, 4.4.2).
+fn stranger(chain: &[Certificate]) -> Option<usize> {
+    let (own, rest) = chain.split_first()?;
+    let mut on_a_way = vec![own];
+    let mut rest: Vec<_> = (2..).zip(rest).collect();
+    loop {
+        let before = rest.len();
+        rest.retain(|(_, one)| {
+            let fits = on_a_way
+                .iter()
+                .any(|other| *one == *other || signs(one, other));
+            if fits {
+                on_a_way.push(one);
+            }
+            !fits
+        });
+        if rest.len() == before {
+            return rest.first().map(|(number, _)| *number);
+        }
+    }
 }
 
 /// Whether `one` is called as the issuer of `other` is, which is not its own.

@@ -1109,7 +1109,7 @@ fn authority(name: rcgen::DnValue) -> (rcgen::Certificate, rcgen::Issuer<'static
 fn a_chain_may_have_more_than_one_end_and_names_are_compared_as_text() {
     let printed = |name: &str| rcgen::DnValue::PrintableString(name.try_into().unwrap());
     let (root, root_signs) = authority(printed("root"));
-    let (_, other_signs) = authority(printed("other"));
+    let (other, other_signs) = authority(printed("other"));
     let (own, key) = {
         let mut issuer = rcgen::CertificateParams::default();
         issuer.distinguished_name = rcgen::DistinguishedName::new();
@@ -1139,9 +1139,11 @@ fn a_chain_may_have_more_than_one_end_and_names_are_compared_as_text() {
         (vec![&own, &root], true),
         (vec![&own, &cross, &root], true),
         (vec![&own, &root, &cross], true),
+        (vec![&own, &other, &cross], true),
         (vec![&own, &own, &root, &root], true),
         (vec![&own, &stranger], false),
         (vec![&own, &root, &stranger], false),
+        (vec![&own, &other, &root], false),
     ] {
         files.write(
             "a.crt",

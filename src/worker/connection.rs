@@ -237,7 +237,9 @@ impl Connection {
     /// Whether a worker can go on with it that reads these. One that reads no TLS connections shakes no
     /// hands.
     pub(super) fn can_move_to(&self, reads: Reads) -> bool {
-        if self.http2.is_some() && reads.http2 < HTTP2_WRITES {
+        // Who agreed on it in the handshake speaks it, though nobody has served it yet.
+        let http2 = self.http2.is_some() || self.agreed_on_http2();
+        if http2 && reads.http2 < HTTP2_WRITES {
             return false;
         }
         if self.handshake_due {
