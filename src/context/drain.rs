@@ -6,7 +6,7 @@ use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use super::work::Work;
 use super::{Context, DrainReason};
@@ -51,6 +51,9 @@ impl Drain {
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
+
+/// For a task that was woken to get its turn, on a busy machine.
+const POLLED: Duration = Duration::from_secs(1);
 
 /// The drain of a worker, once there is one.
 #[derive(Debug)]
@@ -102,6 +105,12 @@ impl Watched {
                 drain.until = [drain.until, until].into_iter().flatten().min();
             }
         });
+    }
+
+    /// Waits for those who wait for it: each has a receiver until it has been polled. One that nobody polls
+    /// any more is not waited for.
+    pub(super) async fn heard(&self) {
+        let _ = timeout(POLLED, self.drain.closed()).await;
     }
 
     /// Waits until this part of the drain's time has passed, wherever its end moves. The last part
@@ -175,6 +184,9 @@ impl std::fmt::Debug for Ending {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     #[test]
@@ -185,6 +197,28 @@ mod tests {
         assert!(parts[0] >= 0.1 && parts[99] <= 0.9);
         let widest = parts.windows(2).map(|two| two[1] - two[0]);
         assert!(widest.fold(0.0, f64::max) < 0.02);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_drain_hears_of_it_before_the_end() {
+        let watched = Arc::new(Watched::default());
+        let heard = Arc::new(AtomicBool::new(false));
+        let (other, said) = (Arc::clone(&watched), Arc::clone(&heard));
+        tokio::spawn(async move {
+            other.begun().await;
+            said.store(true, Ordering::Relaxed);
+        });
+        tokio::task::yield_now().await;
+        watched.begin(DrainReason::Stop, None);
+        watched.heard().await;
+        assert!(heard.load(Ordering::Relaxed));
+        // One that is never polled again holds nobody up for long.
+        let other = Watched::default();
+        let mut forgotten = Box::pin(other.begun());
+        let at_once = timeout(Duration::ZERO, &mut forgotten).await;
+        assert!(at_once.is_err());
+        other.begin(DrainReason::Stop, None);
+        other.heard().await;
     }
 
     #[tokio::test(start_paused = true)]

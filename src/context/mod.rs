@@ -323,6 +323,11 @@ impl Context {
         }
     }
 
+    /// Waits until everybody who waits in [`draining`](Self::draining) has heard of it.
+    pub(crate) async fn drain_heard(&self) {
+        self.0.worker.drain.heard().await;
+    }
+
     /// For a stream that knows nothing of drains: when it is to end.
     pub(crate) fn ending(&self) -> Ending {
         Ending::new(self.clone())

@@ -104,6 +104,7 @@ async fn drain(worker: Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) -> R
         ),
     }
     application.run_hooks().await;
+    application.drain_heard().await;
     let report = connections.report();
     tracing::info!(
         passed = report.passed,
