@@ -225,9 +225,17 @@ impl Story {
         self.write_down(Line::Forgiven(self.me.build_id.clone()));
     }
 
-    /// Builds that failed or were rolled back.
+    /// Builds that failed or were rolled back, also those that could not be written down yet.
     pub(super) fn refused_builds(&self) -> Vec<String> {
-        self.history.refused()
+        let mut builds = self.history.refused();
+        for line in &self.unwritten {
+            match line {
+                Line::Refused(build) => builds.push(build.clone()),
+                Line::Forgiven(build) => builds.retain(|one| one != build),
+                Line::Upgrade(_) => {}
+            }
+        }
+        builds
     }
 
     /// Keeps what this generation runs with, for the way back from the next one.
