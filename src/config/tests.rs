@@ -935,7 +935,7 @@ fn a_bad_certificate_is_refused_with_what_is_wrong_with_it() {
         (
             &*format!("{one}{}", other.pem()),
             &*key,
-            "number 2 did not sign",
+            "number 2 signed none of the others",
         ),
         (
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
