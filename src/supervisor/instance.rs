@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::down::Down;
 use super::group::Leaders;
 use super::memory::{Shot, exceeded};
 use super::output::{self, Tail};
@@ -32,6 +33,7 @@ pub(super) struct Instance {
     /// Of the application's `env_files`.
     pub(super) variables: Arc<[(String, String)]>,
     pub(super) leaders: Leaders,
+    pub(super) down: Down,
     pub(super) words: mpsc::Sender<(usize, Word)>,
     pub(super) stops: watch::Receiver<bool>,
     /// Every process of the unit was told to leave, this one's too.
@@ -139,6 +141,7 @@ impl Instance {
         if why.is_none() {
             *was_ready = true;
             self.place.is_bound();
+            self.down.answers(self.number);
             self.say(Word::Ready).await;
             why = tokio::select! {
                 biased;
@@ -151,6 +154,7 @@ impl Instance {
             Some(Ended::Stopped | Ended::TooMuch(_)) => self.hosting.app.stop_timeout,
             _ => Duration::ZERO,
         };
+        self.down.has_ended(self.number);
         let exit = self.end(&mut running, patience).await;
         // As programs end that were asked to: with 0, of the signal, or as shells tell of it.
         self.ended_politely = matches!(exit, Exit::Code(0 | 143) | Exit::Signal(15, _));
@@ -160,8 +164,8 @@ impl Instance {
             Some(Ended::NotReady(why)) => End::Broken(format!("{label} {why}{said}")),
             Some(Ended::TooMuch(held)) => {
                 let limit = self.hosting.app.memory.unwrap_or(held);
-                let mib = held.0 >> 20;
-                End::Broken(format!("{label} held {mib} MiB, [app] memory is {limit}"))
+                let held = mib(held);
+                End::Broken(format!("{label} held {held} MiB, [app] memory is {limit}"))
             }
             Some(Ended::ByItself) if exit.success() => End::Broken(format!(
                 "{label} ended by itself (an application stays in the foreground: no daemon mode){said}"
@@ -333,11 +337,25 @@ impl Instance {
         Ok(hung_up)
     }
 
-    /// Never, without a limit.
+    /// When it is to be ended for its memory: never, without a limit.
     async fn holds_too_much(&self, leader: u32) -> Size {
-        match self.hosting.app.memory {
-            Some(limit) => exceeded(leader, limit).await,
-            None => std::future::pending().await,
+        let Some(limit) = self.hosting.app.memory else {
+            return std::future::pending().await;
+        };
+        let mut waits_for = None;
+        loop {
+            let held = exceeded(leader, limit).await;
+            let Err(other) = self.down.may_end(self.number) else {
+                return held;
+            };
+            if waits_for.replace(other) != Some(other) {
+                tracing::warn!(
+                    "{} holds {} MiB, [app] memory is {limit}: it is started again when instance {other} \
+                     answers",
+                    self.label(),
+                    mib(held)
+                );
+            }
         }
     }
 
@@ -377,6 +395,11 @@ impl Instance {
     async fn say(&self, word: Word) {
         let _ = self.words.send((self.number, word)).await;
     }
+}
+
+/// Rounded up: what is over a limit is not shown as the limit.
+fn mib(size: Size) -> u64 {
+    size.0.div_ceil(1 << 20)
 }
 
 enum Ended {

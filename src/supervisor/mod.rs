@@ -7,6 +7,7 @@
 //! (`stop_signal`), and after `stop_timeout` it is killed. So nothing has to be said for a takeover,
 //! a rollback, a drain or a crash, and an application can be handed from one master to the next.
 
+mod down;
 mod group;
 mod instance;
 mod memory;
@@ -31,6 +32,7 @@ use crate::sys::journal;
 use crate::sys::process;
 use crate::sys::signals::{self, Signals};
 
+use down::Down;
 use group::Leaders;
 use instance::{Instance, Word};
 use phase::{PhaseFile, phase};
@@ -197,6 +199,7 @@ impl Supervisor {
         ending: &watch::Receiver<bool>,
     ) -> Result<(), String> {
         let variables = instance::variables(&self.hosting.app)?;
+        let down = Down::all(self.ready.len());
         for number in 0..self.ready.len() {
             let place = Place::make(&self.hosting, number)?;
             self.upstreams.push(place.upstream.clone());
@@ -207,6 +210,7 @@ impl Supervisor {
                 ended_politely: false,
                 variables: Arc::clone(&variables),
                 leaders: self.leaders.clone(),
+                down: down.clone(),
                 words: words.clone(),
                 stops: stops.clone(),
                 ending: ending.clone(),

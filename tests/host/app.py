@@ -2,7 +2,7 @@
 
 What it does wrong is in the file `fault` of its release.
 """
-import os, socket, socketserver, sys, threading, time
+import os, signal, socket, socketserver, sys, threading, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 RELEASE = os.path.basename(os.getcwd())
@@ -15,7 +15,7 @@ if FAULT == "exit":
     sys.exit(3)
 if FAULT == "hang":
     time.sleep(3600)
-if FAULT == "slow":
+if FAULT in ("slow", "leaks"):
     time.sleep(1)
 if FAULT == "away":
     first = os.getpid()
@@ -33,10 +33,23 @@ if FAULT == "flood":
 
 
 HELD = []
+# Of one that leaves as gunicorn does, by what it has: connections, and whether it is told to.
+OPEN = set()
+LEAVING = threading.Event()
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+
+    def setup(self):
+        super().setup()
+        OPEN.add(self.connection)
+        if LEAVING.is_set():
+            close_idle()
+
+    def finish(self):
+        OPEN.discard(self.connection)
+        super().finish()
 
     def log_message(self, *_):
         pass
@@ -102,6 +115,8 @@ class Handler(BaseHTTPRequestHandler):
             while word := self.connection.recv(4096):
                 self.connection.sendall(f"{RELEASE}:".encode() + word)
         else:
+            if FAULT == "leaks":
+                HELD.append(os.urandom(1 << 15))
             self.answer(RELEASE)
 
     def do_POST(self):
@@ -155,8 +170,17 @@ BAD = {
 }
 
 
+def close_idle():
+    for connection in list(OPEN):
+        try:
+            # What has come is read, and answered.
+            connection.shutdown(socket.SHUT_RD)
+        except OSError:
+            pass
+
+
 class Server(socketserver.ThreadingMixIn, HTTPServer):
-    daemon_threads = True
+    daemon_threads = FAULT != "leaks"
     request_queue_size = 1024
 
     def server_bind(self):
@@ -183,4 +207,11 @@ else:
             return request, ("-", 0)
 
     server = UnixServer(where, Handler)
+if FAULT == "leaks":
+    def leave(*_):
+        LEAVING.set()
+        threading.Thread(target=server.shutdown).start()
+    signal.signal(signal.SIGTERM, leave)
 server.serve_forever()
+close_idle()
+server.server_close()

@@ -191,6 +191,35 @@ fn an_instance_that_holds_too_much_memory_is_started_again() {
     assert!(words.contains("MiB, [app] memory is 64M"), "{words}");
 }
 
+/// Each loses memory with each answer, and so all reach the limit together.
+#[test]
+fn instances_over_their_limit_are_started_again_one_after_the_other() {
+    // A start takes a second: without the other instance requests would fail.
+    let app = "instances = 2\nmemory = \"64M\"\nconnect_timeout = \"300ms\"\n";
+    let scene = Scene::prepare("one-by-one", SOCKET, app);
+    scene.release("1", "leaks");
+    scene.service.start();
+    scene.service.wait_owner(1, "serving");
+    let load = scene.load();
+    let held = |log: &str, number: u8| {
+        let words = format!("instance {number} of the application held ");
+        log.matches(&words).count()
+    };
+    let end = Instant::now() + 2 * SOON;
+    let log = loop {
+        let log = scene.service.log_text();
+        if held(&log, 0) >= 2 && held(&log, 1) >= 2 {
+            break log;
+        }
+        assert!(Instant::now() < end, "{log}");
+        load.wait_answers(100, SOON);
+    };
+    let totals = load.stop();
+    totals.assert_clean().assert_kept();
+    let waits = "it is started again when instance ";
+    assert!(log.contains(waits), "nobody waited for the other: {log}");
+}
+
 #[test]
 fn what_it_does_not_answer_is_counted_by_what_the_client_got() {
     let scene = Scene::begin("counted", SOCKET, "answer_timeout = \"200ms\"\n");
