@@ -29,21 +29,27 @@ impl Leaders {
         self.with(|all| process::reap_orphans(&all.iter().copied().collect::<Vec<_>>()));
     }
 
-    /// Kills what instances left behind outside of their process groups (a daemon's own session, the
-    /// next master of gunicorn's USR2), and everything that it started. `instance`: of this one alone,
-    /// as far as its environment still says so.
-    pub(super) async fn kill_leftovers(&self, instance: Option<usize>) {
+    /// What instances left behind (a daemon's own session, the next master of gunicorn's USR2): it came
+    /// to us. `instance`: of this one alone, as far as its environment still says so.
+    pub(super) fn left_behind(&self, instance: Option<usize>) -> Vec<u32> {
         let number = instance.map(|number| number.to_string());
         let is_meant = |pid: u32| match &number {
             Some(number) => process::variable(pid, "HANDOVER_INSTANCE").as_ref() == Some(number),
             None => true,
         };
+        let leaders = self.with(|all| all.clone());
+        let mut left = process::children();
+        left.retain(|pid| !leaders.contains(pid) && is_meant(*pid));
+        left
+    }
+
+    /// Kills what instances left behind outside of their process groups, and everything that it started.
+    pub(super) async fn kill_leftovers(&self, instance: Option<usize>) {
         for _ in 0..ROUNDS {
             self.reap_others();
-            let leaders = self.with(|all| all.clone());
-            let left = process::children()
+            let left = self
+                .left_behind(instance)
                 .into_iter()
-                .filter(|pid| !leaders.contains(pid) && is_meant(*pid))
                 .filter_map(|pid| Other::open(pid).ok().flatten());
             let left: Vec<Other> = left.collect();
             if left.is_empty() {

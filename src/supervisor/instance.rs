@@ -344,7 +344,7 @@ impl Instance {
         };
         let mut waits_for = None;
         loop {
-            let held = exceeded(leader, limit).await;
+            let held = exceeded(leader, self.alone(), &self.leaders, limit).await;
             let Err(other) = self.down.may_end(self.number) else {
                 return held;
             };
@@ -382,14 +382,16 @@ impl Instance {
         let _ = process.exited().await;
         let exit = process.reap();
         self.leaders.remove(process.pid());
-        let several = self.hosting.app.instances > 1;
-        self.leaders
-            .kill_leftovers(several.then_some(self.number))
-            .await;
+        self.leaders.kill_leftovers(self.alone()).await;
         if let Some(reader) = running.reader.take() {
             output::finish(reader).await;
         }
         exit
+    }
+
+    /// Our number, where there are others.
+    fn alone(&self) -> Option<usize> {
+        (self.hosting.app.instances > 1).then_some(self.number)
     }
 
     async fn say(&self, word: Word) {

@@ -2,14 +2,26 @@
 
 use std::time::Duration;
 
+use super::group::Leaders;
 use crate::config::Size;
 use crate::sys::memory;
 
-/// Ends when the process and what it started hold more than `limit`, with what they hold.
-pub(super) async fn exceeded(leader: u32, limit: Size) -> Size {
+/// Ends when the process and what it started, also what it left behind, hold more than `limit`, with
+/// what they hold. `instance` as for [`Leaders::left_behind`].
+pub(super) async fn exceeded(
+    leader: u32,
+    instance: Option<usize>,
+    leaders: &Leaders,
+    limit: Size,
+) -> Size {
     loop {
         tokio::time::sleep(EVERY).await;
-        let looked = tokio::task::spawn_blocking(move || memory::held(leader, limit.0));
+        let leaders = leaders.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut roots = leaders.left_behind(instance);
+            roots.push(leader);
+            memory::held(&roots, limit.0)
+        });
         match looked.await {
             Ok(held) if held > limit.0 => return Size(held),
             _ => {}

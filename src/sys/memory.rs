@@ -4,12 +4,12 @@ use std::fs;
 
 use super::process;
 
-/// What a process and all that it started hold by themselves, in bytes: memory without a file, and
-/// swap. What several of them share since a fork counts once. It is looked at closely, which holds a
+/// What these processes and all that they started hold by themselves, in bytes: memory without a file,
+/// and swap. What several of them share since a fork counts once. It is looked at closely, which holds a
 /// process up, only when it may be more than `limit`.
 #[must_use]
-pub fn held(process: u32, limit: u64) -> u64 {
-    let all = process::with_descendants(process);
+pub fn held(processes: &[u32], limit: u64) -> u64 {
+    let all = process::with_descendants(processes.to_vec());
     let read = |pid: u32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
     let whole = |pid| {
         let text = read(pid, "status").unwrap_or_default();
@@ -85,11 +85,11 @@ mod tests {
 
     #[test]
     fn a_process_that_takes_memory_is_seen_to_hold_it() {
-        let before = held(std::process::id(), u64::MAX);
+        let before = held(&[std::process::id()], u64::MAX);
         assert!(before > 0);
         let taken = vec![1_u8; 64 << 20];
         for limit in [0, u64::MAX] {
-            let now = held(std::process::id(), limit);
+            let now = held(&[std::process::id()], limit);
             assert!(now > 60 << 20, "{now}");
         }
         assert_eq!(taken.iter().map(|b| u64::from(*b)).sum::<u64>(), 64 << 20);

@@ -392,13 +392,12 @@ fn children_of(process: &str) -> Vec<u32> {
 /// What all descendants of this process would give back to the system by leaving, in KiB.
 #[must_use]
 pub fn descendants_private_kib() -> u64 {
-    let all = with_descendants(std::process::id());
-    all.into_iter().skip(1).map(private_kib).sum()
+    let all = with_descendants(children());
+    all.into_iter().map(private_kib).sum()
 }
 
-/// It first.
-pub(super) fn with_descendants(process: u32) -> Vec<u32> {
-    let mut all = vec![process];
+/// These processes, then all that they started.
+pub(super) fn with_descendants(mut all: Vec<u32>) -> Vec<u32> {
     let mut at = 0;
     while at < all.len() {
         all.extend(children_of(&all[at].to_string()));

@@ -77,13 +77,15 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/eat":
             HELD.append(bytearray(os.urandom(1 << 20) * 96))
             self.answer("eaten")
-        elif self.path == "/leave":
+        elif self.path in ("/leave", "/leave-and-eat"):
             # As daemons do: a session of its own, and nobody waits for it.
             ours, theirs = os.pipe()
             if os.fork() == 0:
                 os.setsid()
                 if os.fork():
                     os._exit(0)
+                if self.path != "/leave":
+                    HELD.append(bytearray(os.urandom(1 << 20) * 96))
                 os.write(theirs, str(os.getpid()).encode())
                 time.sleep(3600)
             self.answer(os.read(ours, 20).decode())

@@ -191,6 +191,16 @@ fn an_instance_that_holds_too_much_memory_is_started_again() {
     assert!(words.contains("MiB, [app] memory is 64M"), "{words}");
 }
 
+#[test]
+fn what_an_instance_left_in_another_session_counts_for_its_memory() {
+    for app in ["memory = \"64M\"\n", "instances = 2\nmemory = \"64M\"\n"] {
+        let scene = Scene::begin("left-memory", SOCKET, app);
+        let left: u32 = scene.get("/leave-and-eat").parse().unwrap();
+        wait_gone(left);
+        scene.wait_log("MiB, [app] memory is 64M");
+    }
+}
+
 /// Each loses memory with each answer, and so all reach the limit together.
 #[test]
 fn instances_over_their_limit_are_started_again_one_after_the_other() {
