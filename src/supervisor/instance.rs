@@ -140,7 +140,7 @@ impl Instance {
         };
         if why.is_none() {
             *was_ready = true;
-            self.place.is_bound();
+            self.place.remember();
             self.down.answers(self.number);
             self.say(Word::Ready).await;
             why = tokio::select! {
@@ -155,6 +155,7 @@ impl Instance {
             _ => Duration::ZERO,
         };
         self.down.has_ended(self.number);
+        self.place.remember();
         let exit = self.end(&mut running, patience).await;
         // As programs end that were asked to: with 0, of the signal, or as shells tell of it.
         self.ended_politely = matches!(exit, Exit::Code(0 | 143) | Exit::Signal(15, _));
@@ -193,12 +194,13 @@ impl Instance {
         }
     }
 
-    fn start(&self) -> Result<Running, String> {
+    fn start(&mut self) -> Result<Running, String> {
+        let listener = self.place.prepare();
         let app = &self.hosting.app;
         let words: Vec<String> = app.command.iter().map(|w| self.place.fill_in(w)).collect();
         let environment = self.environment();
         let cannot = |e: &dyn std::fmt::Display| format!("cannot start {}: {e}", words[0]);
-        let listener = self.place.prepare().map_err(|e| cannot(&e))?;
+        let listener = listener.map_err(|e| cannot(&e))?;
         // The shell finds the program in PATH, runs scripts, and knows its own number, which becomes
         // the program's: sd_listen_fds(3) wants it in LISTEN_PID.
         let shell = File::open("/bin/sh").map_err(|e| cannot(&e))?;

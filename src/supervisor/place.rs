@@ -49,14 +49,17 @@ impl Place {
             file: None,
         };
         if place.listener.is_some() {
-            place.is_bound();
+            place.remember();
         }
         Ok(place)
     }
 
-    /// The instance listens.
-    pub(super) fn is_bound(&mut self) {
-        self.file = self.found();
+    /// The instance listens, or leaves before it said so: its socket's file goes with us. One that is
+    /// known already stays the one.
+    pub(super) fn remember(&mut self) {
+        if self.file.is_none() {
+            self.file = self.found();
+        }
     }
 
     fn found(&self) -> Option<(u64, u64)> {
@@ -68,10 +71,11 @@ impl Place {
     }
 
     /// Before each start.
-    pub(super) fn prepare(&self) -> std::io::Result<Option<OwnedFd>> {
+    pub(super) fn prepare(&mut self) -> std::io::Result<Option<OwnedFd>> {
         if let (Upstream::Unix(path), None) = (&self.upstream, &self.listener) {
             // Most programs do not bind over what the one before left there.
             let _ = fs::remove_file(path);
+            self.file = None;
         }
         self.listener.as_ref().map(OwnedFd::try_clone).transpose()
     }

@@ -201,6 +201,32 @@ fn what_an_instance_left_in_another_session_counts_for_its_memory() {
     }
 }
 
+/// Its name never comes again, so nobody would remove it.
+#[test]
+fn a_start_that_failed_leaves_no_socket_behind() {
+    for listens in [SOCKET, "fd:{fd}"] {
+        let scene = Scene::begin("no-socket-left", listens, "");
+        let phase = scene.get("/phase");
+        let dir = std::path::Path::new(&phase).parent().unwrap();
+        let files = || {
+            let all = fs::read_dir(dir).unwrap();
+            let mut names: Vec<_> = all.map(|one| one.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let before = files();
+        assert!(!before.is_empty());
+        // It listens, and answers that it is not well.
+        scene.release("2", "sick");
+        scene.deploy("2").assert_code(1);
+        let end = Instant::now() + SOON;
+        while files() != before {
+            assert!(Instant::now() < end, "{before:?}, now {:?}", files());
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// Each loses memory with each answer, and so all reach the limit together.
 #[test]
 fn instances_over_their_limit_are_started_again_one_after_the_other() {
