@@ -57,6 +57,11 @@ pub(super) fn text(driver: &Driver) -> String {
     text.fates("http2_drained_total", help, &drained.http2);
     if driver.configured.config.app.is_some() {
         text.unanswered(&served.unanswered);
+        text.counter(
+            "app_restarts_total",
+            "How often an instance of this release's application was started again.",
+            driver.applications.report().map_or(0, |app| app.restarts),
+        );
     }
     if let Some(identities) = &driver.configured.config.tls.identities {
         text.tls(identities, &served.tls.handshakes, &drained.tls);
@@ -97,15 +102,16 @@ pub(super) fn text(driver: &Driver) -> String {
 impl Text {
     fn unanswered(&mut self, all: &Unanswered) {
         let name = "app_unanswered_total";
-        let help = "Requests of this generation that the application did not answer, by what the client got.";
+        let help =
+            "Requests of this generation that the application did not answer, by what happened.";
         self.family(name, "counter", help);
-        for (status, reason, value) in [
-            ("502", "no_answer", all.no_answer),
-            ("503", "no_connection", all.no_connection),
-            ("504", "timed_out", all.timed_out),
-            ("", "broken_off", all.broken_off),
+        for (reason, value) in [
+            ("no_answer", all.no_answer),
+            ("no_connection", all.no_connection),
+            ("timed_out", all.timed_out),
+            ("broken_off", all.broken_off),
         ] {
-            self.value(name, &[("status", status), ("reason", reason)], value);
+            self.value(name, &[("reason", reason)], value);
         }
     }
 
