@@ -20,6 +20,23 @@ pub struct Link {
     name: OsString,
 }
 
+/// The right to point a link elsewhere.
+#[derive(Debug)]
+pub struct Lock {
+    directory: OwnedFd,
+    name: OsString,
+    _file: OwnedFd,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
+    }
+}
+
+/// More often nobody makes it anew in the moment between two calls.
+const LOCK_TRIES: usize = 100;
+
 impl Link {
     /// # Errors
     /// When its directory cannot be opened, or somebody could make its path lead into a directory that
@@ -53,16 +70,34 @@ impl Link {
         })
     }
 
-    /// Until this value is dropped nobody else has it; `false`: somebody has.
+    /// Nobody else has the lock until it is dropped; `None`: somebody has it. It is a file that only who
+    /// may write the directory can make: who may read the directory alone holds nobody up.
     ///
     /// # Errors
-    /// When the file system knows no locks.
-    pub fn lock(&self) -> io::Result<bool> {
-        let lock = FlockOperation::NonBlockingLockExclusive;
-        match rustix::fs::flock(&self.directory, lock) {
-            Err(Errno::WOULDBLOCK) => Ok(false),
-            done => done.map(|()| true).map_err(Into::into),
+    /// When the file can neither be made nor opened.
+    pub fn lock(&self) -> io::Result<Option<Lock>> {
+        let name = self.lock_name();
+        let directory = self.directory.try_clone()?;
+        // Who had it removes it: what was opened before that is nobody's lock any more.
+        for _ in 0..LOCK_TRIES {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file = rustix::fs::openat(&directory, &name, flags | OFlags::CLOEXEC, mode)?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                locked => locked?,
+            }
+            let ours = rustix::fs::fstat(&file)?;
+            let there = rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW);
+            if there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)) {
+                return Ok(Some(Lock {
+                    directory,
+                    name,
+                    _file: file,
+                }));
+            }
         }
+        Ok(None)
     }
 
     /// Where it leads now, to be compared; nothing is done there.
@@ -114,6 +149,26 @@ impl Link {
         rustix::fs::fsync(&self.directory).map_err(Into::into)
     }
 
+    /// What [`Self::lock`] makes.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        self.path.join(self.lock_name())
+    }
+
+    fn lock_name(&self) -> OsString {
+        let mut name = OsString::from(".");
+        name.push(self.with(".lock"));
+        name
+    }
+
+    /// Whether we may make and remove names in its directory.
+    #[must_use]
+    pub fn can_be_written(&self) -> bool {
+        use rustix::fs::Access;
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(&self.directory, ".", access, AtFlags::EACCESS).is_ok()
+    }
+
     fn with(&self, ending: &str) -> OsString {
         let mut name = self.name.clone();
         name.push(ending);
@@ -151,6 +206,52 @@ mod tests {
         let led = fs::read_link(dir.path().join("current")).unwrap();
         assert_eq!(led, Path::new("/r/2"));
         assert!(!dir.path().join(left).is_symlink());
+    }
+
+    #[test]
+    fn who_may_only_read_its_directory_holds_nobody_up() {
+        let dir = scene();
+        let reader = fs::File::open(dir.path()).unwrap();
+        rustix::fs::flock(&reader, FlockOperation::LockExclusive).unwrap();
+        let link = || Link::find(&dir.path().join("current")).unwrap();
+        let (one, other) = (link(), link());
+        let lock = one.lock().unwrap().expect("the lock");
+        assert!(other.lock().unwrap().is_none());
+        let file = dir.path().join(".current.lock");
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&file).unwrap());
+        assert_eq!(mode & 0o7777, 0o600);
+        drop(lock);
+        assert!(!file.exists());
+        // Of one that was killed.
+        fs::write(&file, "").unwrap();
+        drop(other.lock().unwrap().expect("the lock"));
+        assert!(!file.exists());
+        symlink("/etc/passwd", &file).unwrap();
+        let error = one.lock().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_meanwhile_is_nobodys() {
+        let dir = scene();
+        let path = dir.path().join("current");
+        let held = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let link = Link::find(&path).unwrap();
+                    for _ in 0..2000 {
+                        let Some(lock) = link.lock().unwrap() else {
+                            continue;
+                        };
+                        assert_eq!(held.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        held.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
     }
 
     #[test]

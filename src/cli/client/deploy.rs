@@ -48,11 +48,26 @@ impl Client<'_> {
                 return Ok(verdict(exit::CONFIG, message));
             }
         };
-        // Two at a time would point the link away from each other's release.
-        if let Ok(false) = link.lock() {
-            let message = format!("another `deploy` of {} is under way", path.display());
-            return Ok(verdict(exit::REFUSED, message));
-        }
+        // Two at a time would point the link away from each other's release. Who cannot write the link's
+        // directory has no lock, and is told when there is something to be written.
+        let lock = match link.lock() {
+            Ok(Some(lock)) => Some(lock),
+            Ok(None) => {
+                let message = format!("another `deploy` of {} is under way", path.display());
+                return Ok(verdict(exit::REFUSED, message));
+            }
+            Err(e) if link.can_be_written() => {
+                let why = match e.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        "; another user's `deploy` is under way, or was killed and left it"
+                    }
+                    _ => "",
+                };
+                let message = format!("cannot open {}: {e}{why}", link.lock_file().display());
+                return Ok(verdict(exit::REFUSED, message));
+            }
+            Err(_) => None,
+        };
         let now = link.leads_to();
         // A release that is superseded in its probation is nothing to go back to: what served before it
         // stays that.
@@ -106,6 +121,7 @@ impl Client<'_> {
             point_back(&link, &directory, before.as_deref())
                 .unwrap_or_else(|e| still_leads(path, &directory, &e, screen));
         }
+        drop(lock);
         ordered
     }
 
