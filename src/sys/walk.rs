@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 /// Where a path led.
@@ -24,20 +24,33 @@ pub struct Reached {
 
 /// Opens a directory (`O_PATH`) by an absolute path, and says which it is. Links are followed, and
 /// whoever owns a part of the way may lead it into a directory of their own, but into nobody else's.
-/// Root and we are trusted.
+/// Root and we are trusted. Root does not go on from a directory that others than its owner may write:
+/// they could exchange what is in it.
 ///
 /// # Errors
 /// When a part of the way is not there, or is somebody's who could make it lead elsewhere.
 pub fn directory(path: &Path) -> io::Result<Reached> {
+    walk(path, rustix::process::geteuid().is_root())
+}
+
+fn walk(path: &Path, minds_writers: bool) -> io::Result<Reached> {
     let root = || rustix::fs::openat(CWD, "/", STEP, Mode::empty());
     let (mut here, mut at) = (root()?, PathBuf::from("/"));
     let mut owner = rustix::fs::fstat(&here)?.st_uid;
+    let mut written_by = None;
     // Who owns the root owns all: in a user namespace that is not always uid 0.
     let mut others = Others::beside(owner);
     let mut links = 0;
     let mut steps = Vec::new();
     push(&mut steps, path);
     while let Some(step) = steps.pop() {
+        if let Some(who) = written_by.take() {
+            let (at, to) = (at.display(), at.join(&step));
+            return Err(io::Error::other(format!(
+                "{who} may write {at} and could put another directory at {to}: chmod go-w {at}, or +t",
+                to = to.display()
+            )));
+        }
         let next = rustix::fs::openat(&here, &step, STEP, Mode::empty())?;
         let stat = rustix::fs::fstat(&next)?;
         others.meet(stat.st_uid, &at.join(&step))?;
@@ -62,6 +75,7 @@ pub fn directory(path: &Path) -> io::Result<Reached> {
             }
             _ => return Err(Errno::NOTDIR.into()),
         }
+        written_by = minds_writers.then(|| others_who_write(&stat)).flatten();
         (here, owner) = (next, stat.st_uid);
     }
     others.end(owner, &at)?;
@@ -84,7 +98,8 @@ pub fn socket(path: &Path) -> io::Result<(OwnedFd, u32)> {
         return Err(Errno::INVAL.into());
     };
     let (directory, owner) = if rustix::process::geteuid().is_root() {
-        let within = directory(parent)?;
+        // /run of a container may be everybody's: what answers there is looked at by itself.
+        let within = walk(parent, false)?;
         (within.directory, within.owner)
     } else {
         let directory = rustix::fs::open(parent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
@@ -106,6 +121,20 @@ fn push(steps: &mut Vec<OsString>, path: &Path) {
         Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
     };
     steps.extend(path.components().rev().filter_map(named));
+}
+
+/// Who beside its owner may exchange what is in a directory. A group of the owner's number is the
+/// owner's own (as login.defs(5), `USERGROUPS_ENAB`, has it).
+fn others_who_write(directory: &Stat) -> Option<String> {
+    let mode = Mode::from_raw_mode(directory.st_mode);
+    if mode.contains(Mode::SVTX) {
+        return None;
+    }
+    if mode.contains(Mode::WOTH) {
+        return Some("everybody".into());
+    }
+    let group = directory.st_gid;
+    (mode.contains(Mode::WGRP) && group != directory.st_uid).then(|| format!("group {group}"))
 }
 
 /// Who could make a path lead elsewhere, beside root and us.
@@ -234,6 +263,39 @@ mod tests {
         let error = directory(&site).unwrap_err().to_string();
         assert!(error.contains("belongs to uid 4242"), "{error}");
         assert!(error.contains("of uid 0"), "{error}");
+    }
+
+    #[test]
+    fn root_does_not_go_on_from_what_others_may_write() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can give files to a group");
+            return;
+        }
+        let dir = scene();
+        let www = dir.path().join("1");
+        let blog = www.join("blog");
+        fs::create_dir(&blog).unwrap();
+        for (group, mode, writes) in [
+            (4242, 0o775, Some("group 4242 may write")),
+            (4242, 0o2775, Some("group 4242 may write")),
+            (0, 0o777, Some("everybody may write")),
+            (4242, 0o3775, None),
+            (0, 0o1777, None),
+            (4242, 0o755, None),
+            (0, 0o775, None),
+        ] {
+            chown(&www, Some(0), Some(group)).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(&www, mode).unwrap();
+            let error = directory(&blog).err().map(|e| e.to_string());
+            match (writes, &error) {
+                (Some(words), Some(error)) => assert!(error.contains(words), "{error}"),
+                (None, None) => {}
+                _ => panic!("{writes:?}: {error:?}"),
+            }
+            // Who may write the last one may set the link in it anyway.
+            directory(&www).unwrap();
+        }
     }
 
     #[test]
