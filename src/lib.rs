@@ -139,7 +139,7 @@ pub fn daemon() -> Service {
                 tally: cx.kept().unwrap_or_default(),
             });
             Ok::<_, BoxError>(match &cx.settings().site.at {
-                Some(at) => front.nest_service(at, site),
+                Some(at) => site::beside(front, at, site),
                 None => front,
             })
         })
@@ -149,15 +149,20 @@ pub fn daemon() -> Service {
 fn site_of(cx: &Context, release: Option<&Path>) -> Result<axum::Router, BoxError> {
     let site = &cx.settings().site;
     let mut root = site.root.clone();
+    let mut of_release = None;
     if let (Some(root), Some(release), Some(_)) = (&mut root, release, &site.at) {
+        // An absolute one is the same for all releases.
+        of_release = root.is_relative().then(|| release.to_owned());
         *root = release.join(&*root);
-        // Looked at before the workers are ready: a release without it is refused.
-        std::fs::read_dir(&*root)
+        // Looked at before the workers are ready: a release without it is refused. With a dot at its end:
+        // that takes the permission that serving its files takes.
+        std::fs::metadata(root.join("."))
             .map_err(|e| format!("`site.root`: cannot serve {}: {e}", root.display()))?;
     }
     Ok(site::router(&site::SiteContext {
         root,
         at: site.at.clone().unwrap_or_default(),
+        release: of_release,
         name: cx.name().into(),
         version: cx.version().into(),
         generation: cx.generation(),

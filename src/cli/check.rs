@@ -47,7 +47,14 @@ pub fn report(loaded: &Loaded) -> String {
         line("release", release.display().to_string());
     }
     if let Some(root) = &config.site.root {
-        line("root", root.display().to_string());
+        let beside = config.site.at.as_ref().zip(config.app.as_ref());
+        line(
+            "root",
+            match beside {
+                Some((at, app)) => format!("{} at {at}", app.directory.join(root).display()),
+                None => root.display().to_string(),
+            },
+        );
     }
     line("access", config.log.access.clone());
     if !config.metrics.address.is_empty() {

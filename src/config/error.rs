@@ -203,6 +203,11 @@ pub enum Problem {
     /// A site of its own has every path.
     #[error("is for a site beside `[app]`, and needs both `[app]` and `root`")]
     SiteAtAlone,
+    /// Nobody would be served from it.
+    #[error(
+        "beside `[app]` it needs `at`, such as \"/static\": without it the application has every path"
+    )]
+    SiteWithoutAt,
     /// A part of the release that is none.
     #[error("{:?} must be a directory within the release, such as \"static\", without `..`", .0)]
     SiteOutside(PathBuf),

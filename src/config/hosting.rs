@@ -19,14 +19,23 @@ pub(super) fn release(app: &App, site: &Site) -> Result<(), Invalid> {
     at(&["app", "directory"], directory(&app.directory))?;
     at(&["app", "command"], program(app))?;
     match (&site.at, &site.root) {
-        (Some(_), Some(root)) => at(&["site", "root"], site_root(&app.directory.join(root))),
+        // An absolute one is no part of the release.
+        (Some(_), Some(root)) if root.is_relative() => {
+            at(&["site", "root"], site_root(&app.directory.join(root)))
+        }
         _ => Ok(()),
     }
 }
 
 /// Whether a site is beside an application as it should be.
 pub(super) fn site(site: &Site, app: Option<&App>) -> Result<(), Invalid> {
-    let Some(path) = &site.at else { return Ok(()) };
+    let Some(path) = &site.at else {
+        let is_served = site.root.is_none() || app.is_none();
+        return at(
+            &["site", "root"],
+            unless(is_served, || Problem::SiteWithoutAt),
+        );
+    };
     let key = &["site", "at"];
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let part = |part: &str| !part.is_empty() && !part.starts_with('.') && part.bytes().all(plain);

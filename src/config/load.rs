@@ -175,6 +175,10 @@ impl Sources {
         let merged = Merged::new(&documents)?;
         let mut config: Config = merged.read()?;
         self.application.check(&merged)?;
+        if self.overrides.hosts() && self.overrides.root.is_none() && config.site.at.is_none() {
+            // Tried instead of the site that the files are about.
+            config.site.root = None;
+        }
         make_absolute(&mut config, &merged, self.credentials.as_deref())?;
         let told = |invalid: Invalid| ConfigError::Invalid {
             at: merged.place_of(&invalid.way),
@@ -250,6 +254,11 @@ impl Overrides {
         }
     }
 
+    /// Whether an application is named.
+    fn hosts(&self) -> bool {
+        self.app.is_some() || !self.command.is_empty()
+    }
+
     /// Each flag as the document that it stands for.
     fn documents(&self, built_in: &Config) -> Result<Vec<Document>, ConfigError> {
         #[derive(Default, Serialize)]
@@ -309,9 +318,8 @@ impl Overrides {
             ..Flag::default()
         };
         let command = self.command.clone();
-        let hosts = directory.is_some() || !command.is_empty();
         let app = Flag {
-            app: hosts.then_some(FlagApp { directory, command }),
+            app: self.hosts().then_some(FlagApp { directory, command }),
             ..Flag::default()
         };
         [

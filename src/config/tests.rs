@@ -673,11 +673,13 @@ fn an_application_is_named_by_its_directory_and_its_command() {
 
 #[test]
 fn the_command_line_names_an_application_too() {
-    let etc = blog();
+    let etc = blog().file("web.toml", "[site]\nroot = \"blog\"\n");
     let mut sources = sources();
     sources.overrides.app = Some(etc.path("blog"));
     sources.overrides.command = vec!["./run".into()];
-    let app = etc.load(&sources).unwrap().config.app.unwrap();
+    let config = etc.load(&sources).unwrap().config;
+    assert_eq!(config.site.root, None);
+    let app = config.app.unwrap();
     assert_eq!(app.directory, etc.path("blog"));
     assert_eq!(app.command, ["./run"]);
     assert_eq!(app.listens(), Listens::Port);
@@ -784,6 +786,14 @@ fn an_application_listens_at_one_place_and_its_site_is_in_its_release() {
         (
             &format!("{good}[site]\nat = \"/static\"\n"),
             "`site.at`: is for a site beside `[app]`, and needs both",
+        ),
+        (
+            &format!("{good}[site]\nroot = \"blog\"\n"),
+            "`site.root`: beside `[app]` it needs `at`, such as \"/static\"",
+        ),
+        (
+            &format!("{good}[site]\nroot = \"/nowhere\"\nat = \"/static\"\n"),
+            "`site.root`: cannot serve /nowhere: there is no such directory",
         ),
         (
             &format!("{good}[site]\nat = \"/\"\nroot = \"static\"\n"),

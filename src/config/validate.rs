@@ -43,8 +43,11 @@ pub(super) fn validate(config: &Config, datagrams: &[String], room: Room) -> Res
     listeners(&config.listeners, datagrams, trusts_somebody)?;
     at(&["listener"], room_for(config.listeners.len(), room))?;
     hosting::site(&config.site, config.app.as_ref())?;
-    if let (Some(root), None) = (&config.site.root, &config.site.at) {
-        at(&["site", "root"], site_root(root))?;
+    if let Some(root) = &config.site.root {
+        // Else it is in the release, and looked at with it.
+        if config.site.at.is_none() || root.is_absolute() {
+            at(&["site", "root"], site_root(root))?;
+        }
     }
     if let Some(app) = &config.app {
         hosting::validate(app)?;

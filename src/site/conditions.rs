@@ -1,6 +1,8 @@
 //! What tells two states of a file apart, and what a client may ask on condition of them (RFC 9110,
 //! 8.8 and 13).
 
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{
@@ -17,6 +19,21 @@ use super::value;
 pub(super) struct Validators {
     tag: String,
     modified: HttpDate,
+    /// Whether a file may be replaced by an older one.
+    goes_back: bool,
+}
+
+/// A release that a file is in, shortly. Files of two releases may have the same time and length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReleaseTag(u32);
+
+impl ReleaseTag {
+    /// FNV-1a of its path, which is the same on each host, and for every build of ours.
+    pub(super) fn of(path: &Path) -> Self {
+        let bytes = path.as_os_str().as_bytes();
+        let hash = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        Self(bytes.iter().fold(0x811c_9dc5, hash))
+    }
 }
 
 /// What the conditions come to.
@@ -33,11 +50,17 @@ pub(super) enum Verdict {
 const LAST_SECOND: u64 = 253_402_300_799;
 
 impl Validators {
-    pub(super) fn new(identity: &Identity) -> Self {
+    /// Of a file, in a `release` if it is in one.
+    pub(super) fn new(identity: &Identity, release: Option<ReleaseTag>) -> Self {
         let (seconds, nanos) = identity.modified;
+        let of_release = release.map_or_else(String::new, |ReleaseTag(tag)| format!("-{tag:x}"));
         Self {
-            tag: format!("\"{seconds:x}.{nanos:x}-{:x}\"", identity.length),
+            tag: format!(
+                "\"{seconds:x}.{nanos:x}-{:x}{of_release}\"",
+                identity.length
+            ),
             modified: date(seconds),
+            goes_back: release.is_some(),
         }
     }
 
@@ -63,13 +86,19 @@ impl Validators {
         let has_it = if headers.contains_key(IF_NONE_MATCH) {
             self.is_among(headers, IF_NONE_MATCH, true)
         } else {
-            date_of(headers, IF_MODIFIED_SINCE).is_some_and(|date| self.modified <= date)
+            date_of(headers, IF_MODIFIED_SINCE).is_some_and(|date| self.has_date(date))
         };
         if has_it {
             Verdict::NotModified
         } else {
             Verdict::Send
         }
+    }
+
+    /// Whether what a client has of this date is this state. After a rollback a file may be older than
+    /// what clients have: then only the same date will do.
+    fn has_date(&self, date: HttpDate) -> bool {
+        self.modified == date || self.modified < date && !self.goes_back
     }
 
     /// Whether a range that was asked for is one of this very state (RFC 9110, 13.1.5: a strong tag
@@ -120,14 +149,19 @@ fn tags(mut list: &str) -> impl Iterator<Item = (bool, &str)> {
 mod tests {
     use super::*;
 
-    fn of(modified: (i64, i64)) -> Validators {
-        Validators::new(&Identity {
+    fn in_release(modified: (i64, i64), release: Option<ReleaseTag>) -> Validators {
+        let identity = Identity {
             device: 1,
             inode: 2,
             length: 0x1f,
             modified,
             changed: (5, 5),
-        })
+        };
+        Validators::new(&identity, release)
+    }
+
+    fn of(modified: (i64, i64)) -> Validators {
+        in_release(modified, None)
     }
 
     fn verdict(headers: &[(&'static str, &str)]) -> Verdict {
@@ -153,6 +187,24 @@ mod tests {
         }
         assert_ne!(of((-1, 0)).etag(), of((-2, 0)).etag());
         assert_ne!(of((5, 1)).etag(), of((5, 2)).etag());
+    }
+
+    #[test]
+    fn a_file_of_another_release_is_another_one_and_may_be_older() {
+        let release = |path: &str| Some(ReleaseTag::of(Path::new(path)));
+        let file = |path: &str| in_release((1_000_000_000, 7), release(path));
+        let [one, two] = ["/srv/blog/1", "/srv/blog/2"].map(file);
+        assert_eq!(one.etag(), file("/srv/blog/1").etag());
+        assert_ne!(one.etag(), two.etag());
+        assert_eq!(release("foobar"), Some(ReleaseTag(0xbf9c_f968)));
+        for (date, verdict) in [
+            ("Sun, 09 Sep 2001 01:46:39 GMT", Verdict::Send),
+            ("Sun, 09 Sep 2001 01:46:40 GMT", Verdict::NotModified),
+            ("Sun, 09 Sep 2001 01:46:41 GMT", Verdict::Send),
+        ] {
+            let headers = HeaderMap::from_iter([(IF_MODIFIED_SINCE, value(date))]);
+            assert_eq!(one.check(&headers), verdict, "{date}");
+        }
     }
 
     #[test]

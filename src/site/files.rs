@@ -17,7 +17,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::cache::{Cache, LONGEST};
-use super::conditions::{Validators, Verdict};
+use super::conditions::{ReleaseTag, Validators, Verdict};
 use super::disk::{Disk, Identity, Looks, Opened};
 use super::encoding::{Encoding, Encodings};
 use super::range::{self, Asked};
@@ -30,6 +30,7 @@ use crate::content::{Content, Piece};
 pub(super) struct Directory {
     disk: Disk,
     at: String,
+    release: Option<ReleaseTag>,
     pub(super) cache: Cache,
 }
 
@@ -50,10 +51,11 @@ struct Form {
     media_type: HeaderValue,
 }
 
-/// `at`: what the paths of requests began with.
-pub(super) fn router(root: &Path, at: &str) -> Router {
+/// `at`: what the paths of requests began with; `release`: that the directory is in.
+pub(super) fn router(root: &Path, at: &str, release: Option<&Path>) -> Router {
     let mut directory = Directory::new(root, Cache::new());
     directory.at = at.into();
+    directory.release = release.map(ReleaseTag::of);
     let directory = Arc::new(directory);
     Router::new().fallback(move |request| Arc::clone(&directory).answer(request))
 }
@@ -63,6 +65,7 @@ impl Directory {
         Self {
             disk: Disk::new(root),
             at: String::new(),
+            release: None,
             cache,
         }
     }
@@ -113,9 +116,9 @@ impl Directory {
             Found::Unlisted => return Ok(StatusCode::FORBIDDEN.into_response()),
         };
         if !may_be_kept || form.identity.length > LONGEST {
-            return Ok(form.answer(request));
+            return Ok(form.answer(request, self.release));
         }
-        let (headers, body) = form.read().await?;
+        let (headers, body) = form.read(self.release).await?;
         self.cache.keep(target, encodings, &headers, &body, looks);
         Ok((headers, body).into_response())
     }
@@ -169,8 +172,8 @@ impl Directory {
 
 impl Form {
     /// All of a small one, read before its head is sent.
-    async fn read(self) -> io::Result<(HeaderMap, Bytes)> {
-        let mut headers = self.headers(&Validators::new(&self.identity));
+    async fn read(self, release: Option<ReleaseTag>) -> io::Result<(HeaderMap, Bytes)> {
+        let mut headers = self.headers(&Validators::new(&self.identity, release));
         let length = self.identity.length;
         headers.insert(header::CONTENT_LENGTH, length.into());
         headers.insert(header::CONTENT_TYPE, self.media_type);
@@ -178,8 +181,8 @@ impl Form {
         Ok((headers, body))
     }
 
-    fn answer(self, request: &Parts) -> Response {
-        let validators = Validators::new(&self.identity);
+    fn answer(self, request: &Parts, release: Option<ReleaseTag>) -> Response {
+        let validators = Validators::new(&self.identity, release);
         let mut headers = self.headers(&validators);
         match validators.check(&request.headers) {
             Verdict::Send => {}

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use axum::Router;
 use axum::body::Body;
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Response, StatusCode, Uri, header};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 /// What the site is made from; a generation's does not change.
@@ -26,6 +26,9 @@ pub struct SiteContext {
     pub root: Option<PathBuf>,
     /// What the paths of requests began with, for redirects.
     pub at: String,
+    /// The release that the directory is in: files of another one are other files, whatever their times
+    /// say.
+    pub release: Option<PathBuf>,
     /// The service's name.
     pub name: String,
     /// The program's version.
@@ -48,7 +51,7 @@ pub struct SiteContext {
 /// `Accept: text/plain`), and `ok` at `/healthz`.
 pub fn router(cx: &SiteContext) -> Router {
     let site = match &cx.root {
-        Some(root) => files::router(root, &cx.at),
+        Some(root) => files::router(root, &cx.at, cx.release.as_deref()),
         None => welcome::router(cx),
     };
     let site = site.layer(axum::middleware::map_response(explain));
@@ -58,6 +61,21 @@ pub fn router(cx: &SiteContext) -> Router {
     let server = HeaderValue::from_str(&format!("handover/{}", cx.version))
         .unwrap_or(HeaderValue::from_static("handover"));
     site.layer(SetResponseHeaderLayer::overriding(header::SERVER, server))
+}
+
+/// `site` beside another application: it has the paths below `at`, and `at` itself is its directory,
+/// asked for without the slash.
+pub fn beside(application: Router, at: &str, site: Router) -> Router {
+    let directory = format!("{at}/");
+    let application = application.nest_service(&directory, site);
+    let redirect = move |uri: Uri| async move {
+        let query = uri
+            .query()
+            .map_or_else(String::new, |query| format!("?{query}"));
+        let location = [(header::LOCATION, value(&format!("{directory}{query}")))];
+        (StatusCode::MOVED_PERMANENTLY, location)
+    };
+    application.route(at, axum::routing::any(redirect))
 }
 
 /// Gives an error without a text one that a person can read: its number and name.
@@ -83,7 +101,7 @@ const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=ut
 
 #[cfg(test)]
 mod tests {
-    use http::{Method, Request, StatusCode};
+    use http::{Method, Request};
     use http_body_util::BodyExt;
     use tower::ServiceExt;
 
@@ -93,6 +111,7 @@ mod tests {
         SiteContext {
             root,
             at: String::new(),
+            release: None,
             name: "web".into(),
             version: "1.2.3".into(),
             generation: 7,
@@ -148,6 +167,55 @@ mod tests {
                 assert_eq!(header(&answer, "server"), "");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn beside_an_application_it_has_its_own_paths_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("css")).unwrap();
+        for (file, text) in [("index.html", "index"), ("css/a.css", "style")] {
+            std::fs::write(dir.path().join(file), text).unwrap();
+        }
+        let cx = SiteContext {
+            at: "/static".into(),
+            release: Some("/srv/blog/1".into()),
+            ..context(Some(dir.path().to_owned()))
+        };
+        let application = Router::new().fallback(async || "application");
+        let both = beside(application, &cx.at, router(&cx));
+        for (uri, text) in [
+            ("/", "application"),
+            ("/statically", "application"),
+            ("/css/a.css", "application"),
+            ("/static/", "index"),
+            ("/static/index.html", "index"),
+            ("/static/css/a.css", "style"),
+        ] {
+            let answer = ask(&both, Method::GET, uri, &[]).await;
+            assert_eq!(answer.body(), text, "{uri}");
+        }
+        for (uri, location) in [
+            ("/static", "/static/"),
+            ("/static?a=b", "/static/?a=b"),
+            ("/static/css", "/static/css/"),
+        ] {
+            let answer = ask(&both, Method::GET, uri, &[]).await;
+            assert_eq!(answer.status(), StatusCode::MOVED_PERMANENTLY, "{uri}");
+            assert_eq!(header(&answer, "location"), location);
+        }
+        // The same file of another release is another one.
+        let other = router(&SiteContext {
+            release: Some("/srv/blog/2".into()),
+            ..cx
+        });
+        let [one, two] = [(&both, "/static/index.html"), (&other, "/index.html")];
+        let one = ask(one.0, Method::GET, one.1, &[]).await;
+        let tag = [("if-none-match", header(&one, "etag"))];
+        assert_eq!(
+            ask(&both, Method::GET, "/static/", &tag).await.status(),
+            304
+        );
+        assert_eq!(ask(two.0, Method::GET, two.1, &tag).await.status(), 200);
     }
 
     #[tokio::test]

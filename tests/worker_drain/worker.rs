@@ -320,6 +320,7 @@ fn site() -> Router {
     site::router(&SiteContext {
         root: Some(directory().to_owned()),
         at: String::new(),
+        release: None,
         name: "test".into(),
         version: "1".into(),
         generation: 1,
