@@ -3,9 +3,11 @@
 //! (`cargo test --test host -- --ignored`).
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use crate::kit::example::{EXPRESS, Example, FASTAPI, FLASK, SINATRA, SLOW};
 use crate::kit::service::SOON;
 use crate::scene::Scene;
 
@@ -30,13 +32,11 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Deployed, refused, and taken back, under load. `spoil` breaks this file of a release.
+/// Deployed, refused for each of its faults, and taken back, under load. `link` is what was installed.
 #[track_caller]
-fn is_deployed(example: &str, link: Option<(&str, &str)>, spoil: &str, words: &str) {
-    let scene = Scene::prepare(example, "{socket}", "");
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("examples")
-        .join(example);
+fn is_deployed(example: &Example, link: Option<(&str, &str)>) {
+    let scene = Scene::prepare(example.name, "{socket}", "");
+    let here = example.directory();
     let release = |name: &str| {
         let dir = scene.releases().join(name);
         copy(&here, &dir);
@@ -51,22 +51,18 @@ fn is_deployed(example: &str, link: Option<(&str, &str)>, spoil: &str, words: &s
         }
         dir
     };
-    for name in ["first", "second", "broken"] {
-        release(name);
-    }
-    let broken = scene.releases().join("broken").join(spoil);
-    fs::write(&broken, "import, require: no such thing (\n").unwrap();
+    release("first");
+    release("second");
     scene.point("first");
     // The example's own words, but for where the release is.
-    let text = fs::read_to_string(here.join("handover.toml")).unwrap();
-    let current = format!("directory = {:?}", scene.current());
-    assert!(text.contains("directory = \".\""));
-    let text = text.replace("directory = \".\"", &current);
-    // uvicorn starts a broken release for ever: it is refused when it was not ready in time.
-    let upgrade = "[upgrade]\nstart_timeout = \"15s\"\n";
-    scene
-        .service
-        .write_config(&format!("workers = 2\n{upgrade}{text}"));
+    let text = example.config(&scene.current());
+    let configure = |start_timeout: &str| {
+        let upgrade = format!("[upgrade]\nstart_timeout = {start_timeout:?}\n");
+        scene
+            .service
+            .write_config(&format!("workers = 2\n{upgrade}{text}"));
+    };
+    configure("30s");
     scene.service.start();
     scene.service.wait_owner(1, "serving");
     let serves = |name: &str| {
@@ -86,12 +82,22 @@ fn is_deployed(example: &str, link: Option<(&str, &str)>, spoil: &str, words: &s
     scene.service.cli(&["rollback"]).assert_code(0);
     serves("first");
     load.wait_answers(200, SOON);
-    let refused = scene.deploy("broken");
-    assert_eq!(refused.code, 1, "{refused}");
-    let said = format!("{}{}", refused.stdout, refused.stderr);
-    assert!(said.contains(words), "{said}");
-    assert_eq!(scene.pointed(), "first");
-    serves("first");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = (taken.local_addr().unwrap().port(), taken);
+    for fault in example.faults(taken.0) {
+        let dir = release(fault.name);
+        fs::write(dir.join(example.main), &fault.source).unwrap();
+        // With several processes uvicorn starts a broken release for ever.
+        let for_ever = example.name == FASTAPI.name || fault.name == SLOW;
+        configure(if for_ever { "5s" } else { "30s" });
+        let refused = scene.deploy(fault.name);
+        assert_eq!(refused.code, 1, "{}: {refused}", fault.name);
+        let said = format!("{}{}", refused.stdout, refused.stderr);
+        assert!(said.contains(fault.says), "{}: {said}", fault.name);
+        assert_eq!(scene.pointed(), "first");
+        serves("first");
+    }
+    configure("30s");
     scene.deploy("second").assert_code(0);
     scene.service.cli(&["commit"]).assert_code(0);
     serves("second");
@@ -105,24 +111,23 @@ fn is_deployed(example: &str, link: Option<(&str, &str)>, spoil: &str, words: &s
 #[test]
 #[ignore = "needs Flask and gunicorn"]
 fn flask_on_gunicorn() {
-    is_deployed("flask", Some(("venv", "python")), "blog.py", "SyntaxError");
+    is_deployed(&FLASK, Some(("venv", "python")));
 }
 
 #[test]
 #[ignore = "needs FastAPI and uvicorn"]
 fn fastapi_on_uvicorn() {
-    is_deployed("fastapi", Some(("venv", "python")), "api.py", "SyntaxError");
+    is_deployed(&FASTAPI, Some(("venv", "python")));
 }
 
 #[test]
 #[ignore = "needs node and Express"]
 fn express_on_node() {
-    let modules = Some(("node_modules", "node/node_modules"));
-    is_deployed("express", modules, "server.js", "SyntaxError");
+    is_deployed(&EXPRESS, Some(("node_modules", "node/node_modules")));
 }
 
 #[test]
 #[ignore = "needs puma and Sinatra"]
 fn sinatra_on_puma() {
-    is_deployed("sinatra", None, "config.ru", "syntax error");
+    is_deployed(&SINATRA, None);
 }

@@ -30,6 +30,7 @@ pub mod build;
 pub mod census;
 pub mod client;
 pub mod endurance;
+pub mod example;
 pub mod http_peer;
 pub mod manager;
 pub mod port;

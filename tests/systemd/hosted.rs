@@ -1,5 +1,7 @@
-//! `handover@.service` with a real Python application in it: Flask on gunicorn, as Debian has them.
+//! `handover@.service` with real applications in it, as Debian has them: Flask on gunicorn, and each of
+//! `examples/`.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +10,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 use crate::container::{Container, Ran};
 use crate::host::{SOON, until};
 use crate::kit::client::{Load, Running, Spec};
+use crate::kit::example::{EXPRESS, Example, FASTAPI, FLASK, SINATRA, SLOW};
 use crate::release::{Build, Layer, PROGRAM};
 use crate::tree::Suite;
 use crate::{skipped, told, told_or};
@@ -18,7 +21,7 @@ struct Story {
     tell: fn(&Blog),
 }
 
-const STORIES: [Story; 4] = [
+const STORIES: [Story; 8] = [
     Story {
         name: "a_release_is_deployed_refused_and_taken_back",
         tell: a_release_is_deployed_refused_and_taken_back,
@@ -34,6 +37,22 @@ const STORIES: [Story; 4] = [
     Story {
         name: "a_reload_notices_the_link",
         tell: a_reload_notices_the_link,
+    },
+    Story {
+        name: "example_flask",
+        tell: |blog| an_example_is_deployed_refused_and_taken_back(blog, &FLASK),
+    },
+    Story {
+        name: "example_fastapi",
+        tell: |blog| an_example_is_deployed_refused_and_taken_back(blog, &FASTAPI),
+    },
+    Story {
+        name: "example_express",
+        tell: |blog| an_example_is_deployed_refused_and_taken_back(blog, &EXPRESS),
+    },
+    Story {
+        name: "example_sinatra",
+        tell: |blog| an_example_is_deployed_refused_and_taken_back(blog, &SINATRA),
     },
 ];
 
@@ -54,7 +73,7 @@ fn trial(story: &'static Story, suite: Suite, layer: Arc<std::io::Result<Layer>>
         if std::env::var("HANDOVER_TEST_SYSTEMD").is_ok_and(|v| v == "skip") {
             return skipped("HANDOVER_TEST_SYSTEMD=skip", false);
         }
-        let tree = match suite.tree_with_python() {
+        let tree = match suite.tree_with_apps() {
             Ok(tree) => tree,
             Err(missing) => return skipped(&missing.0, suite != Suite::Forky),
         };
@@ -170,6 +189,94 @@ fn a_reload_notices_the_link(blog: &Blog) {
     load.stop().assert_clean().assert_kept();
 }
 
+/// By its own configuration, but for where it is and what it is installed with. Each fault is refused by
+/// its reason, and the clients notice nothing.
+fn an_example_is_deployed_refused_and_taken_back(blog: &Blog, example: &Example) {
+    let write = |release: &str, main: &str| {
+        for entry in std::fs::read_dir(example.directory()).expect("the example") {
+            let name = entry.expect("a file").file_name();
+            let name = name.to_str().expect("a name");
+            // The directory of files beside it has one.
+            let (name, text) = match name {
+                "static" => ("static/blog.css", example.text("static/blog.css")),
+                _ => (name, example.text(name)),
+            };
+            let text = if name == example.main { main } else { &text };
+            let path = format!("/srv/blog/{release}/{name}");
+            blog.container.write(&path, text);
+        }
+    };
+    let configure = |start_timeout: &str| {
+        let text = example
+            .config(Path::new("/srv/blog/current"))
+            .replace("venv/bin/", "")
+            // With several processes uvicorn starts a broken release for ever.
+            .replace("\"--workers\", \"2\", \"api:app\"", "\"api:app\"");
+        let text = format!(
+            "workers = 2\n[[listener]]\nname = \"http\"\naddress = \"[::]:80\"\n\
+             [upgrade]\nprobation = \"10m\"\nstart_timeout = {start_timeout:?}\n{text}"
+        );
+        blog.container.write("/etc/handover/blog.toml", &text);
+    };
+    let good = example.text(example.main);
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port of the container");
+    let port = taken.local_addr().expect("its address").port();
+    let faults: Vec<_> = example.faults(port).collect();
+    let bad = faults.iter().map(|one| (one.name, &one.source));
+    for (release, main) in [("1", &good), ("2", &good)].into_iter().chain(bad) {
+        write(release, main);
+    }
+    configure("1m");
+    blog.container.sh("chmod -R a+rX /srv/blog").ok();
+    blog.systemctl(&["enable", "--now", UNIT]).ok();
+    let serves = |release: &str| {
+        let ran = blog.container.run(["curl", "-sS", "http://127.0.0.1/"]);
+        let [text, json] = [
+            format!("release {release}\n"),
+            format!("\"release\":\"{release}\""),
+        ];
+        assert!(
+            ran.stdout.ends_with(&text) || ran.stdout.contains(&json),
+            "{ran}"
+        );
+    };
+    serves("1");
+    let load = clients();
+    let first = blog.main_pid();
+    blog.deploy("2").ok();
+    serves("2");
+    load.wait_answers(100, SOON);
+    blog.handover(&["rollback"]).ok();
+    assert_eq!(blog.main_pid(), first);
+    for fault in &faults {
+        configure(if fault.name == SLOW { "3s" } else { "1m" });
+        let refused = blog.deploy(fault.name);
+        assert_eq!(refused.code, 1, "{}: {refused}", fault.name);
+        assert!(
+            refused.stderr.contains(fault.says),
+            "{}: {refused}",
+            fault.name
+        );
+        assert_eq!(blog.linked(), "/srv/blog/1");
+        assert_eq!(blog.main_pid(), first);
+        serves("1");
+    }
+    configure("1m");
+    blog.deploy("2").ok();
+    blog.handover(&["commit"]).ok();
+    serves("2");
+    load.wait_answers(100, SOON);
+    load.stop().assert_clean().assert_kept();
+    assert_eq!(blog.property("ActiveState"), "active");
+    blog.systemctl(&["stop", UNIT]).ok();
+    let left = [
+        "pgrep",
+        "--full",
+        "[g]unicorn|[u]vicorn|[s]erver.js|[p]uma|^handover: ",
+    ];
+    assert_eq!(blog.container.run(left).stdout, "");
+}
+
 /// A container with two good releases and a broken one in /srv/blog.
 struct Blog {
     container: Container,
@@ -251,7 +358,7 @@ fn clients() -> Running {
 const NAME: &str = "handover@blog";
 const UNIT: &str = "handover@blog.service";
 
-const CONFIG: &str = r#"workers = 2
+pub const CONFIG: &str = r#"workers = 2
 [[listener]]
 name = "http"
 address = "[::]:80"
@@ -263,7 +370,7 @@ command = ["gunicorn", "-b", "unix:{socket}", "--workers", "2", "--threads", "4"
 ready = "/healthz"
 "#;
 
-const BLOG: &str = r#"import os
+pub const BLOG: &str = r#"import os
 
 from flask import Flask
 

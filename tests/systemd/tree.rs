@@ -62,11 +62,11 @@ impl Suite {
         }
     }
 
-    /// The same with a Python application's packages.
-    pub fn tree_with_python(self) -> Result<&'static Path, Missing> {
+    /// The same with what people run applications with.
+    pub fn tree_with_apps(self) -> Result<&'static Path, Missing> {
         static TREES: [OnceLock<Result<PathBuf, Missing>>; 3] =
             [OnceLock::new(), OnceLock::new(), OnceLock::new()];
-        match TREES[self as usize].get_or_init(|| self.with("python", PYTHON)) {
+        match TREES[self as usize].get_or_init(|| self.with("apps", APPS)) {
             Ok(tree) => Ok(tree),
             Err(missing) => Err(missing.clone()),
         }
@@ -232,8 +232,9 @@ const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,curl,procps";
 /// For packages of the other kind, and for what looks after a machine.
 const TOOLS: &str = "rpm needrestart unattended-upgrades logrotate";
 
-/// For hosted applications: what people run them with.
-const PYTHON: &str = "python3 python3-flask gunicorn";
+/// For hosted applications.
+const APPS: &str = "python3 python3-flask gunicorn python3-fastapi uvicorn nodejs node-express \
+                    ruby ruby-sinatra puma";
 
 /// For Ansible, over ssh.
 const FLEET: &str = "openssh-server python3 python3-apt";

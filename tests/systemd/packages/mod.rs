@@ -8,6 +8,7 @@ mod app;
 mod deb;
 mod fleet;
 mod gone;
+mod hosted;
 mod logs;
 mod made;
 mod manager;
@@ -15,12 +16,14 @@ mod rpm;
 mod truth;
 mod unattended;
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::container::Container;
 use crate::host::{Host, Listener};
+use crate::tree::Missing;
 use crate::tree::Suite::{self, Bookworm, Trixie};
 use crate::{told, told_or};
 use made::Packages;
@@ -30,14 +33,26 @@ struct Story {
     name: &'static str,
     tell: fn(&mut Host),
     suite: Suite,
-    /// Whether it needs more than Debian's minimal system.
-    tools: bool,
+    /// What it needs beside Debian's minimal system is in it.
+    tree: fn(Suite) -> Result<&'static Path, Missing>,
     /// What the daemon must learn first.
     waits_for: Option<&'static str>,
 }
 
+macro_rules! tree {
+    () => {
+        Suite::tree
+    };
+    (tools) => {
+        Suite::tree_with_tools
+    };
+    (apps) => {
+        Suite::tree_with_apps
+    };
+}
+
 macro_rules! stories {
-    ($($module:ident::$story:ident $suites:tt $($tools:ident)? $(waits_for $reason:expr)?,)*) => {
+    ($($module:ident::$story:ident $suites:tt $($tree:ident)? $(waits_for $reason:expr)?,)*) => {
         fn stories() -> Vec<Story> {
             let mut stories = Vec::new();
             $(for suite in $suites {
@@ -45,7 +60,7 @@ macro_rules! stories {
                     name: concat!(stringify!($module), "::", stringify!($story)),
                     tell: $module::$story,
                     suite,
-                    tools: [$(stringify!($tools) == "tools",)? false][0],
+                    tree: tree!($($tree)?),
                     waits_for: [$(Some($reason),)? None][0],
                 });
             })*
@@ -73,6 +88,7 @@ stories! {
     rpm::a_bad_release_is_refused_and_a_rollback_is_explained [Trixie] tools,
     rpm::erased_it_leaves_nothing [Trixie] tools,
     logs::a_rotation_loses_no_line [Trixie] tools,
+    hosted::an_instance_is_deployed_refused_upgraded_and_taken_back [Trixie] apps,
     app::a_package_of_an_application_is_upgraded_like_any [Bookworm],
     app::as_an_rpm_too [Trixie] tools,
 }
@@ -109,12 +125,7 @@ fn trial(story: Story, packages: Arc<OnceLock<Result<Packages, String>>>) -> Tri
         if let Err(missing) = made::able() {
             return skipped(&missing);
         }
-        let tree = if story.tools {
-            story.suite.tree_with_tools()
-        } else {
-            story.suite.tree()
-        };
-        let tree = match tree {
+        let tree = match (story.tree)(story.suite) {
             Ok(tree) => tree,
             Err(missing) => return skipped(&missing.0),
         };

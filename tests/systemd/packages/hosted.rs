@@ -1,0 +1,90 @@
+//! The package's `handover@.service`: an application is installed, deployed, refused, and lives through
+//! an upgrade of the package and its way back.
+
+use super::manager::{IN_TIME, assert_says, dpkg, dpkg_install};
+use crate::container::Ran;
+use crate::host::{Host, until};
+use crate::hosted::{BLOG, CONFIG};
+use crate::kit::client::{Load, Spec};
+use crate::release::PROGRAM;
+
+const NAME: &str = "handover@blog";
+const UNIT: &str = "handover@blog.service";
+
+/// Its clients notice nothing of all that.
+pub fn an_instance_is_deployed_refused_upgraded_and_taken_back(host: &mut Host) {
+    dpkg_install(host, "1.0.0").ok();
+    // The package's own service has the port, and a say in which program is good.
+    host.systemctl(["disable", "--now", "handover.service"])
+        .ok();
+    for (release, source) in [("1", BLOG), ("2", BLOG), ("broken", "def (\n")] {
+        host.container
+            .write(&format!("/srv/blog/{release}/blog.py"), source);
+    }
+    host.container.write("/etc/handover/blog.toml", CONFIG);
+    host.container
+        .sh("ln -s 1 /srv/blog/current; chmod -R a+rX /srv/blog /etc/handover")
+        .ok();
+    host.systemctl(["enable", "--now", UNIT]).ok();
+    serves(host, "1");
+    let load = Load::start(Spec::new("127.0.0.1:80").keep_alive().connections(8));
+    load.wait_answers(50, IN_TIME);
+
+    instance(host, &["deploy", "/srv/blog/2"]).ok();
+    instance(host, &["commit"]).ok();
+    serves(host, "2");
+    let refused = instance(host, &["deploy", "/srv/blog/broken"]);
+    assert_eq!(refused.code, 1, "{refused}");
+    assert_says(&refused, "SyntaxError");
+    serves(host, "2");
+    load.wait_answers(100, IN_TIME);
+
+    let application = gunicorn(host);
+    dpkg_install(host, "2.0.0").ok();
+    assert_eq!(version(host), "2.0.0");
+    assert_eq!(gunicorn(host), application);
+    serves(host, "2");
+    load.wait_answers(100, IN_TIME);
+    instance(host, &["rollback"]).ok();
+    assert_eq!(version(host), "1.0.0");
+    until("1.0.0 is on disk again", IN_TIME, || {
+        let on_disk = host.container.run([PROGRAM, "-v"]);
+        on_disk.stdout.contains("/1.0.0").then_some(())
+    });
+    assert_eq!(gunicorn(host), application);
+    serves(host, "2");
+    load.wait_answers(100, IN_TIME);
+
+    dpkg_install(host, "3.0.0").ok();
+    instance(host, &["commit"]).ok();
+    assert_eq!(version(host), "3.0.0");
+    assert_eq!(gunicorn(host), application);
+    load.wait_answers(100, IN_TIME);
+    load.stop().assert_clean().assert_kept();
+    dpkg(host, &["--purge", "handover"]).ok();
+    let left = ["pgrep", "--full", "[g]unicorn|^handover: "];
+    assert_eq!(host.container.run(left).stdout, "");
+}
+
+fn instance(host: &Host, args: &[&str]) -> Ran {
+    let client = ["/usr/bin/handover", "--name", NAME];
+    host.container.run(client.iter().chain(args))
+}
+
+fn version(host: &Host) -> String {
+    let ran = instance(host, &["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(ran.ok()).expect("a status");
+    status["version"].as_str().unwrap_or("?").to_owned()
+}
+
+/// gunicorn's first process.
+fn gunicorn(host: &Host) -> String {
+    let oldest = ["pgrep", "--oldest", "--full", "gunicorn"];
+    host.container.run(oldest).ok().to_owned()
+}
+
+#[track_caller]
+fn serves(host: &Host, release: &str) {
+    let ran = host.container.run(["curl", "-sS", "http://127.0.0.1/"]);
+    assert_eq!(ran.ok(), format!("release {release}"));
+}
