@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::event::{Failure, OrderKind, Signal};
+use super::event::{Failure, FromPredecessor, FromSuccessor, OrderKind, Signal};
 use super::message::Supersede;
 use super::phase::Phase;
 use crate::api::Outcome;
@@ -56,9 +56,9 @@ pub enum Action {
     /// Send the inheritance.
     Inherit,
     /// Say something to the successor.
-    ToSuccessor(ToSuccessor),
+    ToSuccessor(FromPredecessor),
     /// Say something to the predecessor.
-    ToPredecessor(ToPredecessor),
+    ToPredecessor(FromSuccessor),
     /// Let the successor's channel go: EOF.
     CloseSuccessor,
     /// Let the predecessor's channel go: EOF.
@@ -120,45 +120,6 @@ pub enum Who {
     Me,
     /// Its successor.
     Successor,
-}
-
-/// What we say to a successor.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum ToSuccessor {
-    /// You own the service.
-    Takeover,
-    /// I accept again.
-    Ready,
-    /// I was told to leave: make it final.
-    Commit,
-    /// Leave, the service stops.
-    Release,
-    /// Leave, I serve.
-    Retire(String),
-}
-
-/// What we say to a predecessor.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum ToPredecessor {
-    /// My workers are ready.
-    Ready,
-    /// I am alive.
-    Heartbeat,
-    /// It is final.
-    Commit,
-    /// I give up.
-    Yield {
-        /// Why.
-        reason: String,
-        /// Send me away even in hold mode.
-        retire: bool,
-        /// What to do then.
-        then: Option<Supersede>,
-    },
-    /// The service stops.
-    Release,
-    /// I do not own the service, a signal told me to leave, and I do.
-    Leaving,
 }
 
 /// What came of an order.

@@ -1,8 +1,8 @@
 //! Leaving: the whole service stops, or another master serves.
 
-use super::action::{Action, ToPredecessor, ToSuccessor, Verdict, Who};
+use super::action::{Action, Verdict, Who};
 use super::crowd::Hurry;
-use super::event::{Event, FromPredecessor, Order, OrderKind, Signal};
+use super::event::{Event, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};
 use super::master::{Accepting, Machine, Step};
 use super::phase::Phase;
 use super::timing::Timer;
@@ -18,10 +18,10 @@ impl Machine {
         // QUIT has no deadline but the drain's; so has a predecessor that drains since its commit.
         self.patient = how == Signal::Quit;
         if self.successor_listens() {
-            s.tell_successor(ToSuccessor::Release);
+            s.tell_successor(FromPredecessor::Release);
         }
         if self.predecessor_listens() {
-            s.tell_predecessor(ToPredecessor::Release);
+            s.tell_predecessor(FromSuccessor::Release);
         }
         if self.successor.is_some_and(|x| x.pid.is_none()) {
             s.act(Action::CancelLaunch);

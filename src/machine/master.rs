@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::action::{Action, Note, ToPredecessor, ToSuccessor, Verdict, Who};
+use super::action::{Action, Note, Verdict, Who};
 use super::crowd::{Crowd, Hurry};
 use super::event::{Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};
 use super::message::Supersede;
@@ -145,11 +145,11 @@ impl Step {
         self.actions.push(action);
     }
 
-    pub(super) fn tell_successor(&mut self, word: ToSuccessor) {
+    pub(super) fn tell_successor(&mut self, word: FromPredecessor) {
         self.act(Action::ToSuccessor(word));
     }
 
-    pub(super) fn tell_predecessor(&mut self, word: ToPredecessor) {
+    pub(super) fn tell_predecessor(&mut self, word: FromSuccessor) {
         self.act(Action::ToPredecessor(word));
     }
 
@@ -616,7 +616,7 @@ impl Machine {
 
     fn heartbeat(&mut self, s: &mut Step) {
         if self.predecessor_listens() {
-            s.tell_predecessor(ToPredecessor::Heartbeat);
+            s.tell_predecessor(FromSuccessor::Heartbeat);
             self.beat_again(s);
         }
     }

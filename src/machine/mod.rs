@@ -30,7 +30,7 @@ mod timing;
 pub mod trial;
 mod waiting;
 
-pub use action::{Action, Note, ToPredecessor, ToSuccessor, Verdict, Who};
+pub use action::{Action, Note, Verdict, Who};
 pub use event::{Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};
 pub use master::Machine;
 pub use phase::Phase;

@@ -1,8 +1,10 @@
 //! The owner: alone, or with a successor that does not own the service yet (or no longer).
 
-use super::action::{Action, Note, ToSuccessor, Verdict, Who};
+use super::action::{Action, Note, Verdict, Who};
 use super::crowd::Hurry;
-use super::event::{Event, Failure, FromSuccessor, Order, OrderKind, Signal, dealt_with};
+use super::event::{
+    Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal, dealt_with,
+};
 use super::master::{Machine, Step, Successor};
 use super::phase::Phase;
 use super::timing::Timer;
@@ -272,7 +274,7 @@ impl Machine {
     /// The instant at which the successor becomes responsible.
     pub(super) fn take_over(&mut self, s: &mut Step) {
         self.name_main(Who::Successor, s);
-        s.tell_successor(ToSuccessor::Takeover);
+        s.tell_successor(FromPredecessor::Takeover);
         self.drain_workers(self.timing.drain, s);
         self.enter(Phase::Parked, s);
         self.arm(Timer::Silence, self.timing.silence, s);
@@ -381,7 +383,7 @@ impl Machine {
             return self.give_up(outcome, failure, s);
         }
         if !successor.closed {
-            s.tell_successor(ToSuccessor::Retire(failure.reason.clone()));
+            s.tell_successor(FromPredecessor::Retire(failure.reason.clone()));
         }
         self.forget(s);
         self.enter(Phase::Evicting, s);

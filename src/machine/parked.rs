@@ -1,7 +1,9 @@
 //! The predecessor while its successor owns the service: it watches, and can take it back.
 
-use super::action::{Action, Note, ToSuccessor, Verdict, Who};
-use super::event::{Event, Failure, FromSuccessor, Order, OrderKind, Signal, dealt_with};
+use super::action::{Action, Note, Verdict, Who};
+use super::event::{
+    Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal, dealt_with,
+};
 use super::master::{Accepting, Machine, Step};
 use super::phase::Phase;
 use super::timing::Timer;
@@ -100,7 +102,7 @@ impl Machine {
     pub(super) fn ask_to_commit(&mut self, how: Signal, s: &mut Step) {
         self.leaving = Some(how);
         self.arm(Timer::Commit, self.timing.commit, s);
-        s.tell_successor(ToSuccessor::Commit);
+        s.tell_successor(FromPredecessor::Commit);
     }
 
     /// EOF makes the commit true; draining workers may outlast it.
@@ -226,7 +228,7 @@ impl Machine {
     fn reclaimed(&mut self, s: &mut Step) {
         self.name_main(Who::Me, s);
         if self.stays_beside() {
-            s.tell_successor(ToSuccessor::Ready);
+            s.tell_successor(FromPredecessor::Ready);
             self.successor_mut(|x| x.yielded = false);
             self.why = None;
             self.enter(Phase::Beside, s);

@@ -1,8 +1,10 @@
 //! A master whose predecessor lives: from the exec to the predecessor's EOF. (A cold start goes
 //! through `Starting` too, without a predecessor.)
 
-use super::action::{Action, Note, ToPredecessor, Verdict, Who};
-use super::event::{Event, Failure, FromPredecessor, Order, OrderKind, Signal, dealt_with};
+use super::action::{Action, Note, Verdict, Who};
+use super::event::{
+    Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal, dealt_with,
+};
 use super::master::{Accepting, Machine, Step};
 use super::message::Supersede;
 use super::phase::Phase;
@@ -14,7 +16,7 @@ impl Machine {
         match event {
             Event::WorkersReady => {
                 if self.predecessor_listens() {
-                    s.tell_predecessor(ToPredecessor::Ready);
+                    s.tell_predecessor(FromSuccessor::Ready);
                     self.enter(Phase::Standby, s);
                     self.beat_again(s);
                 } else if self.predecessor.is_some() {
@@ -27,7 +29,7 @@ impl Machine {
             }
             Event::WorkersFailed(why) => {
                 if self.predecessor_listens() {
-                    s.tell_predecessor(ToPredecessor::Yield {
+                    s.tell_predecessor(FromSuccessor::Yield {
                         reason: why,
                         retire: true,
                         then: None,
@@ -92,7 +94,7 @@ impl Machine {
         if self.predecessor_listens() {
             // Else its EOF would look like a death. And the predecessor, if it was told to leave
             // too, stops the service.
-            s.tell_predecessor(ToPredecessor::Leaving);
+            s.tell_predecessor(FromSuccessor::Leaving);
             self.retire(signal, s);
         } else {
             self.stop(signal, s);
@@ -106,7 +108,7 @@ impl Machine {
             Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::PredecessorClosed => self.alone(s),
             Event::WorkersFailed(reason) | Event::Unhealthy(reason) => {
-                s.tell_predecessor(ToPredecessor::Yield {
+                s.tell_predecessor(FromSuccessor::Yield {
                     reason,
                     retire: true,
                     then: None,
@@ -162,7 +164,7 @@ impl Machine {
         self.enter(Phase::Probation, s);
         if !self.hold {
             // What the order was answered by: from now on it is we who fail it.
-            s.tell_predecessor(ToPredecessor::Ready);
+            s.tell_predecessor(FromSuccessor::Ready);
             if self.timing.probation.is_zero() {
                 self.commit(s);
             } else {
@@ -212,7 +214,7 @@ impl Machine {
             Event::Signal(Signal::Int) => {
                 self.leaving = Some(Signal::Int);
                 self.give_back("told to leave by SIGINT".into(), None, s);
-                s.tell_predecessor(ToPredecessor::Leaving);
+                s.tell_predecessor(FromSuccessor::Leaving);
                 self.retire(Signal::Int, s);
             }
             Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
@@ -286,7 +288,7 @@ impl Machine {
         then: Option<Supersede>,
         s: &mut Step,
     ) {
-        s.tell_predecessor(ToPredecessor::Yield {
+        s.tell_predecessor(FromSuccessor::Yield {
             reason,
             retire,
             then,
@@ -297,7 +299,7 @@ impl Machine {
     }
 
     fn commit(&mut self, s: &mut Step) {
-        s.tell_predecessor(ToPredecessor::Commit);
+        s.tell_predecessor(FromSuccessor::Commit);
         self.enter(Phase::Committing, s);
         self.arm(Timer::Commit, self.timing.commit, s);
     }
@@ -399,7 +401,7 @@ impl Machine {
             }
             Event::Signal(signal @ (Signal::Quit | Signal::Term)) => self.leaving = Some(signal),
             Event::Signal(Signal::Int) => {
-                s.tell_predecessor(ToPredecessor::Leaving);
+                s.tell_predecessor(FromSuccessor::Leaving);
                 self.retire(Signal::Int, s);
             }
             Event::Signal(signal @ (Signal::Usr2 | Signal::Winch)) => self.remember(signal, s),

@@ -4,29 +4,31 @@ use super::driver::Driver;
 use super::milestone::{self, Milestone};
 use super::status;
 use crate::machine::message::Message;
-use crate::machine::{Note, ToPredecessor, ToSuccessor};
+use crate::machine::{FromPredecessor, FromSuccessor, Note};
 
 impl Driver {
-    pub(super) fn say_to_successor(&mut self, word: ToSuccessor) {
+    pub(super) fn say_to_successor(&mut self, word: FromPredecessor) {
         let message = match word {
-            ToSuccessor::Takeover => {
+            FromPredecessor::Takeover => {
                 self.story.takes_over();
                 Message::Takeover
             }
-            ToSuccessor::Ready => Message::Ready,
-            ToSuccessor::Commit => Message::Commit,
-            ToSuccessor::Release => Message::Release,
-            ToSuccessor::Retire(reason) => return self.retire_successor(reason),
+            FromPredecessor::Ready => Message::Ready,
+            FromPredecessor::Commit => Message::Commit,
+            FromPredecessor::Release => Message::Release,
+            FromPredecessor::Retire(reason) => return self.retire_successor(reason),
         };
         self.successor.say(message, Vec::new());
     }
 
-    pub(super) fn say_to_predecessor(&mut self, word: ToPredecessor) {
+    pub(super) fn say_to_predecessor(&mut self, word: FromSuccessor) {
         self.tell_predecessor(match word {
-            ToPredecessor::Ready => Message::Ready,
-            ToPredecessor::Heartbeat => Message::Heartbeat,
-            ToPredecessor::Commit => Message::Commit,
-            ToPredecessor::Yield {
+            // Said with what it must hold, before there is a machine.
+            FromSuccessor::Hello => return,
+            FromSuccessor::Ready => Message::Ready,
+            FromSuccessor::Heartbeat => Message::Heartbeat,
+            FromSuccessor::Commit => Message::Commit,
+            FromSuccessor::Yield {
                 reason,
                 retire,
                 then,
@@ -46,8 +48,8 @@ impl Driver {
                     then,
                 }
             }
-            ToPredecessor::Release => Message::Release,
-            ToPredecessor::Leaving => Message::Yield {
+            FromSuccessor::Release => Message::Release,
+            FromSuccessor::Leaving => Message::Yield {
                 reason: "told to leave by a signal".into(),
                 retire: true,
                 leaving: true,

@@ -5,10 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::machine::event::{Event, Failure, FromPredecessor, FromSuccessor, Order, Signal};
 use crate::machine::message::Supersede;
-use crate::machine::{
-    Action, Machine, Note, OrderKind, Phase, Timer, Timing, ToPredecessor, ToSuccessor, Verdict,
-    Who,
-};
+use crate::machine::{Action, Machine, Note, OrderKind, Phase, Timer, Timing, Verdict, Who};
 
 /// Who drives the upgrade under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -493,35 +490,8 @@ impl Pair {
                 self.sides.push(Side::new(One { machine, now }));
             }
             Action::Inherit => self.sides[NEW].inbox.push_back(Event::WorkersReady),
-            Action::ToSuccessor(word) => self.tell(
-                NEW,
-                Event::Predecessor(match word {
-                    ToSuccessor::Takeover => FromPredecessor::Takeover,
-                    ToSuccessor::Ready => FromPredecessor::Ready,
-                    ToSuccessor::Commit => FromPredecessor::Commit,
-                    ToSuccessor::Release => FromPredecessor::Release,
-                    ToSuccessor::Retire(why) => FromPredecessor::Retire(why),
-                }),
-            ),
-            Action::ToPredecessor(word) => self.tell(
-                OLD,
-                Event::Successor(match word {
-                    ToPredecessor::Ready => FromSuccessor::Ready,
-                    ToPredecessor::Heartbeat => FromSuccessor::Heartbeat,
-                    ToPredecessor::Commit => FromSuccessor::Commit,
-                    ToPredecessor::Yield {
-                        reason,
-                        retire,
-                        then,
-                    } => FromSuccessor::Yield {
-                        reason,
-                        retire,
-                        then,
-                    },
-                    ToPredecessor::Release => FromSuccessor::Release,
-                    ToPredecessor::Leaving => FromSuccessor::Leaving,
-                }),
-            ),
+            Action::ToSuccessor(word) => self.tell(NEW, Event::Predecessor(word)),
+            Action::ToPredecessor(word) => self.tell(OLD, Event::Successor(word)),
             Action::CloseSuccessor | Action::ClosePredecessor => self.close(who),
             Action::TermSuccessor => self.sides[NEW].inbox.push_back(Event::Signal(Signal::Term)),
             Action::EndDrainer(OLD_PID, how) => self.sides[OLD].inbox.push_back(Event::Signal(how)),

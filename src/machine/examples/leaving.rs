@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::machine::event::{Event, FromSuccessor, Order, Signal};
-use crate::machine::{Action, OrderKind, Phase, Timer, ToPredecessor, Verdict};
+use crate::machine::{Action, OrderKind, Phase, Timer, Verdict};
 
 #[test]
 fn a_new_one_told_to_leave_finishes_what_it_holds() {
@@ -27,7 +27,7 @@ fn a_new_one_that_does_not_own_the_service_says_that_it_leaves() {
     // An owner leaves without waiting only on INT.
     for phase in [Phase::Probation, Phase::Yielded] {
         let actions = One::at(phase, Hold).signal(Signal::Int);
-        place(&actions, &Action::ToPredecessor(ToPredecessor::Leaving));
+        place(&actions, &Action::ToPredecessor(FromSuccessor::Leaving));
     }
     for phase in [Phase::Starting, Phase::Standby] {
         for signal in [Signal::Quit, Signal::Term, Signal::Int] {
@@ -35,7 +35,7 @@ fn a_new_one_that_does_not_own_the_service_says_that_it_leaves() {
             assert_order(
                 &actions,
                 &[
-                    Action::ToPredecessor(ToPredecessor::Leaving),
+                    Action::ToPredecessor(FromSuccessor::Leaving),
                     Action::ClosePredecessor,
                 ],
             );

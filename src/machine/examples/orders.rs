@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::kit::*;
 use crate::api::Outcome;
 use crate::machine::event::{Event, Failure, FromPredecessor, FromSuccessor, Order, Signal};
-use crate::machine::{Action, OrderKind, Phase, Timer, ToPredecessor, Verdict};
+use crate::machine::{Action, OrderKind, Phase, Timer, Verdict};
 
 #[test]
 fn a_superseding_upgrade_takes_back_first_and_leaves_the_disk_alone() {
@@ -231,7 +231,7 @@ fn yielding_waits_for_the_other_one_and_tells_why() {
     let actions = one.order(Order::Rollback { nothing: None });
     place(
         &actions,
-        &Action::ToPredecessor(ToPredecessor::Yield {
+        &Action::ToPredecessor(FromSuccessor::Yield {
             reason: "rolled back by an order".into(),
             retire: true,
             then: None,

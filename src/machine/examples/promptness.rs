@@ -3,7 +3,7 @@
 use super::kit::*;
 use crate::api::Outcome;
 use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Order, Signal};
-use crate::machine::{Action, OrderKind, Phase, Timer, ToPredecessor, ToSuccessor, Verdict, Who};
+use crate::machine::{Action, OrderKind, Phase, Timer, Verdict, Who};
 
 #[test]
 fn when_the_successor_dies_mainpid_comes_before_anything_else() {
@@ -66,7 +66,7 @@ fn the_takeover_names_main_then_tells_the_successor_then_drains() {
         &actions,
         &[
             Action::NameMain(Who::Successor),
-            Action::ToSuccessor(ToSuccessor::Takeover),
+            Action::ToSuccessor(FromPredecessor::Takeover),
             Action::DrainWorkers {
                 stop: false,
                 limit: one.machine.timing.drain,
@@ -109,7 +109,7 @@ fn the_new_one_says_that_it_took_over_when_it_accepts_and_not_before() {
     let mut one = One::at(Phase::Standby, Automatic);
     assert_order(
         &one.hears(FromPredecessor::Takeover),
-        &[Action::Accept, Action::ToPredecessor(ToPredecessor::Ready)],
+        &[Action::Accept, Action::ToPredecessor(FromSuccessor::Ready)],
     );
 }
 
@@ -131,7 +131,7 @@ fn the_new_one_accepts_in_the_step_in_which_it_is_told_to_own() {
     let mut one = One::at(Phase::Starting, Hold);
     assert_order(
         &one.on(Event::WorkersReady),
-        &[Action::Accept, Action::ToPredecessor(ToPredecessor::Ready)],
+        &[Action::Accept, Action::ToPredecessor(FromSuccessor::Ready)],
     );
     // One that had stepped back accepts again; one whose workers left starts others.
     for (step_back, then) in [

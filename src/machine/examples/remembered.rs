@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::machine::event::{Event, Failure, FromPredecessor, FromSuccessor, Signal};
-use crate::machine::{Action, Note, Phase, Timer, ToSuccessor};
+use crate::machine::{Action, Note, Phase, Timer};
 
 fn dropped(signal: Signal) -> Action {
     Action::Note(Note::SignalDropped(signal))
@@ -23,8 +23,8 @@ fn signals_sent_in_one_breath_are_carried_out_in_their_order() {
         &actions,
         &[
             Action::Note(Note::SignalCarriedOut(Signal::Winch)),
-            Action::ToSuccessor(ToSuccessor::Takeover),
-            Action::ToSuccessor(ToSuccessor::Commit),
+            Action::ToSuccessor(FromPredecessor::Takeover),
+            Action::ToSuccessor(FromPredecessor::Commit),
         ],
     );
     assert_eq!(one.armed(Timer::Remember), None);
@@ -112,8 +112,8 @@ fn winch_to_one_that_takes_back_goes_forward_again_when_it_accepts() {
         &actions,
         &[
             Action::Accept,
-            Action::ToSuccessor(ToSuccessor::Ready),
-            Action::ToSuccessor(ToSuccessor::Takeover),
+            Action::ToSuccessor(FromPredecessor::Ready),
+            Action::ToSuccessor(FromPredecessor::Takeover),
         ],
     );
     assert_eq!(one.phase(), Phase::Parked);

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Order, Signal};
-use crate::machine::{
-    Action, Note, OrderKind, Phase, Timer, Timing, ToPredecessor, ToSuccessor, Verdict, Who,
-};
+use crate::machine::{Action, Note, OrderKind, Phase, Timer, Timing, Verdict, Who};
 
 fn names(actions: &[Action]) -> Vec<Who> {
     let name = |a: &Action| match a {
@@ -113,7 +111,7 @@ fn the_successor_heartbeats_in_every_phase_until_the_predecessor_is_gone() {
             assert_eq!(one.armed(Timer::Heartbeat), Some(every), "{phase}");
             assert_eq!(
                 one.waits_for(Timer::Heartbeat),
-                [Action::ToPredecessor(ToPredecessor::Heartbeat)]
+                [Action::ToPredecessor(FromSuccessor::Heartbeat)]
             );
             assert_eq!(one.armed(Timer::Heartbeat), Some(every), "and again");
             let _ = one.on(Event::PredecessorClosed);
@@ -383,7 +381,7 @@ fn a_probation_of_zero_commits_at_once() {
     let actions = one.hears(FromPredecessor::Takeover);
     assert_order(
         &actions,
-        &[Action::Accept, Action::ToPredecessor(ToPredecessor::Commit)],
+        &[Action::Accept, Action::ToPredecessor(FromSuccessor::Commit)],
     );
     assert_eq!(one.phase(), Phase::Committing);
 
@@ -448,6 +446,6 @@ fn the_workers_of_one_that_takes_back_are_tried_for_ever() {
     let actions = one.on(Event::WorkersReady);
     place(
         &actions,
-        &Action::ToSuccessor(ToSuccessor::Retire("rolled back by SIGHUP".into())),
+        &Action::ToSuccessor(FromPredecessor::Retire("rolled back by SIGHUP".into())),
     );
 }

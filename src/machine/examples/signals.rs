@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Signal};
-use crate::machine::{Action, Note, Phase, ToPredecessor, ToSuccessor, Who};
+use crate::machine::{Action, Note, Phase, Who};
 
 const DRAIN: Option<Duration> = Some(Duration::from_secs(600));
 const STOP: Option<Duration> = Some(Duration::from_secs(8));
 
 fn yields_by(signal: &str) -> Action {
-    Action::ToPredecessor(ToPredecessor::Yield {
+    Action::ToPredecessor(FromSuccessor::Yield {
         reason: format!("told to leave by {signal}"),
         retire: true,
         then: None,
@@ -71,7 +71,7 @@ fn winch_to_the_old_one_drains_parks_and_moves_mainpid() {
         &actions,
         &[
             Action::NameMain(Who::Successor),
-            Action::ToSuccessor(ToSuccessor::Takeover),
+            Action::ToSuccessor(FromPredecessor::Takeover),
             Action::DrainWorkers {
                 stop: false,
                 limit: DRAIN,
@@ -96,7 +96,7 @@ fn winch_to_the_old_one_waits_until_the_new_one_accepts() {
         &[
             Action::Note(Note::SignalCarriedOut(Signal::Winch)),
             Action::NameMain(Who::Successor),
-            Action::ToSuccessor(ToSuccessor::Takeover),
+            Action::ToSuccessor(FromPredecessor::Takeover),
         ],
     );
     assert_eq!(one.phase(), Phase::Parked);
@@ -135,7 +135,7 @@ fn hup_to_the_old_one_takes_back_when_it_is_parked() {
         &[
             Action::Accept,
             Action::NameMain(Who::Me),
-            Action::ToSuccessor(ToSuccessor::Ready),
+            Action::ToSuccessor(FromPredecessor::Ready),
         ],
     );
     assert_eq!(one.phase(), Phase::Beside);
@@ -217,8 +217,8 @@ fn quit_and_term_to_the_old_one_wait_until_the_new_one_accepts() {
         assert_order(
             &actions,
             &[
-                Action::ToSuccessor(ToSuccessor::Takeover),
-                Action::ToSuccessor(ToSuccessor::Commit),
+                Action::ToSuccessor(FromPredecessor::Takeover),
+                Action::ToSuccessor(FromPredecessor::Commit),
             ],
         );
         place(&one.told(FromSuccessor::Commit), &Action::CloseSuccessor);

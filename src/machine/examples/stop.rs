@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Order, Signal};
-use crate::machine::{Action, Note, OrderKind, Phase, Timer, ToPredecessor, ToSuccessor, Verdict};
+use crate::machine::{Action, Note, OrderKind, Phase, Timer, Verdict};
 
 const STOP: Option<Duration> = Some(Duration::from_secs(8));
 
@@ -45,11 +45,11 @@ fn an_order_to_stop_that_crosses_a_rollback_stops_both_at_once() {
         let mut old = One::at(phase, mode);
         let actions = old.told(FromSuccessor::Release);
         assert_eq!(old.phase(), Phase::Draining);
-        place(&actions, &Action::ToSuccessor(ToSuccessor::Release));
+        place(&actions, &Action::ToSuccessor(FromPredecessor::Release));
 
         let mut new = One::at(Phase::Probation, mode);
         let actions = new.order(Order::Stop);
-        place(&actions, &Action::ToPredecessor(ToPredecessor::Release));
+        place(&actions, &Action::ToPredecessor(FromSuccessor::Release));
         let _ = new.on(Event::WorkersGone);
         assert_eq!(new.phase(), Phase::Draining, "it waits for the other one");
         // Each waits for the other's end: one of them must not.

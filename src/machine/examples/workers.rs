@@ -1,7 +1,7 @@
 //! What a master knows of its own workers.
 
 use super::kit::*;
-use crate::machine::action::ToSuccessor;
+use crate::machine::event::FromPredecessor;
 use crate::machine::event::{Event, FromSuccessor, Signal};
 use crate::machine::{Action, Phase};
 
@@ -28,7 +28,7 @@ fn the_end_of_an_old_set_says_nothing_about_the_one_that_starts() {
         &actions,
         &[
             Action::Accept,
-            Action::ToSuccessor(ToSuccessor::Retire("rolled back by SIGHUP".into())),
+            Action::ToSuccessor(FromPredecessor::Retire("rolled back by SIGHUP".into())),
         ],
     );
 }

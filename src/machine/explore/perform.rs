@@ -3,9 +3,7 @@
 use super::world::{A, B, Health, OLDER, Older, PIDS, Workers, World, die, end, me};
 use super::{Explorer, Plant};
 use crate::machine::event::{Event, FromPredecessor, FromSuccessor};
-use crate::machine::{
-    Action, Machine, OrderKind, Phase, Timing, ToPredecessor, ToSuccessor, Verdict, Who,
-};
+use crate::machine::{Action, Machine, OrderKind, Phase, Timing, Verdict, Who};
 
 impl Explorer {
     #[expect(clippy::too_many_lines, reason = "one arm an action")]
@@ -76,39 +74,34 @@ impl Explorer {
                     b.workers = Workers::Starting;
                 }
             }
-            Action::ToSuccessor(ToSuccessor::Release) if self.plant == Plant::ReleasesNobody => {}
-            Action::ToPredecessor(ToPredecessor::Leaving)
+            Action::ToSuccessor(FromPredecessor::Release)
+                if self.plant == Plant::ReleasesNobody => {}
+            Action::ToPredecessor(FromSuccessor::Leaving)
                 if self.plant == Plant::LeavesWithoutAWord => {}
             Action::ToSuccessor(said) => {
                 if world.masters[B].as_ref().is_some_and(|b| b.alive && b.open) && me(world, A).open
                 {
-                    if matches!(said, ToSuccessor::Release) {
+                    if matches!(said, FromPredecessor::Release) {
                         me(world, B).dismissed = true;
                     }
+                    // What it says in words makes no difference here.
                     world.to_b.push_back(match said {
-                        ToSuccessor::Takeover => FromPredecessor::Takeover,
-                        ToSuccessor::Ready => FromPredecessor::Ready,
-                        ToSuccessor::Commit => FromPredecessor::Commit,
-                        ToSuccessor::Release => FromPredecessor::Release,
-                        ToSuccessor::Retire(_) => FromPredecessor::Retire(String::new()),
+                        FromPredecessor::Retire(_) => FromPredecessor::Retire(String::new()),
+                        said => said,
                     });
                 }
             }
             Action::ToPredecessor(said) => {
                 if world.masters[A].as_ref().is_some_and(|a| a.alive && a.open) && me(world, B).open
                 {
-                    let commit = said == ToPredecessor::Commit;
+                    let commit = said == FromSuccessor::Commit;
                     world.to_a.push_back(match said {
-                        ToPredecessor::Ready => FromSuccessor::Ready,
-                        ToPredecessor::Heartbeat => FromSuccessor::Heartbeat,
-                        ToPredecessor::Commit => FromSuccessor::Commit,
-                        ToPredecessor::Yield { retire, then, .. } => FromSuccessor::Yield {
+                        FromSuccessor::Yield { retire, then, .. } => FromSuccessor::Yield {
                             reason: String::new(),
                             retire,
                             then,
                         },
-                        ToPredecessor::Release => FromSuccessor::Release,
-                        ToPredecessor::Leaving => FromSuccessor::Leaving,
+                        said => said,
                     });
                     if commit && self.plant == Plant::CommitBelievedBeforeEof {
                         let machine = me(world, B).machine.as_mut().unwrap();

@@ -9,11 +9,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::world::Workers;
-use crate::machine::event::{Event, Failure, FromPredecessor, FromSuccessor, Order, Signal};
+use crate::machine::event::{Event, Failure, FromSuccessor, Order, Signal};
 use crate::machine::message::Supersede;
-use crate::machine::{
-    Action, Machine, OrderKind, Phase, Timing, ToPredecessor, ToSuccessor, Verdict, Who,
-};
+use crate::machine::{Action, Machine, OrderKind, Phase, Timing, Verdict, Who};
 
 const WALKS: u64 = 300;
 const ORDERS: u32 = 40;
@@ -466,13 +464,6 @@ impl Walk {
                 }
             }
             Action::ToSuccessor(word) => {
-                let word = match word {
-                    ToSuccessor::Takeover => FromPredecessor::Takeover,
-                    ToSuccessor::Ready => FromPredecessor::Ready,
-                    ToSuccessor::Commit => FromPredecessor::Commit,
-                    ToSuccessor::Release => FromPredecessor::Release,
-                    ToSuccessor::Retire(why) => FromPredecessor::Retire(why),
-                };
                 if let Some(after) = after.filter(|_| node.open_after) {
                     let successor = self.node(after);
                     if successor.alive && successor.open_before && successor.machine.is_some() {
@@ -481,22 +472,6 @@ impl Walk {
                 }
             }
             Action::ToPredecessor(word) => {
-                let word = match word {
-                    ToPredecessor::Ready => FromSuccessor::Ready,
-                    ToPredecessor::Heartbeat => FromSuccessor::Heartbeat,
-                    ToPredecessor::Commit => FromSuccessor::Commit,
-                    ToPredecessor::Yield {
-                        reason,
-                        retire,
-                        then,
-                    } => FromSuccessor::Yield {
-                        reason,
-                        retire,
-                        then,
-                    },
-                    ToPredecessor::Release => FromSuccessor::Release,
-                    ToPredecessor::Leaving => FromSuccessor::Leaving,
-                };
                 if let Some(before) = before.filter(|_| node.open_before) {
                     self.tell_before(before, pid, word);
                 }
