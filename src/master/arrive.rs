@@ -53,9 +53,12 @@ impl Driver {
                 return self.predecessor_said(said).into_iter().collect();
             }
             Input::PredecessorExited => {
-                if let Some(predecessor) = self.predecessor.take() {
-                    self.generation_gone(predecessor.pid());
+                if let Some(predecessor) = &mut self.predecessor {
+                    predecessor.exited();
+                    let pid = predecessor.pid();
+                    self.generation_gone(pid);
                 }
+                self.predecessor.take_if(|before| before.is_over());
                 return vec![Event::PredecessorExited];
             }
             Input::DrainerExited(pid) => {
@@ -168,6 +171,7 @@ impl Driver {
         if let Some((process, identity)) = drains {
             self.drainers.add(process, identity);
         }
+        self.predecessor.take_if(|before| before.is_over());
     }
 
     fn generation_gone(&mut self, pid: u32) {

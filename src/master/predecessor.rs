@@ -14,12 +14,12 @@ use crate::machine::message::{Identity, Message};
 use crate::machine::{Event, FromPredecessor};
 use crate::sys::process::Other;
 
-/// The predecessor, until its process is gone.
+/// The predecessor, until its process is gone and what it said last was heard.
 #[derive(Debug)]
 pub(super) struct Predecessor {
     pid: u32,
     identity: Identity,
-    /// `None`: it had gone when we looked for it first.
+    /// `None`: it has gone.
     process: Option<Arc<Other>>,
     line: Option<Line<Message>>,
 }
@@ -120,6 +120,16 @@ impl Predecessor {
         }
     }
 
+    /// Its process has gone. What it said before may still be on its way.
+    pub(super) fn exited(&mut self) {
+        self.process = None;
+    }
+
+    /// Whether nothing more comes from it.
+    pub(super) fn is_over(&self) -> bool {
+        self.process.is_none() && self.line.is_none()
+    }
+
     /// It does not let go of the channel.
     pub(super) fn kill(&self) {
         if let Err(e) = self
@@ -142,5 +152,51 @@ impl Predecessor {
     /// Whether it is still on the channel.
     pub(super) fn listens(&self) -> bool {
         self.line.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::channel::Channel;
+
+    /// The end of a process is seen by another descriptor than what it said last.
+    #[tokio::test]
+    async fn what_it_said_before_its_end_is_heard_after_its_end() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel::from_fd(theirs).unwrap();
+        let (post, mut inbox) = mpsc::channel(9);
+        let hear = post.clone();
+        let line = Line::new(ours, move |heard| {
+            let post = hear.clone();
+            async move { drop(post.send(Input::Predecessor(heard)).await) }
+        });
+        let who = Identity {
+            generation: 1,
+            version: "1".into(),
+            build_id: "a".into(),
+        };
+        let mut predecessor = Predecessor::new(9, who, None, line, &post);
+        let Some(Input::PredecessorExited) = inbox.recv().await else {
+            panic!("its end is heard first");
+        };
+        predecessor.exited();
+        assert!(!predecessor.is_over() && predecessor.listens());
+        theirs.send(&Message::Commit, &[]).await.unwrap();
+        drop(theirs);
+        for expected in [
+            Event::Predecessor(FromPredecessor::Commit),
+            Event::PredecessorClosed,
+        ] {
+            let Some(Input::Predecessor(heard)) = inbox.recv().await else {
+                panic!("no {expected:?}");
+            };
+            let Said::Event(event) = Predecessor::heard(heard) else {
+                panic!("no {expected:?}");
+            };
+            assert_eq!(event, expected);
+        }
+        assert!(predecessor.close().is_none(), "nobody is left who drains");
+        assert!(predecessor.is_over());
     }
 }
