@@ -150,7 +150,7 @@ fn rollback_to(driver: &Driver) -> Option<api::Build> {
             build_id: link.identity().build_id.clone(),
         });
     }
-    let refused = driver.story.refused_builds();
+    let refused = driver.story.unwritten.refused_builds();
     let previous = driver.disk.store.previous(&refused).ok()?;
     let build_id = previous.build_id().to_owned();
     Some(api::Build {
@@ -173,6 +173,7 @@ pub(super) fn line_in(driver: &Driver, phase: Phase) -> String {
         phase,
         predecessor: predecessor.map(Who::from),
         successor: successor_who(driver),
+        hold: driver.machine.hold(),
         left: driver.machine.probation_left(now),
         unproved: driver.machine.cold_trial_left(now),
         stopping: driver.machine.stopping(),

@@ -44,6 +44,8 @@ pub(super) struct Scene<'a> {
     pub(super) predecessor: Option<Who<'a>>,
     /// The one there is, or was last.
     pub(super) successor: Who<'a>,
+    /// Signals decide when a probation ends.
+    pub(super) hold: bool,
     /// Of the probation, when it ends by itself.
     pub(super) left: Option<Duration>,
     /// Until a program that was started cold has proved itself.
@@ -58,6 +60,7 @@ pub(super) fn status_line(scene: &Scene<'_>, now: jiff::Timestamp) -> String {
         me,
         phase,
         successor,
+        hold,
         left,
         unproved,
         stopping,
@@ -79,9 +82,11 @@ pub(super) fn status_line(scene: &Scene<'_>, now: jiff::Timestamp) -> String {
                 "serves, in probation until {}; then it is final. `rollback` goes back to {before}",
                 clock(left)
             ),
-            None => {
+            None if *hold => {
                 format!("serves until `commit` makes it final; `rollback` goes back to {before}")
             }
+            // It is left at once.
+            None => "serves, without a probation".into(),
         },
         Phase::Committing => format!("serves and is final when {before} has left"),
         Phase::Yielded => format!("gives the service back and serves until {before} is ready"),
@@ -109,6 +114,11 @@ pub(super) fn status_line(scene: &Scene<'_>, now: jiff::Timestamp) -> String {
         Phase::Done => "has left".into(),
     };
     format!("{me} {rest}")
+}
+
+/// A start has come to its end: nothing serves. Why was said.
+pub(super) fn not_started(name: &str, me: Who<'_>) -> String {
+    format!("{name} {me} did not start")
 }
 
 /// A start has come to its end: what serves, and where.
@@ -208,7 +218,11 @@ mod tests {
         let minute = Some(Duration::from_secs(60));
         let mut said = String::new();
         for phase in Phase::ALL {
-            for (left, unproved, stopping) in [(None, None, false), (minute, minute, true)] {
+            for (hold, left, stopping) in [
+                (true, None, false),
+                (false, None, false),
+                (false, minute, true),
+            ] {
                 let new = matches!(
                     phase,
                     Phase::Starting
@@ -222,8 +236,9 @@ mod tests {
                     phase,
                     predecessor: new.then_some(one),
                     successor: two,
+                    hold,
                     left,
-                    unproved,
+                    unproved: left,
                     stopping,
                 };
                 let line = status_line(&scene, now);
@@ -241,6 +256,7 @@ mod tests {
             phase: Phase::Launching,
             predecessor: None,
             successor: unknown,
+            hold: false,
             left: None,
             unproved: None,
             stopping: false,
@@ -259,6 +275,7 @@ mod tests {
             let listeners: Vec<_> = (0..count).map(listener).collect();
             let _ = writeln!(said, "start: {}", started("handover", one, &listeners));
         }
+        let _ = writeln!(said, "start: {}", not_started("handover", one));
         for probation in [Duration::ZERO, Duration::from_secs(60)] {
             let _ = writeln!(said, "upgrade: {}", took_over(one, two, probation));
         }
