@@ -40,7 +40,7 @@ impl Driver {
         let (phase, id) = (self.machine.phase(), self.story.id().map(ToOwned::to_owned));
         let generation = self.fixed.me.generation;
         let tell = |message| step_event(phase, generation, id, message);
-        let refused = self.story.refused_builds();
+        let refused = self.story.unwritten.refused_builds();
         let config = &self.configured.config;
         let hosted = self
             .releases

@@ -160,7 +160,7 @@ impl Driver {
         if now >= self.tick {
             self.feed();
             self.mend_paths();
-            self.story.write_again();
+            self.story.unwritten.write_again();
             self.applications.tick();
             self.look_after_tls(false);
             let every = self.manager.watchdog().map_or(TICK, |w| (w / 3).min(TICK));

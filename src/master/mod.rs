@@ -47,6 +47,7 @@ mod succeed;
 mod successor;
 mod tls;
 mod unit;
+mod unwritten;
 mod verdicts;
 mod words;
 mod workers;

@@ -1,7 +1,6 @@
 //! The upgrade under way and the last one: what the journal is told of them, and what is written down
 //! in the state directory.
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,12 +10,12 @@ use super::history::{History, Previous};
 use super::milestone::{self, Cast, Milestone, ended_as};
 use super::record::Record;
 use super::store::Found;
+use super::unwritten::{Line, Unwritten};
 use super::words;
 use crate::api::{Connections, Last, Outcome};
 use crate::machine::link::Drained;
 use crate::machine::message::{Identity, KeptConfig};
 use crate::machine::{Failure, Phase};
-use crate::sys::once::Once;
 
 /// For what the previous generation ran with to be kept; the successor gives a commit more than that.
 const KEEPING: Duration = Duration::from_secs(3);
@@ -32,19 +31,7 @@ pub(super) struct Story {
     last: Option<Last>,
     /// Who took part in the one that has just ended: what still follows belongs to its story.
     ended: Option<Cast>,
-    /// What is still to be written down, in this order: the disk may be full.
-    unwritten: VecDeque<Line>,
-    unwritable: Once,
-}
-
-/// Something to be written down.
-#[derive(Debug)]
-enum Line {
-    Upgrade(Box<Last>),
-    /// This build is refused.
-    Refused(String),
-    /// And this one is not any longer.
-    Forgiven(String),
+    pub(super) unwritten: Unwritten,
 }
 
 impl Story {
@@ -55,13 +42,12 @@ impl Story {
         });
         Self {
             me,
+            unwritten: Unwritten::new(history.clone()),
             history,
             keeping: None,
             upgrade: None,
             last,
             ended: None,
-            unwritten: VecDeque::new(),
-            unwritable: Once::default(),
         }
     }
 
@@ -216,26 +202,14 @@ impl Story {
     pub(super) fn refuse(&mut self, build: Option<&str>) {
         // What runs has proved itself: it was another release that was refused.
         if let Some(build) = build.filter(|build| *build != self.me.build_id) {
-            self.write_down(Line::Refused(build.to_owned()));
+            self.unwritten.write(Line::Refused(build.to_owned()));
         }
     }
 
     /// What runs has proved itself, whatever was thought of it before.
     fn forgive(&mut self) {
-        self.write_down(Line::Forgiven(self.me.build_id.clone()));
-    }
-
-    /// Builds that failed or were rolled back, also those that could not be written down yet.
-    pub(super) fn refused_builds(&self) -> Vec<String> {
-        let mut builds = self.history.refused();
-        for line in &self.unwritten {
-            match line {
-                Line::Refused(build) => builds.push(build.clone()),
-                Line::Forgiven(build) => builds.retain(|one| one != build),
-                Line::Upgrade(_) => {}
-            }
-        }
-        builds
+        let me = self.me.build_id.clone();
+        self.unwritten.write(Line::Forgiven(me));
     }
 
     /// Keeps what this generation runs with, for the way back from the next one.
@@ -267,7 +241,13 @@ impl Story {
         if let Some(keeping) = self.keeping.take() {
             let _ = tokio::time::timeout(KEEPING, keeping).await;
         }
-        self.write_again();
+        self.unwritten.write_again();
+    }
+
+    /// The next generation writes from now on.
+    pub(super) async fn hands_over(&mut self) {
+        self.kept().await;
+        self.unwritten.give_up();
     }
 
     /// What the previous generation ran with, if it was this build.
@@ -281,35 +261,7 @@ impl Story {
 
     /// How an upgrade goes, or went, in the place of what was written of it before.
     fn write(&mut self, last: &Last) {
-        self.write_down(Line::Upgrade(Box::new(last.clone())));
-    }
-
-    fn write_down(&mut self, line: Line) {
-        self.unwritten.push_back(line);
-        self.write_again();
-    }
-
-    /// Writes what could not be written before.
-    pub(super) fn write_again(&mut self) {
-        while let Some(line) = self.unwritten.front() {
-            let written = match line {
-                Line::Upgrade(last) => self.history.correct(last),
-                Line::Refused(build) => self.history.refuse(build),
-                Line::Forgiven(build) => self.history.forgive(build),
-            };
-            if let Err(e) = written {
-                if self.unwritable.again() {
-                    tracing::warn!("{e}; the service runs on, and it is tried again");
-                }
-                // How an upgrade ended may be written by another master meanwhile.
-                let ended = |line: &Line| !matches!(line, Line::Upgrade(last) if last.outcome == Outcome::UnderWay);
-                self.unwritten.retain(ended);
-                return;
-            }
-            self.unwritten.pop_front();
-        }
-        self.unwritable
-            .over("the state directory could not be written");
+        self.unwritten.write(Line::Upgrade(Box::new(last.clone())));
     }
 
     /// It is final, and the successor writes it down.
