@@ -166,11 +166,7 @@ impl Disk {
     }
 
     fn try_again_in(&self, pause: Duration) {
-        let post = self.post.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
-            let _ = post.send(Input::DiskAgain).await;
-        });
+        Input::DiskAgain.after(pause, &self.post);
     }
 
     /// What could not be done is tried again, but not in the middle of an upgrade: what runs then is
@@ -188,20 +184,12 @@ impl Disk {
 
     /// Says so when it has lasted for a while.
     pub(super) fn lasts_soon(&self) {
-        let post = self.post.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(LASTS).await;
-            let _ = post.send(Input::DiskLasts).await;
-        });
+        Input::DiskLasts.after(LASTS, &self.post);
     }
 
     /// Says so when what looks at it has waited for too long.
     pub(super) fn settles_soon(&self) {
-        let post = self.post.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(SETTLES).await;
-            let _ = post.send(Input::DiskUnsettled).await;
-        });
+        Input::DiskUnsettled.after(SETTLES, &self.post);
     }
 
     /// This master leaves: what is under way comes to its end first.

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_seqpacket::UnixSeqpacketListener;
 
 use super::input::Input;
@@ -41,17 +41,9 @@ pub(super) fn open(runtime: &Path) -> std::io::Result<OwnedFd> {
 pub(super) struct HandoffDoor {
     socket: Option<OwnedFd>,
     post: mpsc::Sender<Input>,
-    open: Option<Answering>,
+    /// Who answers; nobody does when this is dropped.
+    open: JoinSet<()>,
     refused: Once,
-}
-
-#[derive(Debug)]
-struct Answering(JoinHandle<()>);
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// What is said of it.
@@ -64,7 +56,7 @@ impl HandoffDoor {
         Self {
             socket,
             post,
-            open: None,
+            open: JoinSet::new(),
             refused: Once::default(),
         }
     }
@@ -78,16 +70,15 @@ impl HandoffDoor {
     /// where to pass them, but news are heard.
     pub(super) fn follow(&mut self, receives: bool) {
         if !receives {
-            self.open = None;
+            self.open = JoinSet::new();
             return;
         }
-        let (Some(socket), None) = (&self.socket, &self.open) else {
+        let Some(socket) = self.socket.as_ref().filter(|_| self.open.is_empty()) else {
             return;
         };
         match socket.try_clone().and_then(UnixSeqpacketListener::try_from) {
             Ok(listener) => {
-                let task = tokio::spawn(serve(listener, self.post.clone()));
-                self.open = Some(Answering(task));
+                self.open.spawn(serve(listener, self.post.clone()));
                 self.refused.over(CANNOT);
             }
             Err(e) if self.refused.again() => tracing::error!("{CANNOT}: {e}; it is tried again"),
@@ -97,13 +88,13 @@ impl HandoffDoor {
 
     /// Makes the path lead here again when somebody removed it. True: nobody answers on it yet.
     pub(super) fn mend(&mut self, runtime: &Path) -> bool {
-        if self.open.is_none() || runtime.join(SOCKET).exists() {
+        if self.open.is_empty() || runtime.join(SOCKET).exists() {
             return false;
         }
         let made = open(runtime);
         let made_again = made.is_ok();
         if let Ok(socket) = made {
-            (self.socket, self.open) = (Some(socket), None);
+            (self.socket, self.open) = (Some(socket), JoinSet::new());
         }
         made_again
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::input::Input;
@@ -28,74 +28,68 @@ const FORGIVEN: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Health {
     post: mpsc::Sender<Input>,
-    check: Option<Check>,
-}
-
-/// Dropped, it ends.
-#[derive(Debug)]
-struct Check(JoinHandle<()>);
-
-impl Drop for Check {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    /// Dropped, it ends.
+    check: JoinSet<()>,
 }
 
 impl Health {
     pub(super) fn new(post: mpsc::Sender<Input>) -> Self {
-        Self { post, check: None }
+        let check = JoinSet::new();
+        Self { post, check }
     }
 
     /// Before the takeover: says that the workers are in good health, or, shortly before `limit`, that
     /// they are not.
     pub(super) fn check_once(&mut self, path: Option<&String>, limit: Duration) {
-        let check = |path: &String| before_takeover(path.clone(), limit, self.post.clone());
-        self.check = path.map(check);
+        self.end();
+        if let Some(path) = path.cloned() {
+            let check = before_takeover(path, limit, self.post.clone());
+            self.check.spawn(check);
+        }
     }
 
     /// From now on, while the workers prove themselves.
     pub(super) fn watch(&mut self, path: Option<&String>) {
-        self.check = path.map(|path| in_probation(path.clone(), self.post.clone()));
+        self.end();
+        if let Some(path) = path.cloned() {
+            self.check.spawn(in_probation(path, self.post.clone()));
+        }
     }
 
     pub(super) fn end(&mut self) {
-        self.check = None;
+        self.check = JoinSet::new();
     }
 }
 
-fn before_takeover(path: String, limit: Duration, post: mpsc::Sender<Input>) -> Check {
-    Check(tokio::spawn(async move {
-        let last = Instant::now() + limit.mul_f32(0.9);
-        let event = loop {
-            match ask_all(&path, &post).await {
-                Ok(()) => break Event::Healthy,
-                Err(why) if Instant::now() >= last => {
-                    break Event::WorkersFailed(format!("health check {path}: {why}"));
-                }
-                Err(_) => sleep(WARMING).await,
+async fn before_takeover(path: String, limit: Duration, post: mpsc::Sender<Input>) {
+    let last = Instant::now() + limit.mul_f32(0.9);
+    let event = loop {
+        match ask_all(&path, &post).await {
+            Ok(()) => break Event::Healthy,
+            Err(why) if Instant::now() >= last => {
+                break Event::WorkersFailed(format!("health check {path}: {why}"));
             }
-        };
-        let _ = post.send(Input::Event(event)).await;
-    }))
+            Err(_) => sleep(WARMING).await,
+        }
+    };
+    let _ = post.send(Input::Event(event)).await;
 }
 
-fn in_probation(path: String, post: mpsc::Sender<Input>) -> Check {
-    Check(tokio::spawn(async move {
-        let mut bad = 0;
-        loop {
-            sleep(WATCHING).await;
-            match ask_all(&path, &post).await {
-                Ok(()) => bad = 0,
-                Err(_) if bad < FORGIVEN => bad += 1,
-                Err(why) => {
-                    // Said again while it lasts: a trial begins anew each time.
-                    bad = 0;
-                    let why = format!("health check {path}: {why}");
-                    let _ = post.send(Input::Event(Event::Unhealthy(why))).await;
-                }
+async fn in_probation(path: String, post: mpsc::Sender<Input>) {
+    let mut bad = 0;
+    loop {
+        sleep(WATCHING).await;
+        match ask_all(&path, &post).await {
+            Ok(()) => bad = 0,
+            Err(_) if bad < FORGIVEN => bad += 1,
+            Err(why) => {
+                // Said again while it lasts: a trial begins anew each time.
+                bad = 0;
+                let why = format!("health check {path}: {why}");
+                let _ = post.send(Input::Event(Event::Unhealthy(why))).await;
             }
         }
-    }))
+    }
 }
 
 async fn ask_all(path: &str, post: &mpsc::Sender<Input>) -> Result<(), String> {

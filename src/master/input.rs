@@ -1,5 +1,9 @@
 //! What reaches the driver: one queue for everything that its tasks see.
 
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
 use super::launch::Launched;
 use super::line::Heard;
 use super::look::Looked;
@@ -52,4 +56,15 @@ pub enum Input {
     Probe(tokio::sync::oneshot::Sender<Vec<(u32, std::os::unix::net::UnixStream)>>),
     /// Something for the machine.
     Event(Event),
+}
+
+impl Input {
+    /// Reaches the driver in a while.
+    pub(super) fn after(self, pause: Duration, post: &mpsc::Sender<Self>) {
+        let post = post.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _ = post.send(self).await;
+        });
+    }
 }

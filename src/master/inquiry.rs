@@ -57,11 +57,7 @@ impl Inquiry {
         self.workers = workers;
         self.waits = other;
         self.other = None;
-        let (post, number) = (self.post.clone(), self.number);
-        tokio::spawn(async move {
-            tokio::time::sleep(PATIENCE).await;
-            let _ = post.send(Input::StatusDue(number)).await;
-        });
+        Input::StatusDue(self.number).after(PATIENCE, &self.post);
     }
 
     /// The other master has said how it is.

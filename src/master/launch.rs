@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::store::{Found, Store, StoreError};
 use crate::api::exit;
@@ -142,7 +142,7 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
     spec.blocked = signals::BLOCKED_AT_EXEC;
     let process = spawn::spawn(spec).map_err(|e| Failure::new(e.to_string()))?;
     let mut guard = Guard(process);
-    let output = guard.0.take_output().map(Said::hear);
+    let output = guard.0.take_output().map(hear);
     let ended = tokio::time::timeout(plan.timeout, guard.0.exited()).await;
     if ended.is_err() {
         return Err(Failure::new(format!(
@@ -155,7 +155,7 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
         return Ok(());
     }
     let said = match output {
-        Some(said) => said.words().await,
+        Some(said) => words(said).await,
         None => String::new(),
     };
     let code = match ended {
@@ -172,36 +172,30 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
 }
 
 /// What a process says, read while it runs: one that fills the pipe waits until somebody reads.
-struct Said(JoinHandle<Vec<u8>>);
-
-impl Said {
-    fn hear(output: OwnedFd) -> Self {
-        Self(tokio::spawn(async move {
-            let mut tail = Vec::new();
-            let Ok(mut pipe) = pipe::Receiver::from_owned_fd(output) else {
-                return tail;
-            };
-            let mut chunk = [0; MOST];
-            while let Ok(n @ 1..) = pipe.read(&mut chunk).await {
-                tail.extend_from_slice(&chunk[..n]);
-                tail.drain(..tail.len().saturating_sub(MOST));
-            }
-            tail
-        }))
-    }
-
-    /// The end of it, once the process has ended. What it started may hold the pipe open.
-    async fn words(mut self) -> String {
-        let heard = tokio::time::timeout(REST, &mut self.0).await;
-        let heard = heard.ok().and_then(Result::ok).unwrap_or_default();
-        String::from_utf8_lossy(&heard).trim().to_owned()
-    }
+fn hear(output: OwnedFd) -> JoinSet<Vec<u8>> {
+    let mut said = JoinSet::new();
+    said.spawn(async move {
+        let mut tail = Vec::new();
+        let Ok(mut pipe) = pipe::Receiver::from_owned_fd(output) else {
+            return tail;
+        };
+        let mut chunk = [0; MOST];
+        while let Ok(n @ 1..) = pipe.read(&mut chunk).await {
+            tail.extend_from_slice(&chunk[..n]);
+            tail.drain(..tail.len().saturating_sub(MOST));
+        }
+        tail
+    });
+    said
 }
 
-impl Drop for Said {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// The end of it, once the process has ended. What it started may hold the pipe open.
+async fn words(mut said: JoinSet<Vec<u8>>) -> String {
+    let heard = tokio::time::timeout(REST, said.join_next()).await;
+    let heard = heard.ok().flatten().and_then(Result::ok);
+    String::from_utf8_lossy(&heard.unwrap_or_default())
+        .trim()
+        .to_owned()
 }
 
 /// So much of what a pre-flight said is told.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::sys::channel::{Channel, ChannelError, Received};
 
@@ -26,8 +26,9 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct Line<T> {
     outbox: mpsc::UnboundedSender<(T, Vec<OwnedFd>)>,
-    reader: JoinHandle<()>,
-    writer: Option<JoinHandle<()>>,
+    /// Ends when this is dropped.
+    reader: JoinSet<()>,
+    writer: JoinHandle<()>,
 }
 
 impl<T: Serialize + Send + Sync + 'static> Line<T> {
@@ -55,7 +56,8 @@ impl<T: Serialize + Send + Sync + 'static> Line<T> {
                 }
             }
         });
-        let reader = tokio::spawn(async move {
+        let mut reader = JoinSet::new();
+        reader.spawn(async move {
             loop {
                 let heard = match channel.recv().await {
                     Ok(Some(received)) => Heard::Message(received),
@@ -72,7 +74,7 @@ impl<T: Serialize + Send + Sync + 'static> Line<T> {
         Self {
             outbox,
             reader,
-            writer: Some(writer),
+            writer,
         }
     }
 
@@ -82,17 +84,13 @@ impl<T: Serialize + Send + Sync + 'static> Line<T> {
     }
 
     /// Closes it and waits, at most so long, until what was queued is sent.
-    pub async fn close(mut self, limit: Duration) {
-        let writer = self.writer.take();
-        drop(self);
-        if let Some(writer) = writer {
-            let _ = tokio::time::timeout(limit, writer).await;
-        }
-    }
-}
-
-impl<T> Drop for Line<T> {
-    fn drop(&mut self) {
-        self.reader.abort();
+    pub async fn close(self, limit: Duration) {
+        let Self {
+            outbox,
+            reader,
+            writer,
+        } = self;
+        drop((outbox, reader));
+        let _ = tokio::time::timeout(limit, writer).await;
     }
 }

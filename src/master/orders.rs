@@ -33,18 +33,16 @@ pub(super) struct Orders {
 pub(super) struct Waiter {
     order: Order,
     until: Until,
-    id: Option<String>,
-    /// Instead of the configured one.
-    probation: Option<Duration>,
-    /// An upgrade for its release.
-    release: bool,
+    /// Of an upgrade.
+    upgrade: Option<Upcoming>,
     answer: Answer,
 }
 
 /// An upgrade that was ordered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Upcoming {
     pub(super) id: String,
+    /// Instead of the configured one.
     pub(super) probation: Option<Duration>,
     /// For its release.
     pub(super) release: bool,
@@ -124,9 +122,7 @@ impl Orders {
         Some(self.hold(Waiter {
             order,
             until: Until::Takeover,
-            id: None,
-            probation: None,
-            release: false,
+            upgrade: None,
             answer,
         }))
     }
@@ -134,12 +130,8 @@ impl Orders {
     /// Takes an order in hand for the machine to hear.
     pub(super) fn hold(&mut self, waiter: Waiter) -> Order {
         let order = waiter.order.clone();
-        if let (Order::Upgrade { .. }, Some(id)) = (&order, &waiter.id) {
-            self.upcoming = Some(Upcoming {
-                id: id.clone(),
-                probation: waiter.probation,
-                release: waiter.release,
-            });
+        if waiter.upgrade.is_some() {
+            self.upcoming.clone_from(&waiter.upgrade);
         }
         self.in_hand = Some(waiter);
         order
@@ -171,9 +163,11 @@ impl Orders {
                 supersede,
             },
             until: order.until,
-            id: Some(id),
-            probation: order.probation_ms.map(Duration::from_millis),
-            release: order.release.is_some(),
+            upgrade: Some(Upcoming {
+                id,
+                probation: order.probation_ms.map(Duration::from_millis),
+                release: order.release.is_some(),
+            }),
             answer,
         };
         if let Some(reason) = refused {
@@ -333,14 +327,14 @@ impl Reply {
 impl Waiter {
     /// The upgrade's id, if it is about one.
     pub(super) fn id(&self) -> Option<&str> {
-        self.id.as_deref()
+        self.upgrade.as_ref().map(|upgrade| &*upgrade.id)
     }
 
     pub(super) fn end(self, exit: u8, message: String) {
         self.answer.end(api::Verdict {
             exit,
             message,
-            id: self.id,
+            id: self.upgrade.map(|upgrade| upgrade.id),
         });
     }
 }

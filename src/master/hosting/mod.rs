@@ -323,11 +323,7 @@ impl Applications {
     /// It is started once more after a pause.
     pub(super) fn start_soon(&mut self) {
         let pause = self.budget.failed(Instant::now()).0;
-        let post = self.launcher.post.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
-            let _ = post.send(Input::StartApplication).await;
-        });
+        Input::StartApplication.after(pause, &self.launcher.post);
     }
 }
 

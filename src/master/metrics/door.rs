@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::ListenerConfig;
@@ -32,17 +32,9 @@ pub(in crate::master) struct MetricsSocket(Listener);
 pub(in crate::master) struct MetricsDoor {
     socket: Option<MetricsSocket>,
     handle: control::Handle,
-    open: Option<Answering>,
+    /// Who answers; nobody does when this is dropped.
+    open: JoinSet<()>,
     refused: Once,
-}
-
-#[derive(Debug)]
-struct Answering(JoinHandle<()>);
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// What is said of it.
@@ -85,7 +77,7 @@ impl MetricsDoor {
         Self {
             socket,
             handle,
-            open: None,
+            open: JoinSet::new(),
             refused: Once::default(),
         }
     }
@@ -109,24 +101,24 @@ impl MetricsDoor {
 
     /// A new configuration counts.
     pub(in crate::master) fn change(&mut self, socket: Option<MetricsSocket>) {
-        self.open = None;
+        self.open = JoinSet::new();
         self.socket = socket;
     }
 
     /// Answers on the socket while this master owns the service.
     pub(in crate::master) fn follow(&mut self, owns: bool) {
         if !owns {
-            self.open = None;
+            self.open = JoinSet::new();
             return;
         }
-        let (Some(socket), None) = (&self.socket, &self.open) else {
+        let Some(socket) = self.socket.as_ref().filter(|_| self.open.is_empty()) else {
             return;
         };
         let router = control::metrics_router(self.handle.clone());
         match Accepting::new(socket) {
             Ok(accepting) => {
                 self.refused.over(CANNOT);
-                self.open = Some(Answering(tokio::spawn(serve(accepting, router))));
+                self.open.spawn(serve(accepting, router));
             }
             Err(e) if self.refused.again() => tracing::error!("{CANNOT}: {e}; it is tried again"),
             Err(_) => {}

@@ -44,11 +44,7 @@ impl Workers {
         };
         worker.line.say(order, Vec::new());
         if let Some(limit) = limit {
-            let inbox = self.inbox.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(limit + OVERDUE).await;
-                let _ = inbox.send(Input::WorkerOverdue(id)).await;
-            });
+            Input::WorkerOverdue(id).after(limit + OVERDUE, &self.inbox);
         }
     }
 

@@ -146,11 +146,7 @@ impl Workers {
             _ => {
                 worker.half_gone = Some(half);
                 if half == Half::Process {
-                    let inbox = self.inbox.clone();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(LAST_WORDS).await;
-                        let _ = inbox.send(Input::WorkerExited(id)).await;
-                    });
+                    Input::WorkerExited(id).after(LAST_WORDS, &self.inbox);
                 }
                 Vec::new()
             }

@@ -63,11 +63,7 @@ impl Workers {
         if !self.looks_again && self.held.iter().any(|held| held.drainer == 0) {
             // Not taken yet, in a moment it is.
             self.looks_again = true;
-            let inbox = self.inbox.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(LAST_WORDS).await;
-                let _ = inbox.send(Input::DrainerGone(0)).await;
-            });
+            Input::DrainerGone(0).after(LAST_WORDS, &self.inbox);
         }
     }
 
