@@ -221,6 +221,7 @@ fn messages() -> Vec<(&'static str, Message)> {
             pid: 3990,
             identity: identity(5, "1.3.1"),
             left_ms: Some(540_000),
+            hurried: true,
         }],
         unit_rev: Some("1".into()),
         drained: Connections {

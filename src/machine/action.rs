@@ -63,8 +63,8 @@ pub enum Action {
     CloseSuccessor,
     /// Let the predecessor's channel go: EOF.
     ClosePredecessor,
-    /// SIGTERM (and SIGCONT) to the successor.
-    TermSuccessor,
+    /// TERM or INT (and SIGCONT) to the successor.
+    EndSuccessor(Signal),
     /// SIGKILL to the successor.
     KillSuccessor,
     /// Reap the successor: the service is ours again.
@@ -80,8 +80,10 @@ pub enum Action {
     KillDrainer(u32),
     /// Tell the service manager (or the keeper) who the main process is, and wait until it knows.
     NameMain(Who),
-    /// MAINPID to a worker and back, so that systemd drops the "alien" mark.
+    /// MAINPID to a worker and back, so that systemd drops the "alien" mark. Answered like `NameMain`.
     Reclaim,
+    /// We serve, and nobody did before us: what is on trial proves itself from now on.
+    StartedCold,
     /// READY=1.
     NotifyReady,
     /// STOPPING=1: final for the whole unit.

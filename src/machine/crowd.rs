@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use super::event::Signal;
+
 /// How much of a hurry it was told to be in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Hurry {
@@ -11,6 +13,17 @@ pub(super) enum Hurry {
     Soon,
     /// INT: what it holds is cut.
     Now,
+}
+
+impl Hurry {
+    /// What a signal to leave means to the others.
+    pub(super) fn of(how: Signal) -> Self {
+        match how {
+            Signal::Quit => Self::No,
+            Signal::Int => Self::Now,
+            _ => Self::Soon,
+        }
+    }
 }
 
 /// One of them.
@@ -78,6 +91,11 @@ impl Crowd {
     /// When it is killed if it is there still.
     pub(super) fn ends(&self, pid: u32) -> Option<Instant> {
         self.0.iter().find(|d| d.pid == pid)?.ends
+    }
+
+    /// Whether it was told to hurry.
+    pub(super) fn hurried(&self, pid: u32) -> bool {
+        self.0.iter().any(|d| d.pid == pid && d.hurry > Hurry::No)
     }
 
     /// All are told to hurry, and end by then. Returns those to whom that is news.

@@ -28,6 +28,8 @@ pub enum Event {
         /// Whether it was.
         done: bool,
     },
+    /// The service manager has heard that the service runs.
+    ReadyHeard,
     /// It said its last word, and is on its way out.
     DrainerDone(u32),
     /// Its master's process has gone.
@@ -65,6 +67,7 @@ pub enum Event {
 macro_rules! dealt_with {
     () => {
         Event::MainNamed { .. }
+            | Event::ReadyHeard
             | Event::DrainerDone(_)
             | Event::DrainerGone(_)
             | Event::OwnerAnswered(_)

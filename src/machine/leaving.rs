@@ -10,13 +10,12 @@ use super::timing::Timer;
 impl Machine {
     /// The whole service stops: everybody leaves.
     pub(super) fn stop(&mut self, how: Signal, s: &mut Step) {
-        self.stopping = true;
+        let hurry = Hurry::of(how);
+        self.stopping = Some(hurry);
         if self.successor.is_some_and(|x| x.exited) {
             // Not reaped, as in Draining: nobody waits for one that is gone.
             self.successor = None;
         }
-        // QUIT has no deadline but the drain's; so has a predecessor that drains since its commit.
-        self.patient = how == Signal::Quit;
         if self.successor_listens() {
             s.tell_successor(FromPredecessor::Release);
         }
@@ -30,10 +29,10 @@ impl Machine {
         self.settle_rest("the service stops", s);
         self.forget(s);
         self.drain_as(how, s);
-        let rejected = self.only_drains();
+        let (rejected, its_end) = (self.only_drains(), self.timers.get(Timer::Evict));
         self.enter(Phase::Draining, s);
         match self.successor {
-            Some(_) if rejected => {}
+            Some(_) if rejected => self.timers.set(Timer::Evict, its_end),
             // It may not know yet how to read what we say.
             Some(successor) if !successor.ready => self.press_on(s),
             Some(successor) if !successor.committed => {
@@ -44,29 +43,40 @@ impl Machine {
         if self.predecessor_listens() {
             self.arm(Timer::Commit, self.timing.stop + self.timing.commit, s);
         }
-        if !self.patient {
+        // QUIT has no deadline but the drain's; so has a predecessor that drains since its commit.
+        if hurry > Hurry::No {
             self.hurry_others(how, s);
         }
         self.say_stopping(s);
         self.finish(s);
     }
 
-    /// Whoever only drains hears that the service stops now: the crowd and a rejected successor. INT cuts
-    /// what they hold, everything else gives them the time of a stop.
+    /// The others hear that the service stops now. INT cuts what they hold, everything else gives them
+    /// the time of a stop.
     fn hurry_others(&mut self, how: Signal, s: &mut Step) {
-        self.patient = false;
-        let (hurry, limit) = match how {
-            Signal::Int => (Hurry::Now, self.timing.evict),
-            _ => (Hurry::Soon, self.timing.stop + self.timing.commit),
+        let hurry = Hurry::of(how);
+        self.stopping = self.stopping.max(Some(hurry));
+        let limit = match hurry {
+            Hurry::Now => self.timing.evict,
+            Hurry::Soon | Hurry::No => self.timing.stop + self.timing.commit,
         };
-        for pid in self.crowd.hurry(hurry, s.now + limit) {
+        let by = s.now + limit;
+        for pid in self.crowd.hurry(hurry, by) {
             s.act(Action::EndDrainer(pid, how));
         }
         self.time_drainers();
-        let rejected = self.successor.is_some_and(|x| !x.exited && !x.committed);
-        if rejected && self.timers.get(Timer::Evict).is_none() {
-            self.press_on(s);
-            self.arm(Timer::Evict, limit, s);
+        // It hears it when it has let go of its channel.
+        if let Some(at) = self.timers.get(Timer::Commit) {
+            self.timers.arm(Timer::Commit, at.min(by));
+        }
+        let Some(successor) = &mut self.successor else {
+            return;
+        };
+        let later = self.timers.get(Timer::Evict).is_none_or(|at| by < at);
+        if later && !successor.exited && !successor.committed {
+            successor.evictions = successor.evictions.max(1);
+            s.act(Action::EndSuccessor(how));
+            self.timers.arm(Timer::Evict, by);
         }
     }
 
@@ -74,7 +84,7 @@ impl Machine {
     pub(super) fn say_stopping(&mut self, s: &mut Step) {
         let lives = self.predecessor.is_some_and(|p| !p.exited);
         let lives = lives || !self.crowd.is_empty();
-        if self.stopping && !self.said_stopping && !lives && self.successor.is_none() {
+        if self.stopping() && !self.said_stopping && !lives && self.successor.is_none() {
             self.said_stopping = true;
             s.act(Action::NotifyStopping);
         }
@@ -163,7 +173,7 @@ impl Machine {
                 if self.workers_left {
                     s.act(Action::KillWorkers);
                 }
-                if self.stopping {
+                if self.stopping() {
                     self.hurry_others(Signal::Int, s);
                 }
             }
@@ -172,9 +182,9 @@ impl Machine {
                 s.refuse_signal(signal, "this master is leaving");
             }
             // Answered when it is so: a client that left now would let systemd go on to SIGKILL.
-            Event::Order(Order::Stop) if self.stopping => {
+            Event::Order(Order::Stop) if self.stopping() => {
                 self.pend(OrderKind::Stop);
-                if self.patient {
+                if self.stopping == Some(Hurry::No) {
                     self.hurry(s);
                 }
             }
@@ -192,6 +202,7 @@ impl Machine {
                 | FromPredecessor::Commit
                 | FromPredecessor::Retire(_),
             )
+            | Event::ReadyHeard
             | Event::WorkersReady
             | Event::WorkersFailed(_)
             | Event::Reloaded
@@ -210,7 +221,7 @@ impl Machine {
     /// Idempotent: systemd sends several TERM. It only brings the deadlines nearer.
     fn hurry(&mut self, s: &mut Step) {
         self.drain_workers(Some(self.timing.stop), s);
-        if self.stopping {
+        if self.stopping() {
             self.hurry_others(Signal::Term, s);
         }
     }
@@ -223,10 +234,10 @@ impl Machine {
     pub(super) fn finish(&mut self, s: &mut Step) {
         let waits_for_successor = self.successor.is_some_and(|x| !x.committed);
         let waits_for_predecessor =
-            self.stopping && !self.released && self.predecessor.is_some_and(|p| !p.exited);
+            self.stopping() && !self.released && self.predecessor.is_some_and(|p| !p.exited);
         // Should the service manager still take us for the main process, it would end the service.
-        let names = !self.stopping && self.main == Some(Who::Successor) && !self.main_known;
-        let waits_for_drainers = self.stopping && !self.released && !self.crowd.is_empty();
+        let names = !self.stopping() && self.main == Some(Who::Successor) && !self.main_known;
+        let waits_for_drainers = self.stopping() && !self.released && !self.crowd.is_empty();
         let waits_for_others = waits_for_successor || waits_for_predecessor || waits_for_drainers;
         let waits = self.workers_left || waits_for_others || names;
         if self.phase == Phase::Draining && !waits {

@@ -40,6 +40,8 @@ pub struct Machine {
     pub(super) main_known: bool,
     /// It knows that the service runs: who started that, or we, said so.
     pub(super) said_ready: bool,
+    /// It may not see our end: it knows us from the time when we were another master's child.
+    pub(super) unseen: bool,
     /// Generations that only drain, older than our predecessor or rejected.
     pub(super) crowd: Crowd,
     /// Signals that wait for the other side, in the order they came.
@@ -54,12 +56,10 @@ pub struct Machine {
     pub(super) next: Option<Supersede>,
     /// Orders that wait for their verdict.
     pub(super) unsettled: Vec<OrderKind>,
-    /// The whole service stops.
-    pub(super) stopping: bool,
+    /// The whole service stops, in such a hurry.
+    pub(super) stopping: Option<Hurry>,
     /// And the service manager knows.
     pub(super) said_stopping: bool,
-    /// It stops as QUIT wants it: those that only drain have their time.
-    pub(super) patient: bool,
     /// The other master stops it, and told us to leave.
     pub(super) released: bool,
 }
@@ -211,6 +211,7 @@ impl Machine {
             main: None,
             main_known: false,
             said_ready: true,
+            unseen: false,
             crowd: Crowd::default(),
             remembered: Vec::new(),
             leaving: None,
@@ -218,17 +219,16 @@ impl Machine {
             restored: false,
             next: None,
             unsettled: Vec::new(),
-            stopping: false,
+            stopping: None,
             said_stopping: false,
-            patient: false,
             released: false,
         }
     }
 
-    /// Somebody drained already when we began.
-    pub fn know_drainer(&mut self, pid: u32, limit: Option<Duration>, now: Instant) {
-        self.crowd
-            .join(pid, limit.map(|limit| now + limit), Hurry::No);
+    /// Somebody drained already when we began, and may so for so long; or was told to hurry.
+    pub fn know_drainer(&mut self, pid: u32, limit: Option<Duration>, hurried: bool, now: Instant) {
+        let hurry = if hurried { Hurry::Soon } else { Hurry::No };
+        self.crowd.join(pid, limit.map(|limit| now + limit), hurry);
         self.time_drainers();
     }
 
@@ -271,16 +271,34 @@ impl Machine {
         if let Event::Timer(timer) = event {
             let due = self.timers.get(timer);
             self.timers.disarm(timer);
-            let blames = matches!(timer, Timer::Silence | Timer::DeadMan);
-            if blames && due.is_some_and(|at| now >= at + self.timing.silence / 8) {
-                // It is we who slept (a paused virtual machine): what the successor said in the
-                // meantime is still to be read, and what it has to say now is still to come.
-                self.arm(timer, self.timing.silence, s);
+            let slept = due.is_some_and(|at| now >= at + self.timing.silence / 8);
+            if let Some(more) = self.after_sleep(timer).filter(|_| slept) {
+                // It is we who slept (a paused virtual machine), and so did the others: what they said
+                // in the meantime is still to be read, and what they have to do still to be done.
+                self.arm(timer, more, s);
                 return step.actions;
             }
         }
         self.answer(event, s);
         step.actions
+    }
+
+    /// The time that is given once more to somebody who would be blamed at this deadline.
+    fn after_sleep(&self, timer: Timer) -> Option<Duration> {
+        match timer {
+            Timer::Silence | Timer::DeadMan => Some(self.timing.silence),
+            Timer::Start | Timer::Reload => Some(self.timing.start),
+            // It takes back meanwhile.
+            Timer::Commit if self.phase == Phase::Yielded => Some(self.timing.start),
+            Timer::Commit => Some(self.timing.stop + self.timing.commit),
+            Timer::Evict => Some(self.timing.evict),
+            Timer::Probation
+            | Timer::Heartbeat
+            | Timer::Remember
+            | Timer::ColdTrial
+            | Timer::Name
+            | Timer::Drainer => None,
+        }
     }
 
     fn answer(&mut self, event: Event, s: &mut Step) {
@@ -293,7 +311,7 @@ impl Machine {
             Event::Healthy if starts => Event::WorkersReady,
             event => event,
         };
-        self.note(&event, s.now);
+        self.note(&event, s);
         self.time_drainers();
         if self.phase != Phase::Done && !self.everywhere(&event, s) {
             match self.phase {
@@ -316,7 +334,7 @@ impl Machine {
     }
 
     /// Facts about others, true in every phase.
-    fn note(&mut self, event: &Event, now: Instant) {
+    fn note(&mut self, event: &Event, s: &mut Step) {
         match event {
             // While a set is wanted this is an old word about the set before, or the pool is
             // about to start workers that have died: they are drained like any others.
@@ -331,8 +349,9 @@ impl Machine {
             Event::DrainerGone(pid) => self.crowd.gone(*pid),
             Event::MainNamed { who, done } if self.main == Some(*who) => {
                 self.main_known = *done;
-                self.said_ready |= *done;
+                self.unseen &= !*done;
             }
+            Event::ReadyHeard => self.said_ready = true,
             Event::Predecessor(FromPredecessor::Takeover) => {
                 // It has named us.
                 (self.main, self.main_known) = (Some(Who::Me), true);
@@ -362,7 +381,7 @@ impl Machine {
                     p.committed = true;
                 }
             }
-            Event::PredecessorClosed => self.predecessor_drains(now),
+            Event::PredecessorClosed => self.predecessor_drains(s),
             Event::PredecessorExited => {
                 if let Some(p) = &mut self.predecessor {
                     p.exited = true;
@@ -418,7 +437,7 @@ impl Machine {
             Event::MainNamed { done: false, .. } => self.arm(Timer::Name, self.timing.name, s),
             Event::Timer(Timer::Name) => match self.main.filter(|_| !self.main_known) {
                 Some(Who::Me) if !self.said_ready => s.act(Action::NotifyReady),
-                Some(who) => s.act(Action::NameMain(who)),
+                Some(who) => self.name(who, s),
                 None => {}
             },
             Event::Timer(Timer::Reload) => {
@@ -512,8 +531,16 @@ impl Machine {
     pub(super) fn name_main(&mut self, who: Who, s: &mut Step) {
         if self.main != Some(who) || !self.main_known {
             (self.main, self.main_known) = (Some(who), false);
-            s.act(Action::NameMain(who));
+            self.name(who, s);
         }
+    }
+
+    fn name(&self, who: Who, s: &mut Step) {
+        s.act(if self.unseen && who == Who::Me {
+            Action::Reclaim
+        } else {
+            Action::NameMain(who)
+        });
     }
 
     /// The predecessor owns the service: whom it names is its business.
@@ -554,7 +581,7 @@ impl Machine {
             self.reload_ended(Verdict::Failed(failure), s);
         }
         if self.workers_left {
-            let stop = self.stopping || self.released;
+            let stop = self.stopping() || self.released;
             s.act(Action::DrainWorkers { stop, limit });
         }
     }
@@ -565,7 +592,7 @@ impl Machine {
             return;
         };
         s.act(if successor.evictions == 0 {
-            Action::TermSuccessor
+            Action::EndSuccessor(Signal::Term)
         } else {
             Action::KillSuccessor
         });
@@ -582,7 +609,7 @@ impl Machine {
     }
 
     /// It let go of the channel and may drain: as one of the crowd.
-    fn predecessor_drains(&mut self, now: Instant) {
+    fn predecessor_drains(&mut self, s: &mut Step) {
         let Some(p) = self.predecessor.as_mut().filter(|p| !p.closed) else {
             return;
         };
@@ -590,17 +617,22 @@ impl Machine {
         if p.exited {
             return;
         }
-        let limit = p.limit.map(|limit| now + limit);
-        match self.timers.get(Timer::Commit).filter(|_| self.stopping) {
-            // It knows that the service stops.
-            Some(by) => self.crowd.join(p.pid, Some(by), Hurry::Soon),
-            None => self.crowd.join(p.pid, limit, Hurry::No),
+        let (pid, limit) = (p.pid, p.limit.map(|limit| s.now + limit));
+        let Some((hurry, by)) = self.stopping.zip(self.timers.get(Timer::Commit)) else {
+            return self.crowd.join(pid, limit, Hurry::No);
+        };
+        // It knows that the service stops; from now on the deadline is that of one that drains.
+        self.timers.disarm(Timer::Commit);
+        self.crowd.join(pid, Some(by), hurry.max(Hurry::Soon));
+        if hurry == Hurry::Now {
+            s.act(Action::EndDrainer(pid, Signal::Int));
         }
     }
 
     /// The predecessor's process has gone, so we are no longer "alien" to the service manager.
     pub(super) fn predecessor_gone(&mut self, s: &mut Step) {
         if self.predecessor.take().is_some() {
+            self.unseen = true;
             s.act(Action::Reclaim);
             // A successor that is ready has its place in them already.
             if !self.successor.is_some_and(|x| x.ready) {

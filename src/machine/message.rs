@@ -213,6 +213,9 @@ pub struct Lingering {
     /// How long it may still drain, in milliseconds; `None`: no limit.
     #[serde(default)]
     pub left_ms: Option<u64>,
+    /// It was told to hurry, and makes room by that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hurried: bool,
 }
 
 /// What one descriptor is.

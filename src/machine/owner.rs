@@ -10,9 +10,21 @@ use super::phase::Phase;
 use super::timing::Timer;
 use crate::api::Outcome;
 
+const UNHEARD: &str =
+    "the service manager has not heard yet that the service runs; try again in a second";
+
 impl Machine {
     pub(super) fn serving(&mut self, event: Event, s: &mut Step) {
         match event {
+            // Its successor would not say it either, and the service manager ends what does not start.
+            Event::Order(order @ (Order::Upgrade { .. } | Order::Rollback { nothing: None }))
+                if !self.said_ready =>
+            {
+                s.refuse(&order, UNHEARD);
+            }
+            Event::Signal(Signal::Usr2) if !self.said_ready => {
+                s.refuse_signal(Signal::Usr2, UNHEARD);
+            }
             Event::Order(Order::Upgrade {
                 hold, end_oldest, ..
             }) => {

@@ -35,7 +35,7 @@ impl Machine {
             | Phase::Evicting => true,
             Phase::Starting => self.predecessor.is_none(),
             Phase::Reclaiming => self.successor.is_none_or(|s| s.closed),
-            Phase::Draining => self.stopping,
+            Phase::Draining => self.stopping(),
             Phase::Standby | Phase::Parked | Phase::Done => false,
         }
     }
@@ -75,7 +75,7 @@ impl Machine {
     /// Whether this master only drains, and another generation serves.
     #[must_use]
     pub fn drains_aside(&self) -> bool {
-        self.phase == Phase::Draining && !self.stopping
+        self.phase == Phase::Draining && !self.stopping()
     }
 
     /// Who the service manager was told is the main process, when it is known.
@@ -91,7 +91,7 @@ impl Machine {
         match self.phase {
             // The pre-flight and the start each have their time.
             Phase::Launching => Some(self.timing.start * 2 + MARGIN),
-            Phase::Draining if self.stopping => Some(self.timing.stop + MARGIN),
+            Phase::Draining if self.stopping() => Some(self.timing.stop + MARGIN),
             _ => None,
         }
     }
@@ -104,7 +104,8 @@ impl Machine {
             .map(|at| at.saturating_duration_since(now))
     }
 
-    /// The masters of the generations that only drain, the oldest first.
+    /// The masters of the generations that only drain, the oldest first; not those that were told to
+    /// hurry, or are on their way out.
     #[must_use]
     pub fn drainers(&self) -> Vec<u32> {
         let rejected = self.successor.filter(|_| self.only_drains());
@@ -118,17 +119,18 @@ impl Machine {
         self.timing.drain.map(|drain| drain + self.timing.commit)
     }
 
-    /// What is left to a generation that drains; `None`: no limit.
+    /// What is left to a generation that drains (`None`: no limit), and whether it was told to hurry.
     #[must_use]
-    pub fn drainer_left(&self, pid: u32, now: Instant) -> Option<Duration> {
-        let ends = self.crowd.ends(pid)?;
-        Some(ends.saturating_duration_since(now))
+    pub fn drainer(&self, pid: u32, now: Instant) -> (Option<Duration>, bool) {
+        let left = self.crowd.ends(pid);
+        let left = left.map(|ends| ends.saturating_duration_since(now));
+        (left, self.crowd.hurried(pid))
     }
 
     /// Whether the whole service stops.
     #[must_use]
     pub fn stopping(&self) -> bool {
-        self.stopping
+        self.stopping.is_some()
     }
 
     /// Whether this master feeds the service manager's watchdog: while its workers answer, and from

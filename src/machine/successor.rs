@@ -24,6 +24,7 @@ impl Machine {
                 } else {
                     s.act(Action::OwnPid);
                     self.enter(Phase::Serving, s);
+                    s.act(Action::StartedCold);
                     s.act(Action::NotifyReady);
                 }
             }

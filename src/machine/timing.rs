@@ -110,7 +110,11 @@ impl Timers {
     }
 
     pub(super) fn disarm(&mut self, timer: Timer) {
-        self.armed[timer as usize] = None;
+        self.set(timer, None);
+    }
+
+    pub(super) fn set(&mut self, timer: Timer, at: Option<Instant>) {
+        self.armed[timer as usize] = at;
     }
 
     pub(super) fn get(&self, timer: Timer) -> Option<Instant> {

@@ -71,12 +71,19 @@ impl Drainers {
         })
     }
 
-    /// For our successor; `left` says for how long each may drain.
-    pub(super) fn for_successor(&self, left: impl Fn(u32) -> Option<Duration>) -> Vec<Lingering> {
-        let one = |d: &Drainer| Lingering {
-            pid: d.pid,
-            identity: d.identity.clone(),
-            left_ms: left(d.pid).map(millis),
+    /// For our successor; `how` says for how long each may drain, and whether it was told to hurry.
+    pub(super) fn for_successor(
+        &self,
+        how: impl Fn(u32) -> (Option<Duration>, bool),
+    ) -> Vec<Lingering> {
+        let one = |d: &Drainer| {
+            let (left, hurried) = how(d.pid);
+            Lingering {
+                pid: d.pid,
+                identity: d.identity.clone(),
+                left_ms: left.map(millis),
+                hurried,
+            }
         };
         self.known.iter().map(one).collect()
     }
@@ -227,6 +234,7 @@ mod tests {
                 build_id: "b".into(),
             },
             left_ms: None,
+            hurried: false,
         };
         let post = mpsc::channel(9).0;
         let mut drainers = Drainers::new(vec![lingering], Connections::default(), &post).unwrap();

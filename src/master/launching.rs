@@ -68,7 +68,7 @@ impl Driver {
         Plan {
             store: Arc::clone(&self.disk.store),
             back,
-            refused: self.story.refused_builds(),
+            refused: self.story.unwritten.refused_builds(),
             check: self.fixed.check.clone(),
             args: self.fixed.args.clone(),
             cwd: self.fixed.cwd.clone(),
@@ -98,12 +98,13 @@ impl Driver {
         let build = record.to_build.as_deref().filter(|_| record.back);
         let previous = build.and_then(|build| self.story.previous(build));
         let now = Instant::now();
-        let left = |pid| self.machine.drainer_left(pid, now);
-        let mut lingering = self.drainers.for_successor(left);
+        let how = |pid| self.machine.drainer(pid, now);
+        let mut lingering = self.drainers.for_successor(how);
         lingering.push(Lingering {
             pid,
             identity: me.clone(),
             left_ms: self.machine.own_drain().map(millis),
+            hurried: false,
         });
         let inheritance = Inheritance {
             protocol: PROTOCOL,

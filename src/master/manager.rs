@@ -68,14 +68,24 @@ impl Manager {
 
     /// Names another process and then this one, so that what the manager knows of the main process
     /// is found out anew. In one breath: systemd reads notifications before it answers anybody, and
-    /// whoever asks or signals its main process meanwhile does not meet the other one.
-    pub async fn rename_main(&mut self, other: u32, pid: u32) -> bool {
+    /// whoever asks or signals its main process meanwhile does not meet the other one. False: one of
+    /// both could not be said, and nothing is found out.
+    pub async fn rename_main(&mut self, other: Option<u32>, pid: u32) -> bool {
+        let mut renamed = true;
         if let Self::Systemd { notify, .. } = self {
-            if let Err(e) = notify.main_pid(other, None) {
-                tracing::warn!("{e}");
+            match other.map(|other| notify.main_pid(other, None)) {
+                Some(Ok(())) => {}
+                Some(Err(e)) => {
+                    tracing::warn!("{e}");
+                    renamed = false;
+                }
+                None => tracing::warn!(
+                    "systemd may not notice the end of this master: it is no child of systemd's, \
+                     and no worker serves that could be named for a moment"
+                ),
             }
         }
-        self.name_main(pid, None).await
+        self.name_main(pid, None).await && renamed
     }
 
     /// The service runs, and we are its main process. False: it could not be told.

@@ -78,7 +78,7 @@ pub(super) fn text(driver: &Driver) -> String {
     );
     text.gauge(
         "draining_generations",
-        "Earlier generations that only drain.",
+        "Earlier generations that only drain and were not told to hurry, as [drain] generations counts them.",
         driver.machine.drainers().len() as u64,
     );
     let under_way = driver.story.upgrade().is_some();

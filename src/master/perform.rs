@@ -97,10 +97,10 @@ impl Driver {
             Action::ToSuccessor(word) => self.say_to_successor(word),
             Action::CloseSuccessor => {
                 // EOF makes the commit true: what to go back with is written down by then.
-                self.story.kept().await;
+                self.story.hands_over().await;
                 drop(self.successor.close());
             }
-            Action::TermSuccessor => self.successor.signal(Os::SIGTERM),
+            Action::EndSuccessor(how) => self.successor.signal(os(how)),
             Action::KillSuccessor => self.successor.signal(Os::SIGKILL),
             Action::ReapSuccessor => self.successor.reap(),
             Action::LetLinger => {
@@ -122,13 +122,7 @@ impl Driver {
                 }
             }
             // Generations that only drain.
-            Action::EndDrainer(pid, how) => self.drainers.signal(
-                pid,
-                match how {
-                    Signal::Int => Os::SIGINT,
-                    _ => Os::SIGTERM,
-                },
-            ),
+            Action::EndDrainer(pid, how) => self.drainers.signal(pid, os(how)),
             Action::KillDrainer(pid) => {
                 tracing::warn!("master {pid}, which only drains, does not leave: it is killed");
                 self.drainers.signal(pid, Os::SIGKILL);
@@ -139,16 +133,18 @@ impl Driver {
                 let done = self.name_main(who).await;
                 return vec![Event::MainNamed { who, done }];
             }
-            Action::Reclaim if !self.manager.is_systemd() => {}
             Action::Reclaim => {
-                if let Some(worker) = self.workers.serving() {
-                    let done = self.manager.rename_main(worker, self.fixed.pid).await;
-                    return vec![Event::MainNamed { who: Who::Me, done }];
-                }
-                tracing::warn!(
-                    "systemd may not notice the end of this master: it is no child of systemd's, and \
-                     no worker serves that could be named for a moment"
+                let other = self.workers.serving();
+                let (who, done) = (
+                    Who::Me,
+                    self.manager.rename_main(other, self.fixed.pid).await,
                 );
+                return vec![Event::MainNamed { who, done }];
+            }
+            Action::StartedCold => {
+                if self.disk.store.on_trial() || self.releases.on_trial(&self.applications) {
+                    self.begin_cold_trial();
+                }
             }
             Action::NotifyReady => return self.ready(),
             Action::NotifyStopping => self.manager.stopping(),
@@ -212,6 +208,9 @@ impl Driver {
                 let listeners = self.configured.sockets.report();
                 words::started(&self.fixed.name, status::who(self), &listeners)
             }
+            (Phase::Starting, Phase::Done) => {
+                words::not_started(&self.fixed.name, status::who(self))
+            }
             _ => status::line_in(self, to),
         };
         self.story.entered(from, to, &text);
@@ -247,12 +246,10 @@ impl Driver {
     /// The service runs.
     fn ready(&mut self) -> Vec<Event> {
         self.configured.sockets.store(&self.manager);
-        if self.disk.store.on_trial() || self.releases.on_trial(&self.applications) {
-            self.begin_cold_trial();
-        }
         let done = self.manager.ready(&status::line(self));
-        let who = Who::Me;
-        vec![Event::MainNamed { who, done }]
+        let heard = done.then_some(Event::ReadyHeard);
+        let named = Event::MainNamed { who: Who::Me, done };
+        heard.into_iter().chain([named]).collect()
     }
 
     /// What runs is on trial and was started cold: nobody is parked who could take back, so it proves
@@ -310,5 +307,13 @@ impl Driver {
         let mut all = self.drainers.drained();
         all += self.workers.all_drained();
         all
+    }
+}
+
+/// TERM or INT, to another master.
+fn os(how: Signal) -> Os {
+    match how {
+        Signal::Int => Os::SIGINT,
+        _ => Os::SIGTERM,
     }
 }

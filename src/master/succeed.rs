@@ -159,7 +159,7 @@ fn succeed(
     let before = (pid, before.first().and_then(left));
     let (mut machine, actions) = Machine::succeeding(times, inheritance.hold, before, now);
     for one in &drainers {
-        machine.know_drainer(one.pid, left(one), now);
+        machine.know_drainer(one.pid, left(one), one.hurried, now);
     }
     let parts = Parts {
         config: Arc::new(config),

@@ -199,10 +199,8 @@ impl Successor {
         if let Err(e) = link.process.signal(signal) {
             tracing::error!("cannot signal master {pid}: {e}");
         }
-        if signal == Os::SIGTERM {
-            // A stopped one must hear it.
-            let _ = link.process.signal(Os::SIGCONT);
-        }
+        // A stopped one must hear it.
+        let _ = link.process.signal(Os::SIGCONT);
     }
 
     /// It has ended, and nobody needs its zombie any more.

@@ -10,7 +10,7 @@ use crate::machine::{Action, Note, OrderKind, Phase, Timer, Verdict, Who};
 /// One more generation only drains.
 fn joins(one: &mut One, pid: u32) {
     let limit = Some(Duration::from_secs(600));
-    one.machine.know_drainer(pid, limit, one.now);
+    one.machine.know_drainer(pid, limit, false, one.now);
 }
 
 #[test]
@@ -276,11 +276,85 @@ fn a_lost_ready_is_said_again_as_ready() {
         let actions = one.machine.step(Event::Timer(Timer::Name), one.now);
         assert_eq!(actions, [Action::NotifyReady]);
     }
+    // Only the answer to READY counts: somebody may name us for another reason.
     let _ = one.on(named(Who::Me));
+    let actions = one.order(upgrade(Automatic));
+    let verdict = verdict(&actions, OrderKind::Upgrade);
+    assert!(matches!(verdict, Some(Verdict::Refused(_))), "{actions:#?}");
+    assert!(refuses(&one.signal(Signal::Usr2), Signal::Usr2));
+    let _ = one.machine.step(unheard.clone(), one.now);
+    assert_eq!(one.waits_for(Timer::Name)[0], Action::NotifyReady);
     assert_eq!(one.machine.armed(Timer::Name), None);
     // From now on it is about the main process alone; also when it was another one in between.
     let _ = one.machine.step(unheard, one.now);
     assert_eq!(one.waits_for(Timer::Name), [Action::NameMain(Who::Me)]);
+}
+
+/// The trial is what `StartedCold` begins.
+#[test]
+fn a_ready_that_is_said_again_does_not_begin_the_trial_anew() {
+    let (mut one, _) = One::first();
+    let mut actions = one.machine.step(Event::WorkersReady, one.now);
+    let unheard = Event::MainNamed {
+        who: Who::Me,
+        done: false,
+    };
+    let _ = one.machine.step(unheard, one.now);
+    actions.extend(one.waits_for(Timer::Name));
+    let began = |a: &&Action| **a == Action::StartedCold;
+    assert_eq!(actions.iter().filter(began).count(), 1, "{actions:#?}");
+}
+
+/// It would not see us die.
+#[test]
+fn a_manager_that_missed_the_renaming_hears_it_again_until_it_has_heard_both_names() {
+    let mut one = One::at(Phase::Committing, Automatic);
+    let _ = one.on(Event::PredecessorClosed);
+    let actions = one.machine.step(Event::PredecessorExited, one.now);
+    place(&actions, &Action::Reclaim);
+    let unheard = Event::MainNamed {
+        who: Who::Me,
+        done: false,
+    };
+    for _ in 0..2 {
+        let _ = one.machine.step(unheard.clone(), one.now);
+        one.now = one.machine.armed(Timer::Name).expect("it is said again");
+        let actions = one.machine.step(Event::Timer(Timer::Name), one.now);
+        assert_eq!(actions, [Action::Reclaim]);
+    }
+    let _ = one.on(named(Who::Me));
+    assert_eq!(one.machine.armed(Timer::Name), None);
+    let _ = one.machine.step(unheard, one.now);
+    assert_eq!(one.waits_for(Timer::Name), [Action::NameMain(Who::Me)]);
+}
+
+/// What was told to hurry makes room, also where the next master counts.
+#[test]
+fn a_drainer_that_was_told_to_hurry_is_not_told_by_the_next_master_again() {
+    let mut one = One::at(Phase::Serving, Automatic);
+    one.machine.timing.generations = 1;
+    joins(&mut one, 7);
+    let _ = one.machine.step(
+        Event::Order(Order::Upgrade {
+            hold: false,
+            current: false,
+            end_oldest: true,
+            supersede: None,
+        }),
+        one.now,
+    );
+    let (left, hurried) = one.machine.drainer(7, one.now);
+    assert_eq!((left, hurried), (Some(Duration::from_secs(13)), true));
+    let mut next = One::at(Phase::Serving, Automatic);
+    next.machine.timing.generations = 1;
+    next.machine.know_drainer(7, left, hurried, next.now);
+    place(
+        &next.order(upgrade(Automatic)),
+        &Action::Launch {
+            back: false,
+            next: None,
+        },
+    );
 }
 
 #[test]

@@ -89,6 +89,30 @@ fn a_master_that_slept_itself_does_not_take_a_healthy_release_back() {
     assert!(enters(&actions, Phase::Reclaiming));
 }
 
+/// So do those whom it waits for: a virtual machine is paused as a whole.
+#[test]
+fn a_master_that_slept_itself_kills_nobody_and_gives_nothing_up() {
+    let beat = |one: &mut One| one.now += secs(600);
+    let mut one = One::first().0;
+    beat(&mut one);
+    assert_eq!(one.on(Event::Timer(Timer::Start)), []);
+    assert_eq!(one.armed(Timer::Start), Some(secs(30)));
+    for (phase, timer, more) in [
+        (Phase::Launching, Timer::Start, 30),
+        (Phase::Reloading, Timer::Reload, 30),
+        (Phase::Committing, Timer::Commit, 13),
+        (Phase::Yielded, Timer::Commit, 30),
+        (Phase::Evicting, Timer::Evict, 3),
+    ] {
+        let mut one = One::at(phase, Automatic);
+        beat(&mut one);
+        assert_eq!(one.on(Event::Timer(timer)), [], "{phase}");
+        assert_eq!(one.armed(timer), Some(secs(more)), "{phase}");
+        // Awake, it is as strict as ever.
+        assert_ne!(one.waits_for(timer), [], "{phase}");
+    }
+}
+
 #[test]
 fn every_word_of_the_successor_prolongs_its_silence() {
     for (phase, mode) in [
@@ -151,7 +175,10 @@ fn a_well_successor_commits_before_the_dead_mans_switch() {
 #[test]
 fn retire_then_term_then_kill() {
     let mut one = One::at(Phase::Evicting, Automatic);
-    assert_eq!(one.waits_for(Timer::Evict), [Action::TermSuccessor]);
+    assert_eq!(
+        one.waits_for(Timer::Evict),
+        [Action::EndSuccessor(Signal::Term)]
+    );
     assert_eq!(one.armed(Timer::Evict), Some(secs(3)));
     assert_eq!(one.waits_for(Timer::Evict), [Action::KillSuccessor]);
     // A kill that was lost is repeated.

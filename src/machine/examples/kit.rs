@@ -113,7 +113,11 @@ impl One {
         while let Some(action) = actions.get(looked_at) {
             let answer = match action {
                 Action::NameMain(who) => Some(named(*who)),
-                Action::NotifyReady => Some(named(Who::Me)),
+                Action::Reclaim => Some(named(Who::Me)),
+                Action::NotifyReady => {
+                    actions.extend(self.machine.step(Event::ReadyHeard, self.now));
+                    Some(named(Who::Me))
+                }
                 Action::AskOwner => Some(Event::OwnerAnswered(false)),
                 _ => None,
             };
@@ -493,7 +497,7 @@ impl Pair {
             Action::ToSuccessor(word) => self.tell(NEW, Event::Predecessor(word)),
             Action::ToPredecessor(word) => self.tell(OLD, Event::Successor(word)),
             Action::CloseSuccessor | Action::ClosePredecessor => self.close(who),
-            Action::TermSuccessor => self.sides[NEW].inbox.push_back(Event::Signal(Signal::Term)),
+            Action::EndSuccessor(how) => self.sides[NEW].inbox.push_back(Event::Signal(how)),
             Action::EndDrainer(OLD_PID, how) => self.sides[OLD].inbox.push_back(Event::Signal(how)),
             Action::KillSuccessor => self.end(NEW),
             Action::KillPredecessor | Action::KillDrainer(OLD_PID) => self.end(OLD),

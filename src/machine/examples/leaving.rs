@@ -16,7 +16,11 @@ fn a_new_one_told_to_leave_finishes_what_it_holds() {
         assert_eq!(pair.phases(), [Phase::Evicting, Phase::Draining]);
         pair.advance(Duration::from_secs(599));
         assert_eq!(pair.phases(), [Phase::Evicting, Phase::Draining]);
-        assert!(!pair.log.contains(&(OLD, Action::TermSuccessor)));
+        assert!(
+            !pair
+                .log
+                .contains(&(OLD, Action::EndSuccessor(Signal::Term)))
+        );
         pair.event(NEW, Event::WorkersGone);
         assert_eq!(pair.phases(), [Phase::Serving]);
     }
@@ -52,7 +56,7 @@ fn one_that_leaves_while_the_old_one_takes_back_finishes_too() {
     let _ = one.on(closed());
     let actions = one.on(Event::WorkersReady);
     assert_eq!(one.phase(), Phase::Evicting);
-    assert!(!actions.contains(&Action::TermSuccessor));
+    assert!(!actions.contains(&Action::EndSuccessor(Signal::Term)));
     assert_eq!(one.armed(Timer::Evict), Some(Duration::from_secs(603)));
 }
 
@@ -61,7 +65,7 @@ fn one_that_lets_go_of_the_channel_without_a_word_gets_term_then_kill() {
     // It sees our end close, and would believe that it is alone.
     let mut one = One::at(Phase::Beside, Hold);
     let actions = one.on(closed());
-    assert!(actions.contains(&Action::TermSuccessor));
+    assert!(actions.contains(&Action::EndSuccessor(Signal::Term)));
     assert_eq!(
         one.waits_for(Timer::Evict),
         [Action::KillSuccessor],
@@ -75,7 +79,7 @@ fn one_that_was_never_ready_gets_no_time_to_finish() {
     let mut one = One::at(Phase::Launching, Automatic);
     let _ = one.on(Event::Launched(NEW_PID));
     let actions = one.waits_for(Timer::Start);
-    assert!(actions.contains(&Action::TermSuccessor));
+    assert!(actions.contains(&Action::EndSuccessor(Signal::Term)));
     let _ = one.on(closed());
     assert_eq!(one.armed(Timer::Evict), Some(Duration::from_secs(3)));
     assert_eq!(one.waits_for(Timer::Evict), [Action::KillSuccessor]);

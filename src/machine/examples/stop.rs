@@ -186,12 +186,74 @@ fn a_stop_does_not_wait_for_a_successor_that_cannot_read_yet() {
     let mut one = One::at(Phase::Launching, Automatic);
     let _ = one.on(Event::Launched(NEW_PID));
     let actions = one.order(Order::Stop);
-    place(&actions, &Action::TermSuccessor);
+    place(&actions, &Action::EndSuccessor(Signal::Term));
     // A ready one has the time of a stop.
     let mut one = One::at(Phase::Beside, Hold);
     let actions = one.order(Order::Stop);
-    assert!(!actions.contains(&Action::TermSuccessor));
+    assert!(!actions.contains(&Action::EndSuccessor(Signal::Term)));
     assert_eq!(one.armed(Timer::Evict), STOP);
-    assert_eq!(one.waits_for(Timer::Evict), [Action::TermSuccessor]);
+    assert_eq!(
+        one.waits_for(Timer::Evict),
+        [Action::EndSuccessor(Signal::Term)]
+    );
     assert_eq!(one.waits_for(Timer::Evict), [Action::KillSuccessor]);
+}
+
+/// `kill -INT` twice, and INT after `stop`: nobody is waited for because an earlier word gave it time.
+#[test]
+fn int_ends_a_successor_that_has_time_left() {
+    let evict = Some(Duration::from_secs(3));
+    for (phase, mode) in [(Phase::Evicting, Automatic), (Phase::Beside, Hold)] {
+        let mut one = One::at(phase, mode);
+        one.machine.timing.stop = Duration::from_secs(60);
+        if phase == Phase::Beside {
+            let _ = one.order(Order::Stop);
+            assert_eq!(one.armed(Timer::Evict), Some(Duration::from_secs(60)));
+        }
+        let actions = one.signal(Signal::Int);
+        place(&actions, &Action::EndSuccessor(Signal::Int));
+        assert_eq!(one.armed(Timer::Evict), evict, "{phase}");
+        let _ = one.on(Event::WorkersGone);
+        assert_eq!(one.signal(Signal::Int), [], "{phase}: it was told");
+        assert_eq!(one.waits_for(Timer::Evict), [Action::KillSuccessor]);
+    }
+}
+
+#[test]
+fn int_ends_a_predecessor_that_has_not_let_go_yet() {
+    let mut one = One::at(Phase::Probation, Automatic);
+    let _ = one.order(Order::Stop);
+    let _ = one.signal(Signal::Int);
+    let evict = Some(Duration::from_secs(3));
+    assert_eq!(one.armed(Timer::Commit), evict);
+    let mut hangs = one.clone();
+    assert_eq!(hangs.waits_for(Timer::Commit), [Action::KillPredecessor]);
+    let end = Action::EndDrainer(OLD_PID, Signal::Int);
+    assert_eq!(one.on(Event::PredecessorClosed), [end]);
+    assert_eq!(one.armed(Timer::Drainer), evict);
+}
+
+#[test]
+fn a_released_predecessor_that_has_let_go_is_one_of_those_that_drain() {
+    let mut one = One::at(Phase::Probation, Automatic);
+    let _ = one.order(Order::Stop);
+    let _ = one.on(Event::PredecessorClosed);
+    assert_eq!(one.armed(Timer::Commit), None);
+    let end = [Action::KillDrainer(OLD_PID)];
+    assert_eq!(
+        one.waits_for(Timer::Drainer),
+        end,
+        "once, and not for holding on"
+    );
+}
+
+/// What it holds ends at its own deadline; but one that hangs must not hold up the stop for ever.
+#[test]
+fn quit_keeps_the_deadline_of_a_rejected_successor() {
+    let mut one = One::at(Phase::Evicting, Automatic);
+    let _ = one.on(closed());
+    let left = one.armed(Timer::Evict);
+    assert_eq!(left, Some(Duration::from_secs(603)));
+    let _ = one.signal(Signal::Quit);
+    assert_eq!(one.armed(Timer::Evict), left);
 }

@@ -129,7 +129,7 @@ fn an_upgrade_by_order_commits_itself() {
     for (who, action) in &pair.log {
         let violent = matches!(
             action,
-            Action::TermSuccessor
+            Action::EndSuccessor(Signal::Term)
                 | Action::KillSuccessor
                 | Action::EndDrainer(..)
                 | Action::KillPredecessor
@@ -184,5 +184,9 @@ fn a_rollback_lets_what_the_new_one_holds_finish() {
     assert_eq!(pair.phases(), [Phase::Evicting, Phase::Draining]);
     pair.event(NEW, Event::WorkersGone);
     assert_eq!(pair.phases(), [Serving]);
-    assert!(!pair.log.contains(&(OLD, Action::TermSuccessor)));
+    assert!(
+        !pair
+            .log
+            .contains(&(OLD, Action::EndSuccessor(Signal::Term)))
+    );
 }

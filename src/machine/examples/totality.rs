@@ -40,7 +40,8 @@ fn events() -> Vec<Event> {
             Event::Healthy => Some(Event::Unhealthy("503".into())),
             Event::Unhealthy(_) => Some(Event::OwnerAnswered(true)),
             Event::OwnerAnswered(true) => Some(Event::OwnerAnswered(false)),
-            Event::OwnerAnswered(false) => Some(Event::DrainerDone(9)),
+            Event::OwnerAnswered(false) => Some(Event::ReadyHeard),
+            Event::ReadyHeard => Some(Event::DrainerDone(9)),
             Event::DrainerDone(_) => Some(Event::DrainerGone(9)),
             Event::DrainerGone(_) => Some(Event::MainNamed {
                 who: Who::Me,
