@@ -101,7 +101,7 @@ impl Explorer {
         let machine = if self.ghost {
             let (mut machine, _) =
                 Machine::succeeding(timing, false, (GHOST, timing.drain), self.start);
-            machine.know_drainer(OLDER, timing.drain, self.start);
+            machine.know_drainer(OLDER, timing.drain, false, self.start);
             for event in [
                 Event::WorkersReady,
                 Event::Predecessor(FromPredecessor::Takeover),
@@ -114,6 +114,7 @@ impl Explorer {
         } else {
             let (mut machine, _) = Machine::first(timing, self.start);
             let _ = machine.step(Event::WorkersReady, self.start);
+            let _ = machine.step(Event::ReadyHeard, self.start);
             let (who, done) = (Who::Me, true);
             let _ = machine.step(Event::MainNamed { who, done }, self.start);
             machine

@@ -67,7 +67,7 @@ impl Explorer {
                 let (mut machine, _) =
                     Machine::succeeding(timing, hold, (PIDS[A], timing.drain), self.start);
                 if world.older != Older::Gone {
-                    machine.know_drainer(OLDER, timing.drain, self.start);
+                    machine.know_drainer(OLDER, timing.drain, false, self.start);
                 }
                 if let Some(b) = world.masters[B].as_mut().filter(|b| b.alive) {
                     b.machine = Some(machine);
@@ -114,7 +114,7 @@ impl Explorer {
                 }
             }
             Action::CloseSuccessor | Action::ClosePredecessor => me(world, who).open = false,
-            Action::TermSuccessor => {
+            Action::EndSuccessor(_) => {
                 let Some(b) = world.masters[B].as_mut() else {
                     return;
                 };
@@ -172,7 +172,11 @@ impl Explorer {
                 if !me(world, who).owns() {
                     world.bad = Some("MAINPID is claimed back by one who does not own the service");
                 }
-                self.name_main(world, who, who);
+                let done = !std::mem::take(&mut world.deaf);
+                if done {
+                    self.name_main(world, who, who);
+                }
+                self.answer(world, who, Event::MainNamed { who: Who::Me, done });
             }
             Action::NotifyStopping => {
                 if world.masters[1 - who]
@@ -207,6 +211,7 @@ impl Explorer {
             | Action::AbandonReload(_)
             | Action::CheckHealth
             | Action::DrainEnded
+            | Action::StartedCold
             | Action::NotifyReady => {}
             Action::Reload => me(world, who).reloading = true,
         }

@@ -8,10 +8,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+mod acts;
+
 use super::world::Workers;
 use crate::machine::event::{Event, Failure, FromSuccessor, Order, Signal};
 use crate::machine::message::Supersede;
-use crate::machine::{Action, Machine, OrderKind, Phase, Timing, Verdict, Who};
+use crate::machine::{Machine, OrderKind, Phase, Timing};
 
 const WALKS: u64 = 300;
 const ORDERS: u32 = 40;
@@ -42,8 +44,12 @@ struct Node {
     open_before: bool,
     open_after: bool,
     asked: Vec<OrderKind>,
+    before_is_gone: bool,
+    /// Those that drain without a channel, as far as it knows.
+    drainers: Vec<u32>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "a state of a model")]
 struct Walk {
     random: u64,
     now: Instant,
@@ -54,6 +60,13 @@ struct Walk {
     /// systemd starts the service anew, or it has stopped.
     over: bool,
     stops: bool,
+    /// It sends TERM to everybody.
+    told_all: bool,
+    /// It has heard that the service runs.
+    heard_ready: bool,
+    /// Since when everybody shall leave, and in which time all that are well have to.
+    leaves: Option<(Instant, Duration)>,
+    wrong: Option<String>,
     /// So many masters at a time.
     most: usize,
     steps: usize,
@@ -80,6 +93,10 @@ impl Walk {
             faults: 2,
             over: false,
             stops: false,
+            told_all: false,
+            heard_ready: false,
+            leaves: None,
+            wrong: None,
             most: 1,
             steps: 0,
             log: VecDeque::new(),
@@ -125,6 +142,8 @@ impl Walk {
             open_before: before.is_some(),
             open_after: false,
             asked: Vec::new(),
+            before_is_gone: false,
+            drainers: Vec::new(),
         });
         u32::try_from(self.nodes.len()).unwrap()
     }
@@ -319,6 +338,9 @@ impl Walk {
             release: false,
         });
         let supersede = supersede.filter(|_| self.chance(3));
+        if self.chance(40) {
+            return self.last_word();
+        }
         let order = match self.pick(12) {
             0..=4 => Order::Upgrade {
                 current: false,
@@ -334,6 +356,44 @@ impl Walk {
         self.ask(order);
     }
 
+    /// The service shall stop: by an order, by a signal to the owner, or by systemd, which tells everybody.
+    fn last_word(&mut self) {
+        let Some(owner) = self.owner() else { return };
+        let Timing {
+            evict,
+            stop,
+            commit,
+            ..
+        } = timing();
+        self.orders = 0;
+        let soon = stop + commit + evict;
+        match self.pick(4) {
+            0 => {
+                self.leaves = Some((self.now, soon));
+                self.ask(Order::Stop);
+                if self.chance(2) {
+                    self.leaves = Some((self.now, evict * 2));
+                    self.happens(owner, Event::Signal(Signal::Int));
+                }
+            }
+            1 => {
+                self.told_all = true;
+                for pid in self.pids(|node| node.alive && !node.hangs) {
+                    if self.node(pid).machine.is_none() {
+                        self.end(pid);
+                    } else {
+                        self.node(pid).inbox.push_back(Event::ManagerTerm);
+                    }
+                }
+            }
+            _ => {
+                let all = [Signal::Term, Signal::Int, Signal::Quit];
+                let signal = all[usize::try_from(self.pick(3)).unwrap()];
+                self.happens(owner, Event::Signal(signal));
+            }
+        }
+    }
+
     /// Signals, to whom they mean something.
     fn signal(&mut self) {
         let all = self.pids(|node| node.alive && !node.hangs && node.machine.is_some());
@@ -347,7 +407,9 @@ impl Walk {
             Phase::Serving => Signal::Usr2,
             Phase::Beside => Signal::Winch,
             Phase::Parked if self.chance(2) => Signal::Hup,
-            Phase::Parked => Signal::Quit,
+            Phase::Parked | Phase::Standby | Phase::Probation | Phase::Draining => {
+                [Signal::Quit, Signal::Term, Signal::Int][usize::try_from(self.pick(3)).unwrap()]
+            }
             _ => return,
         };
         self.happens(pid, Event::Signal(signal));
@@ -391,6 +453,20 @@ impl Walk {
     fn happens(&mut self, pid: u32, event: Event) {
         self.say(pid, &format!("{event:?}"));
         let now = self.now;
+        let node = self.node(pid);
+        match event {
+            Event::PredecessorClosed => {
+                let before = node.before.filter(|_| !node.before_is_gone);
+                node.drainers.extend(before);
+            }
+            Event::PredecessorExited => {
+                node.before_is_gone = true;
+                let before = node.before;
+                node.drainers.retain(|one| Some(*one) != before);
+            }
+            Event::DrainerGone(one) => node.drainers.retain(|known| *known != one),
+            _ => {}
+        }
         let Some(machine) = &mut self.node(pid).machine else {
             return;
         };
@@ -405,236 +481,16 @@ impl Walk {
         }
     }
 
-    fn perform(&mut self, pid: u32, actions: Vec<Action>) {
-        for action in actions {
-            if self.node(pid).alive {
-                self.perform_one(pid, action);
-            }
-        }
-    }
-
-    #[expect(clippy::too_many_lines, reason = "one arm an action")]
-    fn perform_one(&mut self, pid: u32, action: Action) {
-        let now = self.now;
-        let (before, after) = (self.node(pid).before, self.node(pid).after);
-        let node = self.node(pid);
-        match action {
-            Action::StartWorkers => (node.workers, node.accept) = (Workers::Starting, false),
-            Action::Accept => {
-                node.accept = true;
-                if node.workers == Workers::Ready {
-                    node.workers = Workers::Accepting;
-                }
-            }
-            Action::Quiesce => (node.workers, node.accept) = (Workers::Ready, false),
-            Action::DrainWorkers { limit, .. } => {
-                node.workers = Workers::None;
-                node.drains = Some(now + limit.unwrap_or(NO_LIMIT));
-            }
-            Action::KillWorkers => {
-                node.workers = Workers::None;
-                node.drains = Some(now);
-            }
-            Action::Reload => node.reloading = true,
-            Action::AbandonReload(_) => node.reloading = false,
-            Action::Launch { next, .. } => {
-                node.launching = true;
-                if next.is_some() {
-                    node.asked.push(OrderKind::Upgrade);
-                }
-            }
-            Action::CancelLaunch => node.launching = false,
-            Action::Inherit => {
-                let me = node.machine.as_ref().unwrap();
-                let drainers: Vec<_> = me
-                    .drainers()
-                    .into_iter()
-                    .map(|one| (one, me.drainer_left(one, now)))
-                    .collect();
-                let hold = me.hold();
-                let limit = me.own_drain();
-                let (mut machine, actions) = Machine::succeeding(timing(), hold, (pid, limit), now);
-                for (one, left) in drainers {
-                    machine.know_drainer(one, left, now);
-                }
-                if let Some(after) = after.filter(|after| self.nodes[*after as usize - 1].alive) {
-                    let successor = self.node(after);
-                    successor.machine = Some(machine);
-                    self.perform(after, actions);
-                }
-            }
-            Action::ToSuccessor(word) => {
-                if let Some(after) = after.filter(|_| node.open_after) {
-                    let successor = self.node(after);
-                    if successor.alive && successor.open_before && successor.machine.is_some() {
-                        successor.inbox.push_back(Event::Predecessor(word));
-                    }
-                }
-            }
-            Action::ToPredecessor(word) => {
-                if let Some(before) = before.filter(|_| node.open_before) {
-                    self.tell_before(before, pid, word);
-                }
-            }
-            Action::CloseSuccessor => self.close_after(pid),
-            Action::ClosePredecessor => self.close_before(pid),
-            Action::TermSuccessor => {
-                if let Some(after) = after {
-                    self.kill_with(after, Signal::Term);
-                }
-            }
-            Action::KillSuccessor => {
-                if let Some(after) = after {
-                    self.end(after);
-                }
-            }
-            Action::KillPredecessor => {
-                if let Some(before) = before {
-                    self.end(before);
-                }
-            }
-            Action::EndDrainer(one, how) => self.kill_with(one, how),
-            Action::KillDrainer(one) => self.end(one),
-            Action::ReapSuccessor | Action::LetLinger => {
-                node.after = None;
-                node.inbox.retain(|event| {
-                    !matches!(
-                        event,
-                        Event::Successor(_) | Event::SuccessorClosed(_) | Event::SuccessorExited(_)
-                    )
-                });
-            }
-            Action::NameMain(who) => {
-                let done = !self.chance(20);
-                if done {
-                    let whom = if who == Who::Me { Some(pid) } else { after };
-                    self.main = whom.unwrap_or(self.main);
-                }
-                self.happens(pid, Event::MainNamed { who, done });
-            }
-            Action::NotifyReady => {
-                let done = !self.chance(20);
-                self.happens(pid, Event::MainNamed { who: Who::Me, done });
-            }
-            Action::Reclaim => self.main = pid,
-            Action::AskOwner => {
-                let owned = self.owner().is_some_and(|owner| owner != pid);
-                self.happens(pid, Event::OwnerAnswered(owned));
-            }
-            Action::NotifyStopping => self.stops = true,
-            Action::Settle(kind, verdict) => {
-                let one = |kind: &OrderKind, asked: &mut Vec<OrderKind>| {
-                    let at = asked.iter().position(|k| k == kind);
-                    if let Some(at) = at {
-                        asked.remove(at);
-                    }
-                };
-                match verdict {
-                    Verdict::Refused(_) | Verdict::Already(_) | Verdict::Full => {
-                        one(&kind, &mut node.asked);
-                    }
-                    _ => node.asked.retain(|k| *k != kind),
-                }
-            }
-            Action::Exit(_) => {
-                let asked = self.stops || self.node(pid).machine.as_ref().unwrap().stopping();
-                self.say(pid, "exits");
-                // Whose predecessor lives stays a zombie until another one is named.
-                let parent = before.is_some_and(|b| self.nodes[b as usize - 1].alive);
-                if self.main == pid && !asked && !parent {
-                    self.log
-                        .push_back("the main process exits by itself".into());
-                    self.most = usize::MAX;
-                }
-                self.end(pid);
-            }
-            _ => {}
-        }
-    }
-
-    fn close_after(&mut self, pid: u32) {
-        if !std::mem::take(&mut self.node(pid).open_after) {
-            return;
-        }
-        if let Some(after) = self.node(pid).after {
-            let successor = self.node(after);
-            if successor.alive && successor.open_before {
-                if successor.machine.is_none() {
-                    return self.end(after);
-                }
-                successor.inbox.push_back(Event::PredecessorClosed);
-            }
-        }
-    }
-
-    fn close_before(&mut self, pid: u32) {
-        if !std::mem::take(&mut self.node(pid).open_before) {
-            return;
-        }
-        if let Some(before) = self.node(pid).before {
-            let node = self.node(before);
-            if node.alive && node.open_after && node.after == Some(pid) {
-                let failure = Failure::new("it closed its channel");
-                node.inbox.push_back(Event::SuccessorClosed(failure));
-            }
-        }
-    }
-
-    /// A signal from another master, with SIGCONT.
-    fn kill_with(&mut self, pid: u32, signal: Signal) {
-        let node = self.node(pid);
-        if !node.alive {
-            return;
-        }
-        node.hangs = false;
-        if node.machine.is_none() {
-            self.end(pid);
-        } else {
-            node.inbox.push_back(Event::Signal(signal));
-        }
-    }
-
-    /// The process ends: who looks at it sees that.
-    fn end(&mut self, pid: u32) {
-        if !std::mem::take(&mut self.node(pid).alive) {
-            return;
-        }
-        self.close_before(pid);
-        self.close_after(pid);
-        let node = self.node(pid);
-        (node.workers, node.drains) = (Workers::None, None);
-        let (before, after) = (node.before, node.after);
-        let parent = before.filter(|before| self.nodes[*before as usize - 1].alive);
-        if self.main == pid && parent.is_none() {
-            self.over = true;
-        }
-        // Its zombie, should that be the main process, is systemd's now.
-        let main_is_dead = !self.nodes[self.main as usize - 1].alive;
-        if main_is_dead && self.nodes[self.main as usize - 1].before == Some(pid) {
-            self.over = true;
-        }
-        for other in self.pids(|node| node.alive) {
-            let event = if before == Some(other) && self.node(other).after == Some(pid) {
-                Event::SuccessorExited("ended".into())
-            } else if after == Some(other) {
-                Event::PredecessorExited
-            } else {
-                Event::DrainerGone(pid)
-            };
-            self.node(other).inbox.push_back(event);
-        }
-    }
-
     /// Nothing is on its way, and nobody starts: what must be so then.
     fn check(&mut self) -> Result<(), String> {
-        if self.most == usize::MAX {
-            return Err("the main process exits by itself".into());
-        }
         let living = self.nodes.iter().filter(|node| node.alive);
         self.most = self.most.max(living.clone().count());
         let well = living.clone().filter(|node| !node.hangs);
         let machines: Vec<&Machine> = well.clone().filter_map(|n| n.machine.as_ref()).collect();
-        if machines.iter().any(|m| m.stopping()) || self.stops {
+        if self.nodes.len() > 1 && !self.heard_ready {
+            return Err("an upgrade begins, and READY=1 was never heard".into());
+        }
+        if machines.iter().any(|m| m.stopping()) || self.stops || self.told_all {
             return Ok(());
         }
         let hung = living.clone().any(|node| node.hangs);
@@ -666,11 +522,17 @@ impl Walk {
 
     fn run(&mut self) -> Result<(), String> {
         while !self.over && self.steps < MOST_STEPS {
+            if let Some(wrong) = self.wrong.take() {
+                return Err(wrong);
+            }
             if self.nodes.iter().all(|node| !node.alive) {
-                return if self.stops {
-                    Ok(())
-                } else {
-                    Err("nobody is left".into())
+                return match self.leaves {
+                    Some((since, limit)) if self.now > since + limit => {
+                        Err(format!("the stop takes {:?}", self.now - since))
+                    }
+                    Some(_) => Ok(()),
+                    None if self.stops || self.told_all => Ok(()),
+                    None => Err("nobody is left".into()),
                 };
             }
             let one_left = self.nodes.iter().filter(|node| node.alive).count() == 1;
@@ -685,7 +547,8 @@ impl Walk {
                     return Err(format!("{:?} is never answered", node.asked));
                 }
                 if node.machine.as_ref().unwrap().phase() == Phase::Serving {
-                    return Ok(());
+                    let heard = self.heard_ready;
+                    return heard.then_some(()).ok_or("READY=1 was never heard".into());
                 }
             }
             self.step()?;
