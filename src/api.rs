@@ -37,7 +37,7 @@ pub struct Status {
     pub version: String,
     /// The owner's build.
     pub build_id: String,
-    /// The owner's phase.
+    /// The owner's phase, by its name: see [`Phase::named`].
     pub phase: String,
     /// When the owner was started.
     pub started_at: String,
@@ -250,7 +250,7 @@ pub struct Upgrade {
     pub from: String,
     /// Version after; `None` until the successor said it.
     pub to: Option<String>,
-    /// The owner's phase.
+    /// The owner's phase, by its name: see [`Phase::named`].
     pub phase: String,
     /// When the order came.
     pub started_at: String,
@@ -261,6 +261,76 @@ pub struct Upgrade {
     /// The releases of a hosted application, when it is about another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub releases: Option<Releases>,
+}
+
+listed! {
+/// Where a master is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Our workers start; nobody relies on us.
+    Starting,
+    /// Ready; the predecessor owns the service.
+    Standby,
+    /// We own the service; the predecessor is parked behind us.
+    Probation,
+    /// The commit was sent; only the predecessor's EOF makes it true.
+    Committing,
+    /// We gave up, but accept until the predecessor is ready.
+    Yielded,
+    /// We own the service alone.
+    Serving,
+    /// New workers with the new configuration start; the old ones accept until they are ready.
+    Reloading,
+    /// We own the service; a successor gets ready.
+    Launching,
+    /// Hold mode: both generations accept, we own the service.
+    Beside,
+    /// The successor owns the service; we keep the listeners, watch it, and wait.
+    Parked,
+    /// Our workers start again.
+    Reclaiming,
+    /// We own the service; the failed successor leaves.
+    Evicting,
+    /// Our workers finish; then we leave.
+    Draining,
+    /// Nothing is left to do but to exit.
+    Done,
+}
+}
+
+impl Phase {
+    /// The one of this name; `None`: a newer version has it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
+    }
+
+    /// The name in `status`, the journal and the thread name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Standby => "standby",
+            Self::Probation => "probation",
+            Self::Committing => "committing",
+            Self::Yielded => "yielded",
+            Self::Serving => "serving",
+            Self::Reloading => "reloading",
+            Self::Launching => "launching",
+            Self::Beside => "beside",
+            Self::Parked => "parked",
+            Self::Reclaiming => "reclaiming",
+            Self::Evicting => "evicting",
+            Self::Draining => "draining",
+            Self::Done => "done",
+        }
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// How an upgrade ended.

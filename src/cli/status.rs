@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::history;
 use super::text::{self, Paint, ago, count, short, table};
-use crate::api::{Build, Last, Master, Outcome, Status};
+use crate::api::{Build, Last, Master, Outcome, Phase, Status};
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +44,9 @@ pub fn render(status: &Status, now: Timestamp, look: Look<'_>) -> String {
 pub fn headline(status: &Status, now: Timestamp, look: Look<'_>) -> String {
     let paint = Paint(look.colour);
     let (how, next) = phase(status, now, look.command);
-    let how = match status.phase.as_str() {
-        "serving" => paint.good(&how),
-        "yielded" | "reclaiming" | "evicting" => paint.bad(&how),
+    let how = match Phase::named(&status.phase) {
+        Some(Phase::Serving) => paint.good(&how),
+        Some(Phase::Yielded | Phase::Reclaiming | Phase::Evicting) => paint.bad(&how),
         _ => paint.attention(&how),
     };
     let who = format!(
@@ -71,39 +71,41 @@ fn phase(status: &Status, now: Timestamp, command: &str) -> (String, Option<Stri
         .rollback_to
         .as_ref()
         .map(|build| format!("`{command} rollback` goes back to {}", named(build)));
-    let how = match status.phase.as_str() {
-        "starting" => "starts".into(),
-        "standby" => format!("is ready and waits until {from} hands over"),
-        "probation" => {
+    let Some(phase) = Phase::named(&status.phase) else {
+        // Of a newer version.
+        return (format!("is {}", status.phase.replace('_', " ")), back);
+    };
+    let how = match phase {
+        Phase::Starting => "starts".into(),
+        Phase::Standby => format!("is ready and waits until {from} hands over"),
+        Phase::Probation => {
             let how = match upgrade.and_then(|u| u.probation_left_ms) {
                 Some(ms) => format!("serves, in probation; it is final in {}", text::left(ms)),
                 None => format!("serves, in probation until `{command} commit`"),
             };
             return (how, back);
         }
-        "committing" => format!("serves and is final when {from} has left"),
-        "yielded" => format!("gives the service back and serves until {from} is ready"),
-        "serving" => {
+        Phase::Committing => format!("serves and is final when {from} has left"),
+        Phase::Yielded => format!("gives the service back and serves until {from} is ready"),
+        Phase::Serving => {
             let since = ago(&status.started_at, now);
             return (format!("serves, started {since} ago"), back);
         }
-        "reloading" => "serves; workers with the new configuration start".into(),
-        "launching" => format!("serves; {to} gets ready"),
-        "beside" => {
+        Phase::Reloading => "serves; workers with the new configuration start".into(),
+        Phase::Launching => format!("serves; {to} gets ready"),
+        Phase::Beside => {
             let next =
                 format!("`{command} commit` keeps the new one, `{command} rollback` this one");
             return (format!("and {to} both serve (hold)"), Some(next));
         }
-        "parked" => format!("stays ready to take over again; {to} serves"),
-        "reclaiming" => format!("takes the service back from {to}"),
-        "evicting" => format!("serves again; the rejected {to} leaves"),
-        "draining" => {
+        Phase::Parked => format!("stays ready to take over again; {to} serves"),
+        Phase::Reclaiming => format!("takes the service back from {to}"),
+        Phase::Evicting => format!("serves again; the rejected {to} leaves"),
+        Phase::Draining => {
             let rest = count(connections(&status.masters), "connection");
             return ("leaves".into(), Some(format!("{rest} to finish")));
         }
-        "done" => "has left".into(),
-        // Of a newer version.
-        other => return (format!("is {}", other.replace('_', " ")), back),
+        Phase::Done => "has left".into(),
     };
     (how, None)
 }

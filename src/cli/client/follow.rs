@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::connection::{Lines, Trouble};
 use super::screen::{Screen, TICK};
 use super::{Client, verdict};
-use crate::api::{Event, Last, Outcome, Status, Upgrade, Verdict, exit};
+use crate::api::{Event, Last, Outcome, Phase, Status, Upgrade, Verdict, exit};
 use crate::cli::args::Wait;
 use crate::cli::history::History;
 use crate::cli::status::{Look, headline, outcome};
@@ -316,7 +316,10 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Whether the owner of this moment is the upgrade's successor (or, in hold mode, both accept).
 fn taken_over(status: &Status) -> bool {
-    matches!(status.phase.as_str(), "probation" | "committing" | "beside")
+    matches!(
+        Phase::named(&status.phase),
+        Some(Phase::Probation | Phase::Committing | Phase::Beside)
+    )
 }
 
 fn took_over(status: &Status, upgrade: &Upgrade) -> Verdict {

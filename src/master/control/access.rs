@@ -295,7 +295,7 @@ mod tests {
     impl Drop for ProcessGroup {
         fn drop(&mut self) {
             let group = nix::unistd::Pid::from_raw(self.shell.id().try_into().unwrap());
-            #[allow(
+            #[expect(
                 clippy::disallowed_methods,
                 reason = "a group of our own, whose leader is not reaped yet"
             )]
