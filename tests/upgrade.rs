@@ -341,6 +341,34 @@ fn a_rollback_after_the_commit_is_a_hot_upgrade_with_the_configuration_of_then()
     load.stop().assert_clean();
 }
 
+/// That the way back could not be gone says nothing of the program that it leads to.
+#[test]
+fn a_rollback_that_could_not_start_can_be_ordered_again() {
+    let (service, load) = begin("back_fails", PATIENT);
+    let logs = service.config.with_file_name("logs");
+    fs::create_dir(&logs).expect("a directory");
+    service.write_config(&format!("{PATIENT}[log]\naccess = \"logs/access.log\"\n"));
+    service.cli(&["reload"]).assert_code(0);
+    service.write_config(PATIENT);
+    two(&service);
+    service.cli(&["upgrade"]).assert_code(0);
+    service.cli(&["commit"]).assert_code(0);
+    alone(&service, 2);
+    fs::remove_dir_all(&logs).expect("the directory");
+    let rolled = service.cli(&["rollback"]);
+    assert_ne!(rolled.code, 0, "{rolled}");
+    says(&rolled.stderr, &["logs", "serves on"]);
+    let status = service.status().expect("an owner");
+    assert_eq!(status.version, TWO);
+    assert!(status.rollback_to.is_some(), "it is still there");
+    is_on_disk(&service, "handover", &build::other_version(TWO));
+    fs::create_dir(&logs).expect("a directory");
+    service.cli(&["rollback"]).assert_code(0);
+    load.wait_server(&one(), 100, SOON);
+    is_on_disk(&service, "handover", &build::own());
+    load.stop().assert_clean();
+}
+
 #[test]
 fn apply_makes_what_is_on_disk_be_what_runs() {
     let (service, load) = begin("apply", PATIENT);

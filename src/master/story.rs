@@ -170,6 +170,11 @@ impl Story {
     /// runs must be made good again, because a rollback had made the other one good.
     pub(super) fn rejects(&mut self, look: impl FnOnce() -> Found) -> Option<(Found, bool)> {
         let record = self.upgrade.as_mut()?;
+        if record.back && record.taken_over.is_none() {
+            // The way back could not be gone this time, for its files or its certificates perhaps: nothing
+            // is known against that build, and the program on disk is what serves.
+            return None;
+        }
         // Taken back before it was looked at: what is there now is what it would have run.
         let found = record.found.get().cloned().unwrap_or_else(look);
         record.rejected = Some(found.clone());
