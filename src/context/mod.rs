@@ -3,7 +3,7 @@
 //! listener and their client.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +53,24 @@ struct Inner {
     worker: Arc<Shared>,
     listener: Option<String>,
     peer: Option<Peer>,
+    hop: Hop,
+}
+
+/// The other end of a connection, which may ask for somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hop {
+    /// Its address; `None`: a Unix socket, or nobody.
+    pub(crate) address: Option<IpAddr>,
+    /// Whether what it says of others is believed.
+    pub(crate) trusted: bool,
+}
+
+impl Hop {
+    /// Of what came through no connection.
+    pub(crate) const NOBODY: Self = Self {
+        address: None,
+        trusted: false,
+    };
 }
 
 /// The same for all of a worker.
@@ -120,6 +138,7 @@ impl Context {
             worker: Arc::new(worker),
             listener: None,
             peer: None,
+            hop: Hop::NOBODY,
         }))
     }
 
@@ -129,6 +148,17 @@ impl Context {
             worker: Arc::clone(&self.0.worker),
             listener: Some(listener.into()),
             peer: Some(peer),
+            hop: Hop::NOBODY,
+        }))
+    }
+
+    /// The same for the requests of a connection with this other end.
+    pub(crate) fn through(&self, listener: &str, peer: Peer, hop: Hop) -> Self {
+        Self(Arc::new(Inner {
+            worker: Arc::clone(&self.0.worker),
+            listener: Some(listener.into()),
+            peer: Some(peer),
+            hop,
         }))
     }
 
@@ -138,6 +168,7 @@ impl Context {
             worker: Arc::clone(&self.0.worker),
             listener: self.0.listener.clone(),
             peer: Some(client),
+            hop: self.0.hop,
         }))
     }
 
@@ -147,6 +178,7 @@ impl Context {
             worker: Arc::clone(&self.0.worker),
             listener: Some(listener.into()),
             peer: None,
+            hop: Hop::NOBODY,
         }))
     }
 
@@ -210,6 +242,11 @@ impl Context {
     #[must_use]
     pub fn peer(&self) -> Option<Peer> {
         self.0.peer
+    }
+
+    /// The other end of the connection that a request came through.
+    pub(crate) fn hop(&self) -> Hop {
+        self.0.hop
     }
 
     /// Waits until this worker is told to leave. For ever, if it never is.

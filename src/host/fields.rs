@@ -12,7 +12,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, request};
 
-use crate::worker::{Hop, TlsInfo};
+use crate::context::Hop;
+use crate::worker::TlsInfo;
 
 /// Fields of one connection, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -25,11 +26,6 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     UPGRADE,
 ];
 
-const NOBODY: Hop = Hop {
-    address: None,
-    trusted: false,
-};
-
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -37,7 +33,7 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Makes the head of a client's request that of ours to the application. Returns the protocol it wants
 /// to switch to.
-pub(super) fn to_application(head: &mut request::Parts) -> Option<HeaderValue> {
+pub(super) fn to_application(head: &mut request::Parts, hop: Hop) -> Option<HeaderValue> {
     let wants = wanted_protocol(head);
     let trailers = says(&head.headers, &TE, "trailers");
     remove_hop_by_hop(&mut head.headers);
@@ -49,8 +45,6 @@ pub(super) fn to_application(head: &mut request::Parts) -> Option<HeaderValue> {
         Some(_) => "https",
         None => "http",
     };
-    // Whom the worker does not name is nobody to be believed.
-    let hop = head.extensions.get().copied().unwrap_or(NOBODY);
     forwarded(&mut head.headers, hop, scheme);
     if let Some(protocol) = &wants {
         head.headers
@@ -250,11 +244,11 @@ mod tests {
 
     fn sent(request: request::Builder, trusted: bool) -> request::Parts {
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        head.extensions.insert(Hop {
+        let client = Hop {
             address: Some(CLIENT.parse().unwrap()),
             trusted,
-        });
-        to_application(&mut head);
+        };
+        to_application(&mut head, client);
         head
     }
 
@@ -401,7 +395,7 @@ mod tests {
     fn an_application_hears_that_its_client_came_by_tls() {
         let (mut head, ()) = get().body(()).unwrap().into_parts();
         head.extensions.insert(Arc::new(TlsInfo::default()));
-        to_application(&mut head);
+        to_application(&mut head, Hop::NOBODY);
         assert_eq!(all(&head, "x-forwarded-proto"), ["https"]);
         assert!(all(&head, "forwarded")[0].ends_with(";proto=https"));
     }
@@ -425,16 +419,15 @@ mod tests {
     #[test]
     fn ipv6_clients_are_quoted() {
         let (mut head, ()) = get().body(()).unwrap().into_parts();
-        head.extensions.insert(Hop {
+        let client = Hop {
             address: Some("2001:db8::1".parse().unwrap()),
             trusted: false,
-        });
-        to_application(&mut head);
+        };
+        to_application(&mut head, client);
         assert_eq!(all(&head, "x-forwarded-for"), ["2001:db8::1"]);
         assert!(all(&head, "forwarded")[0].starts_with("for=\"[2001:db8::1]\";"));
         let (mut head, ()) = get().body(()).unwrap().into_parts();
-        head.extensions.insert(NOBODY);
-        to_application(&mut head);
+        to_application(&mut head, Hop::NOBODY);
         assert_eq!(all(&head, "x-forwarded-for"), Vec::<&str>::new());
         assert!(all(&head, "forwarded")[0].starts_with("for=unknown;"));
     }

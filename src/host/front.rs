@@ -14,6 +14,8 @@ use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use crate::context::{Context, Hop};
+
 use super::bodies::{About, Download, Progress, Upload};
 use super::pool::{Link, Pool, Turn};
 use super::refusal::{Complaints, Refusal};
@@ -202,7 +204,9 @@ impl Exchange {
         }
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let (mut head, body) = request.into_parts();
-        let wants = fields::to_application(&mut head);
+        // Whom the worker does not name is nobody to be believed.
+        let hop = head.extensions.get().map_or(Hop::NOBODY, Context::hop);
+        let wants = fields::to_application(&mut head, hop);
         let body = (!body.is_end_stream()).then_some(body);
         Ok(Self {
             head: Head {

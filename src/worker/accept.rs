@@ -17,13 +17,13 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::Hop;
 use super::connection::{self, Connection, Served};
 use super::context::Worker;
 use super::guarded::Vital;
 use super::raw::{self, serve_datagrams};
 use super::stream::{Peer, Stream};
 use super::turns::Turns;
+use crate::context::Hop;
 use crate::sys::once::Once;
 
 /// A listening socket and what it serves.

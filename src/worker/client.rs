@@ -8,16 +8,7 @@ use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
 use crate::config::Network;
-use crate::context::Peer;
-
-/// The other end of a connection, as one of its requests has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hop {
-    /// Its address; `None`: a Unix socket.
-    pub address: Option<IpAddr>,
-    /// Whether what it says of others is believed.
-    pub trusted: bool,
-}
+use crate::context::{Hop, Peer};
 
 impl Hop {
     pub(super) fn of(peer: Peer, proxies: &[Network]) -> Self {

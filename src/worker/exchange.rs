@@ -22,7 +22,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Worker;
 use super::access::{AccessLog, Entry};
-use super::client::Hop;
 use super::connection::Served;
 use super::connections::{Connections, Room};
 use super::fault::is_faulty;
@@ -35,7 +34,7 @@ use super::streaming::Events;
 use super::tls::TlsInfo;
 use super::ws::Farewell;
 use crate::config::Network;
-use crate::context::Context;
+use crate::context::{Context, Hop};
 
 /// The application as one connection's service.
 #[derive(Debug)]
@@ -65,7 +64,7 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
             .figures
             .requests
             .fetch_add(1, Ordering::Relaxed);
-        let hop = Hop::of(self.peer, &self.proxies);
+        let hop = self.context.hop();
         let asks_for = hop.asks_for(request.headers(), &self.proxies);
         let (client, context) = match asks_for.map(Peer::Tcp) {
             Some(client) => (client, self.context.from(client)),
@@ -80,7 +79,6 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
                 request.extensions_mut().insert(peer);
             }
         }
-        request.extensions_mut().insert(hop);
         request.extensions_mut().insert(context);
         if let Some(tls) = &self.tls {
             request.extensions_mut().insert(Arc::clone(tls));
@@ -98,7 +96,7 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
             Stage::begin(&subject, &mut router, request)
         } else {
             let room = wait_for_room(Arc::clone(&self.connections));
-            Stage::Waits(Box::pin(room), Some((router, request)))
+            Stage::Waits(Box::pin(room), Some(Box::new((router, request))))
         };
         Answering {
             stage,
@@ -128,7 +126,9 @@ impl Exchange {
     ) -> Self {
         Self {
             router: served.router.clone(),
-            context: worker.application.at(&served.name, peer),
+            context: worker
+                .application
+                .through(&served.name, peer, Hop::of(peer, &worker.proxies)),
             peer,
             proxies: Arc::clone(&worker.proxies),
             gate: Arc::clone(gate),
@@ -218,18 +218,22 @@ pub(super) struct Answering {
 }
 
 /// How far an answer is.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every answer runs, and nothing is allocated for it"
+)]
 enum Stage {
     /// There are no files left for it to open: those of other answers come free first.
     Waits(
         Pin<Box<dyn Future<Output = Room> + Send>>,
-        Option<(Router, Request<Body>)>,
+        Option<Box<(Router, Request<Body>)>>,
     ),
     /// The application makes it.
     Runs(RouteFuture<Infallible>),
     /// It is an error of ours.
     Fails(StatusCode),
     /// It switches protocols, which the driver must know before.
-    Switches(Option<Response<Body>>),
+    Switches(Option<Box<Response<Body>>>),
 }
 
 impl Stage {
@@ -258,7 +262,8 @@ impl Future for Answering {
                         done.room = Some(room);
                     }
                     this.stage = match waiting.take() {
-                        Some((mut router, request)) => {
+                        Some(waiting) => {
+                            let (mut router, request) = *waiting;
                             Stage::begin(&this.subject, &mut router, request)
                         }
                         None => Stage::Fails(PANICKED),
@@ -270,7 +275,7 @@ impl Future for Answering {
                         if !switches(this.connect, this.done.as_ref(), &response) {
                             break response;
                         }
-                        this.stage = Stage::Switches(Some(response));
+                        this.stage = Stage::Switches(Some(Box::new(response)));
                     }
                     Err(Panicked) => this.stage = Stage::Fails(PANICKED),
                 },
@@ -281,7 +286,7 @@ impl Future for Answering {
                         _ => true,
                     };
                     match held.take_if(|_| granted) {
-                        Some(response) => break response,
+                        Some(response) => break *response,
                         // The driver polls again.
                         None => return Poll::Pending,
                     }

@@ -55,10 +55,10 @@ fn is_host(host: &[u8]) -> bool {
     } else {
         let end = host.iter().position(|byte| *byte == b':');
         let (name, port) = host.split_at(end.unwrap_or(host.len()));
-        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(b);
         let two_dots = name.windows(2).any(|two| two == b"..");
         let is_empty = matches!(name, b"" | b".");
-        let is_name = !is_empty && name.iter().all(plain) && !two_dots;
+        let is_name =
+            !is_empty && name.iter().all(|byte| IN_NAMES[usize::from(*byte)]) && !two_dots;
         (is_name, port)
     };
     let is_port = match port {
@@ -68,6 +68,23 @@ fn is_host(host: &[u8]) -> bool {
     };
     name && is_port
 }
+
+/// Which bytes a name may have.
+const IN_NAMES: [bool; 256] = {
+    let plain = b"-._~%!$&'()*+,;=";
+    let mut named = [false; 256];
+    let mut byte = b'0';
+    while byte <= b'z' {
+        named[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut n = 0;
+    while n < plain.len() {
+        named[plain[n] as usize] = true;
+        n += 1;
+    }
+    named
+};
 
 /// Between brackets: version 6, or one that is still to come (`v9.x`).
 fn is_address(address: &[u8]) -> bool {

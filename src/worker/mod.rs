@@ -62,7 +62,6 @@ mod tls;
 mod turns;
 pub mod ws;
 
-pub use client::Hop;
 use context::Worker;
 pub use redirect::redirect_to_https;
 pub use tally::Tally;
