@@ -3,8 +3,9 @@
 //!
 //! A kept answer is given only while every look at the disk that led to it would find the same
 //! again: the same file with the same times and length, and still nothing where a compressed form
-//! would have been taken instead. That is asked anew for each request; what is saved is the opening,
-//! the reading and the headers. Two things no such look can tell, so what they concern is not kept:
+//! would have been taken instead. What is saved is the opening, the reading and the headers. A look
+//! counts for a millisecond: no client can tell, and under load the looks would cost as much as all
+//! the rest. Two things no look can tell, so what they concern is not kept:
 //! a file that was changed so recently that the next change could bear the same time; and after a
 //! second everything is read again, for who writes to a file's pages in memory, whose time the
 //! kernel changes late.
@@ -43,6 +44,9 @@ const HEAD: usize = 1024;
 /// Then it is read again.
 const KEPT: Duration = Duration::from_secs(1);
 
+/// So long after a look nothing is looked at again.
+const LOOKED: Duration = Duration::from_millis(1);
+
 /// Longer than the steps of any file system's clock.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -50,6 +54,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Cache {
     settled: Duration,
+    looked: Duration,
     kept: Mutex<Kept>,
 }
 
@@ -70,16 +75,18 @@ struct Answer {
     body: Bytes,
     looks: Arc<[Look]>,
     read_at: Instant,
+    looked_at: Instant,
 }
 
 impl Cache {
     pub(super) fn new() -> Self {
-        Self::with_settled(SETTLED)
+        Self::with_times(SETTLED, LOOKED)
     }
 
-    fn with_settled(settled: Duration) -> Self {
+    fn with_times(settled: Duration, looked: Duration) -> Self {
         Self {
             settled,
+            looked,
             kept: Mutex::new(Kept {
                 answers: std::array::from_fn(|_| HashMap::new()),
                 queue: VecDeque::new(),
@@ -99,16 +106,22 @@ impl Cache {
 
     /// The answer that was kept, if the disk is as it was.
     pub(super) fn get(&self, target: &Target<'_>, encodings: Encodings) -> Option<Response> {
-        let answer = {
-            let kept = self.lock();
-            kept.answers[encodings.kind()].get(target.bytes())?.clone()
-        };
-        let fresh = answer.read_at.elapsed() < KEPT && answer.looks.iter().all(Look::is_still);
-        fresh.then(|| {
-            let mut response = Response::new(Body::from(answer.body));
-            *response.headers_mut() = answer.headers;
-            response
-        })
+        let now = Instant::now();
+        let answer = self.lock().get(target, encodings)?.clone();
+        if now.duration_since(answer.read_at) >= KEPT {
+            return None;
+        }
+        if now.duration_since(answer.looked_at) >= self.looked {
+            if !answer.looks.iter().all(Look::is_still) {
+                return None;
+            }
+            if let Some(answer) = self.lock().get(target, encodings) {
+                answer.looked_at = now;
+            }
+        }
+        let mut response = Response::new(Body::from(answer.body));
+        *response.headers_mut() = answer.headers;
+        Some(response)
     }
 
     /// Keeps an answer, unless what it says may change unnoticed.
@@ -130,7 +143,8 @@ impl Cache {
             // Not the buffer that it was read into.
             body: Bytes::copy_from_slice(body),
             looks: looks.taken.into(),
-            read_at: Instant::now(),
+            read_at: looks.begun,
+            looked_at: looks.begun,
         };
         self.lock().keep(encodings.kind(), target.bytes(), answer);
     }
@@ -141,6 +155,10 @@ impl Cache {
 }
 
 impl Kept {
+    fn get(&mut self, target: &Target<'_>, encodings: Encodings) -> Option<&mut Answer> {
+        self.answers[encodings.kind()].get_mut(target.bytes())
+    }
+
     fn keep(&mut self, kind: usize, name: &[u8], answer: Answer) {
         self.weight += answer.weight(name);
         if let Some(before) = self.answers[kind].get_mut(name) {
@@ -207,13 +225,17 @@ mod tests {
         }
 
         fn settled_after(settled: Duration, files: &[(&str, &str)]) -> Self {
+            Self::with_times(settled, Duration::ZERO, files)
+        }
+
+        fn with_times(settled: Duration, looked: Duration, files: &[(&str, &str)]) -> Self {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join("tick"), "").unwrap();
             for (name, text) in files {
                 fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
                 fs::write(dir.path().join(name), text).unwrap();
             }
-            let directory = Directory::new(dir.path(), Cache::with_settled(settled)).into();
+            let directory = Directory::new(dir.path(), Cache::with_times(settled, looked)).into();
             Self { dir, directory }
         }
 
@@ -348,6 +370,25 @@ mod tests {
             let answer = site.get("/a.txt", &[]).await;
             assert_eq!(answer, (200, "new".into(), false));
         }
+    }
+
+    #[tokio::test]
+    async fn a_look_counts_for_as_long_as_that_and_no_longer() {
+        let hour = Duration::from_secs(3600);
+        let site = Site::with_times(Duration::ZERO, hour, &[("a.txt", "before")]);
+        site.keep("/a.txt", &[]).await;
+        site.tick("a.txt");
+        fs::write(site.path("a.txt"), "behind").unwrap();
+        assert_eq!(site.get("/a.txt", &[]).await, (200, "before".into(), true));
+        let looked_before = |time| {
+            let mut kept = site.directory.cache.lock();
+            let answer = kept.answers[0].get_mut(&b"/a.txt"[..]).unwrap();
+            answer.looked_at -= time;
+        };
+        looked_before(hour / 2);
+        assert_eq!(site.get("/a.txt", &[]).await, (200, "before".into(), true));
+        looked_before(hour / 2);
+        assert_eq!(site.get("/a.txt", &[]).await, (200, "behind".into(), false));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -53,11 +53,23 @@ pub(super) struct Look {
 }
 
 /// The looks that one answer is made of.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Looks {
+    /// Before the first.
+    pub(super) begun: Instant,
     pub(super) taken: Vec<Look>,
     /// One of them failed and says nothing.
     pub(super) unclear: bool,
+}
+
+impl Looks {
+    pub(super) fn begin() -> Self {
+        Self {
+            begun: Instant::now(),
+            taken: Vec::new(),
+            unclear: false,
+        }
+    }
 }
 
 impl Found {

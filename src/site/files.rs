@@ -51,13 +51,22 @@ struct Form {
     media_type: HeaderValue,
 }
 
-/// `at`: what the paths of requests began with; `release`: that the directory is in.
-pub(super) fn router(root: &Path, at: &str, release: Option<&Path>) -> Router {
+/// `at`: what the paths of requests began with; `release`: that the directory is in. `finish` has the
+/// last word on each answer.
+pub(super) fn router(
+    root: &Path,
+    at: &str,
+    release: Option<&Path>,
+    finish: impl Fn(Response) -> Response + Clone + Send + Sync + 'static,
+) -> Router {
     let mut directory = Directory::new(root, Cache::new());
     directory.at = at.into();
     directory.release = release.map(ReleaseTag::of);
     let directory = Arc::new(directory);
-    Router::new().fallback(move |request| Arc::clone(&directory).answer(request))
+    Router::new().fallback(move |request| {
+        let (directory, finish) = (Arc::clone(&directory), finish.clone());
+        async move { finish(directory.answer(request).await) }
+    })
 }
 
 impl Directory {
@@ -104,7 +113,7 @@ impl Directory {
                 return Ok(response);
             }
         }
-        let mut looks = Looks::default();
+        let mut looks = Looks::begin();
         let form = match self.find(target, encodings, &mut looks).await? {
             Found::File(form) => form,
             Found::Directory => {

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 
 use axum::Router;
 use axum::body::Body;
+use axum::middleware::map_response;
 use http::{HeaderValue, Response, StatusCode, Uri, header};
-use tower_http::set_header::SetResponseHeaderLayer;
 
 /// What the site is made from; a generation's does not change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,17 +50,17 @@ pub struct SiteContext {
 /// Without: a page at `/` that says version and generation (plain text for curl and for
 /// `Accept: text/plain`), and `ok` at `/healthz`.
 pub fn router(cx: &SiteContext) -> Router {
-    let site = match &cx.root {
-        Some(root) => files::router(root, &cx.at, cx.release.as_deref()),
-        None => welcome::router(cx),
+    let server = cx.server_header.then(|| {
+        let name = HeaderValue::from_str(&format!("handover/{}", cx.version));
+        name.unwrap_or(HeaderValue::from_static("handover"))
+    });
+    let Some(root) = &cx.root else {
+        let finish = move |r| std::future::ready(finished(r, server.as_ref()));
+        return welcome::router(cx).layer(map_response(finish));
     };
-    let site = site.layer(axum::middleware::map_response(explain));
-    if !cx.server_header {
-        return site;
-    }
-    let server = HeaderValue::from_str(&format!("handover/{}", cx.version))
-        .unwrap_or(HeaderValue::from_static("handover"));
-    site.layer(SetResponseHeaderLayer::overriding(header::SERVER, server))
+    // Not as a layer: axum boxes a request once more for each.
+    let finish = move |r| finished(r, server.as_ref());
+    files::router(root, &cx.at, cx.release.as_deref(), finish)
 }
 
 /// `site` beside another application: it has the paths below `at`, and `at` itself is its directory,
@@ -78,11 +78,19 @@ pub fn beside(application: Router, at: &str, site: Router) -> Router {
     application.route(at, axum::routing::any(redirect))
 }
 
-/// Gives an error without a text one that a person can read: its number and name.
-async fn explain(mut response: Response<Body>) -> Response<Body> {
+/// Names the server, and gives an error without a text one that a person can read: its number and
+/// name.
+fn finished(mut response: Response<Body>, server: Option<&HeaderValue>) -> Response<Body> {
+    if let Some(server) = server {
+        let headers = response.headers_mut();
+        headers.insert(header::SERVER, server.clone());
+    }
     let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
     let bare = !response.headers().contains_key(header::CONTENT_TYPE);
-    if bare && (status.is_client_error() || status.is_server_error()) {
+    if bare {
         *response.body_mut() = Body::from(format!("{status}\n"));
         let headers = response.headers_mut();
         headers.remove(header::CONTENT_LENGTH);
