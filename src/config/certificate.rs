@@ -117,6 +117,8 @@ pub enum CertificateError {
 /// What [`examine`] finds.
 pub(super) struct Facts {
     pub(super) names: Vec<String>,
+    /// It says that its server shows an answer of OCSP with it (RFC 7633).
+    pub(super) must_staple: bool,
     pub(super) not_before: u64,
     pub(super) not_after: u64,
 }
@@ -218,6 +220,11 @@ pub(super) fn examine(path: &Path, chain: &[Vec<u8>]) -> Result<Facts, Certifica
     let tbs = &own.tbs_certificate;
     Ok(Facts {
         names: names(path, own)?,
+        must_staple: tbs
+            .extensions
+            .iter()
+            .flatten()
+            .any(|extension| extension.extn_id.to_string() == TLS_FEATURE),
         not_before: seconds(tbs.validity.not_before),
         not_after: seconds(tbs.validity.not_after),
     })
@@ -246,6 +253,9 @@ fn stranger(chain: &[Certificate]) -> Option<usize> {
         }
     }
 }
+
+/// Whose only use is that one (RFC 7633, 6).
+const TLS_FEATURE: &str = "1.3.6.1.5.5.7.1.24";
 
 /// Whether `one` is called as the issuer of `other` is, which is not its own.
 fn signs(one: &Certificate, other: &Certificate) -> bool {

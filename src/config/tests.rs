@@ -1044,13 +1044,40 @@ fn a_key_that_everybody_can_read_is_warned_of() {
         let file = files.0.path().join("a.key");
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let identities = files.load().unwrap().config.tls.identities.unwrap();
-        identities.exposed_keys().collect::<Vec<_>>()
+        identities.doubts().collect::<Vec<_>>()
     };
     assert_eq!(warnings(0o640), [""; 0]);
     let [warning] = &warnings(0o644)[..] else {
         panic!("one warning");
     };
     assert!(warning.contains("a.key: `chmod o-rwx "), "{warning}");
+}
+
+#[test]
+fn a_certificate_that_promises_an_answer_of_ocsp_is_served_with_the_one_beside_it() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["a.example".to_owned()]).unwrap();
+    // `status_request` (RFC 7633, 6).
+    let feature = [0x30, 3, 2, 1, 5].to_vec();
+    let feature = rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 24], feature);
+    params.custom_extensions.push(feature);
+    let certificate = params.self_signed(&key).unwrap();
+    let files = TlsFiles::new();
+    files
+        .write("a.crt", &certificate.pem())
+        .write("a.key", &key.serialize_pem());
+    let load = || files.load().unwrap().config.tls.identities.unwrap();
+    let said: Vec<String> = load().doubts().filter(|one| one.contains("OCSP")).collect();
+    assert!(
+        said.len() == 1 && said[0].contains("/a.ocsp, then reload"),
+        "{said:?}"
+    );
+    files.write("a.ocsp", "an answer");
+    assert_eq!(
+        load().doubts().filter(|one| one.contains("OCSP")).count(),
+        0
+    );
+    assert_eq!(load().list[0].ocsp, b"an answer");
 }
 
 #[test]

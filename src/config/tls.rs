@@ -112,6 +112,12 @@ pub struct Identity {
     pub not_after: u64,
     /// The file of the key, if everybody on this host can read it.
     pub exposed_key: Option<PathBuf>,
+    /// An answer of OCSP, in DER, that clients are shown who ask; empty: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ocsp: Vec<u8>,
+    /// It says that there is one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub must_staple: bool,
 }
 
 impl Default for Tls {
@@ -291,6 +297,12 @@ impl Identity {
         let chain = certificate::chain(file, &pem).map_err(|e| (false, e))?;
         let key = certificate::key(key_file, &key_pem).map_err(|e| (true, e))?;
         let facts = certificate::examine(file, &chain).map_err(|e| (false, e))?;
+        let answer = file.with_extension("ocsp");
+        let ocsp = if answer.exists() {
+            read_file(&answer).map_err(|e| (false, e))?.to_vec()
+        } else {
+            Vec::new()
+        };
         certificate::belong_together((file, &chain), (key_file, &key)).map_err(|e| (true, e))?;
         Ok(Self {
             file: file.into(),
@@ -300,6 +312,8 @@ impl Identity {
             not_before: facts.not_before,
             not_after: facts.not_after,
             exposed_key: for_everybody(key_file).then(|| key_file.into()),
+            ocsp,
+            must_staple: facts.must_staple,
         })
     }
 
@@ -335,13 +349,24 @@ impl Identities {
         })
     }
 
-    /// A warning for each key that everybody on this host can read.
-    pub fn exposed_keys(&self) -> impl Iterator<Item = String> {
+    /// A warning for each key that everybody on this host can read, and for each certificate without the
+    /// answer of OCSP that it promises.
+    pub fn doubts(&self) -> impl Iterator<Item = String> {
         let files = self.list.iter().filter_map(|one| one.exposed_key.as_ref());
-        files.map(|file| {
+        let exposed = files.map(|file| {
             let file = file.display();
             format!("everybody on this host can read the key in {file}: `chmod o-rwx {file}`")
-        })
+        });
+        let bare = self.list.iter();
+        let bare = bare.filter(|one| one.must_staple && one.ocsp.is_empty());
+        exposed.chain(bare.map(|one| {
+            let (file, answer) = (one.file.display(), one.file.with_extension("ocsp"));
+            let answer = answer.display();
+            format!(
+                "the certificate in {file} promises an answer of OCSP (must-staple), so some clients refuse \
+                 it: write the authority's answer, in DER, to {answer}, then reload"
+            )
+        }))
     }
 
     /// Whether all are good at `now` but those that are `serving` already. A service that starts with

@@ -41,7 +41,7 @@ impl Tls {
     pub(super) fn look(&mut self, config: &Config) {
         let mut warnings: Vec<String> = due_certificates(config, SystemTime::now()).collect();
         if let Some(identities) = &config.tls.identities {
-            warnings.extend(identities.exposed_keys());
+            warnings.extend(identities.doubts());
             let told = |fault: &Fault| format!("{}: mend it, then reload", fault.error);
             warnings.extend(identities.faults.iter().map(told));
         }

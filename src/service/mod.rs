@@ -560,7 +560,7 @@ impl Service {
             eprintln!("{}: warning: {doubt}", self.name);
         }
         let identities = loaded.config.tls.identities.as_deref();
-        for exposed in identities.into_iter().flat_map(Identities::exposed_keys) {
+        for exposed in identities.into_iter().flat_map(Identities::doubts) {
             eprintln!("{}: warning: {exposed}", self.name);
         }
         let now = SystemTime::now();

@@ -156,7 +156,9 @@ impl ByName {
                 .map_err(|why| rustls::Error::General(why.into()))?;
             // Borrowed: rustls' `KeyProvider` would want a copy of it, which nobody wipes.
             let key = any_supported_type(&key)?;
-            all.push(Arc::new(CertifiedKey::new(chain, key)));
+            let mut certified = CertifiedKey::new(chain, key);
+            certified.ocsp = Some(identity.ocsp.clone()).filter(|answer| !answer.is_empty());
+            all.push(Arc::new(certified));
             for name in &identity.names {
                 names.entry(name.to_ascii_lowercase()).or_default().push(n);
             }
@@ -245,6 +247,8 @@ mod tests {
                 not_before: 0,
                 not_after: 0,
                 exposed_key: None,
+                ocsp: file.as_bytes().to_vec(),
+                must_staple: false,
             }
         };
         let ecdsa = KeyPair::generate().unwrap();
@@ -258,6 +262,7 @@ mod tests {
         };
         let by_name = ByName::new(&identities).unwrap();
         assert_eq!(by_name.of("A.test.").collect::<Vec<_>>(), [2, 0]);
+        assert_eq!(by_name.all[1].ocsp.as_deref(), Some(&b"b.crt"[..]));
         // Without a name the first one's is meant.
         assert_eq!(by_name.others[..2], [2, 0]);
     }
