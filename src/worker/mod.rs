@@ -36,6 +36,8 @@ mod drain;
 mod exchange;
 mod fault;
 mod flock;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod gate;
 mod gated;
 mod guarded;

@@ -19,6 +19,8 @@ mod blob;
 mod check;
 mod driver;
 mod frames;
+#[cfg(fuzzing)]
+pub(super) mod fuzz;
 mod inward;
 mod leave;
 mod ledger;

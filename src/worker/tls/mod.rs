@@ -32,6 +32,8 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::CryptoProvider;
 
 mod blob;
+#[cfg(fuzzing)]
+pub(super) mod fuzz;
 mod handshake;
 mod info;
 mod keys;

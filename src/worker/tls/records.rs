@@ -470,7 +470,7 @@ impl Records {
     }
 
     /// Seals anything, as no server does, so that a test can be a client of any kind.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn seal_any(&mut self, kind: ContentType, payload: &[u8], out: &mut Output) {
         self.seal_one(kind, payload.into(), out)
             .expect("a number is left");
