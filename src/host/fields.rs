@@ -12,8 +12,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, request};
 
-use crate::context::Hop;
-use crate::worker::TlsInfo;
+use crate::worker::{Hop, TlsInfo};
 
 /// Fields of one connection, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 7] = [

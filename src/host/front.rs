@@ -14,12 +14,11 @@ use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::context::{Context, Hop};
-
 use super::bodies::{About, Download, Progress, Upload};
 use super::pool::{Link, Pool, Turn};
 use super::refusal::{Complaints, Refusal};
 use super::{FrontContext, fields, tunnel};
+use crate::worker::hop_of;
 
 /// The front of one application.
 #[derive(Debug)]
@@ -203,9 +202,8 @@ impl Exchange {
             return Err(Refusal::BadRequest("CONNECT is for proxies"));
         }
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+        let hop = hop_of(request.extensions());
         let (mut head, body) = request.into_parts();
-        // Whom the worker does not name is nobody to be believed.
-        let hop = head.extensions.get().map_or(Hop::NOBODY, Context::hop);
         let wants = fields::to_application(&mut head, hop);
         let body = (!body.is_end_stream()).then_some(body);
         Ok(Self {

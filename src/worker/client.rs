@@ -5,10 +5,16 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 
 use http::header::{FORWARDED, HeaderName};
-use http::{HeaderMap, HeaderValue};
+use http::{Extensions, HeaderMap, HeaderValue};
 
 use crate::config::Network;
-use crate::context::{Hop, Peer};
+use crate::context::{Context, Hop, Peer};
+
+/// The connection that a request came through, by its extensions. Whom the worker does not name is nobody
+/// to be believed.
+pub(crate) fn hop_of(extensions: &Extensions) -> Hop {
+    extensions.get().map_or(Hop::NOBODY, Context::hop)
+}
 
 impl Hop {
     pub(super) fn of(peer: Peer, proxies: &[Network]) -> Self {

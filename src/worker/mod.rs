@@ -64,6 +64,8 @@ mod tls;
 mod turns;
 pub mod ws;
 
+pub(crate) use crate::context::Hop;
+pub(crate) use client::hop_of;
 use context::Worker;
 pub use redirect::redirect_to_https;
 pub use tally::Tally;
