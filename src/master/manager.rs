@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-use crate::sys::notify::Notifier;
+use crate::sys::notify::{Notifier, NotifyError};
 
 /// The one behind us.
 #[derive(Debug)]
@@ -35,8 +35,7 @@ impl Manager {
         match self {
             Self::Systemd { notify, .. } => {
                 if let Err(e) = notify.main_pid(pid, pidfd) {
-                    tracing::warn!("{e}");
-                    return false;
+                    return is_for_good(&e);
                 }
                 if let Err(e) = notify.barrier(BARRIER).await {
                     tracing::warn!("{e}");
@@ -75,10 +74,7 @@ impl Manager {
         if let Self::Systemd { notify, .. } = self {
             match other.map(|other| notify.main_pid(other, None)) {
                 Some(Ok(())) => {}
-                Some(Err(e)) => {
-                    tracing::warn!("{e}");
-                    renamed = false;
-                }
+                Some(Err(e)) => renamed = is_for_good(&e),
                 None => tracing::warn!(
                     "systemd may not notice the end of this master: it is no child of systemd's, \
                      and no worker serves that could be named for a moment"
@@ -94,10 +90,7 @@ impl Manager {
         match self {
             Self::Systemd { notify, .. } => match notify.ready(text, Some(pid)) {
                 Ok(()) => true,
-                Err(e) => {
-                    tracing::warn!("{e}");
-                    false
-                }
+                Err(e) => is_for_good(&e),
             },
             Self::Keeper(_) => {
                 self.tell_keeper(format_args!("main {pid}"))
@@ -184,6 +177,13 @@ impl Manager {
             Self::Systemd { .. } | Self::Nobody => Ok(None),
         }
     }
+}
+
+/// A message was not taken: says so, and whether nobody listens there (any longer), so that it would be
+/// the same the next time. Such a service runs on as one that nobody manages.
+fn is_for_good(error: &NotifyError) -> bool {
+    tracing::warn!("{error}");
+    error.is_for_good()
 }
 
 fn complain<E: std::fmt::Display>(result: Result<(), E>) {

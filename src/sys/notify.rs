@@ -77,6 +77,19 @@ pub enum NotifyError {
     },
 }
 
+impl NotifyError {
+    /// Whether nobody listens there, or not to us: another try would end in the same way.
+    #[must_use]
+    pub fn is_for_good(&self) -> bool {
+        let nobody = [
+            io::ErrorKind::NotFound,
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::PermissionDenied,
+        ];
+        matches!(self, Self::Send { source, .. } if nobody.contains(&source.kind()))
+    }
+}
+
 impl Notifier {
     /// Whether it is the system's service manager that listens there, not a user's or another one.
     #[must_use]
@@ -300,6 +313,20 @@ mod tests {
             assert!(fds.is_empty());
             text
         }
+    }
+
+    #[test]
+    fn nobody_who_listens_is_for_good_and_somebody_who_is_slow_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let notifier = Notifier::new(path.as_os_str()).unwrap();
+        let ready = || notifier.ready("serves", None);
+        assert!(ready().unwrap_err().is_for_good(), "there is no such file");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let slow = (0..10_000).find_map(|_| ready().err()).unwrap();
+        assert!(!slow.is_for_good(), "{slow}");
+        drop(socket);
+        assert!(ready().unwrap_err().is_for_good(), "nobody has it open");
     }
 
     #[test]
