@@ -341,6 +341,31 @@ fn a_rollback_after_the_commit_is_a_hot_upgrade_with_the_configuration_of_then()
     load.stop().assert_clean();
 }
 
+/// The rollback refuses what it leaves; what serves again after all is refused no longer.
+#[test]
+fn a_rollback_that_is_taken_back_leaves_the_way_back_open() {
+    let (service, load) = begin("back_and_forth", PATIENT);
+    two(&service);
+    service.cli(&["upgrade"]).assert_code(0);
+    service.cli(&["commit"]).assert_code(0);
+    alone(&service, 2);
+    service.cli(&["rollback"]).assert_code(0);
+    service.wait_status("the previous version", |s| s.generation == 3);
+    service.cli(&["rollback"]).assert_code(0);
+    alone(&service, 2);
+    is_on_disk(&service, "handover", &build::other_version(TWO));
+    service.replace(&build::other_version(THREE));
+    service.cli(&["upgrade"]).assert_code(0);
+    service.cli(&["commit"]).assert_code(0);
+    service.wait_status("the third version alone", |s| {
+        s.version == THREE && s.phase == "serving" && s.masters.len() == 1
+    });
+    service.cli(&["rollback"]).assert_code(0);
+    service.wait_status("the second version", |s| s.version == TWO);
+    is_on_disk(&service, "handover", &build::other_version(TWO));
+    load.stop().assert_clean();
+}
+
 /// That the way back could not be gone says nothing of the program that it leads to.
 #[test]
 fn a_rollback_that_could_not_start_can_be_ordered_again() {

@@ -133,6 +133,12 @@ impl Machine {
         self.stopping.is_some()
     }
 
+    /// Whether it leaves because the service stops, by another master's word.
+    #[must_use]
+    pub fn is_released(&self) -> bool {
+        self.released
+    }
+
     /// Whether this master feeds the service manager's watchdog: while its workers answer, and from
     /// the moment it takes the service back, so that a hung successor is met by us and not by the
     /// watchdog; but not when its workers keep failing, for then nobody serves, and systemd must start

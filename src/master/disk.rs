@@ -192,6 +192,16 @@ impl Disk {
         Input::DiskUnsettled.after(SETTLES, &self.post);
     }
 
+    /// The predecessor decides from now on: two hands at once would leave the program of whichever is
+    /// slower. What is under way comes to its end before it is told, within a limit.
+    pub(super) async fn give_up(&mut self) {
+        if let Some(working) = self.working.take() {
+            let _ = tokio::time::timeout(LASTS, working).await;
+        }
+        self.wanted.clear();
+        self.trouble = None;
+    }
+
     /// This master leaves: what is under way comes to its end first.
     pub(super) async fn goodbye(&mut self) -> Option<Result<(), String>> {
         let working = self.working.take_if(|_| self.trouble.is_none())?;

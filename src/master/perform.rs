@@ -14,7 +14,7 @@ use crate::api::Connections;
 use crate::machine::link::DrainReason;
 use crate::machine::message::KeptConfig;
 use crate::machine::trial::Name;
-use crate::machine::{Action, Event, Phase, Signal, Who};
+use crate::machine::{Action, Event, FromSuccessor, Phase, Signal, Who};
 
 impl Driver {
     /// Carries one action out. What follows from it at once is returned.
@@ -109,8 +109,19 @@ impl Driver {
                 }
             }
             // The predecessor.
-            Action::ToPredecessor(word) => self.say_to_predecessor(word),
-            Action::ClosePredecessor => self.predecessor_drains(),
+            Action::ToPredecessor(word) => {
+                if matches!(word, FromSuccessor::Yield { .. }) {
+                    self.disk.give_up().await;
+                }
+                self.say_to_predecessor(word);
+            }
+            Action::ClosePredecessor => {
+                // Whoever serves writes from now on; nobody does when the service stops.
+                if !self.machine.is_released() {
+                    self.story.hands_over().await;
+                }
+                self.predecessor_drains();
+            }
             Action::KillPredecessor => {
                 if let Some(predecessor) = &self.predecessor {
                     let who = words::Who::from(predecessor.identity());
@@ -160,7 +171,9 @@ impl Driver {
                 let look = || Found::of(&self.disk.store.open());
                 if let Some((found, was_good)) = self.story.rejects(look) {
                     if was_good {
+                        // The rollback from what runs had refused it.
                         self.disk.commit();
+                        self.story.forgive();
                     }
                     self.disk.reject(found);
                 }

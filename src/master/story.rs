@@ -212,7 +212,8 @@ impl Story {
     }
 
     /// What runs has proved itself, whatever was thought of it before.
-    fn forgive(&mut self) {
+    /// What runs is not refused any longer.
+    pub(super) fn forgive(&mut self) {
         let me = self.me.build_id.clone();
         self.unwritten.write(Line::Forgiven(me));
     }
