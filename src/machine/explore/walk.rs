@@ -521,7 +521,7 @@ impl Walk {
     }
 
     fn run(&mut self) -> Result<(), String> {
-        while !self.over && self.steps < MOST_STEPS {
+        loop {
             if let Some(wrong) = self.wrong.take() {
                 return Err(wrong);
             }
@@ -531,9 +531,15 @@ impl Walk {
                         Err(format!("the stop takes {:?}", self.now - since))
                     }
                     Some(_) => Ok(()),
-                    None if self.stops || self.told_all => Ok(()),
+                    None if self.over || self.stops || self.told_all => Ok(()),
                     None => Err("nobody is left".into()),
                 };
+            }
+            if self.over {
+                return Ok(());
+            }
+            if self.steps >= MOST_STEPS {
+                break;
             }
             let one_left = self.nodes.iter().filter(|node| node.alive).count() == 1;
             if self.orders == 0 && one_left && self.moves().is_empty() {
@@ -553,7 +559,7 @@ impl Walk {
             }
             self.step()?;
         }
-        if self.over || self.nodes.iter().any(|node| node.alive && node.hangs) {
+        if self.nodes.iter().any(|node| node.alive && node.hangs) {
             return Ok(());
         }
         Err("it never comes to an end".into())

@@ -162,7 +162,8 @@ impl Walk {
                 self.say(pid, "exits");
                 // Whose predecessor lives stays a zombie until another one is named.
                 let parent = before.is_some_and(|b| self.nodes[b as usize - 1].alive);
-                if self.main == pid && !asked && !parent {
+                // What has not come to serve may end by itself.
+                if self.main == pid && !asked && !parent && self.heard_ready {
                     self.wrong = Some("the main process exits by itself".into());
                 }
                 self.end(pid);
