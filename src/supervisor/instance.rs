@@ -126,7 +126,10 @@ impl Instance {
     async fn once(&mut self, was_ready: &mut bool) -> End {
         let mut running = match self.start() {
             Ok(running) => running,
-            Err(why) => return End::Broken(why),
+            Err(why) => {
+                self.down.has_ended(self.number, false);
+                return End::Broken(why);
+            }
         };
         let shot = Shot::before();
         self.say(Word::Started(running.process.pid())).await;
@@ -138,7 +141,8 @@ impl Instance {
             _ = running.process.exited() => Some(Ended::ByItself),
             ready = self.ready(Instant::now() + limit) => ready.err().map(Ended::NotReady),
         };
-        if why.is_none() {
+        let answered = why.is_none();
+        if answered {
             *was_ready = true;
             self.place.remember();
             self.down.answers(self.number);
@@ -154,7 +158,7 @@ impl Instance {
             Some(Ended::Stopped | Ended::TooMuch(_)) => self.hosting.app.stop_timeout,
             _ => Duration::ZERO,
         };
-        self.down.has_ended(self.number);
+        self.down.has_ended(self.number, answered);
         self.place.remember();
         let exit = self.end(&mut running, patience).await;
         // As programs end that were asked to: with 0, of the signal, or as shells tell of it.
