@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -75,7 +75,9 @@ fn walk(path: &Path, minds_writers: bool) -> io::Result<Reached> {
             }
             _ => return Err(Errno::NOTDIR.into()),
         }
-        written_by = minds_writers.then(|| others_who_write(&stat)).flatten();
+        written_by = minds_writers
+            .then(|| others_who_write(&stat, has_list(&next)))
+            .flatten();
         (here, owner) = (next, stat.st_uid);
     }
     others.end(owner, &at)?;
@@ -123,9 +125,10 @@ fn push(steps: &mut Vec<OsString>, path: &Path) {
     steps.extend(path.components().rev().filter_map(named));
 }
 
-/// Who beside its owner may exchange what is in a directory. A group of the owner's number is the
-/// owner's own (as login.defs(5), `USERGROUPS_ENAB`, has it).
-fn others_who_write(directory: &Stat) -> Option<String> {
+/// Who beside its owner may exchange what is in a directory. A group of a person's number, or root's, is
+/// that one's own (as login.defs(5), `USERGROUPS_ENAB`, has it), unless the group's bits are those of
+/// an access control list, which may name anybody (acl(5)). Other groups of the system have members.
+fn others_who_write(directory: &Stat, has_list: bool) -> Option<String> {
     let mode = Mode::from_raw_mode(directory.st_mode);
     if mode.contains(Mode::SVTX) {
         return None;
@@ -134,7 +137,19 @@ fn others_who_write(directory: &Stat) -> Option<String> {
         return Some("everybody".into());
     }
     let group = directory.st_gid;
-    (mode.contains(Mode::WGRP) && group != directory.st_uid).then(|| format!("group {group}"))
+    let is_own = group == directory.st_uid && (group == 0 || group >= PEOPLE) && !has_list;
+    (mode.contains(Mode::WGRP) && !is_own).then(|| format!("group {group}"))
+}
+
+/// The numbers of people begin here (login.defs(5), `UID_MIN`).
+const PEOPLE: u32 = 1000;
+
+/// Whether an opened directory has an access control list. One that cannot be asked may have one; a file
+/// system without lists has none.
+fn has_list(directory: impl AsFd) -> bool {
+    let path = format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd());
+    let asked = rustix::fs::getxattr(path, "system.posix_acl_access", &mut [0_u8; 0]);
+    !matches!(asked, Err(Errno::NODATA | Errno::OPNOTSUPP))
 }
 
 /// Who could make a path lead elsewhere, beside root and us.
@@ -296,6 +311,38 @@ mod tests {
             // Who may write the last one may set the link in it anyway.
             directory(&www).unwrap();
         }
+    }
+
+    #[test]
+    fn a_list_may_let_anybody_write_though_the_group_is_roots() {
+        let dir = scene();
+        let www = dir.path().join("1");
+        let blog = www.join("blog");
+        fs::create_dir(&blog).unwrap();
+        // acl(5), as the kernel has it: all of user 4242's, r-x of the group's, and a mask that looks like
+        // the group's bits.
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        let nobody = u32::MAX;
+        for (tag, bits, id) in [
+            (1, 7, nobody),
+            (2, 7, 4242),
+            (4, 5, nobody),
+            (16, 7, nobody),
+            (32, 5, nobody),
+        ] {
+            list.extend(u16::to_le_bytes(tag));
+            list.extend(u16::to_le_bytes(bits));
+            list.extend(u32::to_le_bytes(id));
+        }
+        let flags = rustix::fs::XattrFlags::empty();
+        let set = rustix::fs::setxattr(&www, "system.posix_acl_access", &list, flags);
+        if set == Err(Errno::OPNOTSUPP) {
+            eprintln!("skipped: this file system has no access control lists");
+            return;
+        }
+        set.unwrap();
+        let error = walk(&blog, true).unwrap_err().to_string();
+        assert!(error.contains("may write"), "{error}");
     }
 
     #[test]
