@@ -1,12 +1,13 @@
 //! A link that is pointed elsewhere, in a directory that others may write. The directory is opened once,
 //! and everything happens in what was opened.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 
 use super::walk::{self, Reached};
@@ -33,6 +34,8 @@ impl Drop for Lock {
         let _ = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
     }
 }
+
+const LOCK_FLAGS: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// More often nobody makes it anew in the moment between two calls.
 const LOCK_TRIES: usize = 100;
@@ -80,9 +83,16 @@ impl Link {
         let directory = self.directory.try_clone()?;
         // Who had it removes it: what was opened before that is nobody's lock any more.
         for _ in 0..LOCK_TRIES {
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            let mode = Mode::RUSR | Mode::WUSR;
-            let file = rustix::fs::openat(&directory, &name, flags | OFlags::CLOEXEC, mode)?;
+            let file = match self.lock_file_of_ours(&name) {
+                Err(Errno::EXIST) => {
+                    let flags = LOCK_FLAGS | OFlags::NONBLOCK;
+                    match rustix::fs::openat(&directory, &name, flags, Mode::empty()) {
+                        Err(Errno::NOENT) => continue,
+                        opened => opened?,
+                    }
+                }
+                made => made?,
+            };
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 locked => locked?,
@@ -98,6 +108,24 @@ impl Link {
             }
         }
         Ok(None)
+    }
+
+    /// Makes the lock's file. All who may write the directory may lock it: one that a killed `deploy` of
+    /// root's leaves behind keeps nobody out. Only what was made here is given away: the name could be
+    /// another's file.
+    fn lock_file_of_ours(&self, name: &OsStr) -> Result<OwnedFd, Errno> {
+        let mode = Mode::RUSR | Mode::WUSR;
+        let flags = LOCK_FLAGS | OFlags::CREATE | OFlags::EXCL;
+        let file = rustix::fs::openat(&self.directory, name, flags, mode)?;
+        let directory = rustix::fs::fstat(&self.directory)?;
+        if rustix::process::geteuid().is_root() {
+            let owner = Uid::from_raw(directory.st_uid);
+            rustix::fs::fchown(&file, Some(owner), Some(Gid::from_raw(directory.st_gid)))?;
+        }
+        if Mode::from_raw_mode(directory.st_mode).contains(Mode::WGRP) {
+            rustix::fs::fchmod(&file, mode | Mode::RGRP | Mode::WGRP)?;
+        }
+        Ok(file)
     }
 
     /// Where it leads now, to be compared; nothing is done there.
@@ -180,7 +208,7 @@ impl Link {
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     fn scene() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -252,6 +280,39 @@ mod tests {
                 });
             }
         });
+    }
+
+    /// What a killed `deploy` of root's leaves must not keep the directory's owner out.
+    #[test]
+    fn the_locks_file_belongs_to_who_may_write_the_directory_and_nothing_else_is_given_away() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can give files away");
+            return;
+        }
+        let dir = scene();
+        let blog = dir.path().join("blog");
+        fs::create_dir(&blog).unwrap();
+        symlink("1", blog.join("current")).unwrap();
+        std::os::unix::fs::chown(&blog, Some(4242), Some(4243)).unwrap();
+        let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(&blog, mode(0o2775)).unwrap();
+        let link = Link::find(&blog.join("current")).unwrap();
+        let lock = link.lock().unwrap().unwrap();
+        let found = fs::metadata(blog.join(".current.lock")).unwrap();
+        let mode_of = |found: &fs::Metadata| found.mode() & 0o7777;
+        assert_eq!(
+            (found.uid(), found.gid(), mode_of(&found)),
+            (4242, 4243, 0o660)
+        );
+        drop(lock);
+        // Somebody has put root's file there.
+        let secret = dir.path().join("secret");
+        fs::write(&secret, "").unwrap();
+        fs::set_permissions(&secret, mode(0o600)).unwrap();
+        fs::hard_link(&secret, blog.join(".current.lock")).unwrap();
+        drop(link.lock().unwrap().unwrap());
+        let found = fs::metadata(&secret).unwrap();
+        assert_eq!((found.uid(), found.gid(), mode_of(&found)), (0, 0, 0o600));
     }
 
     #[test]
