@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
@@ -1044,7 +1044,7 @@ fn a_key_that_everybody_can_read_is_warned_of() {
         let file = files.0.path().join("a.key");
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let identities = files.load().unwrap().config.tls.identities.unwrap();
-        identities.doubts().collect::<Vec<_>>()
+        identities.doubts(SystemTime::now()).collect::<Vec<_>>()
     };
     assert_eq!(warnings(0o640), [""; 0]);
     let [warning] = &warnings(0o644)[..] else {
@@ -1067,17 +1067,35 @@ fn a_certificate_that_promises_an_answer_of_ocsp_is_served_with_the_one_beside_i
         .write("a.crt", &certificate.pem())
         .write("a.key", &key.serialize_pem());
     let load = || files.load().unwrap().config.tls.identities.unwrap();
-    let said: Vec<String> = load().doubts().filter(|one| one.contains("OCSP")).collect();
-    assert!(
-        said.len() == 1 && said[0].contains("/a.ocsp, then reload"),
-        "{said:?}"
-    );
-    files.write("a.ocsp", "an answer");
+    let said = || -> Vec<String> {
+        let loaded = load();
+        let said = loaded.doubts(SystemTime::now());
+        said.filter(|one| one.contains("OCSP")).collect()
+    };
+    let is_said = |words: &str| {
+        let said = said();
+        assert!(said.len() == 1 && said[0].contains(words), "{said:?}");
+    };
+    is_said("/a.ocsp, then reload");
+    let path = files.0.path().join("a.ocsp");
+    let good =
+        |until| super::ocsp::tests::answer(certificate.der(), x509_ocsp::CertStatus::good(), until);
+    fs::write(&path, good(4_000_000_000)).unwrap();
+    assert_eq!(said(), [""; 0]);
+    let staple = load().list[0].ocsp.clone().unwrap();
     assert_eq!(
-        load().doubts().filter(|one| one.contains("OCSP")).count(),
-        0
+        (staple.answer, staple.until),
+        (good(4_000_000_000), 4_000_000_000)
     );
-    assert_eq!(load().list[0].ocsp, b"an answer");
+    fs::write(&path, good(1_000_000_000)).unwrap();
+    is_said("a.ocsp is not shown: it has expired");
+    // The certificate is served without it.
+    fs::write(&path, "an answer").unwrap();
+    is_said("a.ocsp is not shown: it is none in DER");
+    assert_eq!(load().list[0].ocsp, None);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    is_said("a.ocsp is not shown: it is not a file");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::certificate::{self, CertificateError};
 use super::merge::Step;
+use super::ocsp::{self, Staple};
 use super::secret::SecretBytes;
 use super::{Config, ConfigError};
 
@@ -112,9 +113,12 @@ pub struct Identity {
     pub not_after: u64,
     /// The file of the key, if everybody on this host can read it.
     pub exposed_key: Option<PathBuf>,
-    /// An answer of OCSP, in DER, that clients are shown who ask; empty: none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ocsp: Vec<u8>,
+    /// The answer of OCSP that clients are shown who ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ocsp: Option<Staple>,
+    /// Why the one beside it is not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ocsp_fault: Option<String>,
     /// It says that there is one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub must_staple: bool,
@@ -297,11 +301,9 @@ impl Identity {
         let chain = certificate::chain(file, &pem).map_err(|e| (false, e))?;
         let key = certificate::key(key_file, &key_pem).map_err(|e| (true, e))?;
         let facts = certificate::examine(file, &chain).map_err(|e| (false, e))?;
-        let answer = file.with_extension("ocsp");
-        let ocsp = if answer.exists() {
-            read_file(&answer).map_err(|e| (false, e))?.to_vec()
-        } else {
-            Vec::new()
+        let (ocsp, ocsp_fault) = match ocsp::read(&file.with_extension("ocsp"), &chain[0]) {
+            Ok(staple) => (staple, None),
+            Err(why) => (None, Some(why)),
         };
         certificate::belong_together((file, &chain), (key_file, &key)).map_err(|e| (true, e))?;
         Ok(Self {
@@ -313,8 +315,31 @@ impl Identity {
             not_after: facts.not_after,
             exposed_key: for_everybody(key_file).then(|| key_file.into()),
             ocsp,
+            ocsp_fault,
             must_staple: facts.must_staple,
         })
+    }
+
+    /// What is wrong with the answer of OCSP beside it.
+    fn unstapled(&self, now: SystemTime) -> Option<String> {
+        let answer = self.file.with_extension("ocsp");
+        let answer = answer.display();
+        let why = match (&self.ocsp, &self.ocsp_fault) {
+            (Some(staple), _) if staple.is_good(now) => return None,
+            (Some(_), _) => "it has expired",
+            (None, Some(why)) => why,
+            (None, None) if self.must_staple => {
+                let file = self.file.display();
+                return Some(format!(
+                    "the certificate in {file} promises an answer of OCSP (must-staple), so some \
+                     clients refuse it: write the authority's answer, in DER, to {answer}, then reload"
+                ));
+            }
+            (None, None) => return None,
+        };
+        Some(format!(
+            "the answer of OCSP in {answer} is not shown: {why}; fetch another, then reload"
+        ))
     }
 
     /// How long it is good for from `now` on; `None`: no longer, or not yet.
@@ -349,24 +374,15 @@ impl Identities {
         })
     }
 
-    /// A warning for each key that everybody on this host can read, and for each certificate without the
-    /// answer of OCSP that it promises.
-    pub fn doubts(&self) -> impl Iterator<Item = String> {
+    /// A warning for each key that everybody on this host can read, and for each answer of OCSP that is not
+    /// shown, or is promised and missing, at `now`.
+    pub fn doubts(&self, now: SystemTime) -> impl Iterator<Item = String> {
         let files = self.list.iter().filter_map(|one| one.exposed_key.as_ref());
         let exposed = files.map(|file| {
             let file = file.display();
             format!("everybody on this host can read the key in {file}: `chmod o-rwx {file}`")
         });
-        let bare = self.list.iter();
-        let bare = bare.filter(|one| one.must_staple && one.ocsp.is_empty());
-        exposed.chain(bare.map(|one| {
-            let (file, answer) = (one.file.display(), one.file.with_extension("ocsp"));
-            let answer = answer.display();
-            format!(
-                "the certificate in {file} promises an answer of OCSP (must-staple), so some clients refuse \
-                 it: write the authority's answer, in DER, to {answer}, then reload"
-            )
-        }))
+        exposed.chain(self.list.iter().filter_map(move |one| one.unstapled(now)))
     }
 
     /// Whether all are good at `now` but those that are `serving` already. A service that starts with
@@ -400,7 +416,7 @@ impl Identities {
     }
 }
 
-fn seconds(time: SystemTime) -> u64 {
+pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }

@@ -39,9 +39,10 @@ struct Moment {
 impl Tls {
     /// Looks at the certificates that serve. Each thing is said once.
     pub(super) fn look(&mut self, config: &Config) {
-        let mut warnings: Vec<String> = due_certificates(config, SystemTime::now()).collect();
+        let now = SystemTime::now();
+        let mut warnings: Vec<String> = due_certificates(config, now).collect();
         if let Some(identities) = &config.tls.identities {
-            warnings.extend(identities.doubts());
+            warnings.extend(identities.doubts(now));
             let told = |fault: &Fault| format!("{}: mend it, then reload", fault.error);
             warnings.extend(identities.faults.iter().map(told));
         }

@@ -21,7 +21,7 @@ use crate::cli::check;
 use crate::cli::client::{Client, Installation, Screen};
 use crate::cli::places::{Env, Places};
 use crate::config::{
-    Config, ConfigError, Identities, ListenerConfig, Overrides, Redirect, Room, Sources, Workers,
+    Config, ConfigError, ListenerConfig, Overrides, Redirect, Room, Sources, Workers,
 };
 use crate::context::Context;
 use crate::keeper::{self, Kept, Legacy};
@@ -560,10 +560,10 @@ impl Service {
             eprintln!("{}: warning: {doubt}", self.name);
         }
         let identities = loaded.config.tls.identities.as_deref();
-        for exposed in identities.into_iter().flat_map(Identities::doubts) {
-            eprintln!("{}: warning: {exposed}", self.name);
-        }
         let now = SystemTime::now();
+        for doubt in identities.into_iter().flat_map(|all| all.doubts(now)) {
+            eprintln!("{}: warning: {doubt}", self.name);
+        }
         let dates = identities.and_then(|all| all.check_dates(now, None).err());
         let faults = identities.into_iter().flat_map(|all| &all.faults);
         let certificates: Vec<String> = faults

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -18,7 +19,7 @@ use super::handshake::Catcher;
 use super::info::TlsInfo;
 use super::provider;
 use super::tickets::Tickets;
-use crate::config::{Identities, Tls, TlsVersion};
+use crate::config::{Identities, Staple, Tls, TlsVersion};
 use crate::machine::tickets::TicketKeys;
 
 /// Why TLS cannot be spoken. The configuration was checked by the master; so this is rare.
@@ -136,6 +137,8 @@ fn verifier(identities: &Identities) -> Result<Arc<dyn ClientCertVerifier>, Setu
 #[derive(Debug)]
 struct ByName {
     all: Vec<Arc<CertifiedKey>>,
+    /// The same with an answer of OCSP, as long as that is good.
+    stapled: HashMap<usize, (Arc<CertifiedKey>, Staple)>,
     names: HashMap<String, Vec<usize>>,
     /// For clients that ask for no name, or for one that nobody has: those for a name of the first one,
     /// then all.
@@ -145,6 +148,7 @@ struct ByName {
 impl ByName {
     fn new(identities: &Identities) -> Result<Self, SetupError> {
         let mut all = Vec::new();
+        let mut stapled = HashMap::new();
         let mut names: HashMap<String, Vec<usize>> = HashMap::new();
         for (n, identity) in identities.list.iter().enumerate() {
             let chain = identity
@@ -156,8 +160,12 @@ impl ByName {
                 .map_err(|why| rustls::Error::General(why.into()))?;
             // Borrowed: rustls' `KeyProvider` would want a copy of it, which nobody wipes.
             let key = any_supported_type(&key)?;
-            let mut certified = CertifiedKey::new(chain, key);
-            certified.ocsp = Some(identity.ocsp.clone()).filter(|answer| !answer.is_empty());
+            let certified = CertifiedKey::new(chain, key);
+            stapled.extend(identity.ocsp.clone().map(|staple| {
+                let mut with = certified.clone();
+                with.ocsp = Some(staple.answer.clone());
+                (n, (Arc::new(with), staple))
+            }));
             all.push(Arc::new(certified));
             for name in &identity.names {
                 names.entry(name.to_ascii_lowercase()).or_default().push(n);
@@ -174,7 +182,20 @@ impl ByName {
         let first = first.and_then(|name| names.get(&name.to_ascii_lowercase()));
         let mut others = first.cloned().unwrap_or_default();
         others.extend(0..all.len());
-        Ok(Self { all, names, others })
+        Ok(Self {
+            all,
+            stapled,
+            names,
+            others,
+        })
+    }
+
+    fn shown(&self, found: usize, now: SystemTime) -> Arc<CertifiedKey> {
+        let stapled = self
+            .stapled
+            .get(&found)
+            .filter(|(_, staple)| staple.is_good(now));
+        Arc::clone(stapled.map_or(&self.all[found], |(with, _)| with))
     }
 
     /// Those for a name: its own ones, then those for all names beside it (`*.example.org`).
@@ -196,7 +217,7 @@ impl ResolvesServerCert for ByName {
         let named = named.as_mut().and_then(|named| named.find(fits));
         // As in nginx: somebody else's certificate says more to a person than no answer.
         let found = named.or_else(|| self.others.iter().copied().find(fits))?;
-        Some(Arc::clone(&self.all[found]))
+        Some(self.shown(found, SystemTime::now()))
     }
 }
 
@@ -247,7 +268,11 @@ mod tests {
                 not_before: 0,
                 not_after: 0,
                 exposed_key: None,
-                ocsp: file.as_bytes().to_vec(),
+                ocsp: Some(Staple {
+                    answer: file.as_bytes().to_vec(),
+                    until: 1000,
+                }),
+                ocsp_fault: None,
                 must_staple: false,
             }
         };
@@ -262,7 +287,10 @@ mod tests {
         };
         let by_name = ByName::new(&identities).unwrap();
         assert_eq!(by_name.of("A.test.").collect::<Vec<_>>(), [2, 0]);
-        assert_eq!(by_name.all[1].ocsp.as_deref(), Some(&b"b.crt"[..]));
+        let at = |seconds| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        let shown = |seconds| by_name.shown(1, at(seconds)).ocsp.clone();
+        assert_eq!(shown(999).as_deref(), Some(&b"b.crt"[..]));
+        assert_eq!(shown(1000), None);
         // Without a name the first one's is meant.
         assert_eq!(by_name.others[..2], [2, 0]);
     }
