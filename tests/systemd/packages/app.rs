@@ -5,6 +5,7 @@ use super::manager::{assert_says, rpm_upgrade_of, within};
 use crate::container::Ran;
 use crate::host::{Host, until};
 use crate::kit::client::{Load, Running, Spec};
+use crate::stories::load::PAUSE;
 
 /// Its two lines make an upgrade of it a hot upgrade, and a rollback one command.
 pub fn a_package_of_an_application_is_upgraded_like_any(host: &mut Host) {
@@ -48,8 +49,14 @@ pub fn as_an_rpm_too(host: &mut Host) {
 /// Up to 3.0.0 in its probation; the clients go on.
 fn forward_and_back(host: &Host, install: &dyn Fn(&str) -> Ran) -> Running {
     let load = Load::start_all(vec![
-        Spec::new("127.0.0.1:8080").keep_alive().connections(4),
-        Spec::new("127.0.0.1:8080").fresh().connections(2),
+        Spec::new("127.0.0.1:8080")
+            .keep_alive()
+            .connections(4)
+            .pause(PAUSE),
+        Spec::new("127.0.0.1:8080")
+            .fresh()
+            .connections(2)
+            .pause(PAUSE),
     ]);
     load.wait_answers(100, IN_TIME);
     let ran = install("2.0.0");

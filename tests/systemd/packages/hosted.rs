@@ -7,6 +7,7 @@ use crate::host::{Host, until};
 use crate::hosted::{BLOG, CONFIG};
 use crate::kit::client::{Load, Spec};
 use crate::release::PROGRAM;
+use crate::stories::load::PAUSE;
 
 const NAME: &str = "handover@blog";
 const UNIT: &str = "handover@blog.service";
@@ -27,7 +28,8 @@ pub fn an_instance_is_deployed_refused_upgraded_and_taken_back(host: &mut Host) 
         .ok();
     host.systemctl(["enable", "--now", UNIT]).ok();
     serves(host, "1");
-    let load = Load::start(Spec::new("127.0.0.1:80").keep_alive().connections(8));
+    let spec = Spec::new("127.0.0.1:80").keep_alive().connections(8);
+    let load = Load::start(spec.pause(10 * PAUSE));
     load.wait_answers(50, IN_TIME);
 
     instance(host, &["deploy", "/srv/blog/2"]).ok();
@@ -62,7 +64,7 @@ pub fn an_instance_is_deployed_refused_upgraded_and_taken_back(host: &mut Host) 
     load.wait_answers(100, IN_TIME);
     load.stop().assert_clean().assert_kept();
     dpkg(host, &["--purge", "handover"]).ok();
-    let left = ["pgrep", "--full", "[g]unicorn|^handover: "];
+    let left = ["pgrep", "--full", "[g]unicorn|^handover(@[^:]*)?: "];
     assert_eq!(host.container.run(left).stdout, "");
 }
 
