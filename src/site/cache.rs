@@ -4,8 +4,8 @@
 //! A kept answer is given only while every look at the disk that led to it would find the same
 //! again: the same file with the same times and length, and still nothing where a compressed form
 //! would have been taken instead. What is saved is the opening, the reading and the headers. A look
-//! counts for a millisecond: no client can tell, and under load the looks would cost as much as all
-//! the rest. Two things no look can tell, so what they concern is not kept:
+//! counts for a millisecond, so an answer may be that much older than its file: under load the looks
+//! would cost as much as all the rest. Two things no look can tell, so what they concern is not kept:
 //! a file that was changed so recently that the next change could bear the same time; and after a
 //! second everything is read again, for who writes to a file's pages in memory, whose time the
 //! kernel changes late.
