@@ -141,6 +141,10 @@ impl Disk {
     /// One piece of work came to its end.
     pub(super) fn done(&mut self, result: Result<(), String>) -> Done {
         self.working = None;
+        if self.wanted.is_empty() {
+            // It was given up: whoever serves now sees to the disk.
+            return Done::All;
+        }
         match result {
             Ok(()) => {
                 self.wanted.pop_front();
