@@ -79,9 +79,10 @@ fn version(host: &Host) -> String {
     status["version"].as_str().unwrap_or("?").to_owned()
 }
 
-/// gunicorn's first process.
+/// The first process of release 2's gunicorn, by the socket that generation 2 chose. Release 1's may
+/// still be on its way out.
 fn gunicorn(host: &Host) -> String {
-    let oldest = ["pgrep", "--oldest", "--full", "gunicorn"];
+    let oldest = ["pgrep", "--oldest", "--full", "[g]unicorn.*/app/g2-"];
     host.container.run(oldest).ok().to_owned()
 }
 
