@@ -333,22 +333,24 @@ impl std::fmt::Display for Phase {
     }
 }
 
-/// How an upgrade ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The successor serves for good.
-    Committed,
-    /// It had taken over, the predecessor took back.
-    RolledBack,
-    /// It never took over.
-    Failed,
-    /// It was not even tried.
-    Refused,
-    /// The service was started anew in the middle of it.
-    Interrupted,
-    /// Not ended yet (in the history only).
-    UnderWay,
+listed! {
+    /// How an upgrade ended.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Outcome {
+        /// The successor serves for good.
+        Committed,
+        /// It had taken over, the predecessor took back.
+        RolledBack,
+        /// It never took over.
+        Failed,
+        /// It was not even tried.
+        Refused,
+        /// The service was started anew in the middle of it.
+        Interrupted,
+        /// Not ended yet (in the history only).
+        UnderWay,
+    }
 }
 
 /// An upgrade that ended; also a line of the history file.

@@ -176,23 +176,25 @@ impl Order {
     }
 }
 
-/// nginx's signals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Signal {
-    /// Reload; or, parked: go back.
-    Hup,
-    /// Reopen log files.
-    Usr1,
-    /// Upgrade; or, to the new one: stop accepting.
-    Usr2,
-    /// Drain the workers.
-    Winch,
-    /// Drain and leave.
-    Quit,
-    /// Drain with a deadline and leave.
-    Term,
-    /// Leave now.
-    Int,
+crate::api::listed! {
+    /// nginx's signals.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum Signal {
+        /// Reload; or, parked: go back.
+        Hup,
+        /// Reopen log files.
+        Usr1,
+        /// Upgrade; or, to the new one: stop accepting.
+        Usr2,
+        /// Drain the workers.
+        Winch,
+        /// Drain and leave.
+        Quit,
+        /// Drain with a deadline and leave.
+        Term,
+        /// Leave now.
+        Int,
+    }
 }
 
 impl Signal {

@@ -1,11 +1,11 @@
 //! What reaches the driver, told to the part that it is about; what comes of it for the machine.
 
+use super::control::Figures;
 use super::driver::Driver;
 use super::handoff;
-use super::inquiry::Asked;
+use super::line::Said;
 use super::milestone;
-use super::predecessor::{Predecessor, Said as PredecessorSaid};
-use super::successor::Said as SuccessorSaid;
+use super::predecessor::Predecessor;
 use super::{input::Input, metrics, status};
 use crate::machine::link::Drained;
 use crate::machine::message::Message;
@@ -37,7 +37,8 @@ impl Driver {
             Input::Successor(number, heard) => {
                 let when = self.machine.phase().of_a_successors_end();
                 let said = self.successor.heard(number, heard, when);
-                return self.successor_said(said).into_iter().collect();
+                let back = |me: &Self, message| me.successor.say(message, Vec::new());
+                return self.said(said, back).into_iter().collect();
             }
             Input::SuccessorExited(number) => {
                 if let Some(how) = self.successor.exited(number) {
@@ -50,7 +51,10 @@ impl Driver {
             }
             Input::Predecessor(heard) => {
                 let said = Predecessor::heard(heard);
-                return self.predecessor_said(said).into_iter().collect();
+                return self
+                    .said(said, Self::tell_predecessor)
+                    .into_iter()
+                    .collect();
             }
             Input::PredecessorExited => {
                 if let Some(predecessor) = &mut self.predecessor {
@@ -105,64 +109,38 @@ impl Driver {
         }
     }
 
-    fn successor_said(&mut self, said: SuccessorSaid) -> Option<Event> {
+    /// `back` tells it something.
+    fn said(&mut self, said: Said, back: impl FnOnce(&Self, Message)) -> Option<Event> {
         match said {
-            SuccessorSaid::Nothing => None,
-            SuccessorSaid::Event(event) => Some(event),
-            SuccessorSaid::Hello(version) => {
-                if let Some(record) = self.story.upgrade_mut() {
-                    record.to = Some(version);
-                }
-                Some(Event::Successor(FromSuccessor::Hello))
-            }
-            SuccessorSaid::TicketKeys(ring) => {
-                self.take_ticket_keys(ring);
-                None
-            }
-            SuccessorSaid::Asks => {
-                let master = Some(Box::new(status::me(self)));
-                self.successor.say(Message::Status { master }, Vec::new());
-                None
-            }
-            SuccessorSaid::Answers(master) => {
-                self.inquiry.other_answered(master);
-                None
-            }
-        }
-    }
-
-    fn predecessor_said(&mut self, said: PredecessorSaid) -> Option<Event> {
-        match said {
-            PredecessorSaid::Nothing => None,
-            PredecessorSaid::Event(event) => {
+            Said::Nothing => {}
+            Said::Event(event) => {
                 if event == Event::PredecessorClosed {
                     self.predecessor_drains();
                 }
-                Some(event)
+                return Some(event);
             }
-            PredecessorSaid::Retire(reason, disk) => {
+            Said::Hello(version) => {
+                if let Some(record) = self.story.upgrade_mut() {
+                    record.to = Some(version);
+                }
+                return Some(Event::Successor(FromSuccessor::Hello));
+            }
+            Said::Retire(reason, disk) => {
                 self.disk.differs_elsewhere(disk);
-                Some(Event::Predecessor(FromPredecessor::Retire(reason)))
+                return Some(Event::Predecessor(FromPredecessor::Retire(reason)));
             }
-            PredecessorSaid::Drained(ms, connections) => {
+            Said::Drained(ms, connections) => {
                 self.drainers.count(connections);
                 self.story.drain_came_to(ms, connections);
-                None
             }
-            PredecessorSaid::TicketKeys(ring) => {
-                self.take_ticket_keys(ring);
-                None
-            }
-            PredecessorSaid::Asks => {
+            Said::TicketKeys(ring) => self.take_ticket_keys(ring),
+            Said::Asks => {
                 let master = Some(Box::new(status::me(self)));
-                self.tell_predecessor(Message::Status { master });
-                None
+                back(self, Message::Status { master });
             }
-            PredecessorSaid::Answers(master) => {
-                self.inquiry.other_answered(master);
-                None
-            }
+            Said::Answers(master) => self.inquiry.other_answered(master),
         }
+        None
     }
 
     /// The predecessor let its channel go, or we did; its process may still drain.
@@ -246,7 +224,7 @@ impl Driver {
     }
 
     /// Asks everybody for figures.
-    pub(super) fn ask_figures(&mut self, asked: Asked) {
+    pub(super) fn ask_figures(&mut self, asked: Figures) {
         if !self.inquiry.begins(asked) {
             return;
         }
@@ -265,15 +243,15 @@ impl Driver {
         self.answer_figures(answered);
     }
 
-    fn answer_figures(&self, asked: Vec<Asked>) {
+    fn answer_figures(&self, asked: Vec<Figures>) {
         let mut document = None;
         for asked in asked {
             match asked {
-                Asked::Status(reply) => {
+                Figures::Status(reply) => {
                     let document = document.get_or_insert_with(|| status::document(self));
                     let _ = reply.send(document.clone());
                 }
-                Asked::Metrics(reply) => {
+                Figures::Metrics(reply) => {
                     let _ = reply.send(metrics::text(self));
                 }
             }

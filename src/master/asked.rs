@@ -2,7 +2,6 @@
 
 use super::control::{self, Answer, Request};
 use super::driver::Driver;
-use super::inquiry::Asked;
 use super::orders::PutOff;
 use super::{status, words};
 use crate::api;
@@ -11,8 +10,7 @@ use crate::machine::{Event, Phase};
 impl Driver {
     pub(super) async fn asked(&mut self, request: Request) {
         match request {
-            Request::Status(reply) => self.ask_figures(Asked::Status(reply)),
-            Request::Metrics(reply) => self.ask_figures(Asked::Metrics(reply)),
+            Request::Figures(asked) => self.ask_figures(asked),
             Request::Order {
                 order,
                 peer,
@@ -81,14 +79,11 @@ impl Driver {
 
     /// Everybody who follows learns of a phase change.
     pub(super) fn tell_step(&self) {
-        let event = self.step_event(status::line(self));
+        let id = self.story.id().map(ToOwned::to_owned);
+        let (phase, generation) = (self.machine.phase(), self.fixed.me.generation);
+        let event = step_event(phase, generation, id, status::line(self));
         self.orders.tell(&event);
         self.desk.publish(event);
-    }
-
-    fn step_event(&self, message: String) -> api::Event {
-        let id = self.story.id().map(ToOwned::to_owned);
-        step_event(self.machine.phase(), self.fixed.me.generation, id, message)
     }
 }
 

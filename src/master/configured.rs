@@ -49,7 +49,7 @@ impl Configured {
             exit: exit::CONFIG,
             reason,
         };
-        let loaded = applications.load_again(&self.fixed.sources);
+        let loaded = applications.load_again(&self.fixed.setup.sources);
         let loaded = loaded.map_err(|e| wrong(e.to_string()))?;
         if let Some(all) = &loaded.config.tls.identities {
             let serving = self.config.tls.identities.as_deref();
@@ -122,11 +122,6 @@ impl Configured {
                 false
             }
         }
-    }
-
-    /// The machine's durations, from the configuration and the watchdog.
-    pub(super) fn timing(&self, watchdog: Option<Duration>) -> Timing {
-        timing(&self.config, watchdog)
     }
 }
 

@@ -62,13 +62,20 @@ impl Order {
     }
 }
 
-/// What arrives at the [`Desk`].
+/// Who wants to know how the service is.
 #[derive(Debug)]
-pub enum Request {
+pub enum Figures {
     /// `GET /v1/status`.
     Status(oneshot::Sender<Status>),
     /// `GET /metrics`: Prometheus text.
     Metrics(oneshot::Sender<String>),
+}
+
+/// What arrives at the [`Desk`].
+#[derive(Debug)]
+pub enum Request {
+    /// For figures.
+    Figures(Figures),
     /// `POST /v1/<verb>` from somebody who may.
     Order {
         /// What is asked.
@@ -154,15 +161,20 @@ pub fn desk() -> (Handle, Desk) {
 impl Handle {
     /// The document of `status --json`.
     pub async fn status(&self) -> Result<Status, Gone> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Request::Status(reply)).await?;
-        answer.await.map_err(|_| Gone)
+        self.figures(Figures::Status).await
     }
 
     /// Prometheus text.
     pub async fn metrics(&self) -> Result<String, Gone> {
+        self.figures(Figures::Metrics).await
+    }
+
+    async fn figures<T>(
+        &self,
+        which: impl FnOnce(oneshot::Sender<T>) -> Figures,
+    ) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Request::Metrics(reply)).await?;
+        self.ask(Request::Figures(which(reply))).await?;
         answer.await.map_err(|_| Gone)
     }
 

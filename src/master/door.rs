@@ -72,12 +72,7 @@ impl ControlDoor {
             .and_then(|fd| tokio::net::UnixListener::from_std(fd.into()));
         let listener = match listener {
             Ok(listener) => listener,
-            Err(e) => {
-                if self.refused.again() {
-                    tracing::error!("{CANNOT}: {e}; it is tried again");
-                }
-                return;
-            }
+            Err(e) => return self.refused.failed(CANNOT, &e),
         };
         self.refused.over(CANNOT);
         let Some(access) = access() else { return };

@@ -1,7 +1,6 @@
 //! Our own drain, when another generation serves: what it comes to, and who is told. Without a channel
 //! the owner hears it on `handoff.sock`.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use super::record::millis;
 use crate::api::{self, Connections};
 use crate::machine::Event;
 use crate::machine::link::{Drained, News};
-use crate::sys::handoff;
+use crate::sys::handoff::{self, HandoffError};
 
 /// The drain that an upgrade caused, and its last word.
 #[derive(Debug)]
@@ -73,53 +72,42 @@ impl OwnDrain {
 
     /// The drain goes on without a channel; the owner hears how, and again in a while.
     pub(super) fn tell(&self, me: api::Master) {
-        let (path, generation) = (self.path(), self.fixed.me.generation);
-        let news = News {
-            master: me,
-            drained: None,
-        };
-        let post = self.post.clone();
+        let (told, post) = (self.say(me, None), self.post.clone());
         tokio::spawn(async move {
-            if let Err(e) = handoff::tell(&path, generation, news).await {
+            if let Err(e) = told.await {
                 tracing::debug!("the owner does not hear how we drain: {e}");
             }
-            tokio::time::sleep(EVERY).await;
-            let _ = post.send(Input::TellNews).await;
+            Input::TellNews.after(EVERY, &post);
         });
     }
 
     /// Whether there is an owner: it is the one who answers.
     pub(super) fn ask_owner(&self, me: api::Master) {
-        let (path, generation) = (self.path(), self.fixed.me.generation);
-        let news = News {
-            master: me,
-            drained: None,
-        };
-        let post = self.post.clone();
+        let (told, post) = (self.say(me, None), self.post.clone());
         tokio::spawn(async move {
-            let told = handoff::tell(&path, generation, news);
-            let told = tokio::time::timeout(OWNER, told).await;
-            let owned = matches!(told, Ok(Ok(())));
+            let owned = matches!(tokio::time::timeout(OWNER, told).await, Ok(Ok(())));
             let _ = post.send(Input::Event(Event::OwnerAnswered(owned))).await;
         });
     }
 
     /// The last word.
     pub(super) async fn say_last_word(&mut self, me: api::Master) {
-        let Some(drained) = self.last_word.take() else {
-            return;
-        };
-        let news = News {
-            master: me,
-            drained: Some(drained),
-        };
-        let generation = self.fixed.me.generation;
-        if let Err(e) = handoff::tell(&self.path(), generation, news).await {
-            tracing::info!("nobody hears what our drain came to: {e}");
+        let drained = self.last_word.take();
+        if drained.is_some() {
+            if let Err(e) = self.say(me, drained).await {
+                tracing::info!("nobody hears what our drain came to: {e}");
+            }
         }
     }
 
-    fn path(&self) -> PathBuf {
-        self.fixed.runtime.join(SOCKET)
+    fn say(
+        &self,
+        master: api::Master,
+        drained: Option<Drained>,
+    ) -> impl Future<Output = Result<(), HandoffError>> + use<> {
+        let path = self.fixed.setup.runtime.join(SOCKET);
+        let generation = self.fixed.me.generation;
+        let news = News { master, drained };
+        async move { handoff::tell(&path, generation, news).await }
     }
 }

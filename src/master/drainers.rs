@@ -50,13 +50,7 @@ impl Drainers {
         let mut known = Vec::new();
         for Lingering { pid, identity, .. } in lingering {
             let process = Other::open(pid)?.map(Arc::new);
-            let (watched, post) = (process.clone(), post.clone());
-            tokio::spawn(async move {
-                if let Some(process) = watched {
-                    let _ = process.gone().await;
-                }
-                let _ = post.send(Input::DrainerExited(pid)).await;
-            });
+            Input::DrainerExited(pid).when_gone(process.clone(), post);
             known.push(Drainer {
                 pid,
                 identity,

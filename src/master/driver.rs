@@ -2,7 +2,6 @@
 //! parts, each with fields of its own that nobody else touches.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +25,7 @@ use super::orders::{Orders, PutOff};
 use super::pidfiles::PidFiles;
 use super::predecessor::Predecessor;
 use super::releases::KnownReleases;
+use super::setup::Setup;
 use super::status;
 use super::story::Story;
 use super::successor::Successor;
@@ -33,7 +33,6 @@ use super::tls::Tls;
 use super::verdicts::Held;
 use super::workers::Workers;
 use crate::api;
-use crate::config::Sources;
 use crate::machine::message::Identity;
 use crate::machine::{Action, Event, Machine, Signal};
 use crate::sys::process;
@@ -42,17 +41,12 @@ use crate::sys::signals::{Received, Signals};
 /// What does not change while a master lives.
 #[derive(Debug)]
 pub(super) struct Constants {
-    pub(super) name: String,
     pub(super) me: Identity,
     pub(super) pid: u32,
     pub(super) started_at: jiff::Timestamp,
-    pub(super) cwd: PathBuf,
-    pub(super) args: Vec<OsString>,
-    pub(super) check: Vec<OsString>,
-    pub(super) runtime: PathBuf,
-    pub(super) sources: Sources,
+    /// What it was made of.
+    pub(super) setup: Setup,
     pub(super) config_path: Option<PathBuf>,
-    pub(super) unit_rev: Option<String>,
 }
 
 /// A master.
@@ -178,7 +172,8 @@ impl Driver {
     }
 
     async fn signalled(&mut self, received: Received) {
-        let Some(signal) = operator(received.signal) else {
+        let is_it = |known: &Signal| received.signal.as_str()[3..] == *known.as_str();
+        let Some(signal) = Signal::ALL.into_iter().find(is_it) else {
             return;
         };
         let ends = matches!(signal, Signal::Term | Signal::Int | Signal::Quit);
@@ -226,7 +221,7 @@ impl Driver {
                 None => self.pidfiles.alone(self.fixed.pid),
             }
         }
-        if self.handoff.mend(&self.fixed.runtime) {
+        if self.handoff.mend(&self.fixed.setup.runtime) {
             self.follow_phase();
         }
     }
@@ -258,7 +253,7 @@ impl Driver {
         let sockets = &self.configured.sockets;
         if self.machine.stopping() || never_served {
             for name in [control::SOCKET, handoff::SOCKET] {
-                let _ = std::fs::remove_file(self.fixed.runtime.join(name));
+                let _ = std::fs::remove_file(self.fixed.setup.runtime.join(name));
             }
             if !self.manager.is_systemd() {
                 sockets.remove_paths();
@@ -272,18 +267,4 @@ impl Driver {
         }
         self.exit.unwrap_or_default()
     }
-}
-
-fn operator(signal: nix::sys::signal::Signal) -> Option<Signal> {
-    use nix::sys::signal::Signal as Os;
-    Some(match signal {
-        Os::SIGHUP => Signal::Hup,
-        Os::SIGUSR1 => Signal::Usr1,
-        Os::SIGUSR2 => Signal::Usr2,
-        Os::SIGWINCH => Signal::Winch,
-        Os::SIGQUIT => Signal::Quit,
-        Os::SIGTERM => Signal::Term,
-        Os::SIGINT => Signal::Int,
-        _ => return None,
-    })
 }

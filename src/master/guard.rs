@@ -38,31 +38,15 @@ impl Wish {
 /// Why the disk is not as it was wished for.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GuardError {
-    /// It cannot be asked.
     #[error("cannot ask root's guard by {}: {source}", trigger.display())]
-    Ask {
-        /// The empty file.
-        trigger: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// It said why not.
+    Ask { trigger: PathBuf, source: io::Error },
     #[error("root's guard could not do it: {said}")]
-    Failed {
-        /// In its words.
-        said: String,
-    },
-    /// Nobody looks after the triggers.
+    Failed { said: String },
     #[error(
         "root's guard did not act within {}: is {path_unit} active?",
         humantime::format_duration(*limit)
     )]
-    Silent {
-        /// What it had.
-        limit: Duration,
-        /// What watches for the file.
-        path_unit: String,
-    },
+    Silent { limit: Duration, path_unit: String },
 }
 
 /// Where it is asked and where it answers.

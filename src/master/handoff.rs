@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -81,8 +82,7 @@ impl HandoffDoor {
                 self.open.spawn(serve(listener, self.post.clone()));
                 self.refused.over(CANNOT);
             }
-            Err(e) if self.refused.again() => tracing::error!("{CANNOT}: {e}; it is tried again"),
-            Err(_) => {}
+            Err(e) => self.refused.failed(CANNOT, &e),
         }
     }
 
@@ -112,10 +112,8 @@ impl HandoffDoor {
                 Err(e) => tracing::warn!("{e}"),
             }
             drop(targets);
-            if let Ok(Some(process)) = Other::open(pid) {
-                let _ = process.gone().await;
-            }
-            let _ = post.send(Input::DrainerGone(pid)).await;
+            let process = Other::open(pid).ok().flatten();
+            Input::DrainerGone(pid).when_gone(process.map(Arc::new), &post);
         });
     }
 }
@@ -146,9 +144,7 @@ async fn serve(mut listener: UnixSeqpacketListener, post: mpsc::Sender<Input>) {
                 });
             }
             Err(e) => {
-                if refused.again() {
-                    tracing::error!("{CANNOT}: {e}; it is tried again");
-                }
+                refused.failed(CANNOT, &e);
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -94,11 +94,11 @@ async fn in_probation(path: String, post: mpsc::Sender<Input>) {
 
 async fn ask_all(path: &str, post: &mpsc::Sender<Input>) -> Result<(), String> {
     let (reply, streams) = oneshot::channel();
-    let gone = |_| "the master is leaving".to_owned();
-    post.send(Input::Probe(reply))
+    // Dropped with the question when the master is leaving.
+    let _ = post.send(Input::Probe(reply)).await;
+    let streams: Vec<(u32, StdStream)> = streams
         .await
         .map_err(|_| "the master is leaving".to_owned())?;
-    let streams: Vec<(u32, StdStream)> = streams.await.map_err(gone)?;
     if streams.is_empty() {
         return Err("no worker can be asked".into());
     }

@@ -46,31 +46,18 @@ pub struct Previous {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HistoryError {
-    /// Writing failed; what was there is as it was.
     #[error(transparent)]
     Write(#[from] ReplaceError),
-    /// Reading failed.
     #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// A path in the configuration is not UTF-8, or the like.
+    Read { path: PathBuf, source: io::Error },
     #[error("cannot keep the configuration in {}: {source}", path.display())]
     Encode {
-        /// The file.
         path: PathBuf,
-        /// What `toml` said.
         source: toml::ser::Error,
     },
-    /// Written by a version that knew other keys.
     #[error("cannot understand {}: {source}; go back with an explicit configuration", path.display())]
     Decode {
-        /// The file.
         path: PathBuf,
-        /// What `toml` said.
         source: toml::de::Error,
     },
 }
@@ -94,24 +81,33 @@ impl History {
         files.iter().map(|file| sweep(file)).sum()
     }
 
-    /// Adds an upgrade that ended. Two masters may do so at the same time.
-    pub fn append(&self, last: &Last) -> Result<(), HistoryError> {
+    /// Writes down how an upgrade goes, or ended: in the place of the newest line, if that is about the
+    /// same one; otherwise as a new line, and the later one counts. Two masters may do so at once.
+    pub fn write(&self, last: &Last) -> Result<(), HistoryError> {
         let path = self.log();
         self.make_directory()?;
-        let fail = || failed("add a line to", &path);
+        let fail = || failed("write a line to", &path);
         let mut line = serde_json::to_string(last).map_err(|e| fail()(e.into()))?;
         line.push('\n');
         let mut file = lock(&path).map_err(fail())?;
         let bytes = read(&mut file).map_err(fail())?;
         let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<_> = text.lines().collect();
-        if lines.len() >= MOST_LINES {
-            let mut kept = lines[lines.len() - (KEPT_LINES - 1)..].join("\n");
-            kept.push('\n');
-            kept.push_str(&line);
+        let mut lines: Vec<_> = text.lines().collect();
+        let about_it = |newest: Last| newest.id == last.id;
+        let corrects = lines
+            .last()
+            .is_some_and(|line| serde_json::from_str(line).is_ok_and(about_it));
+        lines.truncate(lines.len() - usize::from(corrects));
+        if corrects || lines.len() >= MOST_LINES {
+            let from = if corrects {
+                0
+            } else {
+                lines.len() - (KEPT_LINES - 1)
+            };
+            let kept = lines[from..].iter().flat_map(|line| [line, "\n"]);
+            let kept: String = kept.chain([&*line]).collect();
             // Under the lock: who waits for it sees that the file is another one then.
-            Temp::bytes(&path, kept.as_bytes(), MODE)?.put(&path)?;
-            return Ok(());
+            return self.put(&path, kept.as_bytes());
         }
         if bytes.last().is_some_and(|end| *end != b'\n') {
             // A crash cut the line before.
@@ -127,40 +123,11 @@ impl History {
         Ok(())
     }
 
-    /// Puts what became known later in the place of the newest line, if that is about the same
-    /// upgrade; otherwise adds it, and the later line counts.
-    pub fn correct(&self, last: &Last) -> Result<(), HistoryError> {
-        let path = self.log();
-        self.make_directory()?;
-        let fail = || failed("correct a line in", &path);
-        let mut file = lock(&path).map_err(fail())?;
-        let bytes = read(&mut file).map_err(fail())?;
-        let text = String::from_utf8_lossy(&bytes);
-        let (before, newest) = match text.trim_end().rsplit_once('\n') {
-            Some((before, newest)) => (Some(before), newest),
-            None => (None, text.trim_end()),
-        };
-        let same = serde_json::from_str(newest).is_ok_and(|newest: Last| newest.id == last.id);
-        if !same {
-            drop(file);
-            return self.append(last);
-        }
-        let mut kept = before.map_or_else(String::new, |before| format!("{before}\n"));
-        kept.push_str(&serde_json::to_string(last).map_err(|e| fail()(e.into()))?);
-        kept.push('\n');
-        Temp::bytes(&path, kept.as_bytes(), MODE)?.put(&path)?;
-        Ok(())
-    }
-
     /// The upgrades that ended, oldest first. Lines that cannot be understood (cut by a crash,
     /// written by a newer version) are left out.
     pub fn all(&self) -> Result<Vec<Last>, HistoryError> {
-        let path = self.log();
-        let text = match fs::read(&path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(HistoryError::Read { path, source }),
-        };
+        let bytes = read_if_there(&self.log())?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
         let mut all: Vec<Last> = Vec::new();
         for last in text.lines().filter_map(|l| serde_json::from_str(l).ok()) {
             let last: Last = last;
@@ -190,7 +157,7 @@ impl History {
                     "the service ended in the middle of it; {started} was started then"
                 ));
                 last.finished_at = api_time(jiff::Timestamp::now());
-                self.correct(&last)?;
+                self.write(&last)?;
             }
         }
         Ok(())
@@ -199,14 +166,12 @@ impl History {
     /// Builds that failed or were rolled back, oldest first.
     #[must_use]
     pub fn refused(&self) -> Vec<String> {
-        match fs::read_to_string(self.refused_file()) {
-            Ok(text) => text.lines().map(str::to_owned).collect(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => {
-                tracing::warn!("cannot read {}: {e}", self.refused_file().display());
-                Vec::new()
-            }
-        }
+        let bytes = read_if_there(&self.refused_file()).unwrap_or_else(|e| {
+            tracing::warn!("{e}");
+            None
+        });
+        let text = String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
     }
 
     /// Adds a build to them.
@@ -228,10 +193,7 @@ impl History {
         builds.extend(refused.then(|| build.to_owned()));
         let newest = builds.len().saturating_sub(KEPT_REFUSED);
         let text: String = builds[newest..].iter().flat_map(|b| [b, "\n"]).collect();
-        self.make_directory()?;
-        let path = self.refused_file();
-        Temp::bytes(&path, text.as_bytes(), MODE)?.put(&path)?;
-        Ok(())
+        self.put(&self.refused_file(), text.as_bytes())
     }
 
     /// Keeps what this generation ran with, for the way back from the next one.
@@ -241,20 +203,16 @@ impl History {
             path: path.clone(),
             source,
         })?;
-        self.make_directory()?;
-        Temp::bytes(&path, text.as_bytes(), MODE)?.put(&path)?;
-        Ok(())
+        self.put(&path, text.as_bytes())
     }
 
     /// What the previous generation ran with; `None` when nothing was kept.
     pub fn previous(&self) -> Result<Option<Previous>, HistoryError> {
         let path = self.previous_file();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(HistoryError::Read { path, source }),
+        let Some(bytes) = read_if_there(&path)? else {
+            return Ok(None);
         };
-        toml::from_str(&text)
+        toml::from_str(&String::from_utf8_lossy(&bytes))
             .map(Some)
             .map_err(|source| HistoryError::Decode { path, source })
     }
@@ -275,7 +233,13 @@ impl History {
         self.directory.join("previous.toml")
     }
 
-    pub(super) fn make_directory(&self) -> Result<(), ReplaceError> {
+    /// What the configuration names may be nobody's business.
+    pub(super) fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), HistoryError> {
+        self.make_directory()?;
+        Ok(Temp::bytes(path, bytes, MODE)?.put(path)?)
+    }
+
+    fn make_directory(&self) -> Result<(), ReplaceError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o755)
@@ -284,8 +248,7 @@ impl History {
     }
 }
 
-/// The configuration may name what is nobody's business.
-pub(super) const MODE: u32 = 0o640;
+const MODE: u32 = 0o640;
 
 /// Opens the file for appending and locks it; it is the one at `path` when this returns.
 fn lock(path: &Path) -> io::Result<File> {
@@ -301,6 +264,17 @@ fn lock(path: &Path) -> io::Result<File> {
         if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
             return Ok(file);
         }
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, HistoryError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(HistoryError::Read {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -354,7 +328,7 @@ mod tests {
         assert_eq!(history.all().unwrap(), []);
         assert_eq!(history.last().unwrap(), None);
         for n in 0..3 {
-            history.append(&ended(n)).unwrap();
+            history.write(&ended(n)).unwrap();
         }
         assert_eq!(history.all().unwrap(), [ended(0), ended(1), ended(2)]);
         assert_eq!(history.last().unwrap(), Some(ended(2)));
@@ -364,11 +338,11 @@ mod tests {
     fn of_two_lines_about_one_upgrade_the_later_counts_in_the_place_of_the_first() {
         let (_dir, history) = lab();
         for n in 0..3 {
-            history.append(&ended(n)).unwrap();
+            history.write(&ended(n)).unwrap();
         }
         let mut late = ended(1);
         late.connections.finished = 7;
-        history.append(&late).unwrap();
+        history.write(&late).unwrap();
         assert_eq!(history.all().unwrap(), [ended(0), late, ended(2)]);
         assert_eq!(history.last().unwrap(), Some(ended(2)));
     }
@@ -381,38 +355,38 @@ mod tests {
             late.connections.passed = 9;
             late
         };
-        history.append(&ended(0)).unwrap();
-        history.correct(&late(0)).unwrap();
-        history.append(&ended(1)).unwrap();
-        history.correct(&late(1)).unwrap();
+        history.write(&ended(0)).unwrap();
+        history.write(&late(0)).unwrap();
+        history.write(&ended(1)).unwrap();
+        history.write(&late(1)).unwrap();
         assert_eq!(history.all().unwrap(), [late(0), late(1)]);
         let text = fs::read_to_string(history.log()).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
         // Not the newest: the lines of others are left alone.
-        history.correct(&ended(0)).unwrap();
+        history.write(&ended(0)).unwrap();
         assert_eq!(history.all().unwrap(), [ended(0), late(1)]);
     }
 
     #[test]
     fn a_line_cut_by_a_crash_costs_only_itself() {
         let (_dir, history) = lab();
-        history.append(&ended(0)).unwrap();
+        history.write(&ended(0)).unwrap();
         let text = fs::read_to_string(history.log()).unwrap();
         fs::write(history.log(), text.clone() + &text[..50]).unwrap();
         assert_eq!(history.all().unwrap(), [ended(0)]);
-        history.append(&ended(1)).unwrap();
+        history.write(&ended(1)).unwrap();
         assert_eq!(history.all().unwrap(), [ended(0), ended(1)]);
     }
 
     #[test]
     fn lines_of_another_version_are_kept_but_not_read() {
         let (_dir, history) = lab();
-        history.append(&ended(0)).unwrap();
+        history.write(&ended(0)).unwrap();
         let strange = "{\"id\":\"x\",\"outcome\":\"teleported\"}\n\u{fffd}\n";
         let mut text = fs::read_to_string(history.log()).unwrap();
         text.push_str(strange);
         fs::write(history.log(), text).unwrap();
-        history.append(&ended(1)).unwrap();
+        history.write(&ended(1)).unwrap();
         assert_eq!(history.all().unwrap(), [ended(0), ended(1)]);
         assert!(fs::read_to_string(history.log()).unwrap().contains(strange));
     }
@@ -424,9 +398,9 @@ mod tests {
         let but_one: String = (0..MOST_LINES - 1).map(line).collect();
         history.make_directory().unwrap();
         fs::write(history.log(), but_one).unwrap();
-        history.append(&ended(MOST_LINES - 1)).unwrap();
+        history.write(&ended(MOST_LINES - 1)).unwrap();
         assert_eq!(history.all().unwrap().len(), MOST_LINES);
-        history.append(&ended(MOST_LINES)).unwrap();
+        history.write(&ended(MOST_LINES)).unwrap();
         let all = history.all().unwrap();
         assert_eq!(all.len(), KEPT_LINES);
         assert_eq!(all[0], ended(MOST_LINES - KEPT_LINES + 1));
@@ -444,7 +418,7 @@ mod tests {
                 let history = &history;
                 scope.spawn(move || {
                     for n in 0..20 {
-                        history.append(&ended(thread * 20 + n)).unwrap();
+                        history.write(&ended(thread * 20 + n)).unwrap();
                     }
                 });
             }
@@ -465,7 +439,7 @@ mod tests {
         let history = History::new(mount.path().join("state"));
         let mut written = 0;
         let error = loop {
-            match history.append(&ended(written)) {
+            match history.write(&ended(written)) {
                 Ok(()) => written += 1,
                 Err(e) => break e,
             }
@@ -485,7 +459,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         let history = History::new(dir.path().join("file/state"));
-        let text = history.append(&ended(0)).unwrap_err().to_string();
+        let text = history.write(&ended(0)).unwrap_err().to_string();
         assert!(text.contains("file/state"), "{text}");
     }
 

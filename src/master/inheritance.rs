@@ -1,7 +1,6 @@
 //! What a successor inherits: sent by the predecessor after the hello, received before anything
 //! else is done.
 
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use super::line::Line;
@@ -18,38 +17,28 @@ pub struct Received {
     pub inheritance: Inheritance,
     /// The listening sockets.
     pub listeners: Vec<Listener>,
-    /// The control socket.
-    pub control: Option<OwnedFd>,
-    /// The hand-off socket.
-    pub handoff: Option<OwnedFd>,
-    /// What `[metrics] address` listens on.
-    pub metrics: Option<OwnedFd>,
-    /// The pipe to the keeper.
-    pub keeper: Option<OwnedFd>,
-    /// What holds the hosted application.
-    pub app: Option<OwnedFd>,
-    /// The ring of ticket keys.
-    pub tickets: Option<OwnedFd>,
-    /// The certificates that the predecessor serves with.
-    pub identities: Option<OwnedFd>,
+    rest: Vec<(Inherited, OwnedFd)>,
+}
+
+impl Received {
+    /// The descriptor that is this.
+    pub(super) fn take(&mut self, what: &Inherited) -> Option<OwnedFd> {
+        let at = self.rest.iter().position(|(is, _)| is == what)?;
+        Some(self.rest.swap_remove(at).1)
+    }
 }
 
 /// Why a successor has nothing to work with.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritanceError {
-    /// The channel failed.
     #[error("cannot receive the inheritance: {0}")]
     Channel(#[from] ChannelError),
-    /// The hello could not be sent.
     #[error("cannot greet the predecessor: {0}")]
     Hello(std::io::Error),
-    /// EOF.
     #[error("the predecessor is gone; start the service again")]
     Gone,
-    /// Something else came.
     #[error("expected the inheritance, got {0}")]
     Unexpected(&'static str),
-    /// Another major protocol.
     #[error(
         "the predecessor speaks protocol {0}, this build {ours}: this one step needs a restart",
         ours = PROTOCOL.major
@@ -63,45 +52,24 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Received, Inheri
         .send(&Message::Hello(hello), &[])
         .await
         .map_err(InheritanceError::Hello)?;
-    let inheritance = loop {
-        match channel
-            .recv()
-            .await?
-            .ok_or(InheritanceError::Gone)?
-            .decode()?
-        {
-            Message::Inheritance(inheritance) => break *inheritance,
-            Message::Retire { .. } => return Err(InheritanceError::Gone),
-            message if may_come_early(&message) => {}
-            _ => return Err(InheritanceError::Unexpected("another message")),
-        }
+    let inheritance = match next(channel).await? {
+        (Message::Inheritance(inheritance), _) => *inheritance,
+        _ => return Err(InheritanceError::Unexpected("another message")),
     };
     if inheritance.protocol.major != PROTOCOL.major {
         return Err(InheritanceError::Protocol(inheritance.protocol.major));
     }
-    let mut fds = VecDeque::new();
+    let mut fds = Vec::new();
     while fds.len() < inheritance.fds.len() {
-        let received = channel.recv().await?.ok_or(InheritanceError::Gone)?;
-        match received.decode()? {
-            Message::Fds { .. } => fds.extend(received.fds),
-            Message::Retire { .. } => return Err(InheritanceError::Gone),
-            message if may_come_early(&message) => {}
-            _ => {
-                return Err(InheritanceError::Unexpected(
-                    "another message than descriptors",
-                ));
-            }
-        }
+        let (Message::Fds { .. }, batch) = next(channel).await? else {
+            let other = "another message than descriptors";
+            return Err(InheritanceError::Unexpected(other));
+        };
+        fds.extend(batch);
     }
     let mut received = Received {
         listeners: Vec::new(),
-        control: None,
-        handoff: None,
-        metrics: None,
-        keeper: None,
-        app: None,
-        tickets: None,
-        identities: None,
+        rest: Vec::new(),
         inheritance,
     };
     for (what, fd) in received.inheritance.fds.iter().zip(fds) {
@@ -112,26 +80,30 @@ pub async fn receive(channel: &Channel, hello: Hello) -> Result<Received, Inheri
                     Err(e) => tracing::error!("cannot use inherited listener {name:?}: {e}"),
                 }
             }
-            Inherited::Control => received.control = Some(fd),
-            Inherited::Handoff => received.handoff = Some(fd),
-            Inherited::Metrics => received.metrics = Some(fd),
-            Inherited::Keeper => received.keeper = Some(fd),
-            Inherited::App => received.app = Some(fd),
-            Inherited::TicketKeys => received.tickets = Some(fd),
-            Inherited::Identities => received.identities = Some(fd),
+            Inherited::Control
+            | Inherited::Handoff
+            | Inherited::Metrics
+            | Inherited::Keeper
+            | Inherited::App
+            | Inherited::TicketKeys
+            | Inherited::Identities => received.rest.push((what.clone(), fd)),
             Inherited::Unknown => {}
         }
     }
     Ok(received)
 }
 
-/// Nothing is lost when it is not answered: a question, or a word of a newer minor version.
-fn may_come_early(message: &Message) -> bool {
-    matches!(
-        message,
-        // A ring of ticket keys: a newer one is in the inheritance.
-        Message::Status { .. } | Message::TicketKeys | Message::Unknown
-    )
+/// The next message. What may come early is passed over: a question, a word of a newer minor version,
+/// a ring of ticket keys (a newer one is in the inheritance).
+async fn next(channel: &Channel) -> Result<(Message, Vec<OwnedFd>), InheritanceError> {
+    loop {
+        let received = channel.recv().await?.ok_or(InheritanceError::Gone)?;
+        match received.decode()? {
+            Message::Retire { .. } => return Err(InheritanceError::Gone),
+            Message::Status { .. } | Message::TicketKeys | Message::Unknown => {}
+            message => return Ok((message, received.fds)),
+        }
+    }
 }
 
 /// Sends everything.

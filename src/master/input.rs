@@ -1,5 +1,6 @@
 //! What reaches the driver: one queue for everything that its tasks see.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -8,6 +9,7 @@ use super::launch::Launched;
 use super::line::Heard;
 use super::look::Looked;
 use crate::machine::{Event, Failure};
+use crate::sys::process::Other;
 
 /// One thing for the driver.
 #[derive(Debug)]
@@ -64,6 +66,17 @@ impl Input {
         let post = post.clone();
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
+            let _ = post.send(self).await;
+        });
+    }
+
+    /// Reaches the driver when this process has gone; at once when there is none.
+    pub(super) fn when_gone(self, process: Option<Arc<Other>>, post: &mpsc::Sender<Self>) {
+        let post = post.clone();
+        tokio::spawn(async move {
+            if let Some(process) = process {
+                let _ = process.gone().await;
+            }
             let _ = post.send(self).await;
         });
     }

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
+use super::control::Figures;
 use super::input::Input;
 use super::workers::{Question, Workers};
 use crate::api;
@@ -12,20 +13,13 @@ use crate::api;
 /// Workers and the other master get so long to answer.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// Who wants to know.
-#[derive(Debug)]
-pub(super) enum Asked {
-    Status(oneshot::Sender<api::Status>),
-    Metrics(oneshot::Sender<String>),
-}
-
 /// What is being asked, if anything is, and what the other master answered.
 #[derive(Debug)]
 pub(super) struct Inquiry {
     post: mpsc::Sender<Input>,
     /// Of the one under way, or the last one.
     number: u64,
-    by: Vec<Asked>,
+    by: Vec<Figures>,
     workers: Vec<Question>,
     /// The other master has not answered yet.
     waits: bool,
@@ -46,7 +40,7 @@ impl Inquiry {
 
     /// Somebody wants to know; whether it must be asked: whoever asks while others wait is answered
     /// with them.
-    pub(super) fn begins(&mut self, asked: Asked) -> bool {
+    pub(super) fn begins(&mut self, asked: Figures) -> bool {
         self.by.push(asked);
         self.by.len() == 1
     }
@@ -72,7 +66,7 @@ impl Inquiry {
     }
 
     /// Those who wait, when nothing more is to be waited for. `there`: the other master still is.
-    pub(super) fn complete(&mut self, workers: &Workers, there: bool) -> Vec<Asked> {
+    pub(super) fn complete(&mut self, workers: &Workers, there: bool) -> Vec<Figures> {
         let answered = |question: &Question| workers.has_answered(question);
         if (self.waits && there) || !self.workers.iter().all(answered) {
             return Vec::new();
@@ -81,7 +75,7 @@ impl Inquiry {
     }
 
     /// The inquiry of this number has waited long enough.
-    pub(super) fn due(&mut self, number: u64) -> Vec<Asked> {
+    pub(super) fn due(&mut self, number: u64) -> Vec<Figures> {
         if self.number == number {
             std::mem::take(&mut self.by)
         } else {

@@ -53,11 +53,8 @@ pub struct Plan {
 /// A successor's process exists.
 #[derive(Debug)]
 pub struct Launched {
-    /// It.
     pub process: Process,
-    /// Our end of the channel.
     pub channel: Channel,
-    /// Its build.
     pub build_id: String,
 }
 

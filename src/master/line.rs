@@ -9,6 +9,8 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::api::{self, Connections};
+use crate::machine::Event;
 use crate::sys::channel::{Channel, ChannelError, Received};
 
 /// What arrived.
@@ -20,6 +22,28 @@ pub enum Heard {
     Closed,
     /// The other end broke the protocol.
     Broken(ChannelError),
+}
+
+/// What came of something that another master said.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// Nothing, or nothing that anybody here must know.
+    Nothing,
+    /// For the machine.
+    Event(Event),
+    /// A successor's version: it has introduced itself.
+    Hello(String),
+    /// A predecessor serves again, and we are sent away: why, and what it could not do to the program
+    /// on disk.
+    Retire(String, Option<String>),
+    /// A predecessor's last worker has gone.
+    Drained(u64, Connections),
+    /// The ring of TLS ticket keys has changed.
+    TicketKeys(Option<OwnedFd>),
+    /// It asks how we are.
+    Asks,
+    /// It says how it is.
+    Answers(api::Master),
 }
 
 /// Our end. Dropping it sends what is queued, then closes it: the other side sees EOF.

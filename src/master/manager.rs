@@ -42,8 +42,16 @@ impl Manager {
                 }
                 true
             }
-            Self::Keeper(_) => self.tell_keeper(format_args!("main {pid}")),
-            Self::Nobody => true,
+            Self::Keeper(_) | Self::Nobody => self.tell_keeper(format_args!("main {pid}")),
+        }
+    }
+
+    /// If it is there. That it could not be told is said in the log.
+    fn tell_systemd(&self, how: impl FnOnce(&Notifier) -> Result<(), NotifyError>) {
+        if let Self::Systemd { notify, .. } = self {
+            if let Err(e) = how(notify) {
+                tracing::warn!("{e}");
+            }
         }
     }
 
@@ -92,77 +100,59 @@ impl Manager {
                 Ok(()) => true,
                 Err(e) => is_for_good(&e),
             },
-            Self::Keeper(_) => {
+            Self::Keeper(_) | Self::Nobody => {
                 self.tell_keeper(format_args!("main {pid}"))
                     && self.tell_keeper(format_args!("ready {text}"))
             }
-            Self::Nobody => true,
         }
     }
 
     /// What `systemctl status` shows.
     pub fn status(&self, text: &str) {
-        match self {
-            Self::Systemd { notify, .. } => complain(notify.status(text)),
-            // One that hears nothing now hears the next one.
-            Self::Keeper(_) => drop(self.tell_keeper(format_args!("status {text}"))),
-            Self::Nobody => {}
-        }
+        self.tell_systemd(|notify| notify.status(text));
+        // A keeper that hears nothing now hears the next one.
+        self.tell_keeper(format_args!("status {text}"));
     }
 
     /// Final for the whole unit.
     pub fn stopping(&self) {
-        match self {
-            Self::Systemd { notify, .. } => complain(notify.stopping()),
-            Self::Keeper(_) => drop(self.tell_keeper(format_args!("stopping"))),
-            Self::Nobody => {}
-        }
+        self.tell_systemd(Notifier::stopping);
+        self.tell_keeper(format_args!("stopping"));
     }
 
     /// Feeds the watchdog.
     pub fn feed(&self) {
-        if let Self::Systemd { notify, watchdog } = self {
-            if watchdog.is_some() {
-                complain(notify.watchdog());
-            }
+        if self.watchdog().is_some() {
+            self.tell_systemd(Notifier::watchdog);
         }
     }
 
     /// The start or reload under way takes so much longer.
     pub fn extend_timeout(&self, by: Duration) {
-        if let Self::Systemd { notify, .. } = self {
-            complain(notify.extend_timeout(by));
-        }
+        self.tell_systemd(|notify| notify.extend_timeout(by));
     }
 
     /// Keeps a descriptor over a crash of everything.
     pub fn store(&self, name: &str, fd: BorrowedFd<'_>) {
-        if let Self::Systemd { notify, .. } = self {
-            complain(notify.fdstore(name, fd));
-        }
+        self.tell_systemd(|notify| notify.fdstore(name, fd));
     }
 
     /// Gives up every stored descriptor of that name.
     pub fn unstore(&self, name: &str) {
-        if let Self::Systemd { notify, .. } = self {
-            complain(notify.fdstore_remove(name));
-        }
+        self.tell_systemd(|notify| notify.fdstore_remove(name));
     }
 
     /// Whether systemd is behind us.
-    #[must_use]
     pub fn is_systemd(&self) -> bool {
         matches!(self, Self::Systemd { .. })
     }
 
     /// Whether it is the system's own systemd: the service has a user of its own then.
-    #[must_use]
     pub fn is_the_systems(&self) -> bool {
         matches!(self, Self::Systemd { notify, .. } if notify.is_the_systems())
     }
 
     /// How often the watchdog must be fed, at least.
-    #[must_use]
     pub fn watchdog(&self) -> Option<Duration> {
         match self {
             Self::Systemd { watchdog, .. } => *watchdog,
@@ -184,12 +174,6 @@ impl Manager {
 fn is_for_good(error: &NotifyError) -> bool {
     tracing::warn!("{error}");
     error.is_for_good()
-}
-
-fn complain<E: std::fmt::Display>(result: Result<(), E>) {
-    if let Err(e) = result {
-        tracing::warn!("{e}");
-    }
 }
 
 #[cfg(test)]

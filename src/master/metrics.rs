@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::driver::Driver;
+use super::milestone::ended_as;
 use crate::api::{Drift, Fates, Handshakes, Last, Outcome};
 use crate::config::Identities;
 use crate::machine::link::Unanswered;
@@ -17,8 +18,8 @@ pub(super) fn text(driver: &Driver) -> String {
     let me = &driver.fixed.me;
     let workers = driver.workers.report();
     let served = driver.workers.served();
-    text.family("build_info", "gauge", "What runs.");
-    text.value("build_info", &[("version", &me.version)], 1);
+    let version = [(&*me.version, 1)];
+    text.each("build_info", "gauge", "What runs.", "version", version);
     let open = workers.iter().map(|w| w.connections).sum();
     text.gauge("generation", "The owning generation.", me.generation);
     text.gauge(
@@ -69,12 +70,12 @@ pub(super) fn text(driver: &Driver) -> String {
     text.counter(
         "disagreements_total",
         "Connections that looked idle and were not; must be 0.",
-        driver.workers.disagreements(),
+        served.disagreements,
     );
     text.counter(
         "accept_errors_total",
         "Connections that could not be accepted, and listeners that cannot accept.",
-        driver.workers.accept_errors(),
+        served.accept_errors,
     );
     text.gauge(
         "draining_generations",
@@ -101,27 +102,20 @@ pub(super) fn text(driver: &Driver) -> String {
 
 impl Text {
     fn unanswered(&mut self, all: &Unanswered) {
-        let name = "app_unanswered_total";
         let help =
             "Requests of this generation that the application did not answer, by what happened.";
-        self.family(name, "counter", help);
-        for (reason, value) in [
+        let values = [
             ("no_answer", all.no_answer),
             ("no_connection", all.no_connection),
             ("timed_out", all.timed_out),
             ("broken_off", all.broken_off),
-        ] {
-            self.value(name, &[("reason", reason)], value);
-        }
+        ];
+        self.each("app_unanswered_total", "counter", help, "reason", values);
     }
 
     fn tls(&mut self, identities: &Identities, all: &Handshakes, drained: &Fates) {
-        self.family(
-            "tls_handshakes_total",
-            "counter",
-            "TLS handshakes of this generation, by how they ended.",
-        );
-        for (result, value) in [
+        let help = "TLS handshakes of this generation, by how they ended.";
+        let values = [
             ("full", all.done - all.resumed),
             ("resumed", all.resumed),
             ("closed", all.closed),
@@ -130,73 +124,56 @@ impl Text {
             ("bad_client_certificate", all.bad_client_certificate),
             ("nothing_in_common", all.nothing_in_common),
             ("broken", all.broken),
-        ] {
-            self.value("tls_handshakes_total", &[("result", result)], value);
-        }
+        ];
+        self.each("tls_handshakes_total", "counter", help, "result", values);
         let help = "TLS connections of draining workers, over all generations.";
         self.fates("tls_drained_total", help, drained);
-        let expires = "tls_certificate_expires_seconds";
-        self.family(
-            expires,
-            "gauge",
-            "When a certificate expires, as Unix time.",
-        );
         // A file may be named twice, by an entry and by the directory.
         let dates: std::collections::BTreeMap<_, _> = identities
             .list
             .iter()
-            .map(|identity| (&identity.file, identity.not_after))
+            .map(|identity| (identity.file.to_string_lossy(), identity.not_after))
             .collect();
-        for (file, date) in dates {
-            self.value(expires, &[("file", &*file.to_string_lossy())], date);
-        }
+        let dates = dates.iter().map(|(file, date)| (&**file, *date));
+        let (name, help) = (
+            "tls_certificate_expires_seconds",
+            "When a certificate expires, as Unix time.",
+        );
+        self.each(name, "gauge", help, "file", dates);
     }
 
     fn fates(&mut self, name: &str, help: &str, drained: &Fates) {
-        self.family(name, "counter", help);
-        self.results(name, [drained.passed, drained.finished, drained.cut]);
+        let values = [drained.passed, drained.finished, drained.cut];
+        self.results(name, "counter", help, values);
     }
 
-    fn results(&mut self, name: &str, values: [u64; 3]) {
-        for (result, value) in ["passed", "finished", "cut"].into_iter().zip(values) {
-            self.value(name, &[("result", result)], value);
-        }
+    fn results(&mut self, name: &str, kind: &str, help: &str, values: [u64; 3]) {
+        let values = ["passed", "finished", "cut"].into_iter().zip(values);
+        self.each(name, kind, help, "result", values);
     }
 
     fn drift(&mut self, drift: &Drift) {
-        self.family(
-            "drift",
-            "gauge",
-            "Whether what the package manager installed, the file on disk, or the last proved build \
-             is not what runs.",
-        );
-        for place in Drift::PLACES {
-            let differs = u64::from(drift.is_in(place));
-            self.value("drift", &[("of", place)], differs);
-        }
+        let help = "Whether what the package manager installed, the file on disk, or the last proved \
+                    build is not what runs.";
+        let places = Drift::PLACES.into_iter();
+        let differs = places.map(|place| (place, u64::from(drift.is_in(place))));
+        self.each("drift", "gauge", help, "of", differs);
     }
 
     fn last_upgrade(&mut self, last: &Last) {
-        let text = self;
-        text.family("last_upgrade", "gauge", "How the last upgrade ended.");
-        for outcome in [
-            Outcome::Committed,
-            Outcome::RolledBack,
-            Outcome::Failed,
-            Outcome::Refused,
-            Outcome::Interrupted,
-        ] {
-            let is = u64::from(last.outcome == outcome);
-            let label = [("outcome", super::milestone::ended_as(outcome))];
-            text.value("last_upgrade", &label, is);
-        }
-        text.family(
+        let ends = Outcome::ALL
+            .into_iter()
+            .filter(|one| *one != Outcome::UnderWay);
+        let is_it = ends.map(|one| (ended_as(one), u64::from(last.outcome == one)));
+        let help = "How the last upgrade ended.";
+        self.each("last_upgrade", "gauge", help, "outcome", is_it);
+        let c = &last.connections;
+        self.results(
             "last_upgrade_connections",
             "gauge",
             "What became of the connections drained for the last upgrade.",
+            [c.passed, c.finished, c.cut],
         );
-        let c = &last.connections;
-        text.results("last_upgrade_connections", [c.passed, c.finished, c.cut]);
     }
 }
 
@@ -213,26 +190,35 @@ impl Text {
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "gauge", help);
-        self.value(name, &[], value);
+        self.value(name, "", value);
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "counter", help);
-        self.value(name, &[], value);
+        self.value(name, "", value);
     }
 
-    fn value(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
-        let _ = write!(self.0, "handover_{name}");
-        for (n, (label, says)) in labels.iter().enumerate() {
-            let open = if n == 0 { '{' } else { ',' };
+    /// One value for each of what `label` may say.
+    fn each<'a>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'a str, u64)>,
+    ) {
+        self.family(name, kind, help);
+        for (says, value) in values {
             let says = says
                 .replace('\\', "\\\\")
                 .replace('"', "\\\"")
                 .replace('\n', "\\n");
-            let _ = write!(self.0, "{open}{label}=\"{says}\"");
+            self.value(name, &format!("{{{label}=\"{says}\"}}"), value);
         }
-        let end = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.0, "{end} {value}");
+    }
+
+    fn value(&mut self, name: &str, labels: &str, value: u64) {
+        let _ = writeln!(self.0, "handover_{name}{labels} {value}");
     }
 }
 
@@ -243,7 +229,8 @@ mod tests {
     #[test]
     fn a_label_cannot_break_out_of_its_quotes() {
         let mut text = Text::default();
-        text.value("x", &[("a", "1\"\\\n"), ("b", "2")], 3);
-        assert_eq!(text.0, "handover_x{a=\"1\\\"\\\\\\n\",b=\"2\"} 3\n");
+        text.each("x", "gauge", "help", "a", [("1\"\\\n", 3)]);
+        let line = text.0.lines().last();
+        assert_eq!(line, Some("handover_x{a=\"1\\\"\\\\\\n\"} 3"));
     }
 }

@@ -154,7 +154,6 @@ impl Orders {
         });
         let elsewhere = order.release.as_ref();
         let elsewhere = elsewhere.and_then(|one| hosted.leads_elsewhere(one));
-        let refused = check_id(&id).err();
         let waiter = Waiter {
             order: Order::Upgrade {
                 current,
@@ -170,10 +169,6 @@ impl Orders {
             }),
             answer,
         };
-        if let Some(reason) = refused {
-            waiter.end(exit::USAGE, reason);
-            return None;
-        }
         if let Some(elsewhere) = elsewhere {
             waiter.end(exit::REFUSED, elsewhere);
             return None;
@@ -280,14 +275,10 @@ impl Orders {
 
     /// An upgrade ended: those who waited for it.
     pub(super) fn ended(&mut self, last: &Last) {
-        let mut text = words::ended(last.outcome, &last.from, last.to.as_deref());
-        let exit = if last.outcome == Outcome::Committed {
-            exit::OK
-        } else {
-            if let Some(why) = &last.reason {
-                text = format!("{text}: {why}");
-            }
-            exit::FAILED
+        let text = words::ended(last);
+        let exit = match last.outcome {
+            Outcome::Committed => exit::OK,
+            _ => exit::FAILED,
         };
         for waiter in std::mem::take(&mut self.until_commit) {
             waiter.end(exit, text.clone());
@@ -336,13 +327,5 @@ impl Waiter {
             message,
             id: self.upgrade.map(|upgrade| upgrade.id),
         });
-    }
-}
-
-fn check_id(id: &str) -> Result<(), String> {
-    if id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
-        Ok(())
-    } else {
-        Err(format!("an upgrade's id has 32 hex digits, not {id:?}"))
     }
 }

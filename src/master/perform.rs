@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal as Os;
 
+use super::configured::timing;
 use super::driver::Driver;
 use super::milestone::{self, Milestone};
 use super::predecessor::Predecessor;
@@ -23,9 +24,7 @@ impl Driver {
         match action {
             Action::Enter { from, to } => self.entered(from, to),
             // Our workers.
-            Action::StartWorkers => {
-                return self.start_workers();
-            }
+            Action::StartWorkers => return self.start_workers(),
             Action::Accept => {
                 self.configured.sockets.listen(&self.configured.config);
                 self.workers.accept();
@@ -219,10 +218,10 @@ impl Driver {
         let text = match (from, to) {
             (Phase::Starting, Phase::Serving) => {
                 let listeners = self.configured.sockets.report();
-                words::started(&self.fixed.name, status::who(self), &listeners)
+                words::started(&self.fixed.setup.name, status::who(self), &listeners)
             }
             (Phase::Starting, Phase::Done) => {
-                words::not_started(&self.fixed.name, status::who(self))
+                words::not_started(&self.fixed.setup.name, status::who(self))
             }
             _ => status::line_in(self, to),
         };
@@ -307,7 +306,7 @@ impl Driver {
     }
 
     pub(super) fn set_timing(&mut self) {
-        let timing = self.configured.timing(self.manager.watchdog());
+        let timing = timing(&self.configured.config, self.manager.watchdog());
         self.machine.set_timing(timing);
     }
 

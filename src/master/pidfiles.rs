@@ -14,7 +14,6 @@ pub struct PidFiles {
 
 impl PidFiles {
     /// In the runtime directory.
-    #[must_use]
     pub fn new(directory: &Path, name: &str) -> Self {
         Self {
             newest: directory.join(format!("{name}.pid")),

@@ -1,6 +1,5 @@
 //! The predecessor: the line to it, its process, and what it says.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +7,7 @@ use nix::sys::signal::Signal as Os;
 use tokio::sync::mpsc;
 
 use super::input::Input;
-use super::line::{Heard, Line};
-use crate::api::{self, Connections};
+use super::line::{Heard, Line, Said};
 use crate::machine::message::{Identity, Message};
 use crate::machine::{Event, FromPredecessor};
 use crate::sys::process::Other;
@@ -24,25 +22,6 @@ pub(super) struct Predecessor {
     line: Option<Line<Message>>,
 }
 
-/// What came of something that it said.
-#[derive(Debug)]
-pub(super) enum Said {
-    /// Nothing that anybody must know.
-    Nothing,
-    /// For the machine.
-    Event(Event),
-    /// It serves again, and we are sent away: why, and what it could not do to the program on disk.
-    Retire(String, Option<String>),
-    /// Its last worker has gone.
-    Drained(u64, Connections),
-    /// The ring of TLS ticket keys has changed.
-    TicketKeys(Option<OwnedFd>),
-    /// It asks how we are.
-    Asks,
-    /// It says how it is.
-    Answers(api::Master),
-}
-
 impl Predecessor {
     /// `process`: `None` when it has gone already.
     pub(super) fn new(
@@ -53,13 +32,7 @@ impl Predecessor {
         post: &mpsc::Sender<Input>,
     ) -> Self {
         let process = process.map(Arc::new);
-        let (watched, post) = (process.clone(), post.clone());
-        tokio::spawn(async move {
-            if let Some(process) = watched {
-                let _ = process.gone().await;
-            }
-            let _ = post.send(Input::PredecessorExited).await;
-        });
+        Input::PredecessorExited.when_gone(process.clone(), post);
         Self {
             pid,
             identity,

@@ -26,8 +26,6 @@ pub(super) struct Record {
     pub(super) hold: bool,
     /// From the order to the takeover.
     pub(super) takeover: Option<Duration>,
-    /// When that was.
-    pub(super) taken_over: Option<Instant>,
     /// What the predecessor's drain came to.
     pub(super) drained: Option<(u64, Connections)>,
     /// What was at the path.
@@ -62,7 +60,6 @@ impl Record {
             started_at: jiff::Timestamp::now(),
             hold,
             takeover: None,
-            taken_over: None,
             drained: None,
             found: Arc::default(),
             back,
@@ -89,10 +86,7 @@ impl Record {
     }
 
     pub(super) fn takes_over(&mut self) {
-        if self.takeover.is_none() {
-            self.takeover = Some(self.started.elapsed());
-            self.taken_over = Some(Instant::now());
-        }
+        self.takeover.get_or_insert_with(|| self.started.elapsed());
     }
 
     /// What stays written down should it be interrupted.
@@ -141,7 +135,6 @@ pub(super) fn millis(d: Duration) -> u64 {
 
 /// A new upgrade's id: 128 random bits.
 pub(super) fn new_id() -> String {
-    use std::fmt::Write;
     use std::io::Read;
     let mut bytes = [0; 16];
     let random = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
@@ -150,8 +143,5 @@ pub(super) fn new_id() -> String {
         let now = jiff::Timestamp::now().as_nanosecond();
         bytes = (now ^ (i128::from(std::process::id()) << 96)).to_le_bytes();
     }
-    bytes.iter().fold(String::new(), |mut id, byte| {
-        let _ = write!(id, "{byte:02x}");
-        id
-    })
+    format!("{:032x}", u128::from_le_bytes(bytes))
 }

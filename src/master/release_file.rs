@@ -5,8 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::history::{History, HistoryError, MODE};
-use super::replace::Temp;
+use super::history::{History, HistoryError};
 use crate::machine::trial::release::{Known, Named};
 use crate::sys::release::Release;
 
@@ -54,11 +53,8 @@ impl History {
     }
 
     fn write_releases(&self, known: &Known) -> Result<(), HistoryError> {
-        let path = self.releases_file();
         let bytes = serde_json::to_vec(known).expect("plain data with names for keys");
-        self.make_directory()?;
-        Temp::bytes(&path, &bytes, MODE)?.put(&path)?;
-        Ok(())
+        self.put(&self.releases_file(), &bytes)
     }
 
     pub(super) fn releases_file(&self) -> PathBuf {

@@ -59,44 +59,32 @@ pub enum Origin {
 /// Why a master could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The predecessor kept one for us that is not ours.
     #[error("cannot use the configuration that this build ran with before: {0}")]
     Previous(serde_json::Error),
-    /// A listener cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// No inheritance.
     #[error(transparent)]
     Inheritance(#[from] InheritanceError),
-    /// Our own program cannot be pinned.
     #[error(transparent)]
     Image(Box<ImageError>),
-    /// Nor found.
     #[error(transparent)]
     Store(Box<StoreError>),
-    /// The kernel refused something basic.
     #[error("cannot {what}: {source}")]
     Io {
-        /// What was tried.
         what: &'static str,
-        /// What the kernel said.
         source: std::io::Error,
     },
-    /// Another master of this name answers.
     #[error(
         "{name} runs already: process {pid} answers on {}; `stop` it first, or choose another \
          --name",
         socket.display()
     )]
     Runs {
-        /// The service.
         name: String,
         /// Who answers; 0 when it cannot be known.
         pid: u32,
-        /// Where.
         socket: PathBuf,
     },
 }

@@ -23,7 +23,6 @@
 ///
 /// Every worker gets the same number of them; what is left over when they do not divide evenly is
 /// everybody's.
-#[must_use]
 pub fn home(slot: Option<u16>, slots: u16, workers: u16) -> Option<u16> {
     let workers = workers.max(1);
     let dealt = slots - slots % workers;

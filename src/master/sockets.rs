@@ -101,17 +101,8 @@ impl Sockets {
         }
         // The store knows only names: what stays under one of them is stored again.
         self.store(manager);
-        for listener in dropped {
-            let elsewhere = self
-                .listeners
-                .iter()
-                .any(|l| l.address() == listener.address());
-            if !elsewhere {
-                if let Err(e) = listener.remove_path() {
-                    tracing::warn!("cannot remove the path of {}: {e}", listener.address());
-                }
-            }
-        }
+        let still = |address| self.listeners.iter().any(|l| l.address() == address);
+        remove_paths(dropped.iter().filter(|l| !still(l.address())));
     }
 
     /// The same sockets again.
@@ -130,28 +121,16 @@ impl Sockets {
 
     /// This generation leaves and another one serves, which has nothing of what was added.
     pub fn remove_added_paths(&self) {
-        for listener in self
-            .listeners
-            .iter()
-            .filter(|l| self.added.contains(&l.address()))
-        {
-            if let Err(e) = listener.remove_path() {
-                tracing::warn!("cannot remove the path of {}: {e}", listener.address());
-            }
-        }
+        let added = self.listeners.iter();
+        remove_paths(added.filter(|l| self.added.contains(&l.address())));
     }
 
     /// The service stops and nobody keeps the sockets: paths of Unix sockets go too.
     pub fn remove_paths(&self) {
-        for listener in &self.listeners {
-            if let Err(e) = listener.remove_path() {
-                tracing::warn!("cannot remove the path of {}: {e}", listener.address());
-            }
-        }
+        remove_paths(self.listeners.iter());
     }
 
     /// Every socket, and the worker whose alone it is (see [`slots::home`]).
-    #[must_use]
     pub fn homes(&self, workers: u16) -> Vec<(u64, Option<u16>)> {
         let mut homes: Vec<_> = self.listeners.iter().map(|l| (l.id(), None)).collect();
         for places in self.slotted() {
@@ -187,7 +166,6 @@ impl Sockets {
     }
 
     /// For `status`: an address once, however many sockets it has.
-    #[must_use]
     pub fn report(&self) -> Vec<api::Listener> {
         let mut all: Vec<api::Listener> = Vec::new();
         for l in &self.listeners {
@@ -207,9 +185,16 @@ impl Sockets {
     }
 
     /// What an operator should know.
-    #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+}
+
+fn remove_paths<'a>(listeners: impl Iterator<Item = &'a Listener>) {
+    for listener in listeners {
+        if let Err(e) = listener.remove_path() {
+            tracing::warn!("cannot remove the path of {}: {e}", listener.address());
+        }
     }
 }
 

@@ -106,7 +106,9 @@ pub(super) async fn first(mut setup: Setup, signals: Signals) -> Result<u8, Star
         }
     })?;
     let metrics = MetricsSocket::open(&loaded.config.metrics.address, None)?;
-    if let Err(e) = History::new(setup.state.clone()).interrupt(&setup.version) {
+    let history = History::new(setup.state.clone());
+    let _ = history.tidy();
+    if let Err(e) = history.interrupt(&setup.version) {
         tracing::warn!("{e}");
     }
     let config = Arc::new(loaded.config);
@@ -173,26 +175,6 @@ pub(super) struct Parts {
     pub(super) drained: Connections,
 }
 
-fn constants(setup: &Setup, generation: u64, image: &Image, config: Option<PathBuf>) -> Constants {
-    Constants {
-        name: setup.name.clone(),
-        me: Identity {
-            generation,
-            version: setup.version.clone(),
-            build_id: image.build_id().to_owned(),
-        },
-        pid: std::process::id(),
-        started_at: jiff::Timestamp::now(),
-        cwd: setup.cwd.clone(),
-        args: setup.args.clone(),
-        check: setup.check.clone(),
-        runtime: setup.runtime.clone(),
-        sources: setup.sources.clone(),
-        config_path: config,
-        unit_rev: setup.unit_rev.clone(),
-    }
-}
-
 pub(super) fn assemble(
     setup: Setup,
     signals: Signals,
@@ -206,23 +188,33 @@ pub(super) fn assemble(
         source,
     })?;
     let (handle, desk) = control::desk();
-    let fixed = constants(&setup, parts.generation, &parts.image, parts.config_path);
-    let fixed = Arc::new(fixed);
+    let me = Identity {
+        generation: parts.generation,
+        version: setup.version.clone(),
+        build_id: parts.image.build_id().to_owned(),
+    };
+    let fixed = Arc::new(Constants {
+        me,
+        pid: std::process::id(),
+        started_at: jiff::Timestamp::now(),
+        setup,
+        config_path: parts.config_path,
+    });
     let handoff = parts.handoff.is_some();
     let workers = Workers::new(
         post.clone(),
         Arc::clone(&parts.image),
-        &fixed.name,
+        &fixed.setup.name,
         &fixed.me,
-        fixed.args.clone(),
-        handoff.then(|| fixed.runtime.join(handoff::SOCKET)),
+        fixed.setup.args.clone(),
+        handoff.then(|| fixed.setup.runtime.join(handoff::SOCKET)),
     );
     let launcher = Launcher::new(
         post.clone(),
         parts.image,
-        &fixed.name,
+        &fixed.setup.name,
         &fixed.me,
-        &fixed.runtime,
+        &fixed.setup.runtime,
         workers.pids(),
     );
     let applications = Applications::new(launcher);
@@ -238,20 +230,20 @@ pub(super) fn assemble(
         manager: parts.manager,
         workers,
         applications,
-        releases: KnownReleases::new(setup.state.clone()),
+        releases: KnownReleases::new(fixed.setup.state.clone()),
         tls: Tls::default(),
         configured: Configured::new(Arc::clone(&fixed), parts.config, parts.sockets),
         successor: Successor::new(fixed.me.generation, post.clone()),
         predecessor: None,
         drainers,
         drain: OwnDrain::new(Arc::clone(&fixed), post.clone()),
-        disk: Disk::new(parts.store, &fixed.runtime, post.clone()),
-        story: Story::new(fixed.me.clone(), History::new(setup.state)),
+        disk: Disk::new(parts.store, &fixed.setup.runtime, post.clone()),
+        story: Story::new(fixed.me.clone(), History::new(fixed.setup.state.clone())),
         orders: Orders::default(),
         held: Held::default(),
         inquiry: Inquiry::new(post.clone()),
         health: Health::new(post.clone()),
-        pidfiles: PidFiles::new(&fixed.runtime, &fixed.name),
+        pidfiles: PidFiles::new(&fixed.setup.runtime, &fixed.setup.name),
         control: ControlDoor::new(parts.control, handle.clone()),
         handoff: HandoffDoor::new(parts.handoff, post),
         metrics: MetricsDoor::new(parts.metrics, handle),

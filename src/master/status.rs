@@ -56,12 +56,18 @@ pub(super) fn document(driver: &Driver) -> api::Status {
             None => format!("{} is missing or no program", disk.path.display()),
         });
     }
-    let unit_rev = driver.fixed.unit_rev.clone().map(|running| api::UnitRev {
-        installed: unit::installed_revision().unwrap_or_else(|| running.clone()),
-        running,
-    });
+    let unit_rev = driver
+        .fixed
+        .setup
+        .unit_rev
+        .clone()
+        .map(|running| api::UnitRev {
+            installed: unit::installed_revision().unwrap_or_else(|| running.clone()),
+            running,
+        });
     warnings.extend(unit_rev.as_ref().and_then(unit::restart_due));
-    let disagreements = driver.workers.disagreements();
+    let served = driver.workers.served();
+    let disagreements = served.disagreements;
     if disagreements > 0 {
         warnings.push(format!(
             "{disagreements} connections looked idle and were not (they were not passed on): \
@@ -75,7 +81,7 @@ pub(super) fn document(driver: &Driver) -> api::Status {
     let left = driver.machine.probation_left(Instant::now());
     api::Status {
         schema: 1,
-        name: driver.fixed.name.clone(),
+        name: driver.fixed.setup.name.clone(),
         owner_pid: driver.fixed.pid,
         generation: driver.fixed.me.generation,
         version: driver.fixed.me.version.clone(),
@@ -91,14 +97,14 @@ pub(super) fn document(driver: &Driver) -> api::Status {
         rollback_to: rollback_to(driver),
         config: api::ConfigState {
             path: driver.fixed.config_path.clone(),
-            matches_disk: driver.fixed.sources.matches(config),
+            matches_disk: driver.fixed.setup.sources.matches(config),
         },
         unit_rev,
         upgrade: upgrade.map(|record| record.report(phase.as_str(), left)),
         last: driver.story.last().cloned(),
         old_releases,
         release: driver.releases.report(config, &driver.applications),
-        tls: tls::report(config, driver.workers.served().tls.handshakes),
+        tls: tls::report(config, served.tls.handshakes),
         warnings,
     }
 }

@@ -117,11 +117,7 @@ impl Story {
         }
         let reason = failure.map(|f| f.reason);
         let last = record.ended(outcome, reason.clone());
-        let text = words::ended(outcome, &last.from, last.to.as_deref());
-        let text = match &reason {
-            Some(why) => format!("{text}: {why}"),
-            None => text,
-        };
+        let text = words::ended(&last);
         self.ended = Some(record.cast());
         Milestone {
             reason: reason.as_deref(),
@@ -170,7 +166,7 @@ impl Story {
     /// runs must be made good again, because a rollback had made the other one good.
     pub(super) fn rejects(&mut self, look: impl FnOnce() -> Found) -> Option<(Found, bool)> {
         let record = self.upgrade.as_mut()?;
-        if record.back && record.taken_over.is_none() {
+        if record.back && record.takeover.is_none() {
             // The way back could not be gone this time, for its files or its certificates perhaps: nothing
             // is known against that build, and the program on disk is what serves.
             return None;
@@ -178,7 +174,7 @@ impl Story {
         // Taken back before it was looked at: what is there now is what it would have run.
         let found = record.found.get().cloned().unwrap_or_else(look);
         record.rejected = Some(found.clone());
-        Some((found, record.was_good && record.taken_over.is_some()))
+        Some((found, record.was_good && record.takeover.is_some()))
     }
 
     /// What was started cold has proved itself; if an upgrade to it was interrupted by that start, it
@@ -212,7 +208,6 @@ impl Story {
     }
 
     /// What runs has proved itself, whatever was thought of it before.
-    /// What runs is not refused any longer.
     pub(super) fn forgive(&mut self) {
         let me = self.me.build_id.clone();
         self.unwritten.write(Line::Forgiven(me));

@@ -22,7 +22,7 @@ use super::sockets::Sockets;
 use super::start::{Parts, QUEUE, assemble, first, manager, open_handoff};
 use super::store::Store;
 use crate::config::{Config, Identities, Sources};
-use crate::machine::message::{Hello, KeptConfig, Lingering, Message, PROTOCOL};
+use crate::machine::message::{Hello, Inherited, KeptConfig, Lingering, Message, PROTOCOL};
 use crate::machine::{Action, Machine};
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
@@ -118,7 +118,7 @@ fn succeed(
     mut setup: Setup,
     signals: Signals,
     pid: u32,
-    received: Received,
+    mut received: Received,
     image: Arc<Image>,
     queue: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
 ) -> Result<(Driver, Option<Other>, Vec<Action>), StartError> {
@@ -127,6 +127,11 @@ fn succeed(
         what: "watch the predecessor",
         source,
     })?;
+    let mut inherited = |what| received.take(&what);
+    let (control, handoff) = (inherited(Inherited::Control), inherited(Inherited::Handoff));
+    let (metrics, keeper) = (inherited(Inherited::Metrics), inherited(Inherited::Keeper));
+    let (app, tickets) = (inherited(Inherited::App), inherited(Inherited::TicketKeys));
+    let identities = inherited(Inherited::Identities);
     let inheritance = received.inheritance;
     setup.program.clone_from(&inheritance.path);
     setup.cwd.clone_from(&inheritance.cwd);
@@ -135,17 +140,17 @@ fn succeed(
     let (config, config_path) = configuration(
         &setup.sources,
         inheritance.config,
-        received.identities,
+        identities,
         inheritance.release.is_some(),
     )?;
     let sockets = Sockets::arrange(&config, received.listeners, true)?;
-    let metrics = MetricsSocket::open(&config.metrics.address, received.metrics)?;
-    let control = match received.control {
+    let metrics = MetricsSocket::open(&config.metrics.address, metrics)?;
+    let control = match control {
         Some(control) => ControlSocket::inherited(control, &setup.runtime),
         None => ControlSocket::open(&setup.runtime)?,
     };
-    let handoff = received.handoff.or_else(|| open_handoff(&setup));
-    let manager = manager(&setup, received.keeper);
+    let handoff = handoff.or_else(|| open_handoff(&setup));
+    let manager = manager(&setup, keeper);
     let mut times = timing(&config, manager.watchdog());
     if let Some(ms) = inheritance.probation_ms {
         times.probation = Duration::from_millis(ms);
@@ -182,9 +187,9 @@ fn succeed(
         &mut driver.applications,
         inheritance.release,
         inheritance.app,
-        received.app,
+        app,
     );
-    if let Some(fd) = received.tickets {
+    if let Some(fd) = tickets {
         driver.take_ticket_keys(Some(fd));
     }
     let from = &inheritance.from.version;

@@ -10,9 +10,8 @@ use tokio::sync::mpsc;
 use super::inheritance;
 use super::input::Input;
 use super::launch::{self, Launched, Plan};
-use super::line::{Heard, Line};
+use super::line::{Heard, Line, Said};
 use super::workers::ended;
-use crate::api;
 use crate::machine::message::{Hello, Identity, Message};
 use crate::machine::{Event, Failure, FromSuccessor};
 use crate::sys::process::Process;
@@ -37,23 +36,6 @@ pub(super) struct Link {
     line: Option<Line<Message>>,
     hello: Option<Hello>,
     heard: Flood,
-}
-
-/// What came of something that it said.
-#[derive(Debug)]
-pub(super) enum Said {
-    /// Nothing, or nothing that anybody here must know.
-    Nothing,
-    /// For the machine.
-    Event(Event),
-    /// Its version: it has introduced itself.
-    Hello(String),
-    /// The ring of TLS ticket keys has changed.
-    TicketKeys(Option<OwnedFd>),
-    /// It asks how we are.
-    Asks,
-    /// It says how it is.
-    Answers(api::Master),
 }
 
 impl Successor {
@@ -126,11 +108,7 @@ impl Successor {
                 let _ = post.send(Input::Successor(number, heard)).await;
             }
         });
-        let post = self.post.clone();
-        tokio::spawn(async move {
-            let _ = process.gone().await;
-            let _ = post.send(Input::SuccessorExited(number)).await;
-        });
+        Input::SuccessorExited(number).when_gone(Some(process), &self.post);
         self.link = Some(Link {
             number,
             process: launched.process,

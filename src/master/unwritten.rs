@@ -44,7 +44,7 @@ impl Unwritten {
     pub(super) fn write_again(&mut self) {
         while let Some(line) = self.lines.front() {
             let written = match line {
-                Line::Upgrade(last) => self.history.correct(last),
+                Line::Upgrade(last) => self.history.write(last),
                 Line::Refused(build) => self.history.refuse(build),
                 Line::Forgiven(build) => self.history.forgive(build),
             };

@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::api::{Last, Outcome};
 use crate::machine::Phase;
 use crate::machine::message::Identity;
 
@@ -184,17 +185,20 @@ pub(super) fn full(most: u64, who: &str) -> String {
     )
 }
 
-/// An upgrade ended.
-pub(super) fn ended(outcome: crate::api::Outcome, from: &str, to: Option<&str>) -> String {
-    use crate::api::Outcome;
-    let to = to.unwrap_or("the new program");
-    match outcome {
+/// An upgrade ended, and why.
+pub(super) fn ended(last: &Last) -> String {
+    let (from, to) = (&last.from, last.to.as_deref().unwrap_or("the new program"));
+    let how = match last.outcome {
         Outcome::Committed => format!("the upgrade from {from} to {to} is committed"),
         Outcome::RolledBack => format!("the upgrade to {to} was rolled back, {from} serves again"),
         Outcome::Failed => format!("the upgrade to {to} failed, {from} serves on"),
         Outcome::Refused => format!("the upgrade to {to} was refused, {from} serves on"),
         Outcome::Interrupted => format!("the upgrade from {from} to {to} was interrupted"),
         Outcome::UnderWay => format!("the upgrade from {from} to {to} is under way"),
+    };
+    match &last.reason {
+        Some(why) => format!("{how}: {why}"),
+        None => how,
     }
 }
 
@@ -202,8 +206,8 @@ pub(super) fn ended(outcome: crate::api::Outcome, from: &str, to: Option<&str>) 
 mod tests {
     use std::fmt::Write;
 
+    use super::super::record::Record;
     use super::*;
-    use crate::api::Outcome;
 
     /// Every sentence, in one file, for whoever reads them. `WORDS=write` writes it anew.
     #[test]
@@ -285,9 +289,13 @@ mod tests {
             Outcome::Failed,
             Outcome::Refused,
         ] {
-            let _ = writeln!(said, "ended: {}", ended(outcome, "1.0.0", Some("2.0.0")));
+            let mut record = Record::new("0".into(), "1.0.0", false, false);
+            record.to = Some("2.0.0".into());
+            let _ = writeln!(said, "ended: {}", ended(&record.ended(outcome, None)));
         }
-        let _ = writeln!(said, "ended: {}", ended(Outcome::Failed, "1.0.0", None));
+        let unknown = Record::new("0".into(), "1.0.0", false, false);
+        let unknown = unknown.ended(Outcome::Failed, None);
+        let _ = writeln!(said, "ended: {}", ended(&unknown));
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/words/master.txt");
         if std::env::var_os("WORDS").is_some_and(|w| w == "write") {
             std::fs::write(file, &said).unwrap();

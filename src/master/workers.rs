@@ -135,7 +135,6 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 impl Workers {
     /// None yet.
-    #[must_use]
     pub fn new(
         inbox: mpsc::Sender<Input>,
         image: Arc<Image>,
@@ -169,7 +168,6 @@ impl Workers {
     }
 
     /// The ring of TLS ticket keys.
-    #[must_use]
     pub fn tickets(&self) -> &TicketKeys {
         &self.tickets
     }
@@ -186,7 +184,6 @@ impl Workers {
     }
 
     /// Why nobody goes back from this generation, if its application says so.
-    #[must_use]
     pub fn irreversible(&self) -> Option<&str> {
         self.irreversible.as_deref()
     }
@@ -202,13 +199,11 @@ impl Workers {
     }
 
     /// The service's own processes, always up to date.
-    #[must_use]
     pub fn pids(&self) -> Pids {
         Arc::clone(&self.pids)
     }
 
     /// Whether there is a set that serves or shall serve.
-    #[must_use]
     pub fn are_wanted(&self) -> bool {
         self.current.is_some()
     }
@@ -235,10 +230,14 @@ impl Workers {
 
     fn discard_current(&mut self) {
         if let Some(set) = self.current.take() {
-            for worker in self.all.values_mut().filter(|w| w.set == set.id) {
-                worker.state = State::Draining;
-                let _ = worker.process.signal(Signal::SIGKILL);
-            }
+            self.kill_those(|worker| worker.set == set.id);
+        }
+    }
+
+    fn kill_those(&mut self, which: impl Fn(&Worker) -> bool) {
+        for worker in self.all.values_mut().filter(|worker| which(worker)) {
+            worker.state = State::Draining;
+            let _ = worker.process.signal(Signal::SIGKILL);
         }
     }
 
@@ -271,7 +270,6 @@ impl Workers {
     }
 
     /// A worker that serves: it has not ended, and nobody has told it to leave.
-    #[must_use]
     pub fn serving(&self) -> Option<u32> {
         let mut serving = self
             .all
@@ -334,7 +332,6 @@ impl State {
 }
 
 /// How a process ended, for messages.
-#[must_use]
 pub fn ended(exit: Option<Exit>) -> String {
     exit.map_or_else(|| "ended".into(), |exit| exit.to_string())
 }

@@ -13,6 +13,13 @@ impl Once {
         self.times == 1
     }
 
+    /// It is met: something fails, and is tried again.
+    pub fn failed(&mut self, what: impl std::fmt::Display, why: &dyn std::fmt::Display) {
+        if self.again() {
+            tracing::error!("{what}: {why}; it is tried again");
+        }
+    }
+
     /// It is not met any longer. Says how often it was, if that was more than what was said.
     pub fn over(&mut self, what: impl std::fmt::Display) {
         let times = std::mem::take(&mut self.times);

@@ -15,7 +15,7 @@ use super::*;
 use crate::api::{Event, Last, Outcome, Status, Until, UpgradeOrder};
 use crate::cli::args::{Upgrade, Wait};
 use crate::cli::status::tests::{ended, probation, serving};
-use crate::master::control::{self, Access, Answer, Limits, Order, Peer, Request};
+use crate::master::control::{self, Access, Answer, Figures, Limits, Order, Peer, Request};
 use crate::sys::helper;
 
 /// A service's directories, and what a client printed.
@@ -149,12 +149,12 @@ impl Owner {
                 tokio::select! {
                     Some(event) = published.recv() => desk.publish(event),
                     request = desk.next() => match request {
-                        Request::Status(reply) => {
+                        Request::Figures(Figures::Status(reply)) => {
                             let status: Status = current.borrow().clone();
                             let _ = reply.send(status);
                             count.send_modify(|n| *n += 1);
                         }
-                        Request::Metrics(reply) => drop(reply),
+                        Request::Figures(Figures::Metrics(reply)) => drop(reply),
                         Request::Order { order, answer, .. } => {
                             log.lock().unwrap().push(order.clone());
                             carry_out(order, answer);

@@ -59,15 +59,6 @@ pub struct Access {
     ours: Option<Box<dyn Fn(u32) -> bool + Send + Sync>>,
 }
 
-impl fmt::Debug for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Access")
-            .field("group", &self.group.as_ref().map(|g| &g.name))
-            .field("same_user", &self.same_user)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Access {
     /// `group` is `[control] group` ("": none).
     ///
@@ -174,27 +165,15 @@ const DEEPEST: usize = 256;
 /// Why somebody may not give orders.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// A worker of this service, or something it started.
     #[error(
         "{peer} is a worker of this service or was started by one: workers serve, they give no \
          orders"
     )]
-    Worker {
-        /// Who asked.
-        peer: Peer,
-    },
-    /// Somebody without the right.
+    Worker { peer: Peer },
     #[error("{peer} may not give orders; these may: {may}")]
-    Stranger {
-        /// Who asked.
-        peer: Peer,
-        /// Who may.
-        may: String,
-    },
-    /// The client did not wait for an answer.
+    Stranger { peer: Peer, may: String },
     #[error("orders are carried out for clients that stay to hear the answer")]
     Left,
-    /// The request did not come through `serve`.
     #[error("orders are taken on the control socket only")]
     Unknown,
 }
@@ -202,22 +181,12 @@ pub enum Denied {
 /// The configured group is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AccessError {
-    /// Nobody knows it.
     #[error(
         "[control] group: there is no group {name:?}: create it (groupadd {name}) or name another"
     )]
-    NoSuchGroup {
-        /// As configured.
-        name: String,
-    },
-    /// The lookup failed.
+    NoSuchGroup { name: String },
     #[error("[control] group: cannot look up {name:?}: {source}")]
-    Lookup {
-        /// As configured.
-        name: String,
-        /// Of `getgrnam_r(3)`.
-        source: nix::Error,
-    },
+    Lookup { name: String, source: nix::Error },
 }
 
 #[cfg(test)]
@@ -355,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_group_nobody_knows_is_an_error_that_says_what_to_do() {
-        let error = Access::new("no-such-group").unwrap_err();
+        let error = Access::new("no-such-group").err().unwrap();
         assert!(
             error.to_string().contains("groupadd no-such-group"),
             "{error}"

@@ -128,9 +128,7 @@ pub async fn serve(
             // Out of descriptors or memory: the client stays in the queue. A connection of ours
             // that ends may free one, and so may the rest of the process.
             Err(error) => {
-                if refused.again() {
-                    tracing::warn!("{CANNOT}: {error}; it is tried again");
-                }
+                refused.failed(CANNOT, &error);
                 let pause = tokio::time::timeout(PAUSE, async {
                     if connections.join_next().await.is_none() {
                         std::future::pending::<()>().await;

@@ -115,7 +115,7 @@ fn verdict(exit: u8, message: &str) -> Verdict {
 async fn next_order(desk: &mut Desk) -> (Order, Answer) {
     match within(desk.next()).await {
         Request::Order { order, answer, .. } => (order, answer),
-        other => panic!("{other:?}"),
+        other @ Request::Figures(_) => panic!("{other:?}"),
     }
 }
 
@@ -229,7 +229,7 @@ async fn who_may_not_order_gets_77_and_may_still_read() {
 
     let client = door.send(&get("/metrics")).await;
     match within(door.desk.next()).await {
-        Request::Metrics(reply) => reply.send("up 1\n".into()).unwrap(),
+        Request::Figures(Figures::Metrics(reply)) => reply.send("up 1\n".into()).unwrap(),
         other => panic!("the order reached the driver: {other:?}"),
     }
     let answer = rest(client).await;
@@ -246,7 +246,7 @@ async fn the_driver_learns_who_asks() {
             assert_eq!(peer.pid, std::process::id());
             assert_eq!(peer.uid, nix::unistd::geteuid().as_raw());
         }
-        other => panic!("{other:?}"),
+        other @ Request::Figures(_) => panic!("{other:?}"),
     }
 }
 

@@ -120,8 +120,7 @@ impl MetricsDoor {
                 self.refused.over(CANNOT);
                 self.open.spawn(serve(accepting, router));
             }
-            Err(e) if self.refused.again() => tracing::error!("{CANNOT}: {e}; it is tried again"),
-            Err(_) => {}
+            Err(e) => self.refused.failed(CANNOT, &e),
         }
     }
 }
@@ -172,9 +171,7 @@ async fn serve(accepting: Accepting, router: Router) {
                 });
             }
             Err(e) => {
-                if refused.again() {
-                    tracing::warn!("{CANNOT}: {e}; it is tried again");
-                }
+                refused.failed(CANNOT, &e);
                 tokio::time::sleep(PAUSE).await;
             }
         }

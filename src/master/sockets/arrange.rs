@@ -62,10 +62,9 @@ impl Sockets {
                     name: wanted.name.clone(),
                 });
             };
-            let there = |l: &Listener| {
-                l.source == ListenerSource::Own && listeners::address_matches(l, address)
-            };
-            let ours = take(&mut found, |l| l.name == wanted.name && there(l));
+            let ours = take(&mut found, |l| {
+                l.name == wanted.name && is_ours_at(l, address)
+            });
             if ours.is_empty() {
                 missing.push((wanted, address));
             }
@@ -74,10 +73,7 @@ impl Sockets {
         // Only now: what moved to another name must not take the socket from one that kept it.
         let mut absent = Vec::new();
         for (wanted, address) in missing {
-            let there = |l: &Listener| {
-                l.source == ListenerSource::Own && listeners::address_matches(l, address)
-            };
-            let moved = take(&mut found, there);
+            let moved = take(&mut found, |l| is_ours_at(l, address));
             if moved.is_empty() {
                 absent.push(wanted);
             }
@@ -172,18 +168,12 @@ impl Sockets {
     /// Slots count from 0. The store keeps no numbers: there the oldest socket is the first.
     fn number(&mut self) {
         for own in self.slotted() {
-            let mut order: Vec<_> = own
-                .iter()
-                .map(|i| {
-                    (
-                        self.listeners[*i].slot.unwrap_or(u16::MAX),
-                        self.listeners[*i].id(),
-                        *i,
-                    )
-                })
-                .collect();
-            order.sort_unstable();
-            for (slot, (_, _, i)) in (0..).zip(order) {
+            let mut order = own;
+            order.sort_by_key(|i| {
+                let listener = &self.listeners[*i];
+                (listener.slot.unwrap_or(u16::MAX), listener.id())
+            });
+            for (slot, i) in (0..).zip(order) {
                 self.listeners[i].slot = Some(slot);
             }
         }
@@ -271,6 +261,10 @@ const LETTING_GO: Duration = Duration::from_secs(1);
 /// `FileDescriptorStoreMax=`), but systemd 252 fails to start a service with more than about 700
 /// (status 202/FDS); and listeners that an upgrade replaces are in it beside the new ones.
 pub(super) const MOST: usize = 512;
+
+fn is_ours_at(listener: &Listener, address: &str) -> bool {
+    listener.source == ListenerSource::Own && listeners::address_matches(listener, address)
+}
 
 fn take(found: &mut Vec<Listener>, wanted: impl Fn(&Listener) -> bool) -> Vec<Listener> {
     let (taken, rest) = std::mem::take(found).into_iter().partition(|l| wanted(l));

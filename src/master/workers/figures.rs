@@ -44,14 +44,12 @@ impl Workers {
     }
 
     /// Whether a worker has answered, or never will.
-    #[must_use]
     pub fn has_answered(&self, question: &Question) -> bool {
         let worker = self.all.get(&question.worker);
         worker.is_none_or(|w| w.answers >= question.number)
     }
 
     /// For `status`.
-    #[must_use]
     pub fn report(&self) -> Vec<api::Worker> {
         self.all
             .values()
@@ -66,7 +64,6 @@ impl Workers {
     }
 
     /// What became of the connections of workers that have gone since [`Self::count_anew`].
-    #[must_use]
     pub fn tally(&self) -> api::Connections {
         self.tally
     }
@@ -77,29 +74,17 @@ impl Workers {
     }
 
     /// What became of the connections of all workers that drained.
-    #[must_use]
     pub fn all_drained(&self) -> api::Connections {
         drained(&self.served())
     }
 
     /// The figures of all workers together, those that have gone too.
-    #[must_use]
     pub fn served(&self) -> Report {
         let mut all = self.gone;
         for worker in self.all.values() {
             all += worker.report;
         }
         all
-    }
-
-    /// How often hyper's idle state and ours differed.
-    #[must_use]
-    pub fn accept_errors(&self) -> u64 {
-        self.served().accept_errors
-    }
-
-    pub fn disagreements(&self) -> u64 {
-        self.served().disagreements
     }
 }
 

@@ -52,10 +52,7 @@ impl Workers {
     pub fn kill(&mut self) -> Vec<Event> {
         self.current = None;
         self.candidate = None;
-        for worker in self.all.values_mut() {
-            worker.state = State::Draining;
-            let _ = worker.process.signal(Signal::SIGKILL);
-        }
+        self.kill_those(|_| true);
         self.gone_event()
     }
 
@@ -75,10 +72,7 @@ impl Workers {
     /// The candidate is given up; the set that serves was never touched.
     pub fn cancel_reload(&mut self) {
         if let Some(set) = self.candidate.take() {
-            for worker in self.all.values_mut().filter(|w| w.set == set.id) {
-                worker.state = State::Draining;
-                let _ = worker.process.signal(Signal::SIGKILL);
-            }
+            self.kill_those(|worker| worker.set == set.id);
         }
     }
 

@@ -221,7 +221,6 @@ impl Workers {
     }
 
     /// When something is due without being asked.
-    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let sets = self.current.iter().chain(&self.candidate);
         sets.filter_map(|set| set.pool.deadline()).min()

@@ -15,7 +15,6 @@ use crate::master::line::Line;
 use crate::master::sockets::Sockets;
 use crate::sys::board::Board;
 use crate::sys::channel::Channel;
-use crate::sys::process::Other;
 use crate::sys::secrets;
 use crate::sys::signals;
 use crate::sys::spawn::{self, Spawn, WORKER_ENV};
@@ -31,8 +30,9 @@ impl Workers {
         self.discard_current();
         self.unanswered = 0;
         let set = self.new_set(config, sockets, hold);
+        let (id, count) = (set.id, set.count);
         self.current = Some(set);
-        self.fill(|workers| workers.current.as_ref())
+        self.fill(id, count)
     }
 
     /// Starts a set beside the one that serves; it takes over when all of it is ready.
@@ -43,8 +43,9 @@ impl Workers {
         hold: Option<Arc<Hold>>,
     ) -> Vec<Event> {
         let set = self.new_set(config, sockets, hold);
+        let (id, count) = (set.id, set.count);
         self.candidate = Some(set);
-        self.fill(|workers| workers.candidate.as_ref())
+        self.fill(id, count)
     }
 
     fn new_set(
@@ -76,44 +77,30 @@ impl Workers {
         }
     }
 
-    fn fill(&mut self, which: impl Fn(&Self) -> Option<&Set>) -> Vec<Event> {
-        let Some((set, count)) = which(self).map(|set| (set.id, set.count)) else {
-            return Vec::new();
-        };
-        let mut events = Vec::new();
-        for slot in 0..count {
-            events.extend(self.spawn(set, slot));
-        }
-        events
+    fn fill(&mut self, set: u64, count: u16) -> Vec<Event> {
+        let spawned = (0..count).flat_map(|slot| self.spawn(set, slot));
+        spawned.collect()
     }
 
     pub(super) fn spawn(&mut self, set: u64, slot: u16) -> Vec<Event> {
-        let Some(wanted) = self.set(set) else {
-            return Vec::new();
-        };
-        let (config, sockets) = (Arc::clone(&wanted.config), Arc::clone(&wanted.sockets));
-        let board = wanted.board.as_ref().and_then(|fd| fd.try_clone().ok());
-        let hold = wanted.hold.clone();
-        let hand = wanted.first_hand(slot);
-        match self.start_one(set, slot, &config, &sockets, hand, (board, hold)) {
+        match self.start_one(set, slot) {
             Ok(()) => Vec::new(),
             Err(e) => self.failed(set, slot, &format!("cannot start a worker: {e}")),
         }
     }
 
-    fn start_one(
-        &mut self,
-        set: u64,
-        slot: u16,
-        config: &Config,
-        sockets: &Sockets,
-        hand: Hand,
-        (board, hold): (Option<OwnedFd>, Option<Arc<Hold>>),
-    ) -> Result<(), StartError> {
+    fn start_one(&mut self, set: u64, slot: u16) -> Result<(), StartError> {
+        let Some(wanted) = self.set(set) else {
+            return Ok(());
+        };
+        let config = Arc::clone(&wanted.config);
+        let hand = wanted.first_hand(slot);
+        let listeners = wanted.sockets.copies(|id| hand.contains_key(&id))?;
+        let board = wanted.board.as_ref().and_then(|fd| fd.try_clone().ok());
+        let hold = wanted.hold.clone();
         let (ours, theirs) = Channel::pair()?;
-        let tls = self.tls_secrets(config)?;
+        let tls = self.tls_secrets(&config)?;
         let holds = hold.as_ref().map(|hold| hold.end()).transpose()?;
-        let listeners = sockets.copies(|id| hand.contains_key(&id))?;
         let mut spec = Spawn::new(
             self.image.as_fd(),
             format!("{}: worker process g{}", self.name, self.generation),
@@ -130,13 +117,13 @@ impl Workers {
                 let _ = inbox.send(Input::Worker(id, heard)).await;
             }
         });
-        self.watch(id, process.handle());
+        Input::WorkerExited(id).when_gone(Some(Arc::new(process.handle())), &self.inbox);
         let start = Start {
             name: self.name.clone(),
             generation: self.generation,
             slot,
             version: self.version.clone(),
-            config: config.clone(),
+            config: Config::clone(&config),
             listeners: listeners.len(),
             handoff: self.handoff.clone(),
             receives: false,
@@ -178,14 +165,6 @@ impl Workers {
             tickets: config.tls.tickets.then(|| self.tickets.clone()),
         };
         secrets::wrap(&secrets).map(Some)
-    }
-
-    fn watch(&self, id: u64, process: Other) {
-        let inbox = self.inbox.clone();
-        tokio::spawn(async move {
-            let _ = process.gone().await;
-            let _ = inbox.send(Input::WorkerExited(id)).await;
-        });
     }
 }
 
