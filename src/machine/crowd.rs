@@ -1,7 +1,7 @@
 //! The generations that only drain: former predecessors, and successors that were rejected. Each has a
 //! deadline, and hears it when the service stops.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::event::Signal;
 
@@ -36,6 +36,8 @@ struct Drainer {
     hurry: Hurry,
     /// It said its last word: it is only on its way out.
     done: bool,
+    /// It was given more time when its master and this one had slept.
+    waited: bool,
 }
 
 impl Drainer {
@@ -65,6 +67,7 @@ impl Crowd {
                 ends,
                 hurry,
                 done: false,
+                waited: false,
             });
         }
     }
@@ -116,6 +119,17 @@ impl Crowd {
         self.0.iter().filter_map(|d| d.ends).min()
     }
 
+    /// Whose deadline has passed while all slept has not had the time to leave by itself: it gets this
+    /// much, once.
+    pub(super) fn give_more(&mut self, now: Instant, more: Duration) {
+        for one in &mut self.0 {
+            let late = one.ends.is_some_and(|ends| ends <= now);
+            if late && !std::mem::replace(&mut one.waited, true) {
+                one.ends = Some(now + more);
+            }
+        }
+    }
+
     /// Those whose deadline has passed; they are killed once.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<u32> {
         let mut pids = Vec::new();
@@ -130,8 +144,6 @@ impl Crowd {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

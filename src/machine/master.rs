@@ -29,6 +29,8 @@ pub struct Machine {
     pub(super) successor: Option<Successor>,
     /// What our workers were last told.
     pub(super) accepting: Accepting,
+    /// Deadlines that we slept over: whoever would have been blamed was given more time, once in a phase.
+    waited: Vec<Timer>,
     /// Some worker process of ours lives.
     pub(super) workers_left: bool,
     /// The set that starts keeps failing, and so it was said.
@@ -205,6 +207,7 @@ impl Machine {
             predecessor,
             successor: None,
             accepting: Accepting::Off,
+            waited: Vec::new(),
             workers_left: false,
             failing: false,
             reloading: false,
@@ -272,9 +275,12 @@ impl Machine {
             let due = self.timers.get(timer);
             self.timers.disarm(timer);
             let slept = due.is_some_and(|at| now >= at + self.timing.silence / 8);
-            if let Some(more) = self.after_sleep(timer).filter(|_| slept) {
-                // It is we who slept (a paused virtual machine), and so did the others: what they said
-                // in the meantime is still to be read, and what they have to do still to be done.
+            // It is we who slept (a paused virtual machine), and so did the others: what they said in
+            // the meantime is still to be read, and what they have to do still to be done.
+            if slept && timer == Timer::Drainer {
+                self.crowd.give_more(now, self.timing.commit);
+            } else if let Some(more) = self.after_sleep(timer).filter(|_| slept) {
+                self.waited.push(timer);
                 self.arm(timer, more, s);
                 return step.actions;
             }
@@ -286,10 +292,12 @@ impl Machine {
     /// The time that is given once more to somebody who would be blamed at this deadline.
     fn after_sleep(&self, timer: Timer) -> Option<Duration> {
         match timer {
+            _ if self.waited.contains(&timer) => None,
             Timer::Silence | Timer::DeadMan => Some(self.timing.silence),
             Timer::Start | Timer::Reload => Some(self.timing.start),
             // It takes back meanwhile.
             Timer::Commit if self.phase == Phase::Yielded => Some(self.timing.start),
+            Timer::Commit if self.stopping == Some(Hurry::Now) => Some(self.timing.evict),
             Timer::Commit => Some(self.timing.stop + self.timing.commit),
             Timer::Evict => Some(self.timing.evict),
             Timer::Probation
@@ -357,6 +365,9 @@ impl Machine {
                 (self.main, self.main_known) = (Some(Who::Me), true);
             }
             Event::Launched(pid) => self.successor_mut(|s| s.pid = Some(*pid)),
+            Event::Successor(FromSuccessor::Heartbeat) => {
+                self.waited.retain(|timer| *timer != Timer::Silence);
+            }
             Event::Successor(FromSuccessor::Ready) => self.successor_mut(|s| s.ready = true),
             Event::Successor(FromSuccessor::Yield { retire, then, .. }) => {
                 self.successor_mut(|s| {
@@ -502,6 +513,7 @@ impl Machine {
                 self.timers.disarm(timer);
             }
         }
+        self.waited.clear();
         self.time_drainers();
         s.act(Action::Enter { from, to });
     }
@@ -632,8 +644,9 @@ impl Machine {
     /// The predecessor's process has gone, so we are no longer "alien" to the service manager.
     pub(super) fn predecessor_gone(&mut self, s: &mut Step) {
         if self.predecessor.take().is_some() {
-            self.unseen = true;
-            s.act(Action::Reclaim);
+            // Its answer is that of one naming, whatever was said before.
+            (self.unseen, self.main, self.main_known) = (true, Some(Who::Me), false);
+            self.name(Who::Me, s);
             // A successor that is ready has its place in them already.
             if !self.successor.is_some_and(|x| x.ready) {
                 s.act(Action::OwnPid);

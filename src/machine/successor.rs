@@ -357,7 +357,11 @@ impl Machine {
         let said = self.predecessor.is_some_and(|p| p.committed) || self.phase == Phase::Committing;
         self.timers.disarm(Timer::Heartbeat);
         self.hold = false;
-        self.name_main(Who::Me, s);
+        if self.predecessor.is_some_and(|p| p.exited) {
+            self.predecessor_gone(s);
+        } else {
+            self.name_main(Who::Me, s);
+        }
         self.accept(s);
         self.forget(s);
         if !said {
@@ -366,9 +370,6 @@ impl Machine {
         s.act(Action::KeepDisk);
         s.act(Action::DropListeners);
         self.enter(Phase::Serving, s);
-        if self.predecessor.is_some_and(|p| p.exited) {
-            self.predecessor_gone(s);
-        }
         self.settle_pending(OrderKind::Commit, Verdict::Done, s);
         let gone = Failure::new("the predecessor is gone; there is no way back in memory");
         self.settle_pending(OrderKind::Rollback, Verdict::Failed(gone.clone()), s);

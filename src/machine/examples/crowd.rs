@@ -305,6 +305,25 @@ fn a_ready_that_is_said_again_does_not_begin_the_trial_anew() {
     assert_eq!(actions.iter().filter(began).count(), 1, "{actions:#?}");
 }
 
+/// The success of one naming would hide that the other one failed.
+#[test]
+fn a_predecessor_whose_end_was_heard_before_its_eof_is_one_naming() {
+    let unheard = Event::MainNamed {
+        who: Who::Me,
+        done: false,
+    };
+    for phase in [Phase::Standby, Phase::Committing, Phase::Yielded] {
+        let mut one = One::at(phase, Automatic);
+        let _ = one.on(Event::PredecessorExited);
+        let actions = one.machine.step(Event::PredecessorClosed, one.now);
+        let naming = |a: &&Action| matches!(a, Action::NameMain(_) | Action::Reclaim);
+        let namings: Vec<_> = actions.iter().filter(naming).collect();
+        assert_eq!(namings, [&Action::Reclaim], "{phase}");
+        let _ = one.machine.step(unheard.clone(), one.now);
+        assert_eq!(one.waits_for(Timer::Name), [Action::Reclaim], "{phase}");
+    }
+}
+
 /// It would not see us die.
 #[test]
 fn a_manager_that_missed_the_renaming_hears_it_again_until_it_has_heard_both_names() {

@@ -113,6 +113,56 @@ fn a_master_that_slept_itself_kills_nobody_and_gives_nothing_up() {
     }
 }
 
+/// A machine that is always late would wait for ever otherwise.
+#[test]
+fn a_master_that_sleeps_again_and_again_waits_once_more_only_once() {
+    for (phase, timer) in [
+        (Phase::Launching, Timer::Start),
+        (Phase::Reloading, Timer::Reload),
+        (Phase::Committing, Timer::Commit),
+        (Phase::Parked, Timer::Silence),
+        (Phase::Parked, Timer::DeadMan),
+        (Phase::Evicting, Timer::Evict),
+    ] {
+        let mut one = One::at(phase, Automatic);
+        one.now += secs(600);
+        assert_eq!(one.on(Event::Timer(timer)), [], "{phase}");
+        one.now += secs(600);
+        assert_ne!(one.on(Event::Timer(timer)), [], "{phase}");
+    }
+    // One that has been heard in between is not the one that was waited for.
+    let mut one = One::at(Phase::Parked, Automatic);
+    for _ in 0..3 {
+        one.now += secs(600);
+        assert_eq!(one.on(Event::Timer(Timer::Silence)), []);
+        let _ = one.told(FromSuccessor::Heartbeat);
+    }
+}
+
+/// It was to be killed soon.
+#[test]
+fn a_predecessor_that_is_in_a_hurry_to_stop_is_given_no_more_than_that() {
+    let mut one = One::at(Phase::Probation, Automatic);
+    let _ = one.order(Order::Stop);
+    let _ = one.signal(Signal::Int);
+    assert_eq!(one.armed(Timer::Commit), Some(secs(3)));
+    one.now += secs(600);
+    assert_eq!(one.on(Event::Timer(Timer::Commit)), []);
+    assert_eq!(one.armed(Timer::Commit), Some(secs(3)));
+}
+
+#[test]
+fn a_generation_that_drains_may_leave_by_itself_after_all_have_slept() {
+    let mut one = One::at(Phase::Committing, Automatic);
+    let _ = one.on(Event::PredecessorClosed);
+    one.now += secs(6000);
+    assert_eq!(one.on(Event::Timer(Timer::Drainer)), []);
+    assert_eq!(one.armed(Timer::Drainer), Some(secs(5)));
+    one.now += secs(6000);
+    let killed = [Action::KillDrainer(OLD_PID)];
+    assert_eq!(one.on(Event::Timer(Timer::Drainer)), killed);
+}
+
 #[test]
 fn every_word_of_the_successor_prolongs_its_silence() {
     for (phase, mode) in [
