@@ -35,7 +35,7 @@ impl Manager {
         match self {
             Self::Systemd { notify, .. } => {
                 if let Err(e) = notify.main_pid(pid, pidfd) {
-                    return is_for_good(&e);
+                    return nobody_listens(&e);
                 }
                 if let Err(e) = notify.barrier(BARRIER).await {
                     tracing::warn!("{e}");
@@ -76,18 +76,15 @@ impl Manager {
     /// Names another process and then this one, so that what the manager knows of the main process
     /// is found out anew. In one breath: systemd reads notifications before it answers anybody, and
     /// whoever asks or signals its main process meanwhile does not meet the other one. False: one of
-    /// both could not be said, and nothing is found out.
+    /// both could not be said, or there is no other at this moment, and nothing is found out.
     pub async fn rename_main(&mut self, other: Option<u32>, pid: u32) -> bool {
         let mut renamed = true;
         if let Self::Systemd { notify, .. } = self {
-            match other.map(|other| notify.main_pid(other, None)) {
-                Some(Ok(())) => {}
-                Some(Err(e)) => renamed = is_for_good(&e),
-                None => tracing::warn!(
-                    "systemd may not notice the end of this master: it is no child of systemd's, \
-                     and no worker serves that could be named for a moment"
-                ),
-            }
+            renamed = match other.map(|other| notify.main_pid(other, None)) {
+                Some(Ok(())) => true,
+                Some(Err(e)) => nobody_listens(&e),
+                None => false,
+            };
         }
         self.name_main(pid, None).await && renamed
     }
@@ -98,7 +95,7 @@ impl Manager {
         match self {
             Self::Systemd { notify, .. } => match notify.ready(text, Some(pid)) {
                 Ok(()) => true,
-                Err(e) => is_for_good(&e),
+                Err(e) => nobody_listens(&e),
             },
             Self::Keeper(_) | Self::Nobody => {
                 self.tell_keeper(format_args!("main {pid}"))
@@ -171,7 +168,7 @@ impl Manager {
 
 /// A message was not taken: says so, and whether nobody listens there (any longer), so that it would be
 /// the same the next time. Such a service runs on as one that nobody manages.
-fn is_for_good(error: &NotifyError) -> bool {
+fn nobody_listens(error: &NotifyError) -> bool {
     tracing::warn!("{error}");
     error.is_for_good()
 }
@@ -200,5 +197,21 @@ mod tests {
         let answers = waits.recv_timeout(Duration::from_secs(10));
         // What was not heard is said again; to one that has gone nothing is.
         assert_eq!(answers, Ok((false, true)));
+    }
+
+    /// A moment later a worker may serve, or the answer of the manager would be believed for ever.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_to_name_for_a_moment_is_no_renaming() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let systemd = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let mut manager = Manager::Systemd {
+            notify: Notifier::new(path.as_os_str()).unwrap(),
+            watchdog: None,
+        };
+        assert!(!manager.rename_main(None, 9).await);
+        assert!(manager.rename_main(Some(8), 9).await);
+        drop(systemd);
+        assert!(manager.rename_main(Some(8), 9).await, "nobody listens");
     }
 }
