@@ -59,10 +59,8 @@ impl Driver {
             Input::PredecessorExited => {
                 if let Some(predecessor) = &mut self.predecessor {
                     predecessor.exited();
-                    let pid = predecessor.pid();
-                    self.generation_gone(pid);
                 }
-                self.predecessor.take_if(|before| before.is_over());
+                self.let_predecessor_go();
                 return vec![Event::PredecessorExited];
             }
             Input::DrainerExited(pid) => {
@@ -149,7 +147,13 @@ impl Driver {
         if let Some((process, identity)) = drains {
             self.drainers.add(process, identity);
         }
-        self.predecessor.take_if(|before| before.is_over());
+        self.let_predecessor_go();
+    }
+
+    fn let_predecessor_go(&mut self) {
+        if let Some(pid) = Predecessor::gone(&mut self.predecessor) {
+            self.generation_gone(pid);
+        }
     }
 
     fn generation_gone(&mut self, pid: u32) {

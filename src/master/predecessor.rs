@@ -98,9 +98,10 @@ impl Predecessor {
         self.process = None;
     }
 
-    /// Whether nothing more comes from it.
-    pub(super) fn is_over(&self) -> bool {
-        self.process.is_none() && self.line.is_none()
+    /// The pid of one from which nothing more comes: it may be anybody's by now.
+    pub(super) fn gone(there: &mut Option<Self>) -> Option<u32> {
+        let is_over = |one: &mut Self| one.process.is_none() && one.line.is_none();
+        there.take_if(is_over).map(|one| one.pid)
     }
 
     /// It does not let go of the channel.
@@ -154,7 +155,10 @@ mod tests {
             panic!("its end is heard first");
         };
         predecessor.exited();
-        assert!(!predecessor.is_over() && predecessor.listens());
+        let mut there = Some(predecessor);
+        assert_eq!(Predecessor::gone(&mut there), None);
+        let mut predecessor = there.expect("its last words are on their way");
+        assert!(predecessor.listens());
         theirs.send(&Message::Commit, &[]).await.unwrap();
         drop(theirs);
         for expected in [
@@ -170,6 +174,6 @@ mod tests {
             assert_eq!(event, expected);
         }
         assert!(predecessor.close().is_none(), "nobody is left who drains");
-        assert!(predecessor.is_over());
+        assert_eq!(Predecessor::gone(&mut Some(predecessor)), Some(9));
     }
 }
