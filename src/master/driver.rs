@@ -154,7 +154,10 @@ impl Driver {
         if now >= self.tick {
             self.feed();
             self.mend_paths();
-            self.story.unwritten.write_again();
+            // Parked it would put lines of before behind those of whoever serves.
+            if self.machine.owns() {
+                self.story.unwritten.write_again();
+            }
             self.applications.tick();
             self.look_after_tls(false);
             let every = self.manager.watchdog().map_or(TICK, |w| (w / 3).min(TICK));

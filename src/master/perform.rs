@@ -96,7 +96,7 @@ impl Driver {
             Action::ToSuccessor(word) => self.say_to_successor(word),
             Action::CloseSuccessor => {
                 // EOF makes the commit true: what to go back with is written down by then.
-                self.story.hands_over().await;
+                self.hand_story_over().await;
                 drop(self.successor.close());
             }
             Action::EndSuccessor(how) => self.successor.signal(os(how)),
@@ -110,15 +110,14 @@ impl Driver {
             // The predecessor.
             Action::ToPredecessor(word) => {
                 if matches!(word, FromSuccessor::Yield { .. }) {
-                    self.disk.give_up().await;
+                    let to = self.predecessor.as_ref().map(Predecessor::identity);
+                    let to = to.map(|identity| identity.build_id.clone());
+                    self.disk.give_up(to).await;
                 }
                 self.say_to_predecessor(word);
             }
             Action::ClosePredecessor => {
-                // Whoever serves writes from now on; nobody does when the service stops.
-                if !self.machine.is_released() {
-                    self.story.hands_over().await;
-                }
+                self.hand_story_over().await;
                 self.predecessor_drains();
             }
             Action::KillPredecessor => {
@@ -177,7 +176,7 @@ impl Driver {
                     self.disk.reject(found);
                 }
             }
-            Action::KeepDisk => self.disk.commit(),
+            Action::KeepDisk => self.disk.keep(),
             Action::Proved => {
                 self.health.end();
                 if self.disk.store.on_trial() {
@@ -200,6 +199,13 @@ impl Driver {
             Action::Exit(code) => self.exit = Some(code),
         }
         Vec::new()
+    }
+
+    /// Whoever serves writes from now on; nobody does when the service stops.
+    async fn hand_story_over(&mut self) {
+        if !self.machine.is_released() {
+            self.story.hands_over().await;
+        }
     }
 
     /// What the application is told.

@@ -42,6 +42,7 @@ impl Unwritten {
 
     /// Writes what could not be written before.
     pub(super) fn write_again(&mut self) {
+        let mut wrote = false;
         while let Some(line) = self.lines.front() {
             let written = match line {
                 Line::Upgrade(last) => self.history.write(last),
@@ -58,9 +59,12 @@ impl Unwritten {
                 return;
             }
             self.lines.pop_front();
+            wrote = true;
         }
-        self.unwritable
-            .over("the state directory could not be written");
+        if wrote {
+            self.unwritable
+                .over("the state directory could not be written");
+        }
     }
 
     /// The next generation writes from now on. What could not be written by then is given up: written
@@ -69,8 +73,8 @@ impl Unwritten {
         let lost = std::mem::take(&mut self.lines).len();
         if lost > 0 {
             tracing::warn!(
-                "{lost} lines about upgrades could not be written to the state directory in this \
-                 generation's time, and are given up"
+                "what could not be written to the state directory in this generation's time is given \
+                 up (lines about upgrades: {lost})"
             );
         }
     }
@@ -91,6 +95,7 @@ impl Unwritten {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::Record;
     use super::*;
 
     /// The next one may have committed to what this one had refused.
@@ -108,5 +113,22 @@ mod tests {
         unwritten.write_again();
         assert_eq!(history.refused(), Vec::<String>::new());
         assert!(!state.exists());
+    }
+
+    /// Nothing is left to be written, and the disk is as full as before.
+    #[test]
+    fn a_disk_that_is_full_is_not_said_to_have_room_because_nothing_waits() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let state = dir.path().join("state");
+        std::fs::write(&state, "in the way").unwrap();
+        let mut unwritten = Unwritten::new(History::new(state.clone()));
+        let record = Record::new("u".into(), "1", false, false);
+        unwritten.write(Line::Upgrade(Box::new(record.under_way())));
+        assert!(unwritten.lines.is_empty());
+        unwritten.write_again();
+        assert!(!unwritten.unwritable.again(), "it is said already");
+        std::fs::remove_file(&state).unwrap();
+        unwritten.write(Line::Refused("b".into()));
+        assert!(unwritten.unwritable.again(), "it was over");
     }
 }
