@@ -131,7 +131,7 @@ pub fn daemon() -> Service {
             let beside = hosted.as_ref().map(|hosted| &*hosted.release);
             let site = site_of(&cx, beside)?;
             let (Some(app), Some(hosted)) = (cx.settings().app.clone(), hosted) else {
-                return Ok(site);
+                return Ok(site::router(&site));
             };
             let front = host::router(&host::FrontContext {
                 app,
@@ -139,14 +139,14 @@ pub fn daemon() -> Service {
                 tally: cx.kept().unwrap_or_default(),
             });
             Ok::<_, BoxError>(match &cx.settings().site.at {
-                Some(at) => site::beside(front, at, site),
+                Some(_) => site::beside(front, &site),
                 None => front,
             })
         })
 }
 
 /// The site; beside an application its relative root is in the `release`.
-fn site_of(cx: &Context, release: Option<&Path>) -> Result<axum::Router, BoxError> {
+fn site_of(cx: &Context, release: Option<&Path>) -> Result<site::SiteContext, BoxError> {
     let site = &cx.settings().site;
     let mut root = site.root.clone();
     let mut of_release = None;
@@ -159,7 +159,7 @@ fn site_of(cx: &Context, release: Option<&Path>) -> Result<axum::Router, BoxErro
         std::fs::metadata(root.join("."))
             .map_err(|e| format!("`site.root`: cannot serve {}: {e}", root.display()))?;
     }
-    Ok(site::router(&site::SiteContext {
+    Ok(site::SiteContext {
         root,
         at: site.at.clone().unwrap_or_default(),
         release: of_release,
@@ -167,5 +167,5 @@ fn site_of(cx: &Context, release: Option<&Path>) -> Result<axum::Router, BoxErro
         version: cx.version().into(),
         generation: cx.generation(),
         server_header: site.server_header,
-    }))
+    })
 }

@@ -115,8 +115,13 @@ impl Cache {
             if !answer.looks.iter().all(Look::is_still) {
                 return None;
             }
-            if let Some(answer) = self.lock().get(target, encodings) {
-                answer.looked_at = now;
+            // Another request may have kept one meanwhile: these looks say nothing of that.
+            let mut kept = self.lock();
+            let same = kept
+                .get(target, encodings)
+                .filter(|kept| Arc::ptr_eq(&kept.looks, &answer.looks));
+            if let Some(kept) = same {
+                kept.looked_at = now;
             }
         }
         let mut response = Response::new(Body::from(answer.body));

@@ -1,6 +1,7 @@
 //! What tells two states of a file apart, and what a client may ask on condition of them (RFC 9110,
 //! 8.8 and 13).
 
+use std::cmp::Ordering;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,9 +19,9 @@ use super::value;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Validators {
     tag: String,
-    modified: HttpDate,
-    /// Whether a file may be replaced by an older one.
-    goes_back: bool,
+    /// `None` in a release: files of two of them may have the same date (reproducible builds), and a
+    /// rollback brings older ones. A date would take one for the other.
+    modified: Option<HttpDate>,
 }
 
 /// A release that a file is in, shortly. Files of two releases may have the same time and length.
@@ -59,8 +60,7 @@ impl Validators {
                 "\"{seconds:x}.{nanos:x}-{:x}{of_release}\"",
                 identity.length
             ),
-            modified: date(seconds),
-            goes_back: release.is_some(),
+            modified: release.is_none().then(|| date(seconds)),
         }
     }
 
@@ -68,25 +68,24 @@ impl Validators {
         value(&self.tag)
     }
 
-    pub(super) fn last_modified(&self) -> HeaderValue {
-        value(&self.modified.to_string())
+    pub(super) fn last_modified(&self) -> Option<HeaderValue> {
+        self.modified.map(|date| value(&date.to_string()))
     }
 
-    /// RFC 9110, 13.2.2: a tag has precedence over a date.
+    /// RFC 9110, 13.2.2: a tag has precedence over a date. Who has no date ignores dates (13.1.3, 13.1.4).
     pub(super) fn check(&self, headers: &HeaderMap) -> Verdict {
         if headers.contains_key(IF_MATCH) {
             if !self.is_among(headers, IF_MATCH, false) {
                 return Verdict::Failed;
             }
-        } else if let Some(date) = date_of(headers, IF_UNMODIFIED_SINCE) {
-            if self.modified > date {
-                return Verdict::Failed;
-            }
+        } else if self.compared(headers, IF_UNMODIFIED_SINCE) == Some(Ordering::Greater) {
+            return Verdict::Failed;
         }
         let has_it = if headers.contains_key(IF_NONE_MATCH) {
             self.is_among(headers, IF_NONE_MATCH, true)
         } else {
-            date_of(headers, IF_MODIFIED_SINCE).is_some_and(|date| self.has_date(date))
+            let compared = self.compared(headers, IF_MODIFIED_SINCE);
+            compared.is_some_and(Ordering::is_le)
         };
         if has_it {
             Verdict::NotModified
@@ -95,10 +94,9 @@ impl Validators {
         }
     }
 
-    /// Whether what a client has of this date is this state. After a rollback a file may be older than
-    /// what clients have: then only the same date will do.
-    fn has_date(&self, date: HttpDate) -> bool {
-        self.modified == date || self.modified < date && !self.goes_back
+    /// Our date, compared to the one in a header, where there are both.
+    fn compared(&self, headers: &HeaderMap, name: HeaderName) -> Option<Ordering> {
+        Some(self.modified?.cmp(&date_of(headers, name)?))
     }
 
     /// Whether a range that was asked for is one of this very state (RFC 9110, 13.1.5: a strong tag
@@ -107,7 +105,8 @@ impl Validators {
         let Some(validator) = headers.get(IF_RANGE) else {
             return true;
         };
-        validator.as_bytes() == self.tag.as_bytes() || validator == self.last_modified()
+        validator.as_bytes() == self.tag.as_bytes()
+            || self.last_modified().as_ref() == Some(validator)
     }
 
     fn is_among(&self, headers: &HeaderMap, name: HeaderName, weak_too: bool) -> bool {
@@ -183,28 +182,35 @@ mod tests {
             (253_402_300_800, "Fri, 31 Dec 9999 23:59:59 GMT"),
             (i64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT"),
         ] {
-            assert_eq!(of((seconds, 0)).last_modified(), date, "{seconds}");
+            assert_eq!(of((seconds, 0)).last_modified().unwrap(), date, "{seconds}");
         }
         assert_ne!(of((-1, 0)).etag(), of((-2, 0)).etag());
         assert_ne!(of((5, 1)).etag(), of((5, 2)).etag());
     }
 
     #[test]
-    fn a_file_of_another_release_is_another_one_and_may_be_older() {
+    fn a_file_of_another_release_is_another_one_though_it_has_the_same_date() {
         let release = |path: &str| Some(ReleaseTag::of(Path::new(path)));
         let file = |path: &str| in_release((1_000_000_000, 7), release(path));
         let [one, two] = ["/srv/blog/1", "/srv/blog/2"].map(file);
         assert_eq!(one.etag(), file("/srv/blog/1").etag());
         assert_ne!(one.etag(), two.etag());
         assert_eq!(release("foobar"), Some(ReleaseTag(0xbf9c_f968)));
-        for (date, verdict) in [
-            ("Sun, 09 Sep 2001 01:46:39 GMT", Verdict::Send),
-            ("Sun, 09 Sep 2001 01:46:40 GMT", Verdict::NotModified),
-            ("Sun, 09 Sep 2001 01:46:41 GMT", Verdict::Send),
+        assert_eq!(two.last_modified(), None);
+        for date in [
+            "Sun, 09 Sep 2001 01:46:39 GMT",
+            "Sun, 09 Sep 2001 01:46:40 GMT",
+            "Sun, 09 Sep 2001 01:46:41 GMT",
         ] {
-            let headers = HeaderMap::from_iter([(IF_MODIFIED_SINCE, value(date))]);
-            assert_eq!(one.check(&headers), verdict, "{date}");
+            for condition in [IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE] {
+                let headers = HeaderMap::from_iter([(condition, value(date))]);
+                assert_eq!(two.check(&headers), Verdict::Send, "{headers:?}");
+            }
+            let headers = HeaderMap::from_iter([(IF_RANGE, value(date))]);
+            assert!(!two.may_be_ranged(&headers), "{date}");
         }
+        let tag = HeaderMap::from_iter([(IF_RANGE, two.etag())]);
+        assert!(two.may_be_ranged(&tag) && !one.may_be_ranged(&tag));
     }
 
     #[test]

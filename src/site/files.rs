@@ -240,7 +240,9 @@ impl Form {
     fn headers(&self, validators: &Validators) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        headers.insert(header::LAST_MODIFIED, validators.last_modified());
+        if let Some(date) = validators.last_modified() {
+            headers.insert(header::LAST_MODIFIED, date);
+        }
         headers.insert(header::ETAG, validators.etag());
         headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
         if let Some(encoding) = self.encoding {

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use axum::Router;
 use axum::body::Body;
 use axum::middleware::map_response;
+use axum::routing::get;
 use http::{HeaderValue, Response, StatusCode, Uri, header};
 
 /// What the site is made from; a generation's does not change.
@@ -50,32 +51,39 @@ pub struct SiteContext {
 /// Without: a page at `/` that says version and generation (plain text for curl and for
 /// `Accept: text/plain`), and `ok` at `/healthz`.
 pub fn router(cx: &SiteContext) -> Router {
-    let server = cx.server_header.then(|| {
-        let name = HeaderValue::from_str(&format!("handover/{}", cx.version));
-        name.unwrap_or(HeaderValue::from_static("handover"))
-    });
+    let finish = finisher(cx);
     let Some(root) = &cx.root else {
-        let finish = move |r| std::future::ready(finished(r, server.as_ref()));
+        let finish = move |r| std::future::ready(finish(r));
         return welcome::router(cx).layer(map_response(finish));
     };
     // Not as a layer: axum boxes a request once more for each.
-    let finish = move |r| finished(r, server.as_ref());
     files::router(root, &cx.at, cx.release.as_deref(), finish)
 }
 
-/// `site` beside another application: it has the paths below `at`, and `at` itself is its directory,
+/// The site beside another application: it has the paths below `at`, and `at` itself is its directory,
 /// asked for without the slash.
-pub fn beside(application: Router, at: &str, site: Router) -> Router {
-    let directory = format!("{at}/");
-    let application = application.nest_service(&directory, site);
-    let redirect = move |uri: Uri| async move {
+pub fn beside(application: Router, cx: &SiteContext) -> Router {
+    let directory = format!("{}/", cx.at);
+    let application = application.nest_service(&directory, router(cx));
+    let finish = finisher(cx);
+    let redirect = get(async move |uri: Uri| {
         let query = uri
             .query()
             .map_or_else(String::new, |query| format!("?{query}"));
         let location = [(header::LOCATION, value(&format!("{directory}{query}")))];
         (StatusCode::MOVED_PERMANENTLY, location)
-    };
-    application.route(at, axum::routing::any(redirect))
+    });
+    let finish = move |r| std::future::ready(finish(r));
+    application.route(&cx.at, redirect.layer(map_response(finish)))
+}
+
+/// What has the last word on each answer.
+fn finisher(cx: &SiteContext) -> impl Fn(Response<Body>) -> Response<Body> + Clone + use<> {
+    let server = cx.server_header.then(|| {
+        let name = HeaderValue::from_str(&format!("handover/{}", cx.version));
+        name.unwrap_or(HeaderValue::from_static("handover"))
+    });
+    move |response| finished(response, server.as_ref())
 }
 
 /// Names the server, and gives an error without a text one that a person can read: its number and
@@ -158,21 +166,43 @@ mod tests {
 
     #[tokio::test]
     async fn every_answer_names_the_server_unless_told_not_to() {
+        const GET: Method = Method::GET;
         let dir = tempfile::tempdir().unwrap();
-        for root in [None, Some(dir.path().to_owned())] {
-            let mut cx = context(root);
-            let named = router(&cx);
-            cx.server_header = false;
-            let anonymous = router(&cx);
-            for (method, uri) in [
-                (Method::GET, "/"),
-                (Method::GET, "/missing"),
-                (Method::POST, "/"),
-            ] {
-                let answer = ask(&named, method.clone(), uri, &[]).await;
-                assert_eq!(header(&answer, "server"), "handover/1.2.3");
-                let answer = ask(&anonymous, method, uri, &[]).await;
-                assert_eq!(header(&answer, "server"), "");
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(dir.path().join("a.txt"), "abc").unwrap();
+        let [sites, welcomes] = [Some(dir.path().to_owned()), None].map(|root| {
+            [(true, "handover/1.2.3"), (false, "")].map(|(server_header, server)| {
+                let cx = SiteContext {
+                    server_header,
+                    ..context(root.clone())
+                };
+                (router(&cx), server)
+            })
+        });
+        let none: &[(&str, &str)] = &[];
+        for (method, uri, headers, status) in [
+            (GET, "/a.txt", none, 200),
+            (Method::HEAD, "/a.txt", none, 200),
+            (GET, "/a.txt", &[("range", "bytes=0-1")], 206),
+            (GET, "/a.txt", &[("range", "bytes=0-0,2-2")], 206),
+            (GET, "/a.txt", &[("range", "bytes=9-")], 416),
+            (GET, "/a.txt", &[("if-none-match", "*")], 304),
+            (GET, "/a.txt", &[("if-match", "\"x\"")], 412),
+            (GET, "/d", none, 301),
+            (GET, "/d/", none, 403),
+            (GET, "/missing", none, 404),
+            (Method::POST, "/", none, 405),
+        ] {
+            for (site, server) in &sites {
+                let answer = ask(site, method.clone(), uri, headers).await;
+                assert_eq!(answer.status(), status, "{method} {uri} {headers:?}");
+                assert_eq!(header(&answer, "server"), *server, "{uri} {headers:?}");
+            }
+        }
+        for (method, uri) in [(GET, "/"), (GET, "/missing"), (Method::POST, "/")] {
+            for (site, server) in &welcomes {
+                let answer = ask(site, method.clone(), uri, none).await;
+                assert_eq!(header(&answer, "server"), *server, "{method} {uri}");
             }
         }
     }
@@ -190,7 +220,7 @@ mod tests {
             ..context(Some(dir.path().to_owned()))
         };
         let application = Router::new().fallback(async || "application");
-        let both = beside(application, &cx.at, router(&cx));
+        let both = beside(application, &cx);
         for (uri, text) in [
             ("/", "application"),
             ("/statically", "application"),
@@ -210,6 +240,12 @@ mod tests {
             let answer = ask(&both, Method::GET, uri, &[]).await;
             assert_eq!(answer.status(), StatusCode::MOVED_PERMANENTLY, "{uri}");
             assert_eq!(header(&answer, "location"), location);
+            assert_eq!(header(&answer, "server"), "handover/1.2.3", "{uri}");
+            // A client would go on with GET.
+            let answer = ask(&both, Method::POST, uri, &[]).await;
+            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{uri}");
+            assert_eq!(header(&answer, "allow"), "GET,HEAD", "{uri}");
+            assert_eq!(answer.body(), "405 Method Not Allowed\n", "{uri}");
         }
         // The same file of another release is another one.
         let other = router(&SiteContext {
