@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 
@@ -26,12 +26,24 @@ pub struct Link {
 pub struct Lock {
     directory: OwnedFd,
     name: OsString,
-    _file: OwnedFd,
+    file: OwnedFd,
+}
+
+impl Lock {
+    /// Whether the name is still this file's. Somebody may have removed it: then it is another's by now.
+    fn is_there(&self) -> bool {
+        let there = rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        let ours = rustix::fs::fstat(&self.file);
+        let id = |stat: &Stat| (stat.st_dev, stat.st_ino);
+        matches!((&there, &ours), (Ok(there), Ok(ours)) if id(there) == id(ours))
+    }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let _ = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
+        if self.is_there() {
+            let _ = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
+        }
     }
 }
 
@@ -77,37 +89,56 @@ impl Link {
     /// may write the directory can make: who may read the directory alone holds nobody up.
     ///
     /// # Errors
-    /// When the file can neither be made nor opened.
+    /// When the file can neither be made nor opened, or is none that a `deploy` makes.
     pub fn lock(&self) -> io::Result<Option<Lock>> {
         let name = self.lock_name();
-        let directory = self.directory.try_clone()?;
         // Who had it removes it: what was opened before that is nobody's lock any more.
         for _ in 0..LOCK_TRIES {
             let file = match self.lock_file_of_ours(&name) {
-                Err(Errno::EXIST) => {
-                    let flags = LOCK_FLAGS | OFlags::NONBLOCK;
-                    match rustix::fs::openat(&directory, &name, flags, Mode::empty()) {
-                        Err(Errno::NOENT) => continue,
-                        opened => opened?,
-                    }
-                }
+                Err(Errno::EXIST) => match self.lock_file_of_others(&name) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    opened => opened?,
+                },
                 made => made?,
             };
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 locked => locked?,
             }
-            let ours = rustix::fs::fstat(&file)?;
-            let there = rustix::fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW);
-            if there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)) {
-                return Ok(Some(Lock {
-                    directory,
-                    name,
-                    _file: file,
-                }));
+            let lock = Lock {
+                directory: self.directory.try_clone()?,
+                name: name.clone(),
+                file,
+            };
+            if lock.is_there() {
+                return Ok(Some(lock));
             }
         }
         Ok(None)
+    }
+
+    /// Opens what is there. In a directory with the sticky bit everybody may make a file, and not everybody
+    /// may set the link.
+    fn lock_file_of_others(&self, name: &OsStr) -> io::Result<OwnedFd> {
+        let flags = LOCK_FLAGS | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.directory, name, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 {
+            return Err(io::Error::other("it is no lock of a `deploy`: remove it"));
+        }
+        let directory = rustix::fs::fstat(&self.directory)?;
+        if Mode::from_raw_mode(directory.st_mode).contains(Mode::SVTX) {
+            let link = rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+            let us = rustix::process::geteuid().as_raw();
+            let may = [0, us, directory.st_uid].contains(&stat.st_uid);
+            if !may && link.is_ok_and(|link| link.st_uid != stat.st_uid) {
+                let owner = stat.st_uid;
+                return Err(io::Error::other(format!(
+                    "it belongs to uid {owner}, who may not set the link: remove it"
+                )));
+            }
+        }
+        Ok(file)
     }
 
     /// Makes the lock's file. All who may write the directory may lock it: one that a killed `deploy` of
@@ -260,6 +291,58 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_that_somebody_removed_by_hand_does_not_take_the_next_one_with_it() {
+        let dir = scene();
+        let link = || Link::find(&dir.path().join("current")).unwrap();
+        let file = dir.path().join(".current.lock");
+        let first = link().lock().unwrap().unwrap();
+        fs::remove_file(&file).unwrap();
+        let second = link().lock().unwrap().unwrap();
+        drop(first);
+        assert!(link().lock().unwrap().is_none());
+        drop(second);
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn what_no_deploy_makes_is_no_lock() {
+        let dir = scene();
+        let file = dir.path().join(".current.lock");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &file,
+            FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let link = Link::find(&dir.path().join("current")).unwrap();
+        let error = link.lock().unwrap_err().to_string();
+        assert!(error.contains("no lock"), "{error}");
+        assert!(file.exists());
+    }
+
+    #[test]
+    fn who_may_not_set_the_link_of_a_sticky_directory_holds_nobody_up() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can make files of somebody else");
+            return;
+        }
+        let dir = scene();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+        fs::set_permissions(dir.path(), mode).unwrap();
+        let file = dir.path().join(".current.lock");
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::chown(&file, Some(4242), None).unwrap();
+        let link = Link::find(&dir.path().join("current")).unwrap();
+        let error = link.lock().unwrap_err().to_string();
+        assert!(error.contains("uid 4242"), "{error}");
+        std::os::unix::fs::lchown(dir.path().join("current"), Some(4242), None).unwrap();
+        drop(link.lock().unwrap().unwrap());
+        assert!(!file.exists());
+    }
+
+    #[test]
     fn a_lock_that_was_removed_meanwhile_is_nobodys() {
         let dir = scene();
         let path = dir.path().join("current");
@@ -310,7 +393,7 @@ mod tests {
         fs::write(&secret, "").unwrap();
         fs::set_permissions(&secret, mode(0o600)).unwrap();
         fs::hard_link(&secret, blog.join(".current.lock")).unwrap();
-        drop(link.lock().unwrap().unwrap());
+        assert!(link.lock().is_err());
         let found = fs::metadata(&secret).unwrap();
         assert_eq!((found.uid(), found.gid(), mode_of(&found)), (0, 0, 0o600));
     }

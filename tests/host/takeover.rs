@@ -205,6 +205,39 @@ fn a_release_that_was_superseded_in_its_probation_is_nothing_to_go_back_to() {
     assert_eq!(kept, scene.releases().join("1"));
 }
 
+/// Whoever waits for the end of a probation holds nobody up who goes on.
+#[test]
+fn a_deploy_that_is_followed_to_its_end_can_be_superseded() {
+    let scene = two("followed", "");
+    scene.release("3", "");
+    let config = scene.service.config().to_str().unwrap().to_owned();
+    let deploy = |release: &str, how: &[&str]| {
+        let release = scene.releases().join(release);
+        let mut words = vec!["--config", &config, "deploy", release.to_str().unwrap()];
+        words.extend(how);
+        scene.service.cli(&words)
+    };
+    std::thread::scope(|scope| {
+        let followed = scope.spawn(|| deploy("2", &["--until", "commit"]));
+        scene.service.wait_owner(2, "probation");
+        let lock = scene.current().with_file_name(".current.lock");
+        let end = Instant::now() + SOON;
+        while lock.exists() {
+            assert!(Instant::now() < end, "the lock stays beyond the takeover");
+            std::thread::yield_now();
+        }
+        deploy("3", &["--supersede"]).assert_code(0);
+        let followed = followed.join().unwrap();
+        assert_ne!(followed.code, 0, "{followed}");
+    });
+    assert_eq!(scene.get("/"), "3");
+    assert_eq!(scene.pointed(), "3");
+    // What served before both.
+    scene.service.cli(&["rollback"]).assert_code(0);
+    assert_eq!(scene.get("/"), "1");
+    assert_eq!(scene.pointed(), "1");
+}
+
 #[test]
 fn an_application_can_read_what_it_is_for() {
     let scene = two("phase", "");

@@ -4,10 +4,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::connection::Trouble;
+use super::follow::{Goal, Which};
 use super::screen::Screen;
 use super::{Client, verdict};
-use crate::api::{UpgradeOrder, Verdict, exit};
+use crate::api::{Until, UpgradeOrder, Verdict, exit};
 use crate::cli::args::Deploy;
 use crate::sys::link::Link;
 
@@ -50,20 +53,20 @@ impl Client<'_> {
         };
         // Two at a time would point the link away from each other's release. Who cannot write the link's
         // directory has no lock, and is told when there is something to be written.
-        let lock = match link.lock() {
+        let mut lock = match link.lock() {
             Ok(Some(lock)) => Some(lock),
             Ok(None) => {
                 let message = format!("another `deploy` of {} is under way", path.display());
                 return Ok(verdict(exit::REFUSED, message));
             }
             Err(e) if link.can_be_written() => {
-                let why = match e.kind() {
-                    io::ErrorKind::PermissionDenied => {
+                let why = match Errno::from_io_error(&e) {
+                    Some(Errno::ACCESS) => {
                         "; another user's `deploy` is under way, or was killed and left it"
                     }
                     _ => "",
                 };
-                let message = format!("cannot open {}: {e}{why}", link.lock_file().display());
+                let message = format!("cannot use {}: {e}{why}", link.lock_file().display());
                 return Ok(verdict(exit::REFUSED, message));
             }
             Err(_) => None,
@@ -109,9 +112,21 @@ impl Client<'_> {
         }
         let order = UpgradeOrder {
             release: Some(directory.clone()),
+            until: Until::Takeover,
             ..deploy.order.clone()
         };
-        let ordered = self.place_upgrade("upgrade", order, screen).await;
+        let ordered = match self.place_upgrade("upgrade", order, screen).await {
+            Ok(Verdict {
+                exit: exit::OK,
+                id: Some(id),
+                ..
+            }) if deploy.order.until == Until::Commit => {
+                // `deploy --supersede` is a way out of a probation.
+                lock = None;
+                self.follow(&Which::Id(id), Goal::End, true, screen).await
+            }
+            ordered => ordered,
+        };
         let done = matches!(&ordered, Ok(Verdict { exit: exit::OK, .. }));
         if done {
             self.old_releases(screen).await?;
