@@ -30,14 +30,23 @@ pub struct Reached {
 /// # Errors
 /// When a part of the way is not there, or is somebody's who could make it lead elsewhere.
 pub fn directory(path: &Path) -> io::Result<Reached> {
-    walk(path, rustix::process::geteuid().is_root())
+    let minds_writers = rustix::process::geteuid().is_root();
+    walk(Path::new("/"), path, minds_writers)
 }
 
-fn walk(path: &Path, minds_writers: bool) -> io::Result<Reached> {
-    let root = || rustix::fs::openat(CWD, "/", STEP, Mode::empty());
+/// `top`: where absolute paths begin.
+fn walk(top: &Path, path: &Path, minds_writers: bool) -> io::Result<Reached> {
+    let root = || rustix::fs::openat(CWD, top, STEP, Mode::empty());
+    let writers = |directory: &OwnedFd, stat: &Stat| {
+        minds_writers
+            .then(|| others_who_write(stat, has_list(directory)))
+            .flatten()
+    };
     let (mut here, mut at) = (root()?, PathBuf::from("/"));
-    let mut owner = rustix::fs::fstat(&here)?.st_uid;
-    let mut written_by = None;
+    let stat = rustix::fs::fstat(&here)?;
+    let mut owner = stat.st_uid;
+    // Asked of each directory, the first one too, when something in it is.
+    let mut written_by = writers(&here, &stat);
     // Who owns the root owns all: in a user namespace that is not always uid 0.
     let mut others = Others::beside(owner);
     let mut links = 0;
@@ -68,16 +77,16 @@ fn walk(path: &Path, minds_writers: bool) -> io::Result<Reached> {
                 let target = Path::new(OsStr::from_bytes(target.as_bytes()));
                 if target.is_absolute() {
                     (here, at) = (root()?, PathBuf::from("/"));
-                    owner = rustix::fs::fstat(&here)?.st_uid;
+                    let stat = rustix::fs::fstat(&here)?;
+                    owner = stat.st_uid;
+                    written_by = writers(&here, &stat);
                 }
                 push(&mut steps, target);
                 continue;
             }
             _ => return Err(Errno::NOTDIR.into()),
         }
-        written_by = minds_writers
-            .then(|| others_who_write(&stat, has_list(&next)))
-            .flatten();
+        written_by = writers(&next, &stat);
         (here, owner) = (next, stat.st_uid);
     }
     others.end(owner, &at)?;
@@ -101,7 +110,7 @@ pub fn socket(path: &Path) -> io::Result<(OwnedFd, u32)> {
     };
     let (directory, owner) = if rustix::process::geteuid().is_root() {
         // /run of a container may be everybody's: what answers there is looked at by itself.
-        let within = walk(parent, false)?;
+        let within = walk(Path::new("/"), parent, false)?;
         (within.directory, within.owner)
     } else {
         let directory = rustix::fs::open(parent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
@@ -341,8 +350,25 @@ mod tests {
             return;
         }
         set.unwrap();
-        let error = walk(&blog, true).unwrap_err().to_string();
+        let error = walk(Path::new("/"), &blog, true).unwrap_err().to_string();
         assert!(error.contains("may write"), "{error}");
+    }
+
+    /// As in some containers.
+    #[test]
+    fn root_does_not_go_on_from_a_root_that_everybody_may_write() {
+        let dir = scene();
+        symlink("/2", dir.path().join("1/absolute")).unwrap();
+        let reached = |path| walk(dir.path(), Path::new(path), true);
+        for path in ["/1", "/1/absolute"] {
+            reached(path).unwrap();
+        }
+        let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(dir.path(), mode(0o777)).unwrap();
+        let error = reached("/1").unwrap_err().to_string();
+        assert!(error.contains("everybody may write /"), "{error}");
+        fs::set_permissions(dir.path(), mode(0o1777)).unwrap();
+        reached("/1/absolute").unwrap();
     }
 
     #[test]
