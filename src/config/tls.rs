@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::certificate::{self, CertificateError};
+use super::env_file::open_file;
 use super::merge::Step;
 use super::ocsp::{self, Staple};
 use super::secret::SecretBytes;
@@ -473,20 +474,18 @@ fn read_file(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, CertificateErro
             "permission denied: the service's user must be able to read it (`chgrp`, and mode 0640)"
                 .into(),
         ),
+        io::ErrorKind::Other => unreadable(e.to_string()),
         kind => unreadable(kind.to_string()),
     }
     };
-    let metadata = fs::metadata(path).map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(unreadable("it is not a file".into()));
-    }
-    if metadata.len() > FILE_MAX {
+    // Whoever may write its directory exchanges it at any moment.
+    let file = open_file(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.len() > FILE_MAX {
         return Err(unreadable("it is too large".into()));
     }
     // At its full size at once: a buffer that grows leaves copies of a key behind.
     let size = usize::try_from(FILE_MAX).unwrap_or(usize::MAX);
     let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(size));
-    let file = fs::File::open(path).map_err(failed)?;
     file.take(FILE_MAX)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
