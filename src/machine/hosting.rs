@@ -82,6 +82,66 @@ pub enum FromSupervisor {
     Unknown,
 }
 
+/// Why an instance was started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// It ended by itself, as if all were well.
+    Ended,
+    /// It ended by itself, with another exit code or of a signal.
+    Crash,
+    /// It held more than `[app] memory`.
+    Memory,
+    /// The kernel killed it for want of memory.
+    OutOfMemory,
+    /// It was started, and did not come to answer.
+    NotReady,
+}
+
+/// How often, by why.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Restarts {
+    /// [`Restart::Ended`]
+    ended: u64,
+    /// [`Restart::Crash`]
+    crash: u64,
+    /// [`Restart::Memory`]
+    memory: u64,
+    /// [`Restart::OutOfMemory`]
+    out_of_memory: u64,
+    /// [`Restart::NotReady`]
+    not_ready: u64,
+}
+
+impl Restarts {
+    /// Once more.
+    pub fn count(&mut self, why: Restart) {
+        *match why {
+            Restart::Ended => &mut self.ended,
+            Restart::Crash => &mut self.crash,
+            Restart::Memory => &mut self.memory,
+            Restart::OutOfMemory => &mut self.out_of_memory,
+            Restart::NotReady => &mut self.not_ready,
+        } += 1;
+    }
+
+    /// Each by its name. `all` of them: a supervisor of another build may have reasons that we do not know.
+    #[must_use]
+    pub fn named(&self, all: u64) -> [(&'static str, u64); 6] {
+        let known = [
+            ("ended", self.ended),
+            ("crash", self.crash),
+            ("memory", self.memory),
+            ("out_of_memory", self.out_of_memory),
+            ("not_ready", self.not_ready),
+        ];
+        let sum = known.iter().map(|(_, count)| count).sum();
+        let [ended, crash, memory, out_of_memory, not_ready] = known;
+        let other = ("other", all.saturating_sub(sum));
+        [ended, crash, memory, out_of_memory, not_ready, other]
+    }
+}
+
 /// The processes of an application.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instances {
@@ -89,6 +149,9 @@ pub struct Instances {
     pub pids: Vec<u32>,
     /// How often one of them was started again.
     pub restarts: u64,
+    /// And why, as far as the supervisor's build knows.
+    #[serde(default)]
+    pub restarts_by: Restarts,
     /// The memory that they and what they started would give back, in KiB.
     pub private_kib: u64,
     /// How many of them answer now; `None`: a supervisor of before does not say.
@@ -112,4 +175,38 @@ pub struct RunningApp {
     pub upstreams: Vec<Upstream>,
     /// The process of its supervisor.
     pub supervisor: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_of_another_build_is_understood() {
+        let of = |by: &str| {
+            let text = format!("{{\"pids\":[7],\"restarts\":5,\"private_kib\":1{by}}}");
+            let instances: Instances = serde_json::from_str(&text).unwrap();
+            instances.restarts_by.named(instances.restarts)
+        };
+        let count = |named: &[(&str, u64)], name| named.iter().find(|(n, _)| *n == name).unwrap().1;
+        assert_eq!(count(&of(""), "other"), 5);
+        let newer = of(",\"restarts_by\":{\"crash\":3,\"bored\":2}");
+        assert_eq!((count(&newer, "crash"), count(&newer, "other")), (3, 2));
+    }
+
+    #[test]
+    fn each_reason_is_counted_under_its_own_name() {
+        use Restart::{Crash, Ended, Memory, NotReady, OutOfMemory};
+        for (number, why) in [Ended, Crash, Memory, OutOfMemory, NotReady]
+            .into_iter()
+            .enumerate()
+        {
+            let mut restarts = Restarts::default();
+            restarts.count(why);
+            let counts = restarts.named(1).map(|(_, count)| count);
+            let mut expected = [0; 6];
+            expected[number] = 1;
+            assert_eq!(counts, expected, "{why:?}");
+        }
+    }
 }

@@ -58,11 +58,7 @@ pub(super) fn text(driver: &Driver) -> String {
     text.fates("http2_drained_total", help, &drained.http2);
     if driver.configured.config.app.is_some() {
         text.unanswered(&served.unanswered);
-        text.counter(
-            "app_restarts_total",
-            "How often an instance of this release's application was started again.",
-            driver.applications.report().map_or(0, |app| app.restarts),
-        );
+        text.restarts(driver.applications.restarts());
     }
     if let Some(identities) = &driver.configured.config.tls.identities {
         text.tls(identities, &served.tls.handshakes, &drained.tls);
@@ -111,6 +107,11 @@ impl Text {
             ("broken_off", all.broken_off),
         ];
         self.each("app_unanswered_total", "counter", help, "reason", values);
+    }
+
+    fn restarts(&mut self, all: [(&str, u64); 6]) {
+        let help = "How often an instance of this release's application was started again, by why it ended.";
+        self.each("app_restarts_total", "counter", help, "reason", all);
     }
 
     fn tls(&mut self, identities: &Identities, all: &Handshakes, drained: &Fates) {

@@ -18,7 +18,7 @@ use super::place::Place;
 use super::probe;
 use crate::config::{App, Listens, Size, read_env_file};
 use crate::machine::budget::Budget;
-use crate::machine::hosting::Hosting;
+use crate::machine::hosting::{Hosting, Restart};
 use crate::sys::memory::goes_before_us;
 use crate::sys::process::{Exit, Process};
 use crate::sys::spawn::{self, FIRST_FD_ENV, Output, Spawn};
@@ -59,7 +59,7 @@ pub(super) enum Word {
     Ended(Option<String>),
     Ready,
     /// It is started again.
-    Restarts,
+    Restarts(Restart),
     Failed(String),
 }
 
@@ -73,7 +73,7 @@ struct Running {
 /// Why it does not run any more.
 enum End {
     Stopped,
-    Broken(String),
+    Broken(Restart, String),
 }
 
 /// Ends within the window that are forgiven before it is said.
@@ -90,9 +90,9 @@ impl Instance {
         let mut budget = Budget::new(FORGIVEN, WINDOW);
         let mut was_ready = false;
         loop {
-            let why = match self.once(&mut was_ready).await {
+            let (reason, why) = match self.once(&mut was_ready).await {
                 End::Stopped => return,
-                End::Broken(why) => why,
+                End::Broken(reason, why) => (reason, why),
             };
             if !was_ready {
                 return self.say(Word::Failed(why)).await;
@@ -112,7 +112,7 @@ impl Instance {
                 () = sleep(pause) => {}
                 _ = self.stops.wait_for(|stop| *stop) => return,
             }
-            self.say(Word::Restarts).await;
+            self.say(Word::Restarts(reason)).await;
         }
     }
 
@@ -128,7 +128,7 @@ impl Instance {
             Ok(running) => running,
             Err(why) => {
                 self.down.has_ended(self.number, false);
-                return End::Broken(why);
+                return End::Broken(Restart::NotReady, why);
             }
         };
         let shot = Shot::before();
@@ -145,8 +145,8 @@ impl Instance {
         if answered {
             *was_ready = true;
             self.place.remember();
-            self.down.answers(self.number);
             self.say(Word::Ready).await;
+            self.down.answers(self.number);
             why = tokio::select! {
                 biased;
                 _ = stops.wait_for(|stop| *stop) => Some(Ended::Stopped),
@@ -166,26 +166,32 @@ impl Instance {
         let (label, said) = (self.label(), running.tail.said());
         let end = match why {
             None | Some(Ended::Stopped) => End::Stopped,
-            Some(Ended::NotReady(why)) => End::Broken(format!("{label} {why}{said}")),
+            Some(Ended::NotReady(why)) => {
+                End::Broken(Restart::NotReady, format!("{label} {why}{said}"))
+            }
             Some(Ended::TooMuch(held)) => {
                 let limit = self.hosting.app.memory.unwrap_or(held);
                 let held = mib(held);
-                End::Broken(format!("{label} held {held} MiB, [app] memory is {limit}"))
+                let why = format!("{label} held {held} MiB, [app] memory is {limit}");
+                End::Broken(Restart::Memory, why)
             }
-            Some(Ended::ByItself) if exit.success() => End::Broken(format!(
-                "{label} ended by itself (an application stays in the foreground: no daemon mode){said}"
-            )),
-            Some(Ended::ByItself) => {
-                let shot = match exit {
-                    Exit::Signal(9, _) => shot.since(),
-                    _ => "",
-                };
-                End::Broken(format!("{label} {exit}{shot}{said}"))
+            Some(Ended::ByItself) if exit.success() => {
+                let why =
+                    "ended by itself (an application stays in the foreground: no daemon mode)";
+                End::Broken(Restart::Ended, format!("{label} {why}{said}"))
             }
+            Some(Ended::ByItself) if matches!(exit, Exit::Signal(9, _)) && shot.was_fired() => {
+                let why = "the kernel ran out of memory, or the unit's MemoryMax= was reached";
+                End::Broken(
+                    Restart::OutOfMemory,
+                    format!("{label} {exit} ({why}){said}"),
+                )
+            }
+            Some(Ended::ByItself) => End::Broken(Restart::Crash, format!("{label} {exit}{said}")),
         };
         self.say(Word::Ended(match &end {
             End::Stopped => None,
-            End::Broken(why) => Some(why.lines().next().unwrap_or_default().to_owned()),
+            End::Broken(_, why) => Some(why.lines().next().unwrap_or_default().to_owned()),
         }))
         .await;
         end

@@ -38,14 +38,9 @@ impl Shot {
         Self(memory::oom_kills())
     }
 
-    /// Words about it, when there was one more since.
-    pub(super) fn since(&self) -> &'static str {
-        match (self.0, memory::oom_kills()) {
-            (Some(before), Some(now)) if now > before => {
-                " (the kernel ran out of memory, or the unit's MemoryMax= was reached)"
-            }
-            _ => "",
-        }
+    /// Whether there was one more since.
+    pub(super) fn was_fired(&self) -> bool {
+        matches!((self.0, memory::oom_kills()), (Some(before), Some(now)) if now > before)
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Upstream;
-use crate::machine::hosting::{FromSupervisor, Hosting, Instances, ToSupervisor};
+use crate::machine::hosting::{FromSupervisor, Hosting, Instances, Restarts, ToSupervisor};
 use crate::sys::channel::{Channel, ChannelError, Received};
 use crate::sys::journal;
 use crate::sys::process;
@@ -108,6 +108,7 @@ struct Supervisor {
     pids: Vec<Option<u32>>,
     leaders: Leaders,
     restarts: u64,
+    restarts_by: Restarts,
     /// Why an instance ended last.
     ended: Option<String>,
     /// As it was measured last, and when.
@@ -145,6 +146,7 @@ impl Supervisor {
             pids: vec![None; count],
             leaders: Leaders::default(),
             restarts: 0,
+            restarts_by: Restarts::default(),
             ended: None,
             private_kib: 0,
             measured: None,
@@ -303,7 +305,10 @@ impl Supervisor {
                 self.ended = why;
                 self.report_to_all().await;
             }
-            Word::Restarts => self.restarts += 1,
+            Word::Restarts(why) => {
+                self.restarts += 1;
+                self.restarts_by.count(why);
+            }
             Word::Ready => {
                 self.ready[number] = true;
                 self.report_to_all().await;
@@ -327,6 +332,7 @@ impl Supervisor {
         FromSupervisor::Report(Instances {
             pids: self.pids.iter().flatten().copied().collect(),
             restarts: self.restarts,
+            restarts_by: self.restarts_by,
             private_kib: self.private_kib,
             ready: u16::try_from(self.ready.iter().filter(|ready| **ready).count()).ok(),
             ended: self.ended.clone(),

@@ -189,7 +189,31 @@ fn an_instance_that_holds_too_much_memory_is_started_again() {
     let mib: u64 = words.split(' ').next().unwrap().parse().unwrap();
     assert!((96..200).contains(&mib), "{words}");
     assert!(words.contains("MiB, [app] memory is 64M"), "{words}");
-    wait_counted(&scene, "app_restarts_total 1");
+    wait_counted(&scene, "app_restarts_total{reason=\"memory\"} 1");
+}
+
+#[test]
+fn what_made_an_instance_start_again_is_counted() {
+    let scene = Scene::begin("restarts", SOCKET, "");
+    let crash = || {
+        let before = pid(&scene);
+        let _ = scene.ask("GET /crash HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        wait_another(&scene, before);
+    };
+    crash();
+    wait_counted(&scene, "app_restarts_total{reason=\"crash\"} 1");
+    // Nor is what ended it last the reason of the time before.
+    let fault = scene.releases().join("1/fault");
+    fs::write(&fault, "sick").unwrap();
+    let _ = scene.ask("GET /crash HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    scene.wait_log("GET /healthz is answered 500");
+    fs::remove_file(fault).unwrap();
+    wait_another(&scene, 0);
+    wait_counted(&scene, "app_restarts_total{reason=\"crash\"} 2");
+    wait_counted(&scene, "app_restarts_total{reason=\"memory\"} 0");
+    let metrics = metrics(&scene);
+    let none = "handover_app_restarts_total{reason=\"not_ready\"} 0\n";
+    assert!(!metrics.contains(none), "{metrics}");
 }
 
 #[test]
@@ -231,7 +255,7 @@ fn a_start_that_failed_leaves_no_socket_behind() {
 /// Each loses memory with each answer, and so all reach the limit together.
 #[test]
 fn instances_over_their_limit_are_started_again_one_after_the_other() {
-    // A start takes a second: without the other instance requests would fail.
+    // A start takes three seconds: without the other instance requests would fail.
     let app = "instances = 2\nmemory = \"64M\"\nconnect_timeout = \"300ms\"\n";
     let scene = Scene::prepare("one-by-one", SOCKET, app);
     scene.release("1", "leaks");
@@ -278,12 +302,16 @@ fn what_it_does_not_answer_is_counted_by_what_the_client_got() {
     }
 }
 
+fn metrics(scene: &Scene) -> String {
+    let metrics = scene.service.control("/metrics").expect("metrics");
+    String::from_utf8_lossy(&metrics).into_owned()
+}
+
 #[track_caller]
 fn wait_counted(scene: &Scene, counted: &str) {
     let end = Instant::now() + SOON;
     loop {
-        let metrics = scene.service.control("/metrics").expect("metrics");
-        let metrics = String::from_utf8_lossy(&metrics);
+        let metrics = metrics(scene);
         if metrics.contains(&format!("handover_{counted}\n")) {
             return;
         }

@@ -267,6 +267,13 @@ impl Applications {
         self.current.as_ref().map(Application::report)
     }
 
+    /// How often its instances were started again, by why.
+    pub(super) fn restarts(&self) -> [(&'static str, u64); 6] {
+        let instances = self.current.as_ref().map(|one| &one.instances);
+        let instances = instances.cloned().unwrap_or_default();
+        instances.restarts_by.named(instances.restarts)
+    }
+
     /// For a successor: what runs, and an end that holds it.
     pub(super) fn share(&self) -> Option<(RunningApp, OwnedFd)> {
         self.current.as_ref().and_then(Application::share)
