@@ -7,6 +7,7 @@ mod kit;
 mod bad_input;
 mod cold;
 mod life;
+mod proxied;
 mod real;
 mod scene;
 mod supervised;
