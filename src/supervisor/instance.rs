@@ -131,7 +131,7 @@ impl Instance {
                 return End::Broken(Restart::NotReady, why);
             }
         };
-        let shot = Shot::before();
+        let mut shot = Shot::before();
         self.say(Word::Started(running.process.pid())).await;
         let limit = Duration::from_millis(self.hosting.ready_within_ms);
         let mut stops = self.stops.clone();
@@ -152,6 +152,7 @@ impl Instance {
                 _ = stops.wait_for(|stop| *stop) => Some(Ended::Stopped),
                 _ = running.process.exited() => Some(Ended::ByItself),
                 held = self.holds_too_much(running.process.pid()) => Some(Ended::TooMuch(held)),
+                never = shot.watch() => match never {},
             };
         }
         let patience = match why {
@@ -181,7 +182,7 @@ impl Instance {
                 End::Broken(Restart::Ended, format!("{label} {why}{said}"))
             }
             Some(Ended::ByItself) if matches!(exit, Exit::Signal(9, _)) && shot.was_fired() => {
-                let why = "the kernel ran out of memory, or the unit's MemoryMax= was reached";
+                let why = "the kernel ran out of memory, or a limit such as MemoryMax= was reached";
                 End::Broken(
                     Restart::OutOfMemory,
                     format!("{label} {exit} ({why}){said}"),

@@ -1,5 +1,6 @@
 //! How much an instance holds, and whether the kernel ended it for want of memory.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use super::group::Leaders;
@@ -29,18 +30,34 @@ pub(super) async fn exceeded(
     }
 }
 
-/// What the kernel did to processes of our control group.
+/// What the kernel did to processes of our control group a moment ago.
 #[derive(Debug)]
-pub(super) struct Shot(Option<u64>);
+pub(super) struct Shot {
+    /// At the look before the last one: what has been killed since ends now.
+    before: Option<u64>,
+    last: Option<u64>,
+}
 
 impl Shot {
     pub(super) fn before() -> Self {
-        Self(memory::oom_kills())
+        let now = memory::oom_kills();
+        Self {
+            before: now,
+            last: now,
+        }
+    }
+
+    /// Looks again and again: a kill of long ago is not why an instance ends.
+    pub(super) async fn watch(&mut self) -> Infallible {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            self.before = std::mem::replace(&mut self.last, memory::oom_kills());
+        }
     }
 
     /// Whether there was one more since.
     pub(super) fn was_fired(&self) -> bool {
-        matches!((self.0, memory::oom_kills()), (Some(before), Some(now)) if now > before)
+        matches!((self.before, memory::oom_kills()), (Some(before), Some(now)) if now > before)
     }
 }
 

@@ -311,6 +311,8 @@ impl Supervisor {
             }
             Word::Ready => {
                 self.ready[number] = true;
+                // Until now it held little.
+                self.measured = None;
                 self.report_to_all().await;
                 if self.ready.iter().all(|ready| *ready) {
                     let upstreams = self.upstreams.clone();

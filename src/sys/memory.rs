@@ -37,14 +37,28 @@ fn kib(text: &str, keys: &[&str]) -> u64 {
     text.lines().filter_map(value).sum()
 }
 
-/// How many processes of our control group the kernel has ended for want of memory; `None`: it does
-/// not say.
+/// How many processes the kernel has ended for want of memory: those of our control group, or all of this
+/// machine where no group of ours counts them. `None`: it does not say.
 #[must_use]
 pub fn oom_kills() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let ours = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let events = fs::read_to_string(format!("/sys/fs/cgroup{ours}/memory.events")).ok()?;
-    events_of(&events)
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    counts_of(&groups).find_map(|file| events_of(&fs::read_to_string(file).ok()?))
+}
+
+/// The files that may have the number, the one that is most about us first: of control groups of version
+/// 2, of version 1, and of proc(5).
+fn counts_of(groups: &str) -> impl Iterator<Item = String> {
+    let of = |line: &str| {
+        let (_, rest) = line.split_once(':')?;
+        match rest.split_once(':')? {
+            ("", path) => Some(format!("/sys/fs/cgroup{path}/memory.events")),
+            ("memory", path) => Some(format!("/sys/fs/cgroup/memory{path}/memory.oom_control")),
+            _ => None,
+        }
+    };
+    let mut files: Vec<String> = groups.lines().filter_map(of).collect();
+    files.sort_unstable_by_key(|file| !file.ends_with("memory.events"));
+    files.into_iter().chain(["/proc/vmstat".to_owned()])
 }
 
 fn events_of(events: &str) -> Option<u64> {
@@ -81,6 +95,24 @@ mod tests {
         let events = "low 0\noom 3\noom_kill 2\noom_group_kill 0\n";
         assert_eq!(events_of(events), Some(2));
         assert_eq!(events_of("low 0\n"), None);
+        let control = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        assert_eq!(events_of(control), Some(3));
+    }
+
+    #[test]
+    fn the_group_of_ours_is_asked_before_the_machine() {
+        let hybrid = "5:devices:/\n4:memory:/a/b\n0::/c.service\n";
+        let files: Vec<_> = counts_of(hybrid).collect();
+        assert_eq!(
+            files,
+            [
+                "/sys/fs/cgroup/c.service/memory.events",
+                "/sys/fs/cgroup/memory/a/b/memory.oom_control",
+                "/proc/vmstat",
+            ]
+        );
+        assert_eq!(counts_of("").collect::<Vec<_>>(), ["/proc/vmstat"]);
+        assert!(oom_kills().is_some());
     }
 
     #[test]

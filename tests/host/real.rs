@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::kit::example::{EXPRESS, Example, FASTAPI, FLASK, SINATRA, SLOW};
+use crate::kit::example::{EXPRESS, Example, FASTAPI, FLASK, SINATRA};
 use crate::kit::service::SOON;
 use crate::scene::Scene;
 
@@ -87,9 +87,7 @@ fn is_deployed(example: &Example, link: Option<(&str, &str)>) {
     for fault in example.faults(taken.0) {
         let dir = release(fault.name);
         fs::write(dir.join(example.main), &fault.source).unwrap();
-        // With several processes uvicorn starts a broken release for ever.
-        let for_ever = example.name == FASTAPI.name || fault.name == SLOW;
-        configure(if for_ever { "5s" } else { "30s" });
+        configure(example.patience(&fault, "30s"));
         let refused = scene.deploy(fault.name);
         assert_eq!(refused.code, 1, "{}: {refused}", fault.name);
         let said = format!("{}{}", refused.stdout, refused.stderr);
