@@ -155,7 +155,7 @@ fn row(last: &Last) -> Vec<String> {
         last.connections.cut.to_string(),
         last.reason
             .as_deref()
-            .map(text::one_line)
+            .map(text::first_line)
             .unwrap_or_default(),
     ]
 }

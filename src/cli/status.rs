@@ -298,7 +298,7 @@ fn last(last: &Last, now: Timestamp, look: Look<'_>) -> String {
     let when = ago(&last.finished_at, now);
     let mut line = format!("{from} -> {to} {} {when} ago", outcome(last.outcome));
     if let Some(reason) = &last.reason {
-        let _ = write!(line, ": {}", text::one_line(reason));
+        let _ = write!(line, ": {}", text::first_line(reason));
     }
     let mut more = Vec::new();
     for (label, ms) in [("takeover", last.takeover_ms), ("drain", last.drain_ms)] {

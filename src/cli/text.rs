@@ -108,6 +108,16 @@ pub(super) fn one_line(text: &str) -> String {
     printable(text.trim().replace(['\n', '\t'], " "))
 }
 
+/// The first of several lines, where there is room for one: what follows are an application's last lines,
+/// or the place in a file.
+pub(super) fn first_line(text: &str) -> String {
+    let text = text.trim();
+    match text.split_once('\n') {
+        Some((first, _)) => one_line(&format!("{} ...", first.trim_end_matches([':', ' ']))),
+        None => one_line(text),
+    }
+}
+
 /// With everything that could command a terminal, or hide what stands there, written out. Lines and
 /// tabs stay.
 pub(super) fn printable(text: impl Into<String>) -> String {
@@ -223,6 +233,16 @@ mod tests {
             clock("2026-11-22T16:00:00.25+01:00"),
             "2026-11-22 15:00:00Z"
         );
+    }
+
+    #[test]
+    fn of_a_long_reason_the_first_line_is_shown() {
+        let reason = "it exited with code 3; its last lines:\n  Traceback\n  ImportError\n";
+        assert_eq!(
+            first_line(reason),
+            "it exited with code 3; its last lines ..."
+        );
+        assert_eq!(first_line(" workers crash\n"), "workers crash");
     }
 
     #[test]
