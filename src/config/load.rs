@@ -129,6 +129,19 @@ impl Sources {
         self.load_parts(Path::new("/etc"), true)
     }
 
+    /// The name that the files give to the service, as far as they can be read. They may be wrong in
+    /// everything else: a client asks whom it is about.
+    #[must_use]
+    pub fn name_in_files(&self) -> Option<String> {
+        let texts = self.files(Path::new("/etc"), &self.defaults.name).ok()?;
+        let name = |text: &str| {
+            let table: toml::Table = text.parse().ok()?;
+            Some(table.get("name")?.as_str()?.to_owned())
+        };
+        let last = texts.iter().rev().find_map(|(_, text)| name(text));
+        last.filter(|name| service_name(name).is_ok())
+    }
+
     /// Whether loading now would give `running`: `status` says it. Certificates are not read: anybody
     /// may ask, and as often as they like.
     #[must_use]

@@ -392,13 +392,23 @@ impl Service {
                     Ask::Rollback => self.link(&invocation.globals, &inherited).ok().flatten(),
                     _ => None,
                 };
-                let client =
-                    Client::new(&typed, self.name, &invocation.globals, &env, installation)
-                        .link(link.as_deref());
+                let globals = self.named(&invocation.globals, &inherited);
+                let client = Client::new(&typed, self.name, &globals, &env, installation)
+                    .link(link.as_deref());
                 client.run(ask, &mut screen)
             }
         };
         ExitCode::from(code)
+    }
+
+    /// Who names a configuration alone means the service that it names.
+    fn named(&self, globals: &Globals, inherited: &Inherited) -> Globals {
+        let mut globals = globals.clone();
+        if globals.name.is_none() && globals.config.is_some() {
+            let sources = self.sources(&globals, &Run::default(), room(inherited));
+            globals.name = sources.name_in_files().filter(|name| name != self.name);
+        }
+        globals
     }
 
     /// `[app] directory`. That what it leads to now cannot be started is why somebody deploys.

@@ -1,5 +1,7 @@
 //! An application starts, ends, is started again and handed on.
 
+use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::kit::build;
@@ -244,4 +246,19 @@ fn large_bodies_and_many_clients_go_through() {
     let load = Load::start(spec);
     load.wait_answers(2000, Duration::from_secs(30));
     load.stop().assert_clean().assert_kept();
+}
+
+/// Whatever else is wrong with it.
+#[test]
+fn a_configuration_says_which_service_is_asked() {
+    let scene = Scene::prepare("which", "{socket}", "");
+    let file = scene.service.dir().join("shop.toml");
+    fs::write(&file, "name = \"no-such-shop\"\nno_such_key = 1\n").unwrap();
+    let ran = Command::new(build::own())
+        .arg("--config")
+        .args([file.as_os_str(), "status".as_ref()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(said.contains("/no-such-shop/control.sock"), "{said}");
 }
