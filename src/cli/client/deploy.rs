@@ -10,9 +10,9 @@ use super::connection::Trouble;
 use super::follow::{Goal, Which};
 use super::screen::Screen;
 use super::{Client, verdict};
-use crate::api::{Until, UpgradeOrder, Verdict, exit};
+use crate::api::{Phase, Until, UpgradeOrder, Verdict, exit};
 use crate::cli::args::Deploy;
-use crate::sys::link::Link;
+use crate::sys::link::{Link, Lock};
 
 impl Client<'_> {
     /// `deploy`. `link` is `[app] directory`.
@@ -34,8 +34,11 @@ impl Client<'_> {
             }
         };
         let status = self.control.status().await?;
+        // One that has been decided ends by itself: it holds up nothing.
+        let decided = Phase::named(&status.phase) == Some(Phase::Serving);
+        let under_way = status.upgrade.filter(|_| !decided);
         // It would be refused, and the link would be in the way of what is under way.
-        if status.upgrade.is_some() && !deploy.order.supersede {
+        if under_way.is_some() && !deploy.order.supersede {
             let message = format!(
                 "another upgrade is under way: `{command} commit` or `{command} rollback` first, or \
                  --supersede",
@@ -51,30 +54,14 @@ impl Client<'_> {
                 return Ok(verdict(exit::CONFIG, message));
             }
         };
-        // Two at a time would point the link away from each other's release. Who cannot write the link's
-        // directory has no lock, and is told when there is something to be written.
-        let mut lock = match link.lock() {
-            Ok(Some(lock)) => Some(lock),
-            Ok(None) => {
-                let message = format!("another `deploy` of {} is under way", path.display());
-                return Ok(verdict(exit::REFUSED, message));
-            }
-            Err(e) if link.can_be_written() => {
-                let why = match Errno::from_io_error(&e) {
-                    Some(Errno::ACCESS) => {
-                        "; another user's `deploy` is under way, or was killed and left it"
-                    }
-                    _ => "",
-                };
-                let message = format!("cannot use {}: {e}{why}", link.lock_file().display());
-                return Ok(verdict(exit::REFUSED, message));
-            }
-            Err(_) => None,
+        let mut lock = match lock(&link, path) {
+            Ok(lock) => lock,
+            Err(message) => return Ok(verdict(exit::REFUSED, message)),
         };
         let now = link.leads_to();
         // A release that is superseded in its probation is nothing to go back to: what served before it
         // stays that.
-        let superseded = status.upgrade.is_some_and(|one| one.releases.is_some());
+        let superseded = under_way.is_some_and(|one| one.releases.is_some());
         let kept = link.before();
         let before = if superseded {
             kept.as_ref().ok().and_then(Link::leads_to)
@@ -90,24 +77,8 @@ impl Client<'_> {
                 }
                 link.point(&directory)
             });
-            match pointed {
-                Ok(true) => {}
-                Ok(false) => {
-                    let message = format!(
-                        "{} is not a link: `deploy` needs one that leads to the release; `apply` runs \
-                         what is in the directory now",
-                        path.display()
-                    );
-                    return Ok(verdict(exit::CONFIG, message));
-                }
-                Err(e) => {
-                    let message = format!(
-                        "cannot point {} to {}: {e}",
-                        path.display(),
-                        directory.display()
-                    );
-                    return Ok(verdict(exit::FAILED, message));
-                }
+            if let Some(refused) = not_pointed(pointed, path, &directory) {
+                return Ok(refused);
             }
         }
         let order = UpgradeOrder {
@@ -129,6 +100,10 @@ impl Client<'_> {
         };
         let done = matches!(&ordered, Ok(Verdict { exit: exit::OK, .. }));
         if done {
+            if let Some(before) = before.filter(|before| *before != directory) {
+                let (from, to) = (before.display(), directory.display());
+                screen.say(&format!("release {from} -> {to}"));
+            }
             self.old_releases(screen).await?;
         } else if self.serving().await.as_ref() != Some(&directory) {
             // A connection that was lost says nothing about the upgrade: what serves does.
@@ -176,6 +151,47 @@ impl Client<'_> {
             point_back(&link, refused, before.as_deref())
         });
         done.unwrap_or_else(|e| still_leads(path, refused, &e, screen));
+    }
+}
+
+/// Two at a time would point the link away from each other's release. Who cannot write the link's directory
+/// has no lock, and is told when there is something to be written.
+fn lock(link: &Link, path: &Path) -> Result<Option<Lock>, String> {
+    match link.lock() {
+        Ok(Some(lock)) => Ok(Some(lock)),
+        Ok(None) => Err(format!(
+            "another `deploy` of {} is under way",
+            path.display()
+        )),
+        Err(e) if link.can_be_written() => {
+            let why = match Errno::from_io_error(&e) {
+                Some(Errno::ACCESS) => {
+                    "; another user's `deploy` is under way, or was killed and left it"
+                }
+                _ => "",
+            };
+            let file = link.lock_file();
+            Err(format!("cannot use {}: {e}{why}", file.display()))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+fn not_pointed(pointed: io::Result<bool>, link: &Path, directory: &Path) -> Option<Verdict> {
+    let link = link.display();
+    match pointed {
+        Ok(true) => None,
+        Ok(false) => {
+            let message = format!(
+                "{link} is not a link: `deploy` needs one that leads to the release; `apply` runs what is \
+                 in the directory now"
+            );
+            Some(verdict(exit::CONFIG, message))
+        }
+        Err(e) => {
+            let message = format!("cannot point {link} to {}: {e}", directory.display());
+            Some(verdict(exit::FAILED, message))
+        }
     }
 }
 
