@@ -2,15 +2,15 @@
 //! `examples/`.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::container::{Container, Ran};
 use crate::host::{SOON, until};
-use crate::kit::client::{Load, Running, Spec};
-use crate::kit::example::{EXPRESS, Example, FASTAPI, FLASK, SINATRA, SLOW};
+use crate::kit::client::{Kind, Load, Running, Spec};
+use crate::kit::example::{EXPRESS, Example, FASTAPI, FLASK, SINATRA};
 use crate::release::{Build, Layer, PROGRAM};
 use crate::stories::load::PAUSE;
 use crate::tree::Suite;
@@ -24,10 +24,6 @@ struct Story {
 
 const STORIES: [Story; 7] = [
     Story {
-        name: "an_upgrade_of_ours_leaves_the_application_alone",
-        tell: an_upgrade_of_ours_leaves_the_application_alone,
-    },
-    Story {
         name: "a_restart_starts_the_release_that_serves",
         tell: a_restart_starts_the_release_that_serves,
     },
@@ -36,20 +32,24 @@ const STORIES: [Story; 7] = [
         tell: a_reload_notices_the_link,
     },
     Story {
-        name: "flask_is_deployed_refused_and_taken_back",
-        tell: |blog| is_deployed_refused_and_taken_back(blog, &FLASK),
+        name: "what_the_kernel_kills_for_want_of_memory_is_told_and_started_again",
+        tell: what_the_kernel_kills_for_want_of_memory_is_told_and_started_again,
     },
     Story {
-        name: "fastapi_is_deployed_refused_and_taken_back",
-        tell: |blog| is_deployed_refused_and_taken_back(blog, &FASTAPI),
+        name: "flask_is_deployed_refused_taken_back_and_left_alone",
+        tell: |blog| is_deployed_refused_taken_back_and_left_alone(blog, &FLASK),
     },
     Story {
-        name: "express_is_deployed_refused_and_taken_back",
-        tell: |blog| is_deployed_refused_and_taken_back(blog, &EXPRESS),
+        name: "fastapi_is_deployed_refused_taken_back_and_left_alone",
+        tell: |blog| is_deployed_refused_taken_back_and_left_alone(blog, &FASTAPI),
     },
     Story {
-        name: "sinatra_is_deployed_refused_and_taken_back",
-        tell: |blog| is_deployed_refused_and_taken_back(blog, &SINATRA),
+        name: "express_is_deployed_refused_taken_back_and_left_alone",
+        tell: |blog| is_deployed_refused_taken_back_and_left_alone(blog, &EXPRESS),
+    },
+    Story {
+        name: "sinatra_is_deployed_refused_taken_back_and_left_alone",
+        tell: |blog| is_deployed_refused_taken_back_and_left_alone(blog, &SINATRA),
     },
 ];
 
@@ -84,37 +84,10 @@ fn trial(story: &'static Story, suite: Suite, layer: Arc<std::io::Result<Layer>>
     })
 }
 
-/// The package replaces the program: the instance runs it, and it proves itself for all instances. At
-/// the package's end the instance ends.
-fn an_upgrade_of_ours_leaves_the_application_alone(blog: &Blog) {
-    blog.start();
-    let load = clients();
-    let gunicorn = blog.gunicorn();
-    let script = format!(
-        "cp -p {} {PROGRAM}.tmp && mv -T {PROGRAM}.tmp {PROGRAM}",
-        Build::B.path()
-    );
-    blog.container.sh(&script).ok();
-    blog.package(&["posttrans", "1"]).ok();
-    let exe = format!("cmp /proc/{}/exe {}", blog.main_pid(), Build::B.path());
-    blog.container.sh(&exe).ok();
-    blog.serves("1");
-    assert_eq!(blog.gunicorn(), gunicorn);
-    load.wait_answers(100, SOON);
-    blog.handover(&["commit"]).ok();
-    let good = format!("cmp -s {PROGRAM}.good {}", Build::B.path());
-    until("the guard keeps what proved itself", SOON, || {
-        (blog.container.sh(&good).code == 0).then_some(())
-    });
-    load.wait_answers(100, SOON);
-    load.stop().assert_clean().assert_kept();
-    assert_eq!(blog.gunicorn(), gunicorn);
-    blog.package(&["preun", "0"]).ok();
-    assert_eq!(blog.property("ActiveState"), "inactive");
-}
-
 /// Also after a crash of everything.
 fn a_restart_starts_the_release_that_serves(blog: &Blog) {
+    let config = format!("{CONFIG}[control]\ngroup = \"games\"\n");
+    blog.container.write("/etc/handover/blog.toml", &config);
     blog.start();
     blog.deploy("2").ok();
     blog.handover(&["rollback"]).ok();
@@ -127,6 +100,35 @@ fn a_restart_starts_the_release_that_serves(blog: &Blog) {
         (blog.property("ActiveState") == "active").then_some(())
     });
     blog.serves("2");
+    // Root is killed in the middle of a deploy: the directory's owner, who may give orders, goes on.
+    blog.container
+        .write("/srv/blog/slow/blog.py", "import time\ntime.sleep(3600)\n");
+    blog.container
+        .sh("chmod -R a+rX /srv/blog; chown games: /srv/blog")
+        .ok();
+    let killed = format!(
+        "/usr/bin/handover --name {NAME} deploy /srv/blog/slow & \
+         until [ -e /srv/blog/.current.lock ] && [ $(readlink /srv/blog/current) = /srv/blog/slow ]; \
+         do sleep 0.01; done; kill -KILL $!; ls /srv/blog/.current.lock"
+    );
+    blog.container.sh(&killed).ok();
+    let as_owner = |args: &[&str]| {
+        let user = [
+            "setpriv",
+            "--reuid=games",
+            "--regid=games",
+            "--clear-groups",
+        ];
+        let client = ["/usr/bin/handover", "--name", NAME];
+        let command = user.iter().chain(&client).chain(args);
+        blog.container.run(command).ok();
+    };
+    as_owner(&["rollback"]);
+    as_owner(&["deploy", "/srv/blog/1"]);
+    blog.serves("1");
+    assert_eq!(blog.linked(), "/srv/blog/1");
+    let lock = ["test", "-e", "/srv/blog/.current.lock"];
+    assert_eq!(blog.container.run(lock).code, 1);
 }
 
 /// `systemctl reload` runs what is on disk: a link that leads elsewhere is another release.
@@ -148,9 +150,66 @@ fn a_reload_notices_the_link(blog: &Blog) {
     load.stop().assert_clean().assert_kept();
 }
 
+/// One of two instances. The front serves on, and so does the other one: who had asked the one that was
+/// killed is told so.
+fn what_the_kernel_kills_for_want_of_memory_is_told_and_started_again(blog: &Blog) {
+    blog.container
+        .write("/srv/blog/1/app.py", include_str!("../host/app.py"));
+    let gunicorn = CONFIG.lines().find(|line| line.starts_with("command"));
+    let single = "command = [\"python3\", \"app.py\", \"{socket}\"]\ninstances = 2";
+    let config = CONFIG.replace(gunicorn.expect("a command"), single);
+    blog.container.write("/etc/handover/blog.toml", &config);
+    let drop_in = format!("/etc/systemd/system/{UNIT}.d/memory.conf");
+    let limit = format!("[Service]\nMemoryMax={MEMORY}\nMemorySwapMax=0\n");
+    blog.container.write(&drop_in, &limit);
+    blog.systemctl(&["enable", "--now", UNIT]).ok();
+    let _limited = Limited::unless_systemd_does(blog);
+    let main = blog.main_pid();
+    let before = blog.instances();
+    let load = clients();
+    let asked = blog.container.run([
+        "curl",
+        "-sS",
+        "--write-out",
+        "%{http_code}",
+        "http://127.0.0.1/eat",
+    ]);
+    assert!(asked.stdout.ends_with("502"), "{asked}");
+    let after = until("both answer again", SOON, || {
+        let status = blog.status();
+        let app = &status["masters"][0]["app"];
+        let again = app["restarts"] == 1 && app["answering"] == 2;
+        again.then(|| app["ended"].as_str().unwrap_or_default().to_owned())
+    });
+    let said = " of the application was killed by SIGKILL (the kernel ran out of memory, or a limit such as \
+                MemoryMax= was reached)";
+    assert!(after.contains(said), "{after}");
+    let journal = format!("journalctl --unit {UNIT} --output=cat");
+    let journal = blog.container.sh(&journal);
+    assert!(journal.ok().contains(said), "{journal}");
+    let metrics = blog.container.sh(&format!(
+        "curl -sS --unix-socket /run/{NAME}/control.sock http://x/metrics"
+    ));
+    let counted = "handover_app_restarts_total{reason=\"out_of_memory\"} 1";
+    assert!(metrics.ok().contains(counted), "{metrics}");
+    let kept = blog.instances();
+    assert_eq!(before.iter().filter(|pid| kept.contains(pid)).count(), 1);
+    assert_eq!(blog.main_pid(), main);
+    load.mark("after");
+    load.wait_answers(100, SOON);
+    let report = load.stop();
+    assert_eq!(report.phase("after").failures(), 0, "{report}");
+    // What was with that instance: each client is told, and keeps its connection.
+    let told = report.count(Kind::BadStatus);
+    assert_eq!(report.failed(), told, "{report}");
+    assert!(told <= CLIENTS as u64, "{report}");
+    report.assert_kept();
+}
+
 /// By the example's own configuration, but for where it is and what it is installed with. Each fault is
-/// refused by its reason, the clients notice nothing, and systemd knows the main process.
-fn is_deployed_refused_and_taken_back(blog: &Blog, example: &Example) {
+/// refused by its reason, the clients notice nothing, and systemd knows the main process. Another program
+/// of ours takes the application over, and proves itself for all instances; at the package's end they end.
+fn is_deployed_refused_taken_back_and_left_alone(blog: &Blog, example: &Example) {
     let write = |release: &str, main: &str| {
         for entry in std::fs::read_dir(example.directory()).expect("the example") {
             let name = entry.expect("a file").file_name();
@@ -168,9 +227,7 @@ fn is_deployed_refused_and_taken_back(blog: &Blog, example: &Example) {
     let configure = |start_timeout: &str| {
         let text = example
             .config(Path::new("/srv/blog/current"))
-            .replace("venv/bin/", "")
-            // With several processes uvicorn starts a broken release for ever.
-            .replace("\"--workers\", \"2\", \"api:app\"", "\"api:app\"");
+            .replace("venv/bin/", "");
         let text = format!(
             "workers = 2\n[[listener]]\nname = \"http\"\naddress = \"[::]:80\"\n\
              [upgrade]\nprobation = \"10m\"\nstart_timeout = {start_timeout:?}\n{text}"
@@ -216,7 +273,7 @@ fn is_deployed_refused_and_taken_back(blog: &Blog, example: &Example) {
     assert_eq!(blog.main_pid(), first);
     assert_eq!(blog.linked(), "/srv/blog/1");
     for fault in &faults {
-        configure(if fault.name == SLOW { "3s" } else { "1m" });
+        configure(example.patience(fault, "1m"));
         let refused = blog.deploy(fault.name);
         assert_eq!(refused.code, 1, "{}: {refused}", fault.name);
         assert!(
@@ -233,11 +290,32 @@ fn is_deployed_refused_and_taken_back(blog: &Blog, example: &Example) {
     blog.handover(&["commit"]).ok();
     serves("2");
     load.wait_answers(100, SOON);
+    let application = blog.instances();
+    let script = format!(
+        "cp -p {} {PROGRAM}.tmp && mv -T {PROGRAM}.tmp {PROGRAM}",
+        Build::B.path()
+    );
+    blog.container.sh(&script).ok();
+    blog.package(&["posttrans", "1"]).ok();
+    let exe = format!("cmp /proc/{}/exe {}", blog.main_pid(), Build::B.path());
+    blog.container.sh(&exe).ok();
+    assert_eq!(blog.instances(), application);
+    serves("2");
+    load.wait_answers(100, SOON);
+    blog.handover(&["commit"]).ok();
+    let good = format!("cmp -s {PROGRAM}.good {}", Build::B.path());
+    until("the guard keeps what proved itself", SOON, || {
+        (blog.container.sh(&good).code == 0).then_some(())
+    });
+    load.wait_answers(100, SOON);
     load.stop().assert_clean().assert_kept();
+    assert_eq!(blog.instances(), application);
+    serves("2");
     assert_eq!(blog.property("ActiveState"), "active");
     let list = blog.container.run(["/usr/bin/handover", "list"]);
     assert!(list.ok().contains(NAME), "{list}");
-    blog.systemctl(&["stop", UNIT]).ok();
+    blog.package(&["preun", "0"]).ok();
+    assert_eq!(blog.property("ActiveState"), "inactive");
     // Not the command that looks for them.
     let left = [
         "pgrep",
@@ -302,10 +380,19 @@ impl Blog {
         self.property("MainPID").parse().expect("a number")
     }
 
-    /// gunicorn's first process.
-    fn gunicorn(&self) -> String {
-        let oldest = ["pgrep", "--oldest", "--full", "gunicorn"];
-        self.container.run(oldest).ok().to_owned()
+    fn status(&self) -> serde_json::Value {
+        let ran = self.handover(&["status", "--json"]);
+        serde_json::from_str(ran.ok()).unwrap_or_else(|e| panic!("{e}: {ran}"))
+    }
+
+    /// The first process of each instance that the owner's workers are in front of.
+    fn instances(&self) -> Vec<u64> {
+        let status = self.status();
+        let masters = status["masters"].as_array().expect("masters");
+        let owner = masters.iter().find(|one| one["pid"] == status["owner_pid"]);
+        let pids = owner.and_then(|owner| owner["app"]["pids"].as_array());
+        let pids = pids.unwrap_or_else(|| panic!("no application: {status:#}"));
+        pids.iter().filter_map(serde_json::Value::as_u64).collect()
     }
 
     fn linked(&self) -> String {
@@ -320,12 +407,59 @@ impl Blog {
     }
 }
 
+/// A limit of memory for all processes of the unit, in a control group of version 1 of this machine's.
+/// Removed at the end.
+struct Limited(Option<PathBuf>);
+
+impl Limited {
+    /// Where the machine counts memory in version 1, systemd in the container cannot.
+    fn unless_systemd_does(blog: &Blog) -> Self {
+        let controllers = blog.container.path("/sys/fs/cgroup/cgroup.controllers");
+        let controllers = std::fs::read_to_string(controllers).expect("control groups");
+        if controllers.split_whitespace().any(|one| one == "memory") {
+            return Self(None);
+        }
+        let name = format!("{MEMORY_V1}/handover-{}", blog.container.leader());
+        let limited = Self(Some(PathBuf::from(&name)));
+        std::fs::create_dir(&name).expect("a control group");
+        std::fs::write(format!("{name}/memory.limit_in_bytes"), MEMORY).expect("its limit");
+        let group = blog.property("ControlGroup");
+        let unit = format!("cat /sys/fs/cgroup{group}/cgroup.procs");
+        for pid in blog.container.sh(&unit).ok().lines() {
+            // In the container's numbers, at this machine's files.
+            let leader = blog.container.leader().to_string();
+            let moved = std::process::Command::new("nsenter")
+                .args(["--target", &leader, "--pid", "sh", "-euc"])
+                .arg(format!("echo {pid} >{name}/cgroup.procs"))
+                .status();
+            assert!(moved.expect("nsenter").success(), "cannot move {pid}");
+        }
+        limited
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        let Some(group) = &self.0 else { return };
+        let all = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        for pid in all.lines() {
+            let _ = std::fs::write(format!("{MEMORY_V1}/cgroup.procs"), pid);
+        }
+        let _ = std::fs::remove_dir(group);
+    }
+}
+
+const MEMORY: &str = "160M";
+const MEMORY_V1: &str = "/sys/fs/cgroup/memory";
+
 fn clients() -> Running {
-    let spec = Spec::new("127.0.0.1:80").keep_alive().connections(16);
+    let spec = Spec::new("127.0.0.1:80").keep_alive().connections(CLIENTS);
     let load = Load::start(spec.pause(10 * PAUSE));
     load.wait_answers(50, SOON);
     load
 }
+
+const CLIENTS: usize = 16;
 
 const NAME: &str = "handover@blog";
 const UNIT: &str = "handover@blog.service";

@@ -78,6 +78,17 @@ impl Suite {
         cached(&name, packages, |new| self.add(packages, tree, new))
     }
 
+    /// Both: from packages of the other kind people run applications, too.
+    pub fn tree_with_apps_and_rpm(self) -> Result<&'static Path, Missing> {
+        static TREES: [OnceLock<Result<PathBuf, Missing>>; 3] =
+            [OnceLock::new(), OnceLock::new(), OnceLock::new()];
+        let make = || self.with("apps-rpm", &format!("{APPS} rpm"));
+        match TREES[self as usize].get_or_init(make) {
+            Ok(tree) => Ok(tree),
+            Err(missing) => Err(missing.clone()),
+        }
+    }
+
     /// The same as a host that is managed over the network.
     pub fn tree_of_fleet(self) -> Result<PathBuf, Missing> {
         self.with("fleet", FLEET)

@@ -1,7 +1,7 @@
-//! The package's `handover@.service`: an application is installed, deployed, refused, and lives through
+//! The packages' `handover@.service`: an application is installed, deployed, refused, and lives through
 //! an upgrade of the package and its way back.
 
-use super::manager::{IN_TIME, assert_says, dpkg, dpkg_install};
+use super::manager::{IN_TIME, assert_says, dpkg, dpkg_install, rpm_upgrade, within};
 use crate::container::Ran;
 use crate::host::{Host, until};
 use crate::hosted::{BLOG, CONFIG};
@@ -12,9 +12,23 @@ use crate::stories::load::PAUSE;
 const NAME: &str = "handover@blog";
 const UNIT: &str = "handover@blog.service";
 
-/// Its clients notice nothing of all that.
+/// With dpkg.
 pub fn an_instance_is_deployed_refused_upgraded_and_taken_back(host: &mut Host) {
-    dpkg_install(host, "1.0.0").ok();
+    let install = |host: &Host, version: &str| dpkg_install(host, version);
+    tell(host, install, |host| dpkg(host, &["--purge", "handover"]));
+}
+
+/// With rpm.
+pub fn as_an_rpm_too(host: &mut Host) {
+    let install = |host: &Host, version: &str| rpm_upgrade(host, version, &[]);
+    tell(host, install, |host| {
+        within(host, &["rpm", "--erase", "handover"])
+    });
+}
+
+/// Its clients notice nothing of all that.
+fn tell(host: &Host, install: impl Fn(&Host, &str) -> Ran, remove: impl Fn(&Host) -> Ran) {
+    install(host, "1.0.0").ok();
     // The package's own service has the port, and a say in which program is good.
     host.systemctl(["disable", "--now", "handover.service"])
         .ok();
@@ -42,7 +56,7 @@ pub fn an_instance_is_deployed_refused_upgraded_and_taken_back(host: &mut Host) 
     load.wait_answers(100, IN_TIME);
 
     let application = gunicorn(host);
-    dpkg_install(host, "2.0.0").ok();
+    install(host, "2.0.0").ok();
     assert_eq!(version(host), "2.0.0");
     assert_eq!(gunicorn(host), application);
     serves(host, "2");
@@ -57,13 +71,13 @@ pub fn an_instance_is_deployed_refused_upgraded_and_taken_back(host: &mut Host) 
     serves(host, "2");
     load.wait_answers(100, IN_TIME);
 
-    dpkg_install(host, "3.0.0").ok();
+    install(host, "3.0.0").ok();
     instance(host, &["commit"]).ok();
     assert_eq!(version(host), "3.0.0");
     assert_eq!(gunicorn(host), application);
     load.wait_answers(100, IN_TIME);
     load.stop().assert_clean().assert_kept();
-    dpkg(host, &["--purge", "handover"]).ok();
+    remove(host).ok();
     let left = ["pgrep", "--full", "[g]unicorn|^handover(@[^:]*)?: "];
     assert_eq!(host.container.run(left).stdout, "");
 }

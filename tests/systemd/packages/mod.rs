@@ -49,6 +49,9 @@ macro_rules! tree {
     (apps) => {
         Suite::tree_with_apps
     };
+    (apps_and_rpm) => {
+        Suite::tree_with_apps_and_rpm
+    };
 }
 
 macro_rules! stories {
@@ -89,6 +92,7 @@ stories! {
     rpm::erased_it_leaves_nothing [Trixie] tools,
     logs::a_rotation_loses_no_line [Trixie] tools,
     hosted::an_instance_is_deployed_refused_upgraded_and_taken_back [Trixie] apps,
+    hosted::as_an_rpm_too [Bookworm] apps_and_rpm,
     app::a_package_of_an_application_is_upgraded_like_any [Bookworm],
     app::as_an_rpm_too [Trixie] tools,
 }
