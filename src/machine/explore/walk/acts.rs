@@ -241,7 +241,10 @@ impl Walk {
             } else {
                 Event::DrainerGone(pid)
             };
-            self.node(other).inbox.push_back(event);
+            // Its end is seen by another descriptor than what it said last, and may be heard before it.
+            let waiting = self.node(other).inbox.len();
+            let overtaken = usize::try_from(self.pick(4)).unwrap().min(waiting);
+            self.node(other).inbox.insert(waiting - overtaken, event);
         }
     }
 }
