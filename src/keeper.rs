@@ -30,7 +30,7 @@ use rustix::net::{
 
 use crate::sys::image::{Image, ImageError};
 use crate::sys::inherited::PassedListener;
-use crate::sys::notify::Notifier;
+use crate::sys::notify::{Notifier, NotifyError};
 use crate::sys::process::{self, AnyChild, Exit, Other};
 use crate::sys::signals::{self, Signals};
 use crate::sys::spawn::{self, KEEPER_ENV, Spawn, SpawnError};
@@ -210,6 +210,7 @@ pub(crate) fn keep(mut kept: Kept) -> Result<u8, KeeperError> {
         owner: first,
         ended: None,
         stop: None,
+        unsaid: None,
     };
     keeper.watch(&mut signals)
 }
@@ -225,7 +226,15 @@ struct Keeper {
     ended: Option<Exit>,
     /// A signal that ends the service: whoever owns it later gets it too.
     stop: Option<Signal>,
+    /// READY, with its text, which the manager outside has not taken yet. A master said it once.
+    unsaid: Option<String>,
 }
+
+/// Between two tries to say READY to a manager that does not read.
+const AGAIN: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 
 impl Keeper {
     fn watch(&mut self, signals: &mut Signals) -> Result<u8, KeeperError> {
@@ -235,11 +244,14 @@ impl Keeper {
             if let Some(news) = &self.news {
                 polled.push(PollFd::new(news, PollFlags::IN));
             }
-            match rustix::event::poll(&mut polled, None) {
+            let again = self.unsaid.is_some().then_some(&AGAIN);
+            match rustix::event::poll(&mut polled, again) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(io::Error::from(e).into()),
             }
             drop(polled);
+            // Why not was said the first time.
+            let _ = self.say_ready();
             // First who owns the service, then who ended.
             self.read_news();
             while let Some(received) = signals.try_next()? {
@@ -307,9 +319,13 @@ impl Keeper {
                 self.forward(signal);
             }
         }
+        if word == "ready" {
+            self.unsaid = Some(rest.to_owned());
+        }
+        let ready = self.say_ready();
         let Some(notify) = &self.notify else { return };
         let told = match word {
-            "ready" => notify.ready(rest, None),
+            "ready" => ready,
             "status" => notify.status(rest),
             "stopping" => notify.stopping(),
             _ => Ok(()),
@@ -319,6 +335,17 @@ impl Keeper {
         }
     }
 
+    fn say_ready(&mut self) -> Result<(), NotifyError> {
+        let (Some(notify), Some(text)) = (&self.notify, &self.unsaid) else {
+            return Ok(());
+        };
+        let told = notify.ready(text, None);
+        if told.as_ref().err().is_none_or(NotifyError::is_for_good) {
+            self.unsaid = None;
+        }
+        told
+    }
+
     /// The owner's exit code, as a shell has it.
     fn code(&self) -> u8 {
         match self.ended {
@@ -326,5 +353,41 @@ impl Keeper {
             Some(Exit::Signal(signal, _)) => u8::try_from(128 + signal).unwrap_or(1),
             Some(Exit::Lost) | None => 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// A master has said it once, and believes that it was heard.
+    #[test]
+    fn a_ready_that_the_manager_did_not_take_is_said_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let notify = Notifier::new(path.as_os_str()).unwrap();
+        while notify.status("busy").is_ok() {}
+        let mut keeper = Keeper {
+            news: None,
+            notify: Some(notify),
+            line: Vec::new(),
+            owner: 9,
+            ended: None,
+            stop: None,
+            unsaid: None,
+        };
+        keeper.heard("ready serves");
+        assert!(keeper.unsaid.is_some() && keeper.say_ready().is_err());
+        let mut said = [0; 999];
+        while manager.recv(&mut said).is_ok() {}
+        keeper.say_ready().unwrap();
+        assert_eq!(keeper.unsaid, None);
+        let length = manager.recv(&mut said).unwrap();
+        let text = String::from_utf8_lossy(&said[..length]);
+        assert!(text.contains("READY=1"), "{text}");
     }
 }
