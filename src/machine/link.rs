@@ -42,8 +42,6 @@ pub enum ToWorker {
     },
     /// Say [`FromWorker::Report`].
     Report,
-    /// Leave now.
-    Exit,
     /// Open the log files again (`USR1`).
     ReopenLogs,
     /// Pass connections to these: a sending end a receiving worker (descriptors beside it). Before
@@ -197,10 +195,7 @@ pub struct Start {
     pub listeners: usize,
     /// `handoff.sock`, where a worker without a master asks for the owner.
     pub handoff: Option<std::path::PathBuf>,
-    /// Whether the first descriptor beside this message is a receiving end for passed-on
-    /// connections.
-    pub receives: bool,
-    /// Whether the next descriptor is the generation's [`crate::sys::board`].
+    /// Whether the first descriptor beside this message is the generation's [`crate::sys::board`].
     #[serde(default)]
     pub board: bool,
     /// Whether the next descriptor holds [`TlsSecrets`] (see [`crate::sys::secrets`]).

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -66,7 +67,6 @@ impl Generation {
             config: plain(service.defaults.clone()),
             listeners: listeners.len(),
             handoff: Some(runtime.join("handoff.sock")),
-            receives: false,
             board: false,
             typed: service.given(),
             hosted: None,
@@ -140,6 +140,14 @@ impl Generation {
             DrainReason::Stop => Some(drain.stop_timeout),
             _ => Some(drain.timeout).filter(|limit| !limit.is_zero()),
         };
+        self.drain_within(limit, reason).await
+    }
+
+    async fn drain_within(
+        &self,
+        limit: Option<Duration>,
+        reason: DrainReason,
+    ) -> Result<(), TestError> {
         let order = ToWorker::Drain {
             timeout_ms: limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
             pass: false,
@@ -163,7 +171,8 @@ impl Generation {
 
     /// Ends it, whatever it does.
     pub(super) async fn end(mut self) {
-        let _ = self.say(&ToWorker::Exit, &[]).await;
+        let now = Some(Duration::ZERO);
+        let _ = self.drain_within(now, DrainReason::Stop).await;
         if let Some(thread) = self.thread.take() {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }

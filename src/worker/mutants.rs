@@ -18,17 +18,16 @@ use super::gate::{BODY_PENDING, DIRTY, IN_FLIGHT, STICKY};
 use client::Client;
 use worker::{TestWorker, config, pattern};
 
-#[allow(
+#[expect(
     dead_code,
     clippy::pedantic,
     reason = "the integration test uses all of it, and has its own lints"
 )]
 #[path = "../../tests/worker_drain/client.rs"]
 mod client;
-#[allow(
+#[expect(
     dead_code,
     unreachable_pub,
-    clippy::pedantic,
     reason = "the integration test uses all of it, and has its own lints"
 )]
 #[path = "../../tests/worker_drain/worker.rs"]

@@ -111,9 +111,6 @@ where
         irreversible,
         channel,
     };
-    if let Some(end) = beginning.receives {
-        life.receive_from(end);
-    }
     // Whoever hears that it is ready may order a rollback in the same instant.
     life.say_irreversible().await;
     say(&life.channel, &FromWorker::Ready { reads }).await;
@@ -154,11 +151,10 @@ async fn reads(worker: &Worker, config: &config::Config) -> Reads {
     }
 }
 
-/// While the application loads: returns when the master has gone or says so; keeps the rest.
+/// While the application loads: returns when the master has gone; keeps what it says.
 async fn sent_away(channel: &Channel, worker: &Worker, waiting: &mut VecDeque<Received>) {
     while let Some(received) = hear(channel).await {
         match received.decode() {
-            Ok(ToWorker::Exit) => return,
             Ok(ToWorker::Report) => {
                 say(channel, &FromWorker::Report(worker.connections.report())).await;
             }
@@ -201,11 +197,6 @@ struct Life {
     irreversible: watch::Receiver<Option<String>>,
 }
 
-enum Next {
-    GoOn,
-    Leave,
-}
-
 impl Life {
     async fn live(&mut self, mut waiting: VecDeque<Received>) {
         let mut alone = false;
@@ -233,11 +224,7 @@ impl Life {
                 continue;
             };
             match received.decode() {
-                Ok(message) => {
-                    if let Next::Leave = self.act(message, received.fds).await {
-                        return;
-                    }
-                }
+                Ok(message) => self.act(message, received.fds).await,
                 Err(e) => tracing::error!("cannot understand the master: {e}"),
             }
         }
@@ -251,7 +238,7 @@ impl Life {
         }
     }
 
-    async fn act(&mut self, message: ToWorker, mut fds: Vec<OwnedFd>) -> Next {
+    async fn act(&mut self, message: ToWorker, mut fds: Vec<OwnedFd>) {
         match message {
             ToWorker::Accept => self.accept().await,
             ToWorker::Quiesce => self.acceptor.stop(&self.worker).await,
@@ -298,12 +285,10 @@ impl Life {
                 }
                 hooks().iter().for_each(|hook| hook());
             }
-            ToWorker::Exit => return Next::Leave,
             ToWorker::Listeners { listeners } => self.take(listeners, fds).await,
             ToWorker::LetGo { ids } => self.acceptor.let_go(&ids).await,
             ToWorker::Start(_) => tracing::error!("the master repeats the beginning"),
         }
-        Next::GoOn
     }
 
     fn renew_tickets(&self, fd: OwnedFd) {

@@ -18,8 +18,6 @@ use crate::sys::secrets;
 pub(super) struct Beginning {
     pub(super) start: Start,
     pub(super) listeners: Vec<(WorkerListener, OwnedFd)>,
-    /// A receiving end for connections.
-    pub(super) receives: Option<OwnedFd>,
     /// What the other workers hold.
     pub(super) board: Option<OwnedFd>,
     /// Keeps the hosted application alive.
@@ -57,7 +55,6 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
         return Err(StartError::Unexpected { expected });
     };
     let mut beside = first.fds.into_iter();
-    let receives = start.receives.then(|| beside.next()).flatten();
     let board = start.board.then(|| beside.next()).flatten();
     let holds = start.hosted.as_ref().and_then(|_| beside.next());
     let tls = start.tls.then(|| beside.next()).flatten();
@@ -84,7 +81,6 @@ pub(super) async fn receive(channel: OwnedFd) -> Result<Beginning, StartError> {
     Ok(Beginning {
         start: *start,
         listeners,
-        receives,
         board,
         holds,
         tls,

@@ -33,7 +33,7 @@ async fn it_accepts_only_when_told_and_again_after_a_pause() {
     assert_eq!(early.get("/hello").await.status, 200);
     worker.accept().await;
     assert_eq!(late.answer().await.status, 200);
-    worker.tell(&ToWorker::Exit, &[]).await;
+    worker.end().await;
     worker.gone().await;
 }
 
@@ -284,7 +284,6 @@ async fn an_application_that_cannot_load_says_why() {
             config: config(),
             listeners: 1,
             handoff: None,
-            receives: false,
             board: false,
             typed: Vec::new(),
             hosted: None,

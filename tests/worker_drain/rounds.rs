@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use handover::config::Config;
-use handover::machine::link::{Report, ToWorker};
+use handover::machine::link::Report;
 use handover::sys::handoff;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
@@ -269,6 +269,6 @@ async fn fifty_generations_answer_every_request_on_the_first_connection() {
     assert_eq!((sum.finished, sum.cut, sum.disagreements), (0, 0, 0));
     assert_eq!(sum.passed, CLIENTS * ROUNDS);
     for worker in &workers {
-        worker.tell(&ToWorker::Exit, &[]).await;
+        worker.end().await;
     }
 }

@@ -80,13 +80,14 @@ impl TestWorker {
             config,
             listeners: 1,
             handoff,
-            receives: receives.is_some(),
             board: false,
             typed: Vec::new(),
             hosted: None,
             tls: false,
         };
-        Self::from_start(start, listener.into(), receives, "http").await
+        let worker = Self::from_start(start, listener.into(), None, "http").await;
+        worker.receive_from(receives).await;
+        worker
     }
 
     /// One that calls its only listener so, and takes connections over from `receives`.
@@ -99,13 +100,14 @@ impl TestWorker {
             config: config(),
             listeners: 1,
             handoff: None,
-            receives: true,
             board: false,
             typed: Vec::new(),
             hosted: None,
             tls: false,
         };
-        Self::from_start(start, listener.into(), Some(receives), name).await
+        let worker = Self::from_start(start, listener.into(), None, name).await;
+        worker.receive_from(Some(receives)).await;
+        worker
     }
 
     /// One of several on a listener, told apart by the slot.
@@ -118,7 +120,6 @@ impl TestWorker {
             config: config(),
             listeners: 1,
             handoff: None,
-            receives: false,
             board: true,
             typed: Vec::new(),
             hosted: None,
@@ -173,6 +174,22 @@ impl TestWorker {
             other => panic!("{other:?}"),
         }
         worker
+    }
+
+    async fn receive_from(&self, end: Option<OwnedFd>) {
+        if let Some(end) = end {
+            self.tell(&ToWorker::ReceiveFrom, &[&end]).await;
+        }
+    }
+
+    /// Ends it, whatever it holds.
+    pub async fn end(&self) {
+        let now = ToWorker::Drain {
+            timeout_ms: Some(0),
+            pass: false,
+            reason: DrainReason::Stop,
+        };
+        self.tell(&now, &[]).await;
     }
 
     pub async fn tell(&self, message: &ToWorker, fds: &[&OwnedFd]) {

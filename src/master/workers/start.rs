@@ -126,7 +126,6 @@ impl Workers {
             config: Config::clone(&config),
             listeners: listeners.len(),
             handoff: self.handoff.clone(),
-            receives: false,
             board: board.is_some(),
             typed: self.typed.clone(),
             hosted: hold.as_ref().map(|hold| hold.hosted.clone()),
