@@ -202,6 +202,32 @@ fn out_of_descriptors_nothing_is_logged_in_a_loop_and_everybody_answers_again() 
     load.stop().assert_clean();
 }
 
+/// Its end is seen without a new descriptor, and the master waits for nobody meanwhile.
+#[test]
+fn a_worker_that_ends_when_no_descriptor_is_left_is_replaced_when_there_is_one_again() {
+    let service = Service::setup("short-of-workers")
+        .config("workers = 2\n")
+        .start();
+    service.wait_owner(1, "serving");
+    let (master, workers) = (service.master(1).pid, service.workers(1));
+    allow_files(master, 1);
+    service.kill(workers[0].pid);
+    let end = Instant::now() + SOON;
+    while !service.log_text().contains("cannot start a worker") {
+        assert!(Instant::now() < end, "{}", service.log_text());
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    allow_files(master, 1024);
+    let there = |pid| service.workers(1).iter().any(|worker| worker.pid == pid);
+    let end = Instant::now() + SOON * 2;
+    while service.workers(1).len() < 2 || there(workers[0].pid) {
+        assert!(Instant::now() < end, "{}", service.log_text());
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    assert!(there(workers[1].pid), "the other one was left alone");
+    service.cli(&["status"]).assert_code(0);
+}
+
 /// With too few descriptors to serve it ends, or serves; it does not fill the disk with its log.
 #[test]
 fn with_hardly_any_descriptors_nothing_is_logged_in_a_loop() {

@@ -24,6 +24,8 @@ pub const LONGEST: usize = 64 * 1024 * 1024;
 
 /// In the place of a message that is in a file. No JSON begins so.
 const IN_A_FILE: &[u8] = b"\0in the first descriptor";
+/// Between two tries to send while too many descriptors are in flight: poll(2) does not tell the end of that.
+const IN_FLIGHT: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// One end of a conversation. Needs a tokio runtime.
 #[derive(Debug)]
@@ -139,7 +141,7 @@ impl Channel {
                 Ok(_) => return Ok(()),
                 // Back-pressure: the receiver has not yet taken what is in flight (unix(7)).
                 Err(e) if e.raw_os_error() == Some(nix::libc::ETOOMANYREFS) => {
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                    tokio::time::sleep(IN_FLIGHT).await;
                 }
                 Err(e) => return Err(e),
             }

@@ -38,7 +38,7 @@ impl Sockets {
                 return Err(e);
             }
             // The manager has copies, and closes them when it comes to it.
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(AGAIN).await;
         }
         sockets.added.clear();
         sockets.add_slots(config, |_| true);
@@ -256,6 +256,8 @@ impl Sockets {
 
 /// A manager closes what it was told to let go of in its own time.
 const LETTING_GO: Duration = Duration::from_secs(1);
+/// Between two tries to bind: nothing says when the manager has closed its copy.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// So many sockets of our own on TCP, at most. The store takes 1024 descriptors (the unit's
 /// `FileDescriptorStoreMax=`), but systemd 252 fails to start a service with more than about 700
