@@ -15,7 +15,7 @@ use axum::extract::ConnectInfo;
 use axum::routing::future::RouteFuture;
 use bytes::{Buf as _, Bytes};
 use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -83,7 +83,6 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
         if let Some(tls) = &self.tls {
             request.extensions_mut().insert(Arc::clone(tls));
         }
-        let connect = request.method() == Method::CONNECT;
         let faulty = is_faulty(&request);
         let subject = Subject::of(&request);
         let (of, request) = self.enter(request, faulty);
@@ -100,16 +99,17 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
         };
         Answering {
             stage,
-            subject,
-            connect,
-            context: self.context.clone(),
-            entry,
-            done: Some(Done {
+            record: Some(Box::new(Record {
+                subject,
+                context: self.context.clone(),
+                entry,
                 of,
                 room,
-                whole: false,
                 sealed: self.tls.is_some(),
-            }),
+                events: None,
+                rest: Bytes::new(),
+                whole: false,
+            })),
         }
     }
 }
@@ -210,11 +210,29 @@ fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
 /// An answer being made.
 pub(super) struct Answering {
     stage: Stage,
+    /// Until it is made.
+    record: Option<Box<Record>>,
+}
+
+/// What is known of one request until its answer has ended. hyper moves an answer several times, so
+/// that this is on the heap.
+#[derive(Debug)]
+struct Record {
     subject: Subject,
-    connect: bool,
     context: Context,
+    /// Its line of the access log.
     entry: Option<Entry>,
-    done: Option<Done>,
+    of: Of,
+    /// Back when the answer's files are closed.
+    room: Option<Room>,
+    /// Over TLS: the kernel cannot seal what it sends.
+    sealed: bool,
+    /// Of a stream of events, where it may end.
+    events: Option<Box<Events>>,
+    /// HTTP/2: of a long frame, what hyper has not been given.
+    rest: Bytes,
+    /// All of the answer was given to hyper.
+    whole: bool,
 }
 
 /// How far an answer is.
@@ -254,25 +272,25 @@ impl Future for Answering {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let mut response = loop {
+        let Some(record) = &mut this.record else {
+            return Poll::Pending;
+        };
+        let response = loop {
             match &mut this.stage {
                 Stage::Waits(room, waiting) => {
-                    let room = ready!(room.as_mut().poll(cx));
-                    if let Some(done) = &mut this.done {
-                        done.room = Some(room);
-                    }
+                    record.room = Some(ready!(room.as_mut().poll(cx)));
                     this.stage = match waiting.take() {
                         Some(waiting) => {
                             let (mut router, request) = *waiting;
-                            Stage::begin(&this.subject, &mut router, request)
+                            Stage::begin(&record.subject, &mut router, request)
                         }
                         None => Stage::Fails(PANICKED),
                     };
                 }
-                Stage::Runs(answer) => match this.subject.guard(|| Pin::new(answer).poll(cx)) {
+                Stage::Runs(answer) => match record.subject.guard(|| Pin::new(answer).poll(cx)) {
                     Ok(polled) => {
                         let Ok(response) = ready!(polled);
-                        if !switches(this.connect, this.done.as_ref(), &response) {
+                        if !record.switches(&response) {
                             break response;
                         }
                         this.stage = Stage::Switches(Some(Box::new(response)));
@@ -281,9 +299,9 @@ impl Future for Answering {
                 },
                 Stage::Fails(status) => break error(*status),
                 Stage::Switches(held) => {
-                    let granted = match this.done.as_ref().map(|done| &done.of) {
-                        Some(Of::Connection(gate)) => gate.switch(),
-                        _ => true,
+                    let granted = match &record.of {
+                        Of::Connection(gate) => gate.switch(),
+                        Of::Stream(_) => true,
                     };
                     match held.take_if(|_| granted) {
                         Some(response) => break *response,
@@ -293,39 +311,10 @@ impl Future for Answering {
                 }
             }
         };
-        let mut done = this.done.take();
-        if let Some(done) = &mut done {
-            done.whole = response.body().is_end_stream();
-            let status = response.status();
-            if done.of.is_body_late() && (status.is_client_error() || status.is_server_error()) {
-                // The application failed for want of the body: the client is told what was missing.
-                response = error(StatusCode::REQUEST_TIMEOUT);
-            }
-            if let Of::Connection(gate) = &done.of {
-                say_whether_it_closes(gate, &mut response);
-                if gate.switches() && is_web_socket(&response) {
-                    gate.web_socket(Farewell::new(this.context.ending()));
-                }
-            }
+        match this.record.take() {
+            Some(record) => Poll::Ready(Ok(record.answer(response))),
+            None => Poll::Pending,
         }
-        let mut entry = this.entry.take();
-        if let Some(entry) = &mut entry {
-            entry.status = response.status().as_u16();
-        }
-        let content = response.extensions_mut().remove();
-        let events = Events::of(&response, &this.context);
-        let sealed = done.as_ref().is_some_and(|done| done.sealed);
-        Poll::Ready(Ok(response.map(|body| Answer {
-            body: match done.as_ref().map(|done| &done.of) {
-                Some(Of::Connection(gate)) if !sealed => Sent::new(body, content, gate),
-                _ => Sent::Read(body),
-            },
-            rest: Bytes::new(),
-            events,
-            subject: this.subject.clone(),
-            entry,
-            done,
-        })))
     }
 }
 
@@ -341,16 +330,54 @@ fn error(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// Whether the application has the connection after this answer.
-fn switches(connect: bool, done: Option<&Done>, response: &Response<Body>) -> bool {
-    let status = response.status();
-    matches!(
-        done,
-        Some(Done {
-            of: Of::Connection(_),
-            ..
+impl Record {
+    /// Whether the application has the connection after this answer.
+    fn switches(&self, response: &Response<Body>) -> bool {
+        let status = response.status();
+        matches!(self.of, Of::Connection(_))
+            && (status == StatusCode::SWITCHING_PROTOCOLS
+                || (status.is_success() && self.subject.connects()))
+    }
+
+    /// The application's answer, as hyper gets it.
+    fn answer(mut self: Box<Self>, mut response: Response<Body>) -> Response<Answer> {
+        let status = response.status();
+        if (status.is_client_error() || status.is_server_error()) && self.of.is_body_late() {
+            // The application failed for want of the body: the client is told what was missing.
+            response = error(StatusCode::REQUEST_TIMEOUT);
+        }
+        if let Of::Connection(gate) = &self.of {
+            say_whether_it_closes(gate, &mut response);
+            if gate.switches() && is_web_socket(&response) {
+                gate.web_socket(Farewell::new(self.context.ending()));
+            }
+        }
+        if let Some(entry) = &mut self.entry {
+            entry.status = response.status().as_u16();
+        }
+        self.whole = response.body().is_end_stream();
+        self.events = Events::of(&response, &self.context);
+        let content = response.extensions_mut().remove();
+        response.map(|body| Answer {
+            body: match &self.of {
+                Of::Connection(gate) if !self.sealed => Sent::new(body, content, gate),
+                _ => Sent::Read(body),
+            },
+            record: self,
         })
-    ) && (status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()))
+    }
+}
+
+/// Marks the end of the answer, whoever drops it.
+impl Drop for Record {
+    fn drop(&mut self) {
+        // Its line is written before anybody hears of the end.
+        self.entry = None;
+        match &self.of {
+            Of::Stream(stream) => stream.end(self.whole),
+            Of::Connection(gate) => gate.answered(),
+        }
+    }
 }
 
 fn is_web_socket(response: &Response<Body>) -> bool {
@@ -375,13 +402,7 @@ fn say_whether_it_closes(gate: &Gate, response: &mut Response<Body>) {
 #[derive(Debug)]
 pub(super) struct Answer {
     body: Sent,
-    /// HTTP/2: of a long frame, what hyper has not been given.
-    rest: Bytes,
-    /// Of a stream of events, where it may end.
-    events: Option<Box<Events>>,
-    subject: Subject,
-    entry: Option<Entry>,
-    done: Option<Done>,
+    record: Box<Record>,
 }
 
 /// What a stream gets at a time. HTTP/2 frames are no longer, and a stream's progress is counted in
@@ -397,37 +418,38 @@ impl HttpBody for Answer {
         cx: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, axum::Error>>> {
         let this = &mut *self;
-        let ends_here = this.events.as_mut().is_some_and(|e| e.end_here(cx));
+        let ends_here = this.record.events.as_mut().is_some_and(|e| e.end_here(cx));
         let polled = if ends_here {
             Poll::Ready(None)
         } else {
             this.poll_piece(cx)
         };
-        if let Some(Of::Stream(stream)) = this.done.as_ref().map(|done| &done.of) {
+        if let Of::Stream(stream) = &this.record.of {
             stream.is_offered(polled.is_ready());
         }
         let frame = ready!(polled);
-        if let (Some(events), Some(Ok(frame))) = (&mut this.events, &frame) {
-            if let Some(Chunk::Bytes(bytes)) = frame.data_ref() {
+        let record = &mut *this.record;
+        if let Some(Ok(frame)) = &frame {
+            if let (Some(events), Some(Chunk::Bytes(bytes))) =
+                (&mut record.events, frame.data_ref())
+            {
                 events.sent(bytes);
             }
-        }
-        if let (Some(entry), Some(Ok(frame))) = (&this.entry, &frame) {
-            entry.sent(frame.data_ref().map_or(0, Chunk::remaining));
+            if let Some(entry) = &record.entry {
+                entry.sent(frame.data_ref().map_or(0, Chunk::remaining));
+            }
         }
         let ends = match &frame {
             None => true,
             Some(Ok(_)) => this.is_end_stream(),
             Some(Err(_)) => false,
         };
-        if let Some(done) = this.done.as_mut().filter(|_| ends) {
-            done.whole = true;
-        }
+        this.record.whole |= ends;
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.record.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -441,53 +463,29 @@ impl Answer {
         &mut self,
         cx: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, axum::Error>>> {
-        if self.rest.is_empty() {
+        let record = &mut *self.record;
+        if record.rest.is_empty() {
             let body = &mut self.body;
-            let frame = match self.subject.guard(|| body.poll(cx)) {
+            let frame = match record.subject.guard(|| body.poll(cx)) {
                 Ok(frame) => ready!(frame),
                 Err(panicked) => {
                     self.body = Sent::Read(Body::empty());
                     Some(Err(axum::Error::new(panicked)))
                 }
             };
-            let is_stream = matches!(
-                &self.done,
-                Some(Done {
-                    of: Of::Stream(_),
-                    ..
-                })
-            );
+            if matches!(record.of, Of::Connection(_)) {
+                return Poll::Ready(frame);
+            }
             match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(Chunk::Bytes(bytes)))) if is_stream => self.rest = bytes,
+                Some(Ok(Ok(Chunk::Bytes(bytes)))) => record.rest = bytes,
                 Some(Ok(Ok(data))) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
                 Some(Err(e)) => return Poll::Ready(Some(Err(e))),
                 None => return Poll::Ready(None),
             }
         }
-        let piece = self.rest.split_to(self.rest.len().min(PIECE));
+        let piece = record.rest.split_to(record.rest.len().min(PIECE));
         Poll::Ready(Some(Ok(Frame::data(Chunk::Bytes(piece)))))
-    }
-}
-
-/// Marks the end of an answer when dropped.
-#[derive(Debug)]
-struct Done {
-    of: Of,
-    /// Back when the answer's files are closed.
-    room: Option<Room>,
-    /// All of it was given to hyper.
-    whole: bool,
-    /// Over TLS: the kernel cannot seal what it sends.
-    sealed: bool,
-}
-
-impl Drop for Done {
-    fn drop(&mut self) {
-        match &self.of {
-            Of::Stream(stream) => stream.end(self.whole),
-            Of::Connection(gate) => gate.answered(),
-        }
     }
 }
 

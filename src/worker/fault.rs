@@ -55,10 +55,14 @@ fn is_host(host: &[u8]) -> bool {
     } else {
         let end = host.iter().position(|byte| *byte == b':');
         let (name, port) = host.split_at(end.unwrap_or(host.len()));
-        let two_dots = name.windows(2).any(|two| two == b"..");
         let is_empty = matches!(name, b"" | b".");
-        let is_name =
-            !is_empty && name.iter().all(|byte| IN_NAMES[usize::from(*byte)]) && !two_dots;
+        let mut before = b' ';
+        let is_name = !is_empty
+            && name.iter().all(|&byte| {
+                let two_dots = byte == b'.' && before == b'.';
+                before = byte;
+                IN_NAMES[usize::from(byte)] && !two_dots
+            });
         (is_name, port)
     };
     let is_port = match port {

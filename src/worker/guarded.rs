@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use http::{Method, Request, Uri};
 
 /// Whose request it is, for the log.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Subject {
     method: Method,
     uri: Uri,
@@ -26,19 +26,28 @@ impl Subject {
         }
     }
 
+    /// It is CONNECT.
+    pub(super) fn connects(&self) -> bool {
+        self.method == Method::CONNECT
+    }
+
     /// Calls the application. What it was in the middle of must be dropped after a panic, and never
     /// called again.
+    #[inline]
     pub(super) fn guard<T>(&self, call: impl FnOnce() -> T) -> Result<T, Panicked> {
-        catch_unwind(AssertUnwindSafe(call)).map_err(|panic| {
-            // Where, has been said on standard error.
-            tracing::error!(
-                method = %self.method,
-                uri = %self.uri,
-                "the application panicked, its request fails: {}",
-                said(&*panic)
-            );
-            Panicked
-        })
+        catch_unwind(AssertUnwindSafe(call)).map_err(|panic| self.panicked(&*panic))
+    }
+
+    #[cold]
+    fn panicked(&self, panic: &(dyn Any + Send)) -> Panicked {
+        // Where, has been said on standard error.
+        tracing::error!(
+            method = %self.method,
+            uri = %self.uri,
+            "the application panicked, its request fails: {}",
+            said(panic)
+        );
+        Panicked
     }
 }
 

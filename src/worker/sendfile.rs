@@ -47,13 +47,17 @@ pub(super) struct Queue(Mutex<VecDeque<FilePart>>);
 #[derive(Debug)]
 pub(super) enum Sent {
     Read(Body),
-    ByKernel {
-        gate: Arc<Gate>,
-        content: Content,
-        /// The next part, being brought into the kernel's memory by a thread: `sendfile` would wait
-        /// for the disk, and this thread has other clients.
-        loading: Option<(FilePart, JoinHandle<io::Result<()>>)>,
-    },
+    ByKernel(Box<ByKernel>),
+}
+
+/// The body of an answer that the kernel sends.
+#[derive(Debug)]
+pub(super) struct ByKernel {
+    gate: Arc<Gate>,
+    content: Content,
+    /// The next part, being brought into the kernel's memory by a thread: `sendfile` would wait
+    /// for the disk, and this thread has other clients.
+    loading: Option<(FilePart, JoinHandle<io::Result<()>>)>,
 }
 
 /// Memory that is asked for and never used, so that it costs nothing. Nobody else has a slice of it.
@@ -94,11 +98,13 @@ impl Sent {
     pub(super) fn new(body: Body, content: Option<Content>, gate: &Arc<Gate>) -> Self {
         match content {
             // What was made of the body on its way here the kernel would not know.
-            Some(content) if body.size_hint().exact() == Some(content.len()) => Self::ByKernel {
-                gate: Arc::clone(gate),
-                content,
-                loading: None,
-            },
+            Some(content) if body.size_hint().exact() == Some(content.len()) => {
+                Self::ByKernel(Box::new(ByKernel {
+                    gate: Arc::clone(gate),
+                    content,
+                    loading: None,
+                }))
+            }
             _ => Self::Read(body),
         }
     }
@@ -108,64 +114,67 @@ impl Sent {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, axum::Error>>> {
-        let (gate, content, loading) = match self {
+        match self {
             Self::Read(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                let frame = frame.map(|frame| Ok(frame?.map_data(Chunk::Bytes)));
-                return Poll::Ready(frame);
+                Poll::Ready(frame.map(|frame| Ok(frame?.map_data(Chunk::Bytes))))
             }
-            Self::ByKernel {
-                gate,
-                content,
-                loading,
-            } => (gate, content, loading),
-        };
-        let part = if let Some((part, thread)) = loading {
-            let loaded = ready!(Pin::new(thread).poll(cx));
-            let part = part.clone();
-            *loading = None;
-            if let Err(e) = loaded.unwrap_or_else(|e| Err(e.into())) {
-                return Poll::Ready(Some(Err(axum::Error::new(e))));
+            Self::ByKernel(answer) => {
+                let chunk = ready!(answer.poll(cx)).map_err(axum::Error::new)?;
+                Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk))))
             }
-            part
-        } else {
-            match content.split_off(MOST as u64) {
-                None => return Poll::Ready(None),
-                Some(Piece::Text(text)) => {
-                    return Poll::Ready(Some(Ok(Frame::data(Chunk::Bytes(text)))));
-                }
-                Some(Piece::File(part)) if part.is_in_memory() => part,
-                Some(Piece::File(part)) => {
-                    let reading = part.clone();
-                    *loading = Some((part, spawn_blocking(move || reading.load())));
-                    return self.poll(cx);
-                }
-            }
-        };
-        let length = usize::try_from(part.left()).unwrap_or(MOST);
-        gate.files.push(part);
-        Poll::Ready(Some(Ok(Frame::data(Chunk::File(length)))))
+        }
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
             Self::Read(body) => body.is_end_stream(),
-            Self::ByKernel {
-                content, loading, ..
-            } => content.is_empty() && loading.is_none(),
+            Self::ByKernel(answer) => answer.left() == 0,
         }
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
         match self {
             Self::Read(body) => body.size_hint(),
-            Self::ByKernel {
-                content, loading, ..
-            } => {
-                let loading = loading.as_ref().map_or(0, |(part, _)| part.left());
-                SizeHint::with_exact(content.len() + loading)
-            }
+            Self::ByKernel(answer) => SizeHint::with_exact(answer.left()),
         }
+    }
+}
+
+impl ByKernel {
+    /// The next piece; `None`: there is no more.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        loop {
+            let part = if let Some((part, thread)) = &mut self.loading {
+                let loaded = ready!(Pin::new(thread).poll(cx));
+                let part = part.clone();
+                self.loading = None;
+                loaded.unwrap_or_else(|e| Err(e.into()))?;
+                part
+            } else {
+                match self.content.split_off(MOST as u64) {
+                    None => return Poll::Ready(Ok(None)),
+                    Some(Piece::Text(text)) => {
+                        return Poll::Ready(Ok(Some(Chunk::Bytes(text))));
+                    }
+                    Some(Piece::File(part)) if part.is_in_memory() => part,
+                    Some(Piece::File(part)) => {
+                        let reading = part.clone();
+                        self.loading = Some((part, spawn_blocking(move || reading.load())));
+                        continue;
+                    }
+                }
+            };
+            let length = usize::try_from(part.left()).unwrap_or(MOST);
+            self.gate.files.push(part);
+            return Poll::Ready(Ok(Some(Chunk::File(length))));
+        }
+    }
+
+    /// Bytes that hyper has not been given.
+    fn left(&self) -> u64 {
+        let loading = self.loading.as_ref().map_or(0, |(part, _)| part.left());
+        self.content.len() + loading
     }
 }
 
