@@ -441,7 +441,8 @@ impl HttpBody for Answer {
         }
         let ends = match &frame {
             None => true,
-            Some(Ok(_)) => this.is_end_stream(),
+            // Nobody asks for what follows trailers.
+            Some(Ok(frame)) => frame.is_trailers() || this.is_end_stream(),
             Some(Err(_)) => false,
         };
         this.record.whole |= ends;
@@ -571,8 +572,28 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        if let (Some(body), Of::Connection(gate)) = (self.body.take(), &self.of) {
-            gate.body_dropped(self.number, body, self.asked);
+        let Some(body) = self.body.take() else {
+            return;
+        };
+        match &self.of {
+            Of::Connection(gate) => gate.body_dropped(self.number, body, self.asked),
+            Of::Stream(_) => wait_for_end(body, self.timeout),
         }
     }
+}
+
+/// HTTP/2: when every byte that was promised has been read and only the frame that ends the stream is
+/// missing, it is waited for. `h2` resets a stream that is answered before, and some clients take that
+/// for a failed request.
+fn wait_for_end(mut body: Incoming, limit: Duration) {
+    if body.is_end_stream() || body.size_hint().exact() != Some(0) {
+        return;
+    }
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return;
+    };
+    runtime.spawn(async move {
+        let end = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+        let _ = tokio::time::timeout(limit, end).await;
+    });
 }

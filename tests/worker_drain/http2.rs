@@ -184,17 +184,67 @@ async fn a_body_that_stops_coming_is_answered_with_408() {
     assert_eq!(answer.unwrap().status(), 408);
 }
 
+/// Answers that end with trailers are whole answers: the client resets nothing, and is not sent away as
+/// one that does.
+#[tokio::test]
+async fn a_client_gets_any_number_of_answers_with_trailers() {
+    let worker = TestWorker::start().await;
+    let (mut client, _connection) = connect(&worker, 65_535).await;
+    for n in 0..1_100 {
+        let answer = client.send_request(request("/trailers")).await;
+        let answer = answer.unwrap_or_else(|e| panic!("answer {n}: {e:?}"));
+        let whole = answer.into_body().collect().await.unwrap();
+        assert!(whole.trailers().unwrap().contains_key("grpc-status"));
+        assert_eq!(whole.to_bytes(), "message");
+    }
+}
+
+/// Some clients end a request with a frame of its own, and take a stream that was reset before it for a
+/// failed request.
+#[tokio::test]
+async fn a_stream_whose_body_was_read_is_not_reset_before_it_ends() {
+    let worker = TestWorker::start().await;
+    let mut stream = TcpStream::connect(worker.address).await.unwrap();
+    let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // POST, http, the path, the host, and `content-length: 5`.
+    let block = b"\x83\x86\x04\x09/promised\x01\x01t\x0f\x0d\x015";
+    begin.extend(written(1, 4, 1, block));
+    begin.extend(written(0, 0, 1, b"hello"));
+    stream.write_all(&begin).await.unwrap();
+    wait_for_answer(&mut stream, 1).await;
+    let mut end = written(0, 1, 1, b"");
+    end.extend(headers(3, "/hello"));
+    stream.write_all(&end).await.unwrap();
+    wait_for_answer(&mut stream, 3).await;
+}
+
+/// Until this stream has been answered whole. None is reset.
+async fn wait_for_answer(stream: &mut TcpStream, wanted: u32) {
+    loop {
+        let (kind, flags, id, payload) = frame(stream).await.expect("an answer");
+        assert_ne!(kind, 3, "stream {id} was reset: {payload:?}");
+        if (kind, flags & 1, id) == (0, 1, wanted) {
+            return;
+        }
+    }
+}
+
+/// A frame.
+fn written(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend_from_slice(&[kind, flags]);
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
 /// A request for this path, as frames write it (RFC 7541, C.3: names from the static table).
 fn headers(stream: u32, path: &str) -> Vec<u8> {
     let mut block = vec![0x82, 0x86, 0x04, u8::try_from(path.len()).unwrap()];
     block.extend_from_slice(path.as_bytes());
     block.extend_from_slice(b"\x01\x01t");
-    let length = u32::try_from(block.len()).unwrap().to_be_bytes();
-    let mut frame = length[1..].to_vec();
-    frame.extend_from_slice(&[1, 5]);
-    frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(&block);
-    frame
+    written(1, 5, stream, &block)
 }
 
 /// The next frame: type, flags, stream, payload. `None`: the end.

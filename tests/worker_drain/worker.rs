@@ -23,7 +23,9 @@ use handover::machine::link::{
 use handover::site::{self, SiteContext};
 use handover::sys::channel::Channel;
 use handover::{DrainReason, UnixPeer, worker};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body::{Body as _, Frame};
+use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -304,6 +306,8 @@ pub fn application(generation: u64) -> Router {
             post(|body: Bytes| async move { checksum(&body) }),
         )
         .route("/ignore", post(|| async { "ignored" }))
+        .route("/promised", post(promised))
+        .route("/trailers", get(trailers))
         .route(
             "/download/{len}",
             get(|Path(len): Path<usize>| async move { pattern(len) }),
@@ -376,6 +380,29 @@ pub fn checksum(bytes: &[u8]) -> String {
         .iter()
         .fold(5381u64, |h, b| h.wrapping_mul(33) ^ u64::from(*b));
     format!("{}:{sum:x}", bytes.len())
+}
+
+/// Reads what was promised, and does not wait for the end of it.
+async fn promised(body: Body) -> &'static str {
+    let mut body = std::pin::pin!(body);
+    while body.size_hint().exact() != Some(0) {
+        body.frame().await.unwrap().unwrap();
+    }
+    "read"
+}
+
+/// As gRPC answers.
+async fn trailers() -> Body {
+    let trailers = HeaderMap::from_iter([(
+        HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("0"),
+    )]);
+    let frames = [
+        Frame::data(Bytes::from_static(b"message")),
+        Frame::trailers(trailers),
+    ];
+    let frames = futures_util::stream::iter(frames.map(Ok::<_, Infallible>));
+    Body::new(http_body_util::StreamBody::new(frames))
 }
 
 /// So many chunks, one every so often.
