@@ -20,10 +20,9 @@ enum Answer {
 
 const PROTOCOL_VERSION: Answer = Answer::Alert(70);
 
-/// `handshake_failure`, `protocol_version`, and `access_denied`, which rustls says when no key of ours has a
-/// use in any of the suites.
+/// `handshake_failure`, `protocol_version`.
 fn is_refused(answer: &Answer) -> bool {
-    matches!(answer, Answer::Alert(40 | 49 | 70))
+    matches!(answer, Answer::Alert(40 | 70))
 }
 
 const HEARTBEAT: u16 = 15;

@@ -216,7 +216,9 @@ impl ResolvesServerCert for ByName {
         let mut named = hello.server_name().map(|name| self.of(name));
         let named = named.as_mut().and_then(|named| named.find(fits));
         // As in nginx: somebody else's certificate says more to a person than no answer.
-        let found = named.or_else(|| self.others.iter().copied().find(fits))?;
+        let found = named.or_else(|| self.others.iter().copied().find(fits));
+        // When none fits, rustls finds nothing in common with any, and says so to the client.
+        let found = found.or_else(|| self.others.first().copied())?;
         Some(self.shown(found, SystemTime::now()))
     }
 }
