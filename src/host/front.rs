@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
@@ -206,6 +207,11 @@ impl Exchange {
         let (mut head, body) = request.into_parts();
         let wants = fields::to_application(&mut head, hop);
         let body = (!body.is_end_stream()).then_some(body);
+        if body.is_some() && !head.headers.contains_key(CONTENT_LENGTH) {
+            // hyper believes that a GET has no body unless its head says so.
+            let chunked = HeaderValue::from_static("chunked");
+            head.headers.insert(TRANSFER_ENCODING, chunked);
+        }
         Ok(Self {
             head: Head {
                 method: head.method,

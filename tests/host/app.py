@@ -96,6 +96,13 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(os.environ["HANDOVER_PHASE"])
         elif self.path == "/cwd":
             self.answer(os.getcwd())
+        elif self.path == "/body":
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            self.answer(body.decode())
         elif self.path == "/headers":
             self.answer(str(self.headers))
         elif self.path == "/crash":

@@ -119,6 +119,17 @@ fn one_that_never_reads_a_request_gets_no_more_of_it() {
     assert_eq!(scene.get("/"), "1");
 }
 
+/// A GET seldom has a body; one of unknown length is an application's like any other.
+#[test]
+fn the_chunks_of_a_get_reach_the_application() {
+    let scene = Scene::begin("get-body", SOCKET, QUICK);
+    let head = "GET /body HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+    let chunks = "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    let answer = seen(&scene, &format!("{head}{chunks}"));
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nabcde"), "{answer}");
+}
+
 /// Most of the body is on its way when the application closes.
 #[test]
 fn a_large_upload_that_is_refused_early_gets_the_refusal() {
