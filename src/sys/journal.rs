@@ -173,10 +173,13 @@ fn targets(level: &str) -> Result<Targets, JournalError> {
     let targets = Targets::new()
         .with_default(level)
         .with_target("app", LevelFilter::INFO);
-    Ok(if level == LevelFilter::DEBUG {
-        targets.with_targets(TALKATIVE.iter().map(|name| (*name, LevelFilter::INFO)))
-    } else {
-        targets
+    Ok(match level {
+        // It warns of what a client sends: a line for every few bytes, if the client wants it so.
+        LevelFilter::WARN | LevelFilter::INFO => targets.with_target("h2", LevelFilter::ERROR),
+        LevelFilter::DEBUG => {
+            targets.with_targets(TALKATIVE.iter().map(|name| (*name, LevelFilter::INFO)))
+        }
+        _ => targets,
     })
 }
 
@@ -377,13 +380,21 @@ mod tests {
     fn levels_are_words_and_keep_libraries_quiet() {
         let log = || {
             tracing::debug!("ours");
-            tracing::debug!(target: "h2::codec", "frame");
-            tracing::info!(target: "h2::codec", "rare");
+            tracing::debug!(target: "hyper::proto", "head");
+            tracing::info!(target: "hyper::proto", "rare");
+            tracing::warn!(target: "h2::proto", "a client's doing");
         };
         assert_eq!(written(true, "warn", log), "");
         assert_eq!(written(true, "info", log), "<5>rare\n");
-        assert_eq!(written(true, "debug", log), "<6>ours\n<5>rare\n");
-        assert_eq!(written(true, "trace", log), "<6>ours\n<6>frame\n<5>rare\n");
+        let doing = "<4>a client's doing\n";
+        assert_eq!(
+            written(true, "debug", log),
+            format!("<6>ours\n<5>rare\n{doing}")
+        );
+        assert_eq!(
+            written(true, "trace", log),
+            format!("<6>ours\n<6>head\n<5>rare\n{doing}")
+        );
         for level in ["", "INFO", "off", "5", "info,h2=debug"] {
             let error = targets(level).err().unwrap().to_string();
             assert!(error.contains("expected \"error\""), "{error}");
