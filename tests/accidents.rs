@@ -567,6 +567,39 @@ fn a_full_state_directory_stops_no_commit() {
     story.nobody_noticed();
 }
 
+/// Whoever serves writes by then, and its lines are the newer ones.
+#[test]
+fn a_master_that_was_sent_away_writes_nothing_late() {
+    let story = Story::in_probation("full-late");
+    let Some(full) = FullState::of(&story.service) else {
+        return;
+    };
+    let Target::Tcp(address) = story.service.target("http") else {
+        panic!("a TCP listener");
+    };
+    // It drains for as long as this takes.
+    let mut stream = TcpStream::connect(address).expect("a listener");
+    stream.set_read_timeout(Some(SOON)).expect("a deadline");
+    let ask = b"GET /stream?chunks=30&size=100&ms=100 HTTP/1.1\r\nHost: kit.test\r\n\r\n";
+    stream.write_all(ask).expect("a connection");
+    let mut answer = vec![0; 17];
+    stream.read_exact(&mut answer).expect("an answer's begin");
+    let bad = story.service.runtime.join("no-program");
+    fs::write(&bad, "no program").expect("a file");
+    story.service.replace(&bad);
+    let superseded = story.service.cli(&["upgrade", "--supersede"]);
+    superseded.assert_code(1);
+    story.service.cli(&["rollback"]).assert_code(0);
+    let log = story.service.log_text();
+    assert!(log.contains("given up (lines about upgrades: 1"), "{log}");
+    full.was_said_and_is_made_good(&story, "\"rolled_back\"");
+    story.sees(&[ALONE]);
+    let history = fs::read_to_string(full.at.join("history.jsonl")).unwrap_or_default();
+    assert!(!history.contains("\"failed\""), "{history}");
+    drop(full);
+    story.nobody_noticed();
+}
+
 #[test]
 fn a_full_state_directory_stops_no_rollback() {
     let story = Story::in_probation("full-rollback");
