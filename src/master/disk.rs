@@ -38,8 +38,6 @@ pub(super) struct Disk {
     trouble: Option<String>,
     /// What the predecessor could not do.
     elsewhere: Option<String>,
-    /// The build of the predecessor that decides since we gave up.
-    given_up_to: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -72,25 +70,12 @@ impl Disk {
             failures: 0,
             trouble: None,
             elsewhere: None,
-            given_up_to: None,
         }
     }
 
     /// What runs is good from now on.
     pub(super) fn commit(&mut self) {
         self.want(Work::Commit);
-    }
-
-    /// The predecessor has gone, and what runs stays: it is good, and goes back to the path if the
-    /// predecessor had put itself there, or was still there, when we had given up.
-    pub(super) fn keep(&mut self) {
-        self.commit();
-        let before = self.given_up_to.take();
-        let there = Found::of(&self.store.open());
-        let ours = Some(self.store.running().build_id());
-        if before.is_some() && there.build() == before.as_deref() && there.build() != ours {
-            self.reject(there);
-        }
     }
 
     /// What an upgrade found at the path is not.
@@ -212,9 +197,8 @@ impl Disk {
     }
 
     /// The predecessor decides from now on: two hands at once would leave the program of whichever is
-    /// slower. What is under way comes to its end before it is told, within a limit. `to`: its build.
-    pub(super) async fn give_up(&mut self, to: Option<String>) {
-        self.given_up_to = to;
+    /// slower. What is under way comes to its end before it is told, within a limit.
+    pub(super) async fn give_up(&mut self) {
         if let Some(working) = self.working.take() {
             let _ = tokio::time::timeout(LASTS, working).await;
         }
@@ -289,9 +273,8 @@ fn failed(work: &Work, program: &dyn std::fmt::Display, why: &dyn std::fmt::Disp
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::trial::Name;
     use crate::sys::image::Image;
-    use crate::sys::image::fixture::{id, program, put};
+    use crate::sys::image::fixture::{program, put};
 
     /// Build 2 runs, and build 1 is at the path.
     fn disk(dir: &Path) -> (Disk, mpsc::Receiver<Input>) {
@@ -304,16 +287,6 @@ mod tests {
         (disk, inbox)
     }
 
-    async fn settle(disk: &mut Disk, inbox: &mut mpsc::Receiver<Input>) {
-        while disk.is_working() {
-            match inbox.recv().await {
-                Some(Input::Disk(done)) => drop(disk.done(done)),
-                other => panic!("{other:?}"),
-            }
-        }
-        assert_eq!(disk.trouble(), None);
-    }
-
     #[tokio::test(start_paused = true)]
     async fn work_that_does_not_end_is_given_up_in_time() {
         let dir = tempfile::tempdir().unwrap();
@@ -321,34 +294,8 @@ mod tests {
         disk.wanted.push_back(Work::Commit);
         disk.working = Some(tokio::spawn(std::future::pending()));
         let begun = tokio::time::Instant::now();
-        disk.give_up(None).await;
+        disk.give_up().await;
         assert_eq!(begun.elapsed().as_secs(), LASTS.as_secs());
         assert!(disk.wanted.is_empty() && !disk.is_working());
-    }
-
-    /// It had given the service back, but nobody took it.
-    #[tokio::test]
-    async fn what_stays_after_all_takes_the_place_of_its_predecessor() {
-        for (given_up, at_the_path) in [(true, 2), (false, 1)] {
-            let dir = tempfile::tempdir().unwrap();
-            let (mut disk, mut inbox) = disk(dir.path());
-            if given_up {
-                disk.give_up(Some(id(1))).await;
-            }
-            disk.keep();
-            settle(&mut disk, &mut inbox).await;
-            assert_eq!(disk.store.build(Name::Good), Some(id(2)));
-            assert_eq!(disk.store.build(Name::Program), Some(id(at_the_path)));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_file_that_somebody_else_put_at_the_path_stays_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut disk, mut inbox) = disk(dir.path());
-        disk.give_up(Some(id(3))).await;
-        disk.keep();
-        settle(&mut disk, &mut inbox).await;
-        assert_eq!(disk.store.build(Name::Program), Some(id(1)));
     }
 }

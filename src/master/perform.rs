@@ -110,9 +110,7 @@ impl Driver {
             // The predecessor.
             Action::ToPredecessor(word) => {
                 if matches!(word, FromSuccessor::Yield { .. }) {
-                    let to = self.predecessor.as_ref().map(Predecessor::identity);
-                    let to = to.map(|identity| identity.build_id.clone());
-                    self.disk.give_up(to).await;
+                    self.disk.give_up().await;
                 }
                 self.say_to_predecessor(word);
             }
@@ -176,7 +174,9 @@ impl Driver {
                     self.disk.reject(found);
                 }
             }
-            Action::KeepDisk => self.disk.keep(),
+            // What the predecessor may have put at the path stays there: it is good, and a start that
+            // finds it is a trial.
+            Action::KeepDisk => self.disk.commit(),
             Action::Proved => {
                 self.health.end();
                 if self.disk.store.on_trial() {
