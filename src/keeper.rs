@@ -319,10 +319,13 @@ impl Keeper {
                 self.forward(signal);
             }
         }
-        if word == "ready" {
+        if word == "ready" && self.notify.is_some() {
             self.unsaid = Some(rest.to_owned());
         }
-        let ready = self.say_ready();
+        let ready = match word {
+            "ready" => self.say_ready(),
+            _ => Ok(()),
+        };
         let Some(notify) = &self.notify else { return };
         let told = match word {
             "ready" => ready,
