@@ -577,15 +577,18 @@ impl Drop for Upload {
         };
         match &self.of {
             Of::Connection(gate) => gate.body_dropped(self.number, body, self.asked),
-            Of::Stream(_) => wait_for_end(body, self.timeout),
+            Of::Stream(_) => wait_for_end(body),
         }
     }
 }
 
+/// For the frame that ends a stream, from a client that has sent all it had promised.
+const LAST_FRAME: Duration = Duration::from_secs(5);
+
 /// HTTP/2: when every byte that was promised has been read and only the frame that ends the stream is
 /// missing, it is waited for. `h2` resets a stream that is answered before, and some clients take that
 /// for a failed request.
-fn wait_for_end(mut body: Incoming, limit: Duration) {
+fn wait_for_end(mut body: Incoming) {
     if body.is_end_stream() || body.size_hint().exact() != Some(0) {
         return;
     }
@@ -594,6 +597,6 @@ fn wait_for_end(mut body: Incoming, limit: Duration) {
     };
     runtime.spawn(async move {
         let end = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
-        let _ = tokio::time::timeout(limit, end).await;
+        let _ = tokio::time::timeout(LAST_FRAME, end).await;
     });
 }
