@@ -26,6 +26,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Progress {
     /// All of it was taken, or there is none.
     done: AtomicBool,
+    /// An application that answers has read it.
+    is_read: bool,
     /// The client has to send more.
     client_is_slow: AtomicBool,
     /// When a part of it was last taken.
@@ -33,9 +35,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(done: bool) -> Arc<Self> {
+    /// `done`: there is no body. `is_read`: an application that answers has read it.
+    pub(super) fn new(done: bool, is_read: bool) -> Arc<Self> {
         Arc::new(Self {
             done: AtomicBool::new(done),
+            is_read,
             client_is_slow: AtomicBool::new(false),
             last: Mutex::new(Instant::now()),
         })
@@ -165,7 +169,7 @@ impl Download {
     /// The connection can be used again, unless the request is still on its way.
     fn finish(&mut self) {
         if let Some((link, turn)) = self.with.take() {
-            if self.request.is_done() {
+            if self.request.is_done() && self.request.is_read {
                 turn.give_back(link);
             }
         }

@@ -229,7 +229,12 @@ impl Exchange {
     async fn run(mut self, front: &Arc<Front>) -> Result<Response<Body>, Refusal> {
         // What was kept may be closed at any moment: fine for what can go out again.
         let fresh = self.body.is_some() || self.client.is_some();
-        let progress = Progress::new(self.body.is_none());
+        // A program that expects no body takes it for the next request, whosever that is.
+        let expected = !matches!(
+            self.head.method,
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::DELETE
+        );
+        let progress = Progress::new(self.body.is_none(), self.body.is_none() || expected);
         let mut patience = Patience::new(front.limits.connect);
         let mut request = match self.body.take() {
             Some(body) => self.head.request(Upload::new(body, &progress)),

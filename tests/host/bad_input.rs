@@ -130,6 +130,23 @@ fn the_chunks_of_a_get_reach_the_application() {
     assert!(answer.ends_with("\r\n\r\nabcde"), "{answer}");
 }
 
+/// This application reads no body of a GET. What a client puts there is no request of another's.
+#[test]
+fn what_an_application_leaves_unread_reaches_nobody_else() {
+    let scene = Scene::begin("unread", SOCKET, QUICK);
+    let hidden = "GET /pid HTTP/1.1\r\nhost: x\r\n\r\n";
+    let length = hidden.len();
+    for _ in 0..5 {
+        let head = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
+        let answer = seen(
+            &scene,
+            &format!("{head}content-length: {length}\r\n\r\n{hidden}"),
+        );
+        assert!(answer.ends_with("\r\n\r\n1"), "{answer}");
+        assert_eq!(scene.get("/"), "1");
+    }
+}
+
 /// Most of the body is on its way when the application closes.
 #[test]
 fn a_large_upload_that_is_refused_early_gets_the_refusal() {
