@@ -216,6 +216,24 @@ fn a_program_from_elsewhere_is_put_in_place_and_run() {
     load.stop().assert_clean();
 }
 
+/// A rollback is answered when the previous generation serves: the end of it is still written down then.
+#[test]
+fn an_upgrade_may_follow_a_rollback_at_once() {
+    let (service, load) = begin("follows", PATIENT);
+    let new = build::other_version(TWO);
+    let client = service.program.clone();
+    for _ in 0..10 {
+        for words in [
+            &["upgrade", "--binary", new.to_str().expect("a path")][..],
+            &["rollback"],
+        ] {
+            let ran = service.client_start(&client, words).finish(SOON);
+            ran.assert_code(0);
+        }
+    }
+    load.stop().assert_clean();
+}
+
 #[test]
 fn an_upgrade_commits_by_itself_when_its_probation_is_over() {
     let (service, load) = begin("by_itself", "workers = 2\n[upgrade]\nprobation = \"1h\"\n");
@@ -512,6 +530,21 @@ fn of_two_orders_at_once_one_is_refused() {
     assert!(codes == [0, 75] || codes == [0, 0], "{outputs:?}");
     if let Some(refused) = outputs.iter().find(|o| o.code == 75) {
         says(&refused.stderr, &["under way"]);
+    }
+    service.wait_owner(2, "probation");
+    service.cli(&["commit"]).assert_code(0);
+    alone(&service, 2);
+    load.stop().assert_clean();
+}
+
+/// As two `systemctl reload` are, one of which was killed and lives on.
+#[test]
+fn what_is_to_be_applied_while_it_gets_ready_is_waited_for() {
+    let (service, load) = begin("two_applies", PATIENT);
+    two(&service);
+    let both = [(); 2].map(|()| service.cli_start(&["apply"]));
+    for one in both {
+        one.finish(SOON).assert_code(0);
     }
     service.wait_owner(2, "probation");
     service.cli(&["commit"]).assert_code(0);

@@ -228,7 +228,7 @@ fn a_deploy_that_is_followed_to_its_end_can_be_superseded() {
         }
         deploy("3", &["--supersede"]).assert_code(0);
         let followed = followed.join().unwrap();
-        assert_ne!(followed.code, 0, "{followed}");
+        assert_eq!(followed.code, 1, "{followed}");
     });
     assert_eq!(scene.get("/"), "3");
     assert_eq!(scene.pointed(), "3");
@@ -236,6 +236,9 @@ fn a_deploy_that_is_followed_to_its_end_can_be_superseded() {
     scene.service.cli(&["rollback"]).assert_code(0);
     assert_eq!(scene.get("/"), "1");
     assert_eq!(scene.pointed(), "1");
+    let again = deploy("1", &["--until", "commit"]);
+    again.assert_code(0);
+    assert!(again.to_string().contains("already"), "{again}");
 }
 
 #[test]

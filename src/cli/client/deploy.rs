@@ -12,6 +12,7 @@ use super::screen::Screen;
 use super::{Client, verdict};
 use crate::api::{Phase, Until, UpgradeOrder, Verdict, exit};
 use crate::cli::args::Deploy;
+use crate::cli::text::one_line;
 use crate::sys::link::{Link, Lock};
 
 impl Client<'_> {
@@ -33,7 +34,7 @@ impl Client<'_> {
                 return Ok(verdict(exit::USAGE, message));
             }
         };
-        let status = self.control.status().await?;
+        let status = self.settled().await?;
         // One that has been decided ends by itself: it holds up nothing.
         let decided = Phase::named(&status.phase) == Some(Phase::Serving);
         let under_way = status.upgrade.filter(|_| !decided);
@@ -86,22 +87,19 @@ impl Client<'_> {
             until: Until::Takeover,
             ..deploy.order.clone()
         };
-        let ordered = match self.place_upgrade("upgrade", order, screen).await {
-            Ok(Verdict {
-                exit: exit::OK,
-                id: Some(id),
-                ..
-            }) if deploy.order.until == Until::Commit => {
+        let mut ordered = self.place_upgrade("upgrade", order, screen).await;
+        if let (Ok(done), Until::Commit) = (&ordered, deploy.order.until) {
+            if let Some(id) = self.begun(done).await {
                 // `deploy --supersede` is a way out of a probation.
                 lock = None;
-                self.follow(&Which::Id(id), Goal::End, true, screen).await
+                ordered = self.follow(&Which::Id(id), Goal::End, true, screen).await;
             }
-            ordered => ordered,
-        };
+        }
         let done = matches!(&ordered, Ok(Verdict { exit: exit::OK, .. }));
         if done {
             if let Some(before) = before.filter(|before| *before != directory) {
-                let (from, to) = (before.display(), directory.display());
+                // Others choose the names of directories.
+                let [from, to] = [&before, &directory].map(|one| one_line(&one.to_string_lossy()));
                 screen.say(&format!("release {from} -> {to}"));
             }
             self.old_releases(screen).await?;
@@ -113,6 +111,16 @@ impl Client<'_> {
         }
         drop(lock);
         ordered
+    }
+
+    /// The upgrade that an order has begun; `None`: there was nothing to do.
+    async fn begun(&self, done: &Verdict) -> Option<String> {
+        let id = done.id.clone().filter(|_| done.exit == exit::OK)?;
+        let known = self.control.status().await.map_or(true, |status| {
+            status.upgrade.is_some_and(|one| one.id == id)
+                || status.last.is_some_and(|last| last.id == id)
+        });
+        known.then_some(id)
     }
 
     /// Names what nothing needs any more. What the service says is printed, and no more: whoever types

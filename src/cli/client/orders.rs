@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -13,8 +14,14 @@ use super::follow::{Goal, Which};
 use super::parked::Parked;
 use super::screen::{Screen, TICK};
 use super::{Client, verdict};
-use crate::api::{Event, Until, UpgradeOrder, Verdict, exit};
+use crate::api::{Event, Phase, Status, Until, UpgradeOrder, Verdict, exit};
 use crate::cli::args::Upgrade;
+
+/// For the end of an upgrade that has been decided: its program is put right on the disk.
+const WRITTEN_DOWN: Duration = Duration::from_secs(5);
+
+/// What `apply` asks for is asked again so often while others are in the way.
+const APPLIED: u32 = 3;
 
 impl Client<'_> {
     /// `upgrade`.
@@ -24,7 +31,7 @@ impl Client<'_> {
         screen: &mut Screen,
     ) -> Result<Verdict, Trouble> {
         if let Some(file) = &upgrade.binary {
-            let status = self.control.status().await?;
+            let status = self.settled().await?;
             // The order would be refused, and the file would be in the way of what is under way.
             if status.upgrade.is_some() && !upgrade.order.supersede {
                 let message = format!(
@@ -39,6 +46,19 @@ impl Client<'_> {
         }
         self.place_upgrade("upgrade", upgrade.order.clone(), screen)
             .await
+    }
+
+    /// The status, once an upgrade that has been decided is written down, too.
+    pub(super) async fn settled(&self) -> Result<Status, Trouble> {
+        let end = Instant::now() + WRITTEN_DOWN;
+        loop {
+            let status = self.control.status().await?;
+            let decided = Phase::named(&status.phase) == Some(Phase::Serving);
+            if status.upgrade.is_none() || !decided || Instant::now() >= end {
+                return Ok(status);
+            }
+            sleep(TICK).await;
+        }
     }
 
     /// `theirs` is what the service says. It is compared, and never written to.
@@ -57,10 +77,29 @@ impl Client<'_> {
         })
     }
 
-    /// `apply`.
+    /// `apply`. A generation that gets ready may be what it asks for (`systemctl reload` was killed, and is
+    /// given again): what becomes of that one is waited for.
     pub(super) async fn apply(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
-        self.place_upgrade("apply", UpgradeOrder::default(), screen)
-            .await
+        let mut tries = 0;
+        loop {
+            let order = UpgradeOrder::default();
+            let ordered = self.place_upgrade("apply", order, screen).await?;
+            tries += 1;
+            if ordered.exit != exit::REFUSED || tries == APPLIED {
+                return Ok(ordered);
+            }
+            let status = self.control.status().await?;
+            let Some(upgrade) = status.upgrade else {
+                return Ok(ordered);
+            };
+            if Phase::named(&status.phase) == Some(Phase::Launching) {
+                let which = Which::Id(upgrade.id);
+                let done = self.follow(&which, Goal::Takeover, true, screen).await?;
+                if done.exit != exit::OK {
+                    return Ok(done);
+                }
+            }
+        }
     }
 
     pub(super) async fn place_upgrade(
