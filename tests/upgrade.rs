@@ -216,24 +216,6 @@ fn a_program_from_elsewhere_is_put_in_place_and_run() {
     load.stop().assert_clean();
 }
 
-/// A rollback is answered when the previous generation serves: the end of it is still written down then.
-#[test]
-fn an_upgrade_may_follow_a_rollback_at_once() {
-    let (service, load) = begin("follows", PATIENT);
-    let new = build::other_version(TWO);
-    let client = service.program.clone();
-    for _ in 0..10 {
-        for words in [
-            &["upgrade", "--binary", new.to_str().expect("a path")][..],
-            &["rollback"],
-        ] {
-            let ran = service.client_start(&client, words).finish(SOON);
-            ran.assert_code(0);
-        }
-    }
-    load.stop().assert_clean();
-}
-
 #[test]
 fn an_upgrade_commits_by_itself_when_its_probation_is_over() {
     let (service, load) = begin("by_itself", "workers = 2\n[upgrade]\nprobation = \"1h\"\n");
