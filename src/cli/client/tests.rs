@@ -926,6 +926,33 @@ async fn a_service_that_runs_is_never_said_not_to() {
     master.wait().unwrap();
 }
 
+/// After a rollback its end is still written down: that holds up nothing.
+#[tokio::test]
+async fn a_binary_waits_for_the_end_of_an_upgrade_that_is_decided() {
+    let upgrade = Upgrade {
+        binary: Some("./new".into()),
+        ..Upgrade::default()
+    };
+    let place = Place::new();
+    let decided = Status {
+        upgrade: probation().upgrade,
+        ..serving()
+    };
+    let owner = Owner::start(place.listener(), decided, |_, answer| {
+        answer.end(verdict(0, "serves"));
+    });
+    let written_down = async {
+        owner.asked(2).await;
+        owner.status.send_modify(|status| status.upgrade = None);
+    };
+    let install = |_: &Path| Ok(());
+    let (code, ()) = tokio::join!(
+        place.ask_with(Ask::Upgrade(upgrade), &install),
+        written_down
+    );
+    assert_eq!(code, exit::OK, "{}", place.err.text());
+}
+
 #[tokio::test]
 async fn a_binary_is_put_in_place_before_the_order_and_not_under_another_upgrade() {
     let with_binary = || {
