@@ -193,15 +193,14 @@ async fn wait(connection: &mut Connection, worker: &Worker, heard: Word) -> Woke
             }
             let mut bytes = BytesMut::with_capacity(FIRST_READ);
             bytes.extend_from_slice(&connection.leftover);
-            match connection.stream.try_read(&mut bytes) {
-                Ok(0) => return Poll::Ready(Woken::Over),
-                Ok(_) => {
+            match connection.stream.poll_read_some(cx, &mut bytes) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Woken::Over),
+                Poll::Ready(Ok(_)) => {
                     connection.leftover = bytes.freeze();
                     connection.head_since.get_or_insert_with(Instant::now);
                     return Poll::Ready(Woken::Bytes);
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(Woken::Over),
+                Poll::Pending => {}
             }
         }
         while timer.as_mut().poll(cx).is_ready() {

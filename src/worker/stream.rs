@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::io::poll_read_buf;
 
 use super::tls::{TlsInfo, TlsStream};
 pub(super) use crate::context::Peer;
@@ -91,12 +92,17 @@ impl Stream {
         }
     }
 
-    /// Reads what is there; `WouldBlock` when nothing is.
-    pub(super) fn try_read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
+    /// Reads what is there; 0 at the end.
+    pub(super) fn poll_read_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(s) => s.try_read_buf(into),
-            Self::Unix(s) => s.try_read_buf(into),
-            Self::Tls(s) => s.try_read(into),
+            // A short read tells the runtime that there is no more: the next one asks no kernel.
+            Self::Tcp(s) => poll_read_buf(Pin::new(s), cx, into),
+            Self::Unix(s) => poll_read_buf(Pin::new(s), cx, into),
+            Self::Tls(s) => s.poll_read_some(cx, into),
         }
     }
 

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::io::poll_read_buf;
 
 use super::blob::{Blob, BlobError};
 use super::info::TlsInfo;
@@ -93,30 +92,16 @@ impl TlsStream {
         parts.sealed.has_plain() || parts.socket.has_unread()
     }
 
-    /// Reads what is there; `WouldBlock` when nothing is.
-    pub(in crate::worker) fn try_read(&mut self, into: &mut BytesMut) -> io::Result<usize> {
-        let parts = self.parts();
-        loop {
-            match parts.open()? {
-                Plain::Some => {
-                    let room = into.capacity() - into.len();
-                    let plain = parts.sealed.take(room.max(1));
-                    into.extend_from_slice(&plain);
-                    return Ok(plain.len());
-                }
-                Plain::End => return Ok(0),
-                Plain::None => {}
-            }
-            let wanted = parts.sealed.wanted();
-            parts.sealed.input.reserve(wanted);
-            let read = parts.socket.try_read(&mut parts.sealed.input);
-            if !matches!(read, Ok(1..)) {
-                parts.sealed.read_nothing();
-            }
-            if read? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
+    /// Reads what is there; 0 at the end.
+    pub(in crate::worker) fn poll_read_some(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        let room = into.capacity() - into.len();
+        let plain = ready!(self.parts().poll_plain(cx, room.max(1)))?;
+        into.extend_from_slice(&plain);
+        Poll::Ready(Ok(plain.len()))
     }
 
     /// Seals a last word, and writes it as far as the socket takes it at once.
@@ -145,6 +130,29 @@ impl Parts {
             self.write_now();
         }
         Ok(opened?)
+    }
+
+    /// So much of the client's words at most; nothing at their end.
+    fn poll_plain(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<BytesMut>> {
+        loop {
+            match self.open()? {
+                Plain::Some => return Poll::Ready(Ok(self.sealed.take(most))),
+                Plain::End => return Poll::Ready(Ok(BytesMut::new())),
+                Plain::None => {}
+            }
+            // Before there is something to read there is no buffer for it.
+            ready!(self.socket.poll_readable(cx))?;
+            let wanted = self.sealed.wanted();
+            self.sealed.input.reserve(wanted);
+            let read = self.socket.poll_read_some(cx, &mut self.sealed.input);
+            if !matches!(read, Poll::Ready(Ok(1..))) {
+                self.sealed.read_nothing();
+            }
+            if ready!(read)? == 0 {
+                // No close_notify: it may be cut short (RFC 8446, 6.1).
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
     }
 
     /// Writes what waits, as far as the socket takes it at once.
@@ -191,30 +199,9 @@ impl AsyncRead for TlsStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let parts = self.get_mut().parts();
-        loop {
-            match parts.open()? {
-                Plain::Some => {
-                    buf.put_slice(&parts.sealed.take(buf.remaining()));
-                    return Poll::Ready(Ok(()));
-                }
-                Plain::End => return Poll::Ready(Ok(())),
-                Plain::None => {}
-            }
-            // Before there is something to read there is no buffer for it.
-            ready!(parts.socket.poll_readable(cx))?;
-            let wanted = parts.sealed.wanted();
-            parts.sealed.input.reserve(wanted);
-            let socket = Pin::new(&mut parts.socket);
-            let read = poll_read_buf(socket, cx, &mut parts.sealed.input);
-            if !matches!(read, Poll::Ready(Ok(1..))) {
-                parts.sealed.read_nothing();
-            }
-            if ready!(read)? == 0 {
-                // No close_notify: it may be cut short (RFC 8446, 6.1).
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
+        let plain = ready!(self.get_mut().parts().poll_plain(cx, buf.remaining()))?;
+        buf.put_slice(&plain);
+        Poll::Ready(Ok(()))
     }
 }
 
