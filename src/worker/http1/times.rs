@@ -96,6 +96,10 @@ impl Times {
         now: Instant,
     ) -> Option<Due> {
         let next = self.next(gate, http);
+        if next.is_none() && gate.in_flight() {
+            // A request comes and goes without a move of the timer.
+            return None;
+        }
         if let Some((at, _)) = next {
             if at < self.timer.deadline() {
                 self.timer.as_mut().reset(at);
