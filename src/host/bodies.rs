@@ -4,7 +4,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -15,7 +15,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::front::Front;
-use super::pool::{Link, Turn};
+use super::link::Link;
+use super::pool::Turn;
 use super::refusal::Cause;
 use crate::config::Upstream;
 
@@ -142,6 +143,7 @@ pub(super) struct Download {
     /// Runs while the application gives nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     stalls: bool,
+    broke_off: Option<String>,
 }
 
 impl Download {
@@ -159,6 +161,7 @@ impl Download {
             about,
             stalled: None,
             stalls: false,
+            broke_off: None,
         };
         if this.body.is_end_stream() {
             this.finish();
@@ -173,6 +176,30 @@ impl Download {
                 turn.give_back(link);
             }
         }
+    }
+
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut nobody = Context::from_waker(Waker::noop());
+        // This task is awake: what drives the connection is not to wake it once more.
+        let polled = Pin::new(&mut self.body).poll_frame(&mut nobody);
+        let (true, Some((link, _))) = (polled.is_pending(), &mut self.with) else {
+            return polled;
+        };
+        link.drive(cx);
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    /// The client gets what came before: hyper sends nothing more of an answer from the moment that it
+    /// has an error, so it learns of that at its next question.
+    fn breaks_off<T>(&mut self, cx: &mut Context<'_>, why: String) -> Poll<T> {
+        self.about.complain(&why);
+        self.with = None;
+        self.broke_off = Some(why);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn is_overdue(&mut self, cx: &mut Context<'_>, limit: Duration) -> bool {
@@ -193,35 +220,33 @@ impl HttpBody for Download {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        let limit = this.about.front.limits.stall;
+        if let Some(why) = this.broke_off.take() {
+            return Poll::Ready(Some(Err(why.into())));
+        }
+        let polled = this.poll_body(cx);
         if polled.is_pending() {
+            let limit = this.about.front.limits.stall;
             if this.is_overdue(cx, limit) {
                 let limit = humantime::format_duration(limit);
                 let why =
                     format!("the application's answer stood still for {limit} (stall_timeout)");
-                this.about.complain(&why);
-                this.with = None;
-                return Poll::Ready(Some(Err(why.into())));
+                return this.breaks_off(cx, why);
             }
             return Poll::Pending;
         }
         this.stalls = false;
-        let frame = ready!(polled);
-        match &frame {
+        match ready!(polled) {
             Some(Err(e)) => {
-                let why = format!(
-                    "the application's answer broke off: {}",
-                    super::front::cause(e)
-                );
-                this.about.complain(&why);
-                this.with = None;
+                let why = super::front::cause(&e);
+                this.breaks_off(cx, format!("the application's answer broke off: {why}"))
             }
-            None => this.finish(),
-            Some(Ok(_)) if this.body.is_end_stream() => this.finish(),
-            Some(Ok(_)) => {}
+            frame => {
+                if frame.is_none() || this.body.is_end_stream() {
+                    this.finish();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

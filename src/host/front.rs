@@ -16,13 +16,13 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::bodies::{About, Download, Progress, Upload};
-use super::pool::{Link, Pool, Turn};
+use super::link::Link;
+use super::pool::{Pool, Turn};
 use super::refusal::{Complaints, Refusal};
 use super::{FrontContext, fields, tunnel};
 use crate::worker::hop_of;
 
 /// The front of one application.
-#[derive(Debug)]
 pub(super) struct Front {
     pool: Pool,
     pub(super) limits: Limits,
@@ -129,17 +129,15 @@ impl Head {
         request: Request<Upload>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, Sent> {
-        let without_body = request.body().is_end_stream();
-        let mut answer = std::pin::pin!(link.sender.try_send_request(request));
+        let replay = request.body().is_end_stream() && link.tells_unread;
+        let mut answer = std::pin::pin!(link.send(request));
         let limit = front.limits.answer;
         let begun = Instant::now();
         let mut due = begun + limit;
         loop {
             tokio::select! {
                 biased;
-                answer = &mut answer => return answer.map_err(|failed| {
-                    self.failed(failed, without_body && link.tells_unread)
-                }),
+                answer = &mut answer => return answer.map_err(|failed| self.failed(failed, replay)),
                 () = sleep_until(due) => {
                     let since = progress.waits_since().max(begun);
                     if since.elapsed() >= limit {
@@ -250,7 +248,7 @@ impl Exchange {
                 Err(Sent::Failed(refusal)) => return Err(refusal),
             };
             // What was kept ends all the time; a new one should not.
-            let again = link.was_used() || patience.wait().await;
+            let again = link.requests() > 1 || patience.wait().await;
             if !again {
                 return Err(self.head.no_answer(&why));
             }
@@ -261,7 +259,7 @@ impl Exchange {
         self,
         front: &Arc<Front>,
         mut response: Response<Incoming>,
-        link: Link,
+        mut link: Link,
         turn: Turn,
         progress: Arc<Progress>,
     ) -> Result<Response<Body>, Refusal> {
@@ -278,6 +276,10 @@ impl Exchange {
             let front = Arc::clone(front);
             tokio::spawn(tunnel::carry(client, application, link, turn, front));
             return Ok(response.map(|_| Body::empty()));
+        }
+        if !progress.is_done() {
+            // Its body goes on, whether or not the client takes the answer.
+            link.let_run();
         }
         fields::to_client(response.headers_mut());
         let about = About {
@@ -300,7 +302,6 @@ enum Sent {
     Failed(Refusal),
 }
 
-/// Who is at the other end; `None`: of a Unix socket.
 /// Whether the other side closed a Unix socket in which our request lay unread (the read fails), or
 /// had closed it before (the write fails). After it had read everything there is an EOF instead.
 fn was_unread(error: &hyper::Error) -> bool {

@@ -13,6 +13,7 @@
 mod bodies;
 mod fields;
 mod front;
+mod link;
 mod pool;
 mod refusal;
 mod stream;

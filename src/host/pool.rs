@@ -1,25 +1,19 @@
 //! Connections to the application: dealt evenly over its instances, kept for a moment when their
 //! answer is through.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, UnixStream};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use super::bodies::Upload;
-use super::stream::Stream;
+use super::link::Link;
 use crate::config::Upstream;
 
 /// All instances of the application.
-#[derive(Debug)]
 pub(super) struct Pool {
     instances: Vec<Arc<Instance>>,
     /// Where the next search begins, so that equals take turns.
@@ -27,7 +21,6 @@ pub(super) struct Pool {
 }
 
 /// One process of the application, as its clients see it.
-#[derive(Debug)]
 pub(super) struct Instance {
     upstream: Upstream,
     /// Requests that it has now.
@@ -36,44 +29,28 @@ pub(super) struct Instance {
     idle_timeout: Duration,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct IdleLinks {
     links: Vec<Idle>,
     /// A task looks for those that are too old.
     watched: bool,
 }
 
-#[derive(Debug)]
 struct Idle {
     link: Link,
     since: Instant,
 }
 
-/// A connection to the application. It ends when this is dropped.
-#[derive(Debug)]
-pub(super) struct Link {
-    pub(super) sender: SendRequest<Upload>,
-    driver: AbortHandle,
-    /// How often it has answered.
-    requests: u32,
-    /// Bytes that the other side never read are an error of the next call on a Unix socket, and on
-    /// no other one.
-    pub(super) tells_unread: bool,
-}
-
 /// A request is with an instance as long as this exists.
-#[derive(Debug)]
 pub(super) struct Turn(Arc<Instance>);
 
-/// More connections without a request are not kept, for each instance.
-const IDLE_MOST: usize = 64;
+/// More connections without a request are not kept, for each instance. What a busy moment needed is kept
+/// for the next one; what is not, gets old.
+const IDLE_MOST: usize = 512;
 
 /// After so many requests a connection is closed: programs with a thread a connection (puma) accept
 /// nobody else while their threads have connections that are busy.
 const REQUESTS_MOST: u32 = 100;
-
-/// What hyper may hold of an answer that its reader does not take.
-const BUFFER_MAX: usize = 64 * 1024;
 
 impl Pool {
     pub(super) fn new(upstreams: &[Upstream], idle_timeout: Duration) -> Self {
@@ -97,10 +74,12 @@ impl Pool {
         let mut failed = io::Error::other("the application has no instance");
         for instance in self.by_load() {
             let turn = instance.enter();
-            if let Some(link) = (!fresh).then(|| instance.take_idle()).flatten() {
+            let kept =
+                poll_fn(|cx| Poll::Ready((!fresh).then(|| instance.take_idle(cx)).flatten()));
+            if let Some(link) = kept.await {
                 return Ok((link, turn));
             }
-            match instance.open().await {
+            match Link::open(&instance.upstream).await {
                 Ok(link) => return Ok((link, turn)),
                 Err(e) => {
                     let at = &instance.upstream;
@@ -131,37 +110,11 @@ impl Instance {
         Turn(Arc::clone(self))
     }
 
-    async fn open(&self) -> io::Result<Link> {
-        let stream = match &self.upstream {
-            Upstream::Unix(path) => Stream::unix(UnixStream::connect(path).await?),
-            Upstream::Port(port) => {
-                let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).await?;
-                stream.set_nodelay(true)?;
-                Stream::tcp(stream)
-            }
-        };
-        let tells_unread = matches!(self.upstream, Upstream::Unix(_));
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(BUFFER_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        let driver = tokio::spawn(connection.with_upgrades());
-        Ok(Link {
-            sender,
-            driver: driver.abort_handle(),
-            requests: 0,
-            tells_unread,
-        })
-    }
-
     /// The one that was used last: the others may get old and end.
-    fn take_idle(&self) -> Option<Link> {
-        let mut cx = Context::from_waker(Waker::noop());
+    fn take_idle(&self, cx: &mut Context<'_>) -> Option<Link> {
         let mut idle = self.idle();
         while let Some(Idle { mut link, since }) = idle.links.pop() {
-            let young = since.elapsed() < self.idle_timeout;
-            if young && matches!(link.sender.poll_ready(&mut cx), Poll::Ready(Ok(()))) {
+            if since.elapsed() < self.idle_timeout && link.is_ready(cx) {
                 return Some(link);
             }
         }
@@ -169,9 +122,8 @@ impl Instance {
     }
 
     fn put_idle(self: &Arc<Self>, mut link: Link) {
-        link.requests += 1;
-        let enough = link.requests >= REQUESTS_MOST;
-        if enough || self.idle_timeout.is_zero() || link.sender.is_closed() {
+        let enough = link.requests() >= REQUESTS_MOST || self.idle_timeout.is_zero();
+        if enough || !link.is_ready(&mut Context::from_waker(Waker::noop())) {
             return;
         }
         let since = Instant::now();
@@ -218,18 +170,5 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Link {
-    /// It has answered before.
-    pub(super) fn was_used(&self) -> bool {
-        self.requests > 0
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.driver.abort();
     }
 }

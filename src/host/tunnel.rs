@@ -15,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep};
 
 use super::front::Front;
-use super::pool::{Link, Turn};
+use super::link::Link;
+use super::pool::Turn;
 use super::refusal::Cause;
 
 /// Carries bytes until both sides have ended, or one of them is gone.
@@ -26,9 +27,9 @@ pub(super) async fn carry(
     turn: Turn,
     front: Arc<Front>,
 ) {
+    // hyper lets go of the application's connection: the tunnel is the only one who has it.
+    link.ended().await;
     let both = tokio::try_join!(client, application);
-    // From here on the tunnel is the only one who has the application's connection.
-    drop(link);
     let (client, application) = match both {
         Ok(both) => both,
         Err(e) => {
