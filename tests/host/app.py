@@ -78,6 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/env":
             self.answer("".join(f"{k}={v}\n" for k, v in sorted(os.environ.items())))
         elif self.path == "/eat":
+            print("it eats", flush=True)
             HELD.append(bytearray(os.urandom(1 << 20) * 96))
             self.answer("eaten")
         elif self.path in ("/leave", "/leave-and-eat"):
