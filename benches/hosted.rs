@@ -1,9 +1,9 @@
 //! A hosted application, deployed and taken back under load: `cargo bench --bench hosted`. Beside it
-//! nginx before gunicorn with gunicorn's own `HUP`: the same application, the same workers, a socket
-//! of the same kind. `DEPLOYS=20` (every second one is taken back), `SECONDS=10` for the speed,
-//! `PEERS=nginx,handover`.
+//! nginx before the same server of it (gunicorn, then uvicorn) with that one's own `HUP`: the same
+//! application, the same workers, a socket of the same kind. `DEPLOYS=20` (every second one is taken
+//! back), `SECONDS=10` for the speed, `PEERS=nginx,handover`, `SERVERS=gunicorn,uvicorn`.
 //!
-//! Needs gunicorn: what `.ci/run` has installed, or `GUNICORN=/path/to/gunicorn`.
+//! Needs gunicorn and uvicorn: what `.ci/run` has installed, or `PYTHON_BIN=/path/to/bin`.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -33,19 +33,68 @@ const CONNECTIONS: usize = 256;
 /// Between two orders.
 const BETWEEN: Duration = Duration::from_millis(500);
 
-/// It says which release it is.
-const APPLICATION: &str = r#"
+/// Something that runs the application.
+#[derive(Debug, Clone, Copy)]
+struct Server {
+    name: &'static str,
+    application: &'static str,
+    /// What it is told of itself, in both cases; how it is told its socket comes first.
+    words: &'static [&'static str],
+    /// Before the path of a socket.
+    socket: &'static str,
+}
+
+const SERVERS: [Server; 2] = [
+    Server {
+        name: "gunicorn",
+        application: r#"
 import os
-RELEASE = os.path.basename(os.path.realpath("."))
+RELEASE = os.path.basename(os.path.dirname(os.path.realpath(__file__)))
 BODY = (RELEASE + "\n").encode()
 def app(environ, start_response):
     start_response("200 OK", [("Content-Length", str(len(BODY))), ("X-Generation", RELEASE)])
     return [BODY]
-"#;
+"#,
+        words: &["-b", "--threads", "16", "--keep-alive", "5", "--log-level", "warning"],
+        socket: "unix:",
+    },
+    Server {
+        name: "uvicorn",
+        application: r#"
+import os
+RELEASE = os.path.basename(os.path.dirname(os.path.realpath(__file__))).encode()
+BODY = RELEASE + b"\n"
+HEAD = {"type": "http.response.start", "status": 200, "headers": [
+    (b"content-length", str(len(BODY)).encode()), (b"x-generation", RELEASE)]}
+async def app(scope, receive, send):
+    await send(HEAD)
+    await send({"type": "http.response.body", "body": BODY})
+"#,
+        words: &["--uds", "--lifespan", "off", "--no-access-log", "--log-level", "warning"],
+        socket: "",
+    },
+];
 
-/// Somebody before gunicorn.
+impl Server {
+    fn installed(&self) -> Option<PathBuf> {
+        let usual = "/var/cache/handover-ci/apps/python/bin";
+        let bin = std::env::var_os("PYTHON_BIN").unwrap_or_else(|| usual.into());
+        Some(Path::new(&bin).join(self.name)).filter(|path| path.is_file())
+    }
+
+    fn command(&self, socket: &str) -> Vec<String> {
+        let program = self.installed().expect("it is there").display().to_string();
+        let workers = WORKERS.to_string();
+        let socket = format!("{}{socket}", self.socket);
+        let (how, rest) = self.words.split_first().expect("words");
+        let words = [&*program, how, &socket, "--workers", &workers];
+        let words = words.iter().chain(rest).chain(&["app:app"]);
+        words.map(|word| (*word).to_owned()).collect()
+    }
+}
+
+/// Somebody before it.
 trait Front {
-    fn name(&self) -> &'static str;
     fn address(&self) -> SocketAddr;
     /// Its processes without the application's; the workers last.
     fn masters(&self) -> Vec<u32>;
@@ -66,22 +115,36 @@ struct Figures {
 }
 
 fn main() -> ExitCode {
-    let Some(gunicorn) = gunicorn() else {
-        println!("skipped: gunicorn is not installed");
-        return ExitCode::SUCCESS;
-    };
     let deploys = setting("DEPLOYS", 20, 2);
     headline(&format!(
         "{deploys} deploys, every second one taken back: {CONNECTIONS} keep-alive clients, {WORKERS} \
-         workers of the front, gunicorn with {WORKERS} workers of 16 threads"
+         workers of the front, {WORKERS} of the application's server"
     ));
+    let named = std::env::var("SERVERS").ok();
+    let is_named = |one: &Server| named.as_ref().is_none_or(|all| all.contains(one.name));
+    for server in SERVERS.iter().filter(|one| is_named(one)) {
+        if server.installed().is_none() {
+            println!("skipped: {} is not installed", server.name);
+            continue;
+        }
+        compare(server, deploys);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Both fronts before one server.
+fn compare(server: &Server, deploys: usize) {
     let mut all = Vec::new();
     if wanted("handover") {
-        all.push(measure(&mut Handover::start(&gunicorn), deploys));
+        let ours = measure(&mut Handover::start(server), server, deploys);
+        all.push((format!("handover, {}", server.name), ours));
     }
     if wanted("nginx") {
         match find("nginx") {
-            Some(nginx) => all.push(measure(&mut Nginx::start(&nginx, &gunicorn), deploys)),
+            Some(nginx) => {
+                let theirs = measure(&mut Nginx::start(&nginx, server), server, deploys);
+                all.push((format!("nginx, {} HUP", server.name), theirs));
+            }
             None => println!("skipped: nginx is not installed"),
         }
     }
@@ -102,7 +165,7 @@ fn main() -> ExitCode {
         let total = &figures.report.total;
         let longest = figures.back.iter().max().copied().unwrap_or_default();
         table.row([
-            (*name).into(),
+            name.clone(),
             total.requests.to_string(),
             figures.report.failed().to_string(),
             total.reopened.to_string(),
@@ -117,42 +180,30 @@ fn main() -> ExitCode {
     }
     table.print();
     if let [(_, ours), (_, theirs)] = &mut all[..] {
-        let micros = |one: &Figures| one.speed.cpu_per_request.as_secs_f64() * 1e6;
-        let failed = ours.report.failed() + ours.report.total.reopened;
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-        verdict("failed and reopened", failed as f64, 0.0, true, "requests");
-        verdict(
-            "requests/s of nginx's",
-            ours.speed.rate / theirs.speed.rate,
-            1.0,
-            false,
-            "times",
-        );
-        let p99 = ours.speed.p99.as_secs_f64() / theirs.speed.p99.as_secs_f64();
-        verdict("p99 of nginx's", p99, 1.0, true, "times");
-        verdict(
-            "CPU a request of nginx's",
-            micros(ours) / micros(theirs),
-            1.0,
-            true,
-            "times",
-        );
-        let back = median(&mut ours.back).unwrap_or_default().as_secs_f64() * 1e3;
-        verdict("rollback", back, 20.0, true, "ms");
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-        verdict(
-            "memory a worker",
-            ours.memory as f64 / 1024.0,
-            6.0,
-            true,
-            "MiB",
-        );
+        judge(ours, theirs);
     }
-    ExitCode::SUCCESS
 }
 
-fn measure(front: &mut impl Front, deploys: usize) -> (&'static str, Figures) {
-    let releases = Releases::make();
+fn judge(ours: &mut Figures, theirs: &Figures) {
+    let micros = |one: &Figures| one.speed.cpu_per_request.as_secs_f64() * 1e6;
+    let failed = ours.report.failed() + ours.report.total.reopened;
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    verdict("failed and reopened", failed as f64, 0.0, true, "requests");
+    let rate = ours.speed.rate / theirs.speed.rate;
+    verdict("requests/s of nginx's", rate, 1.0, false, "times");
+    let p99 = ours.speed.p99.as_secs_f64() / theirs.speed.p99.as_secs_f64();
+    verdict("p99 of nginx's", p99, 1.0, true, "times");
+    let cpu = micros(ours) / micros(theirs);
+    verdict("CPU a request of nginx's", cpu, 1.0, true, "times");
+    let back = median(&mut ours.back).unwrap_or_default().as_secs_f64() * 1e3;
+    verdict("rollback", back, 20.0, true, "ms");
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    let memory = ours.memory as f64 / 1024.0;
+    verdict("memory a worker", memory, 6.0, true, "MiB");
+}
+
+fn measure(front: &mut impl Front, server: &Server, deploys: usize) -> Figures {
+    let releases = Releases::make(server);
     front.deploy(&releases.path(0));
     front.settle();
     wait_release(front.address(), "r0");
@@ -198,15 +249,12 @@ fn measure(front: &mut impl Front, deploys: usize) -> (&'static str, Figures) {
     }
     pause(BETWEEN);
     let report = load.stop();
-    (
-        front.name(),
-        Figures {
-            speed,
-            report,
-            memory,
-            back,
-        },
-    )
+    Figures {
+        speed,
+        report,
+        memory,
+        back,
+    }
 }
 
 /// Until this release answers.
@@ -224,47 +272,19 @@ fn wait_release(address: SocketAddr, release: &str) {
     });
 }
 
-fn gunicorn() -> Option<PathBuf> {
-    let installed = "/var/cache/handover-ci/apps/python/bin/gunicorn";
-    let path = std::env::var_os("GUNICORN").unwrap_or_else(|| installed.into());
-    Some(PathBuf::from(path)).filter(|path| path.is_file())
-}
-
-/// What gunicorn is told of itself, in both cases.
-fn words(gunicorn: &Path, socket: &str) -> Vec<String> {
-    let workers = WORKERS.to_string();
-    let gunicorn = gunicorn.display().to_string();
-    [
-        &*gunicorn,
-        "-b",
-        socket,
-        "--workers",
-        &workers,
-        "--threads",
-        "16",
-        "--keep-alive",
-        "5",
-        "--log-level",
-        "warning",
-        "app:app",
-    ]
-    .map(str::to_owned)
-    .into()
-}
-
 /// `r0`, `r1` ...
-struct Releases(tempfile::TempDir);
+struct Releases(tempfile::TempDir, &'static str);
 
 impl Releases {
-    fn make() -> Self {
+    fn make(server: &Server) -> Self {
         let dir = tempfile::Builder::new().prefix("bench-app-").tempdir();
-        Self(dir.expect("a directory"))
+        Self(dir.expect("a directory"), server.application)
     }
 
     fn path(&self, n: usize) -> PathBuf {
         let path = self.0.path().join(format!("r{n}"));
         fs::create_dir_all(&path).expect("a release");
-        fs::write(path.join("app.py"), APPLICATION).expect("an application");
+        fs::write(path.join("app.py"), self.1).expect("an application");
         path
     }
 }
@@ -281,14 +301,14 @@ struct Handover {
 }
 
 impl Handover {
-    fn start(gunicorn: &Path) -> Self {
+    fn start(server: &Server) -> Self {
         let first = tempfile::tempdir().expect("a directory");
         let release = first.path().join("first");
         fs::create_dir(&release).expect("a release");
-        fs::write(release.join("app.py"), APPLICATION).expect("an application");
+        fs::write(release.join("app.py"), server.application).expect("an application");
         let current = first.path().join("current");
         symlink(&release, &current).expect("a link");
-        let command = words(gunicorn, "unix:{socket}");
+        let command = server.command("{socket}");
         let config = format!(
             "workers = {WORKERS}\n[app]\ndirectory = {current:?}\ncommand = {command:?}\n\
              [log]\nlevel = \"warn\"\n[upgrade]\nprobation = \"10m\"\n"
@@ -310,10 +330,6 @@ impl Handover {
 }
 
 impl Front for Handover {
-    fn name(&self) -> &'static str {
-        "handover"
-    }
-
     fn address(&self) -> SocketAddr {
         match self.service.target("http") {
             Target::Tcp(address) => address,
@@ -354,28 +370,28 @@ struct Nginx {
     dir: tempfile::TempDir,
     port: Port,
     nginx: Child,
-    gunicorn: Child,
+    server: Child,
 }
 
 impl Nginx {
-    fn start(nginx: &Path, gunicorn: &Path) -> Self {
+    fn start(nginx: &Path, server: &Server) -> Self {
         let dir = tempfile::Builder::new().prefix("bench-nginx-").tempdir();
         let dir = dir.expect("a directory");
         let at = dir.path();
         let release = at.join("first");
         fs::create_dir(&release).expect("a release");
-        fs::write(release.join("app.py"), APPLICATION).expect("an application");
+        fs::write(release.join("app.py"), server.application).expect("an application");
         let current = at.join("current");
         symlink(&release, &current).expect("a link");
-        let socket = format!("unix:{}", at.join("app.sock").display());
-        let words = words(gunicorn, &socket);
-        let gunicorn = Command::new(&words[0])
-            .arg("--chdir")
-            .arg(&current)
+        let socket = at.join("app.sock").display().to_string();
+        let words = server.command(&socket);
+        let server = Command::new(&words[0])
+            .current_dir(at)
+            .env("PYTHONPATH", &current)
             .args(&words[1..])
             .spawn()
-            .expect("gunicorn runs");
-        until("gunicorn's socket", || at.join("app.sock").exists());
+            .expect("it runs");
+        until("its socket", || at.join("app.sock").exists());
         let (port, place) = (Port::reserve(), at.display());
         let address = port.address();
         let config = format!(
@@ -386,7 +402,7 @@ impl Nginx {
              client_body_temp_path {place}/body;\n proxy_temp_path {place}/proxy;\n\
              fastcgi_temp_path {place}/fastcgi;\n uwsgi_temp_path {place}/uwsgi;\n\
              scgi_temp_path {place}/scgi;\n\
-             upstream app {{ server {socket}; keepalive 64; keepalive_timeout 1s; }}\n\
+             upstream app {{ server unix:{socket}; keepalive 64; keepalive_timeout 1s; }}\n\
              server {{ listen {address} backlog=4096;\n location / {{\n\
              proxy_pass http://app;\n proxy_http_version 1.1;\n proxy_set_header Connection \"\";\n\
              proxy_set_header Host $host;\n proxy_set_header X-Forwarded-Proto $scheme;\n\
@@ -405,24 +421,20 @@ impl Nginx {
             dir,
             port,
             nginx,
-            gunicorn,
+            server,
         };
         until("nginx", || this.workers().len() == WORKERS);
         this
     }
 
-    /// The only order that gunicorn knows for it.
+    /// The only order that it knows for it.
     fn hup(&self, release: &Path) {
         point(&self.dir.path().join("current"), release);
-        sweep::signal(self.gunicorn.id(), Signal::HUP);
+        sweep::signal(self.server.id(), Signal::HUP);
     }
 }
 
 impl Front for Nginx {
-    fn name(&self) -> &'static str {
-        "nginx, gunicorn HUP"
-    }
-
     fn address(&self) -> SocketAddr {
         self.port.address()
     }
@@ -446,8 +458,10 @@ impl Front for Nginx {
     }
 
     fn settle(&mut self) {
-        until("gunicorn's workers of before to leave", || {
-            children(self.gunicorn.id()).len() == WORKERS
+        until("workers of before to leave", || {
+            let mut workers = children(self.server.id());
+            workers.retain(|pid| !title(*pid).contains("resource_tracker"));
+            workers.len() == WORKERS
         });
     }
 }
@@ -455,8 +469,8 @@ impl Front for Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         sweep::signal(self.nginx.id(), Signal::TERM);
-        sweep::signal(self.gunicorn.id(), Signal::TERM);
+        sweep::signal(self.server.id(), Signal::TERM);
         let _ = self.nginx.wait();
-        let _ = self.gunicorn.wait();
+        let _ = self.server.wait();
     }
 }
