@@ -30,6 +30,7 @@ use super::args::{Ask, Globals};
 use super::history::{self, History, Journal};
 use super::places::{Env, Places};
 use crate::api::{self, Verdict, exit};
+use crate::sys::runtime::block_on;
 
 use connection::{Control, Trouble};
 pub use screen::Screen;
@@ -136,7 +137,7 @@ impl<'a> Client<'a> {
             .build();
         match runtime {
             Ok(runtime) => {
-                let code = runtime.block_on(self.perform(ask, screen));
+                let code = block_on(&runtime, self.perform(ask, screen));
                 // A question to systemd may still wait for its answer; nobody needs it any more.
                 runtime.shutdown_background();
                 code
@@ -154,7 +155,7 @@ impl<'a> Client<'a> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let asked = runtime.block_on(self.control.status());
+        let asked = block_on(&runtime, self.control.status());
         runtime.shutdown_background();
         match asked {
             Ok(status) => Ok(Some(status)),

@@ -40,6 +40,7 @@ use crate::machine::Machine;
 use crate::machine::message::{Identity, Lingering};
 use crate::sys::image::Image;
 use crate::sys::listeners::{ListenError, Listener};
+use crate::sys::runtime::block_on;
 use crate::sys::signals::Signals;
 
 /// Lives as a master; the exit code.
@@ -58,7 +59,7 @@ pub fn run(setup: Setup) -> Result<u8, StartError> {
             what: "make a runtime",
             source,
         })?;
-    let code = runtime.block_on(async {
+    let code = block_on(&runtime, async {
         received.register().map_err(signals)?;
         match setup.origin {
             Origin::First(_) => Box::pin(first(setup, received)).await,

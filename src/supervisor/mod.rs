@@ -30,6 +30,7 @@ use crate::machine::hosting::{FromSupervisor, Hosting, Instances, Restarts, ToSu
 use crate::sys::channel::{Channel, ChannelError, Received};
 use crate::sys::journal;
 use crate::sys::process;
+use crate::sys::runtime::block_on;
 use crate::sys::signals::{self, Signals};
 
 use down::Down;
@@ -79,7 +80,7 @@ fn supervise(channel: OwnedFd, journal: bool) -> Result<(), SupervisorError> {
         .max_blocking_threads(1)
         .build()
         .map_err(io("make a runtime"))?;
-    runtime.block_on(async {
+    block_on(&runtime, async {
         let channel = Channel::from_fd(channel).map_err(io("use the channel"))?;
         let first = channel.recv().await?.ok_or(SupervisorError::MasterGone)?;
         let ToSupervisor::Start(hosting) = first.decode()? else {

@@ -16,6 +16,7 @@ pub mod notify;
 pub mod once;
 pub mod process;
 pub mod release;
+pub mod runtime;
 pub mod secrets;
 pub mod signals;
 #[expect(

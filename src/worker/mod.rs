@@ -23,6 +23,7 @@ use axum::Router;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::context::Context;
+use crate::sys::runtime::block_on;
 use crate::sys::signals;
 
 mod accept;
@@ -131,12 +132,12 @@ where
         .map_err(WorkerError::Runtime)?;
     // How many threads to make is in the first message.
     let copy = channel.try_clone().map_err(WorkerError::Channel)?;
-    let beginning = runtime.block_on(start::receive(copy))?;
+    let beginning = block_on(&runtime, start::receive(copy))?;
     let runtime = match beginning.start.config.threads {
         0 | 1 => runtime,
         threads => many(threads).map_err(WorkerError::Runtime)?,
     };
-    let done = runtime.block_on(obey::obey(channel, beginning, load));
+    let done = block_on(&runtime, obey::obey(channel, beginning, load));
     // What the application still does in threads is not waited for.
     runtime.shutdown_background();
     done.map_err(WorkerError::Channel)
