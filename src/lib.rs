@@ -76,7 +76,9 @@ pub mod worker;
 pub use axum;
 pub use clap;
 pub use context::{Context, Drain, DrainReason, Peer, UnixPeer};
-pub use service::{App, BoxError, Log, Service, TlsInfo};
+#[cfg(feature = "tls")]
+pub use service::TlsInfo;
+pub use service::{App, BoxError, Log, Service};
 pub use worker::raw::Socket;
 pub use worker::state::StateError;
 

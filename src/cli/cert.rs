@@ -6,10 +6,16 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use jiff::civil::Date;
-use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
+use jiff::Timestamp;
 use nix::unistd::{Gid, Group, Uid};
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+
+#[cfg(feature = "tls")]
+mod signed;
+#[cfg(not(feature = "tls"))]
+#[path = "cert/without_tls.rs"]
+mod signed;
+
+use signed::self_signed;
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
@@ -19,8 +25,8 @@ pub enum CertError {
     Names {
         /// As typed.
         names: Vec<String>,
-        /// What rcgen says.
-        why: rcgen::Error,
+        /// Which name, or what else.
+        why: String,
     },
     /// The file system.
     #[error("cannot write {}: {source}", .path.display())]
@@ -42,9 +48,6 @@ pub struct Made {
     /// Whether the group can read the key.
     pub shared: bool,
 }
-
-/// As long as a real one.
-const DAYS: i64 = 90;
 
 /// Makes a certificate for `names` and writes it to `directory`, named after the first of them. What
 /// is there is not overwritten. Root lets `group`, the service's, read the key.
@@ -83,25 +86,6 @@ pub fn make(
         failed(&made.certificate)(e)
     })?;
     Ok(made)
-}
-
-/// Certificate and key in PEM.
-fn self_signed(names: &[String], now: Timestamp) -> Result<(String, String), rcgen::Error> {
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::new(names)?;
-    let part = |n: i8| u8::try_from(n).unwrap_or(1);
-    let day = |date: Date| {
-        let year = i32::from(date.year());
-        rcgen::date_time_ymd(year, part(date.month()), part(date.day()))
-    };
-    let today = now.to_zoned(TimeZone::UTC).date();
-    params.not_before = day(today);
-    params.not_after = day(today.saturating_add(DAYS.days()));
-    let mut name = DistinguishedName::new();
-    name.push(DnType::CommonName, names.first().map_or("localhost", |n| n));
-    params.distinguished_name = name;
-    let certificate = params.self_signed(&key)?;
-    Ok((certificate.pem(), key.serialize_pem()))
 }
 
 /// Whom root lets read what it writes.

@@ -11,6 +11,7 @@ mod hosting;
 mod load;
 mod merge;
 mod network;
+#[cfg(feature = "tls")]
 mod ocsp;
 mod place;
 mod secret;
@@ -20,6 +21,11 @@ mod tests;
 mod tls;
 mod validate;
 mod words;
+#[cfg(feature = "tls")]
+mod x509;
+#[cfg(not(feature = "tls"))]
+#[path = "without_tls.rs"]
+mod x509;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,11 +40,10 @@ pub use self::env_file::{EnvFileError, read_env_file, read_small};
 pub use self::error::{ConfigError, Problem};
 pub use self::load::{Loaded, Overrides, Room, Sources};
 pub use self::network::{Network, NetworkError};
-pub use self::ocsp::Staple;
 pub use self::place::{Place, Where};
 pub use self::secret::SecretBytes;
 pub use self::size::{Size, SizeError};
-pub use self::tls::{CertificateFiles, Fault, Identities, Identity, Tls, TlsVersion};
+pub use self::tls::{CertificateFiles, Fault, Identities, Identity, Staple, Tls, TlsVersion};
 pub use self::words::WorkersError;
 pub use hosting::release_fault;
 

@@ -4,31 +4,13 @@
 
 use std::io::{self, Read as _};
 use std::path::Path;
-use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 use x509_ocsp::{BasicOcspResponse, CertStatus, OcspResponse, OcspResponseStatus};
 
 use super::env_file::open_file;
-
-/// An answer that may be shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Staple {
-    /// In DER, as it is shown.
-    pub answer: Vec<u8>,
-    /// Seconds since 1970: then it is none any longer.
-    pub until: u64,
-}
-
-impl Staple {
-    /// Whether it may be shown at `now`.
-    #[must_use]
-    pub fn is_good(&self, now: SystemTime) -> bool {
-        super::tls::seconds(now) < self.until
-    }
-}
+use super::tls::Staple;
 
 /// Clients take less than this.
 const MOST: u64 = 16 * 1024;

@@ -6,18 +6,17 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::certificate::{self, CertificateError};
+use super::certificate::CertificateError;
 use super::env_file::open_file;
 use super::merge::Step;
-use super::ocsp::{self, Staple};
 use super::secret::SecretBytes;
+use super::x509;
 use super::{Config, ConfigError};
 
 /// TLS of all listeners that have `tls = true`.
@@ -125,6 +124,23 @@ pub struct Identity {
     pub must_staple: bool,
 }
 
+/// An answer of OCSP that may be shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staple {
+    /// In DER, as it is shown.
+    pub answer: Vec<u8>,
+    /// Seconds since 1970: then it is none any longer.
+    pub until: u64,
+}
+
+impl Staple {
+    /// Whether it may be shown at `now`.
+    #[must_use]
+    pub fn is_good(&self, now: SystemTime) -> bool {
+        seconds(now) < self.until
+    }
+}
+
 impl Default for Tls {
     fn default() -> Self {
         Self {
@@ -195,7 +211,7 @@ impl Tls {
         let client_ca = match &self.client_ca {
             None => Vec::new(),
             Some(path) => {
-                let read = read_file(path).and_then(|pem| certificate::authorities(path, &pem));
+                let read = read_file(path).and_then(|pem| x509::authorities(path, &pem));
                 read.unwrap_or_else(|error| {
                     wrong.push(Wrong {
                         way: way("client_ca"),
@@ -288,39 +304,6 @@ impl Config {
 }
 
 impl Identity {
-    /// The flag of an error: the key's file is meant.
-    fn read(file: &Path, key_file: &Path) -> Result<Self, (bool, CertificateError)> {
-        for (path, other) in [(file, key_file), (key_file, file)] {
-            // Whoever has put one there has forgotten the other.
-            if path.exists() && !other.exists() {
-                let (path, other) = (path.into(), other.into());
-                return Err((path == *file, CertificateError::NoPartner { path, other }));
-            }
-        }
-        let pem = read_file(file).map_err(|e| (false, e))?;
-        let key_pem = read_file(key_file).map_err(|e| (true, e))?;
-        let chain = certificate::chain(file, &pem).map_err(|e| (false, e))?;
-        let key = certificate::key(key_file, &key_pem).map_err(|e| (true, e))?;
-        let facts = certificate::examine(file, &chain).map_err(|e| (false, e))?;
-        let (ocsp, ocsp_fault) = match ocsp::read(&file.with_extension("ocsp"), &chain[0]) {
-            Ok(staple) => (staple, None),
-            Err(why) => (None, Some(why)),
-        };
-        certificate::belong_together((file, &chain), (key_file, &key)).map_err(|e| (true, e))?;
-        Ok(Self {
-            file: file.into(),
-            names: facts.names,
-            chain,
-            key,
-            not_before: facts.not_before,
-            not_after: facts.not_after,
-            exposed_key: for_everybody(key_file).then(|| key_file.into()),
-            ocsp,
-            ocsp_fault,
-            must_staple: facts.must_staple,
-        })
-    }
-
     /// What is wrong with the answer of OCSP beside it.
     fn unstapled(&self, now: SystemTime) -> Option<String> {
         let answer = self.file.with_extension("ocsp");
@@ -451,18 +434,13 @@ fn in_directory(directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>, Certificate
     Ok(pairs)
 }
 
-/// It was read already: an error means that it has just gone.
-fn for_everybody(file: &Path) -> bool {
-    fs::metadata(file).is_ok_and(|about| about.permissions().mode() & 0o007 != 0)
-}
-
 /// A certificate for ten years is not warned of for two of them.
 const LAST_DAYS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// No certificate or key is as large.
 const FILE_MAX: u64 = 256 * 1024;
 
-fn read_file(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, CertificateError> {
+pub(super) fn read_file(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, CertificateError> {
     let unreadable = |why: String| CertificateError::Unreadable {
         path: path.into(),
         why,

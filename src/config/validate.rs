@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::address::{Address, AddressError};
+use super::certificate::CertificateError;
 use super::error::{FDNAME_MAX, NAME_MAX, Problem};
 use super::hosting;
 use super::merge::Step;
@@ -148,6 +149,9 @@ fn listeners(
             parsed,
             Some(Address::Udp(_) | Address::Host { udp: true, .. })
         );
+        if listener.tls && !cfg!(feature = "tls") {
+            return Err(invalid("tls", Problem::Tls(CertificateError::NotBuilt)));
+        }
         if listener.tls && datagrams {
             return Err(invalid("tls", Problem::TlsOverUdp));
         }

@@ -32,6 +32,7 @@ use crate::sys::image::Image;
 use crate::sys::inherited::{self, Inherited, Role, UNNAMED};
 use crate::sys::unit::UnitFile;
 use crate::sys::{journal, signals};
+#[cfg(feature = "tls")]
 pub use crate::worker::TlsInfo;
 use crate::worker::raw::{Handler, Handlers, Socket};
 use crate::{supervisor, worker};
@@ -182,6 +183,7 @@ impl Service {
     /// names (`cert NAME` of the command line makes one for a first try). A handler that wants to
     /// know its client's name, protocol or certificate takes
     /// `Extension<Arc<`[`TlsInfo`](crate::TlsInfo)`>>`.
+    #[cfg(feature = "tls")]
     pub fn https<Kind>(self, listener: &str, address: &str, app: impl App<Kind>) -> Self {
         let mut service = self.http(listener, address, app);
         if let Some(last) = service.defaults.listeners.last_mut() {

@@ -16,7 +16,9 @@ use super::access::AccessLog;
 use super::connection::Connection;
 use super::connections::Connections;
 use super::gate::Gate;
-use super::handoff::{Outbox, Session};
+use super::handoff::Outbox;
+#[cfg(feature = "ws")]
+use super::handoff::Session;
 use super::http2::streams::Tasks;
 use super::lock;
 use super::order::Order;
@@ -261,6 +263,7 @@ impl Worker {
     }
 
     /// The same for a session.
+    #[cfg(feature = "ws")]
     pub(super) fn give_session(
         &self,
         connection: Connection,

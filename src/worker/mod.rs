@@ -61,6 +61,10 @@ pub mod state;
 mod stream;
 mod streaming;
 mod tally;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "without_tls.rs"]
 mod tls;
 mod turns;
 pub mod ws;

@@ -18,13 +18,11 @@ use super::handoff::frame::About;
 use super::handoff::receive::{self, Receiver};
 use super::raw::Handlers;
 use super::start::{self, Beginning};
-use super::tls::{SetupError, TlsSetup};
+use super::tls::{self, SetupError, TlsSetup};
 use super::{Loading, hooks, http2, leader, state};
 use crate::config;
 use crate::context::{Context, DrainReason};
-use crate::machine::link::{
-    FromWorker, HTTP2_READS, Reads, Report, TLS_READS, ToWorker, WorkerListener,
-};
+use crate::machine::link::{FromWorker, HTTP2_READS, Reads, Report, ToWorker, WorkerListener};
 use crate::sys::channel::{Channel, ChannelError, Received};
 use crate::sys::handoff::Targets;
 use crate::sys::secrets;
@@ -146,7 +144,7 @@ async fn reads(worker: &Worker, config: &config::Config) -> Reads {
         );
     }
     Reads {
-        tls: TLS_READS,
+        tls: tls::READS,
         http2: if takes_part { HTTP2_READS } else { 0 },
     }
 }

@@ -82,6 +82,7 @@ enum Verb {
         preflight: bool,
     },
     /// Make a certificate that signs itself, for a first try of TLS
+    #[command(hide = !cfg!(feature = "tls"))]
     Cert {
         /// What it is for: DNS names or addresses
         #[arg(required = true, value_name = "NAME")]

@@ -25,7 +25,9 @@ use tokio_seqpacket::ancillary::AncillaryMessageWriter;
 
 use self::frame::{About, BATCH, LEFTOVER_MAX, OVERHEAD};
 use self::pace::Pace;
-pub(super) use self::session::{BLOB_MAX, Session};
+#[cfg(feature = "ws")]
+pub(super) use self::session::BLOB_MAX;
+pub(super) use self::session::Session;
 use crate::machine::link::Reads;
 use crate::sys::handoff::Targets;
 use crate::worker::Worker;
@@ -93,6 +95,7 @@ impl Outbox {
     }
 
     /// Takes the session, or gives it back: nobody sends any longer, or it cannot move.
+    #[cfg(feature = "ws")]
     pub(super) fn put_session(
         &self,
         connection: Connection,

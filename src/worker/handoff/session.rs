@@ -27,6 +27,7 @@ pub(in crate::worker) struct Session {
     pub(in crate::worker) blob: Vec<u8>,
     /// The order that it left for. When nobody takes it, it goes on here and does not leave for the
     /// same order again.
+    #[cfg_attr(not(feature = "ws"), expect(dead_code, reason = "nobody sends one"))]
     pub(in crate::worker) heard: Option<Word>,
 }
 

@@ -45,11 +45,16 @@ mod stream;
 mod tests;
 mod tickets;
 
+use crate::machine::link::TLS_READS;
+
 pub(super) use blob::Blob;
 pub(super) use handshake::{HandshakeError, SPEAK_TLS, shake_hands};
 pub use info::TlsInfo;
 pub(super) use setup::{SetupError, TlsSetup};
 pub(super) use stream::TlsStream;
+
+/// The newest form of a connection that is gone on with.
+pub(super) const READS: u32 = TLS_READS;
 
 /// All cryptography is ring's: it builds with nothing but a C compiler, and its ciphers take any
 /// record number. (aws-lc's count for themselves from the first one: they would need care in
