@@ -3,16 +3,26 @@
 
 mod kit;
 
+#[path = "../examples/grpc/greet.rs"]
+#[expect(
+    clippy::allow_attributes_without_reason,
+    reason = "made by a program"
+)]
+#[rustfmt::skip]
+mod greet;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::{SinkExt as _, StreamExt as _};
+use greet::Name;
+use greet::greeter_client::GreeterClient;
 use handover::api::Status;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
@@ -331,6 +341,83 @@ fn every_job_behind_a_202_is_done_and_written() {
     expected.sort_unstable();
     assert!(expected.len() > 100, "{}", expected.len());
     assert_eq!(written, expected);
+}
+
+/// The usual client, as it is: nothing is tried again.
+#[test]
+fn no_call_of_grpc_fails_and_its_connections_go_on() {
+    const CONNECTIONS: usize = 4;
+    let example = Example::start("grpc", "", &[]);
+    let address = example.address();
+    let opened = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&opened);
+    let unary = Clients::start(CONNECTIONS / 2, move |_, stop| {
+        let counted = Arc::clone(&counted);
+        async move {
+            // Several calls at a time on one connection.
+            let client = greeter(address, counted);
+            let callers = (0..4).map(|_| greet(client.clone(), Arc::clone(&stop)));
+            futures_util::future::join_all(callers).await
+        }
+    });
+    let counted = Arc::clone(&opened);
+    let streams = Clients::start(CONNECTIONS / 2, move |_, stop| {
+        let counted = Arc::clone(&counted);
+        async move { watch(greeter(address, counted), stop).await }
+    });
+    example.changes(|| {});
+    for calls in unary.stop().into_iter().flatten() {
+        assert!(calls > 50, "{calls} calls");
+    }
+    for (greetings, streams) in streams.stop() {
+        // A stream for each time that its generation has gone.
+        assert!(
+            streams > CHANGES && greetings > 50,
+            "{greetings} in {streams}"
+        );
+    }
+    assert_eq!(opened.load(Ordering::Relaxed), CONNECTIONS);
+    example.stop();
+}
+
+fn greeter(address: SocketAddr, opened: Arc<AtomicUsize>) -> Greeter {
+    let endpoint = tonic::transport::Endpoint::from_static("http://kit.test");
+    let connect = tower::service_fn(move |_: http::Uri| {
+        opened.fetch_add(1, Ordering::Relaxed);
+        async move { TcpStream::connect(address).await.map(TokioIo::new) }
+    });
+    GreeterClient::new(endpoint.connect_with_connector_lazy(connect))
+}
+
+type Greeter = GreeterClient<tonic::transport::Channel>;
+
+async fn greet(mut client: Greeter, stop: Arc<AtomicBool>) -> usize {
+    let mut calls = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let name = Name { name: "Ann".into() };
+        let greeting = client.greet(name).await.expect("an answer").into_inner();
+        assert_eq!(greeting.text, "hello Ann");
+        calls += 1;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    calls
+}
+
+async fn watch(mut client: Greeter, stop: Arc<AtomicBool>) -> (usize, usize) {
+    let (mut greetings, mut streams) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        let name = Name { name: "Bob".into() };
+        let mut stream = client.watch(name).await.expect("a stream").into_inner();
+        streams += 1;
+        while let Some(greeting) = stream.message().await.expect("the next, or the end") {
+            assert_eq!(greeting.text, "hello Bob");
+            greetings += 1;
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    }
+    (greetings, streams)
 }
 
 #[test]
