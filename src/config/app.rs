@@ -116,7 +116,7 @@ impl Listens {
 impl App {
     /// What asks it to leave.
     #[must_use]
-    pub fn stop_signal(&self) -> Signal {
+    pub(crate) fn stop_signal(&self) -> Signal {
         hosting::signal(&self.stop_signal).unwrap_or(Signal::SIGTERM)
     }
 
