@@ -162,17 +162,13 @@ fn hello_fails_no_request() {
 }
 
 #[test]
-fn a_counter_counts_every_request_once_whichever_generation_answers() {
+fn a_counter_counts_every_request_once_whichever_generation_or_worker_answers() {
     let example = Example::start("counter", "", &[]);
     let address = example.address();
-    let clients = Clients::start(4, |_, stop| async move {
+    let clients = Clients::start(4, move |_, stop| async move {
         let mut counted = Vec::new();
         while !stop.load(Ordering::Relaxed) {
-            let request = Request::get("/").header("host", "kit.test");
-            let answer = ask(address, request.body(Body::empty()).unwrap()).await;
-            let text = answer.into_body().collect().await.unwrap().to_bytes();
-            let text = String::from_utf8(text.to_vec()).unwrap();
-            counted.push(text.trim().parse::<u64>().expect(&text));
+            counted.push(count(address).await);
         }
         counted
     });
@@ -181,7 +177,28 @@ fn a_counter_counts_every_request_once_whichever_generation_answers() {
     counted.sort_unstable();
     let all: Vec<u64> = (1..=counted.len() as u64).collect();
     assert!(all.len() > 100 && counted == all, "{} answers", all.len());
-    example.stop();
+
+    let owner = example.service.wait_phase("serving").generation;
+    let worker = example.service.workers(owner)[0].pid;
+    example.service.kill(worker);
+    let next = Clients::start(1, move |_, _| count(address)).stop();
+    assert_eq!(next, [all.len() as u64 + 1]);
+    let files = |service: &Service| {
+        let mut files = service.runtime_files();
+        files.retain(|name| name.starts_with("kept-"));
+        files
+    };
+    assert_eq!(files(&example.service), ["kept-table.1"]);
+    let service = example.stop();
+    assert!(files(&service).is_empty(), "{:?}", files(&service));
+}
+
+async fn count(address: SocketAddr) -> u64 {
+    let request = Request::get("/").header("host", "kit.test");
+    let answer = ask(address, request.body(Body::empty()).unwrap()).await;
+    let text = answer.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    text.trim().parse().expect(&text)
 }
 
 #[test]

@@ -35,6 +35,7 @@ use super::workers::Workers;
 use crate::api;
 use crate::machine::message::Identity;
 use crate::machine::{Action, Event, Machine, Signal};
+use crate::sys::kept;
 use crate::sys::process;
 use crate::sys::signals::{Received, Signals};
 
@@ -265,6 +266,7 @@ impl Driver {
             sockets.remove_added_paths();
         }
         if self.machine.stopping() {
+            kept::forget(&self.fixed.setup.runtime);
             self.releases.stopped(&self.applications);
             self.applications.leave().await;
         }

@@ -9,6 +9,7 @@ pub(crate) mod helper;
 pub mod image;
 pub mod inherited;
 pub mod journal;
+pub mod kept;
 pub mod link;
 pub mod listeners;
 pub mod memory;

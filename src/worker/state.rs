@@ -1,4 +1,5 @@
-//! State that a generation gives to the one that takes over from it: after an upgrade to the new one,
+//! State. What the service keeps is in files of its own ([`kept`]). The rest is a worker's, which a
+//! generation gives to the one that takes over from it: after an upgrade to the new one,
 //! after a rollback back to the other. A worker that accepts offers it on a socket of its own in the
 //! runtime directory; one that starts asks the worker with its number there, before it is ready.
 //! Masters know nothing of it.
@@ -24,6 +25,7 @@ use super::context::Place;
 use super::lock;
 use crate::context::Context;
 use crate::sys::channel::Channel;
+use crate::sys::kept;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -154,6 +156,41 @@ impl Context {
         let bytes = contents(&File::from(descriptor)).map_err(|e| unreadable(e.into()))?;
         let value = serde_json::from_slice(&bytes).map_err(|e| unreadable(e.into()))?;
         Ok(Some(value))
+    }
+
+    /// A file that the service keeps, empty at first: all workers of all generations have the same one,
+    /// and it outlives each of them, also one that is killed, and the masters. It is in memory where
+    /// systemd runs the service. It ends when the service stops. A file of another version is another
+    /// file, so a program that writes it in another form does not spoil it for a rollback.
+    ///
+    /// Several processes may have it open, so lock it. Every call opens it anew, and a lock is of one
+    /// opening: threads exclude each other, too.
+    ///
+    /// ```
+    /// use std::io::{Read, Seek, Write};
+    /// use nix::fcntl::{Flock, FlockArg};
+    /// # use handover::Context;
+    ///
+    /// /// Counts for the service, whichever worker is asked.
+    /// fn count(cx: &Context) -> std::io::Result<u64> {
+    ///     let file = cx.kept_file("count", 1)?;
+    ///     let mut file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
+    ///     let mut text = String::new();
+    ///     file.read_to_string(&mut text)?;
+    ///     let count = text.parse().unwrap_or(0) + 1;
+    ///     file.rewind()?;
+    ///     write!(file, "{count}")?;
+    ///     Ok(count)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The file cannot be opened. What a [`TestContext`](crate::testing::TestContext) makes has no place
+    /// for files.
+    pub fn kept_file(&self, name: &str, version: u32) -> io::Result<File> {
+        let place: Option<Place> = self.kept();
+        let place = place.ok_or(io::ErrorKind::Unsupported)?;
+        kept::open(&place.runtime, name, version)
     }
 
     /// The same for a descriptor.
