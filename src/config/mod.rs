@@ -1,5 +1,8 @@
-//! The configuration file as values. [`Sources`] says where they come from and loads them; every
-//! error shows the line. A master keeps its `Sources`, so that a reload reads the same again.
+//! The configuration as values: what [`Service::defaults`](crate::Service::defaults) sets, what a file may
+//! change, and what [`Context::settings`](crate::Context::settings) shows.
+//
+// `Sources` says where they come from and loads them; every error shows the line. A master keeps its
+// `Sources`, so that a reload reads the same again.
 
 mod address;
 mod app;
@@ -33,19 +36,27 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::address::{Address, AddressError};
-pub use self::app::{App, Hosted, Listens, Parked, Upstream};
-pub use self::application::{Application, Reader};
-pub use self::certificate::CertificateError;
-pub use self::env_file::{EnvFileError, read_env_file, read_small};
-pub use self::error::{ConfigError, Problem};
-pub use self::load::{Loaded, Overrides, Room, Sources};
+pub use self::app::{App, Listens, Parked};
+pub use self::application::Application;
 pub use self::network::{Network, NetworkError};
-pub use self::place::{Place, Where};
-pub use self::secret::SecretBytes;
 pub use self::size::{Size, SizeError};
-pub use self::tls::{CertificateFiles, Fault, Identities, Identity, Staple, Tls, TlsVersion};
+pub use self::tls::{CertificateFiles, Tls, TlsVersion};
 pub use self::words::WorkersError;
-pub use hosting::release_fault;
+
+// Of those who read the files, not of those who set a default.
+#[doc(hidden)]
+pub use self::{
+    app::{Hosted, Upstream},
+    application::Reader,
+    certificate::CertificateError,
+    env_file::{EnvFileError, read_env_file, read_small},
+    error::{ConfigError, Problem},
+    hosting::release_fault,
+    load::{Loaded, Overrides, Room, Sources},
+    place::{Place, Where},
+    secret::SecretBytes,
+    tls::{Fault, Identities, Identity, Staple},
+};
 
 /// Everything a generation runs with. Serialises to TOML and JSON and back without loss:
 /// workers get it from their master, never from disk.
