@@ -117,28 +117,43 @@ impl Link {
         Ok(None)
     }
 
-    /// Opens what is there. In a directory with the sticky bit everybody may make a file, and not everybody
-    /// may set the link.
+    /// Opens what is there, or removes it: then it is not found.
     fn lock_file_of_others(&self, name: &OsStr) -> io::Result<OwnedFd> {
+        let there = rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if self.is_a_strangers(&there)? {
+            let kind = FileType::from_raw_mode(there.st_mode);
+            let flags = match kind {
+                FileType::Directory => AtFlags::REMOVEDIR,
+                _ => AtFlags::empty(),
+            };
+            return match rustix::fs::unlinkat(&self.directory, name, flags) {
+                Ok(()) | Err(Errno::NOENT) => Err(Errno::NOENT.into()),
+                Err(e) => Err(io::Error::other(format!(
+                    "it belongs to uid {}, who may not set the link, and cannot be removed: {e}",
+                    there.st_uid
+                ))),
+            };
+        }
         let flags = LOCK_FLAGS | OFlags::NONBLOCK;
         let file = rustix::fs::openat(&self.directory, name, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&file)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 {
             return Err(io::Error::other("it is no lock of a `deploy`: remove it"));
         }
-        let directory = rustix::fs::fstat(&self.directory)?;
-        if Mode::from_raw_mode(directory.st_mode).contains(Mode::SVTX) {
-            let link = rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW);
-            let us = rustix::process::geteuid().as_raw();
-            let may = [0, us, directory.st_uid].contains(&stat.st_uid);
-            if !may && link.is_ok_and(|link| link.st_uid != stat.st_uid) {
-                let owner = stat.st_uid;
-                return Err(io::Error::other(format!(
-                    "it belongs to uid {owner}, who may not set the link: remove it"
-                )));
-            }
-        }
         Ok(file)
+    }
+
+    /// Whether it was made by somebody who may not set the link: in a directory with the sticky bit
+    /// everybody may make a file.
+    fn is_a_strangers(&self, there: &Stat) -> io::Result<bool> {
+        let directory = rustix::fs::fstat(&self.directory)?;
+        if !Mode::from_raw_mode(directory.st_mode).contains(Mode::SVTX) {
+            return Ok(false);
+        }
+        let link = rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        let us = rustix::process::geteuid().as_raw();
+        let may = [0, us, directory.st_uid].contains(&there.st_uid);
+        Ok(!may && link.is_ok_and(|link| link.st_uid != there.st_uid))
     }
 
     /// Makes the lock's file. All who may write the directory may lock it: one that a killed `deploy` of
@@ -335,11 +350,26 @@ mod tests {
         fs::write(&file, "").unwrap();
         std::os::unix::fs::chown(&file, Some(4242), None).unwrap();
         let link = Link::find(&dir.path().join("current")).unwrap();
-        let error = link.lock().unwrap_err().to_string();
-        assert!(error.contains("uid 4242"), "{error}");
+        let theirs = fs::File::open(&file).unwrap();
+        rustix::fs::flock(&theirs, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let lock = link.lock().unwrap().expect("theirs is removed");
+        assert_eq!(fs::metadata(&file).unwrap().uid(), 0);
+        drop(lock);
+        // Whatever it is.
+        let makes: [fn(&Path) -> io::Result<()>; 2] =
+            [|at| symlink("/etc/passwd", at), |at| fs::create_dir(at)];
+        for make in makes {
+            make(&file).unwrap();
+            std::os::unix::fs::lchown(&file, Some(4242), None).unwrap();
+            drop(link.lock().unwrap().expect("theirs is removed"));
+        }
+        // Who may set the link may lock it.
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::chown(&file, Some(4242), None).unwrap();
         std::os::unix::fs::lchown(dir.path().join("current"), Some(4242), None).unwrap();
-        drop(link.lock().unwrap().unwrap());
-        assert!(!file.exists());
+        let theirs = fs::File::open(&file).unwrap();
+        rustix::fs::flock(&theirs, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(link.lock().unwrap().is_none());
     }
 
     #[test]

@@ -205,6 +205,20 @@ fn a_release_that_was_superseded_in_its_probation_is_nothing_to_go_back_to() {
     assert_eq!(kept, scene.releases().join("1"));
 }
 
+/// The service that went back at night could not write the link's directory.
+#[test]
+fn a_release_that_was_refused_is_nothing_to_go_back_to_though_the_link_leads_to_it() {
+    let scene = two("refused-link", "");
+    scene.release("3", "");
+    scene.deploy("2").assert_code(0);
+    scene.service.cli(&["rollback"]).assert_code(0);
+    assert_eq!(scene.get("/"), "1");
+    scene.point("2");
+    scene.deploy("3").assert_code(0);
+    let kept = std::fs::read_link(scene.current().with_file_name("current.old")).unwrap();
+    assert_eq!(kept, scene.releases().join("1"));
+}
+
 /// Whoever waits for the end of a probation holds nobody up who goes on.
 #[test]
 fn a_deploy_that_is_followed_to_its_end_can_be_superseded() {

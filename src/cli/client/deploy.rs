@@ -60,19 +60,18 @@ impl Client<'_> {
             Err(message) => return Ok(verdict(exit::REFUSED, message)),
         };
         let now = link.leads_to();
-        // A release that is superseded in its probation is nothing to go back to: what served before it
-        // stays that.
-        let superseded = under_way.is_some_and(|one| one.releases.is_some());
         let kept = link.before();
-        let before = if superseded {
-            kept.as_ref().ok().and_then(Link::leads_to)
-        } else {
-            now.clone()
-        };
+        let kept_to = kept.as_ref().ok().and_then(Link::leads_to);
+        // A release that is superseded in its probation is nothing to go back to, nor is one that was
+        // refused while nobody could point the link back: what served before it stays that.
+        let superseded = under_way.is_some_and(|one| one.releases.is_some());
+        let serving = self.serving().await;
+        let stays = superseded || serving != now && serving.is_some() && serving == kept_to;
+        let before = if stays { kept_to } else { now.clone() };
         if now.as_ref() != Some(&directory) {
             let pointed = kept.and_then(|kept| {
                 // For a `rollback` that must not ask the service where to go back to.
-                match before.as_ref().filter(|_| !superseded) {
+                match before.as_ref().filter(|_| !stays) {
                     Some(before) if link.is_link()? => kept.make(before)?,
                     _ => {}
                 }
