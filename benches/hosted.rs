@@ -55,7 +55,15 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Length", str(len(BODY))), ("X-Generation", RELEASE)])
     return [BODY]
 "#,
-        words: &["-b", "--threads", "16", "--keep-alive", "5", "--log-level", "warning"],
+        words: &[
+            "-b",
+            "--threads",
+            "16",
+            "--keep-alive",
+            "5",
+            "--log-level",
+            "warning",
+        ],
         socket: "unix:",
     },
     Server {
@@ -70,7 +78,14 @@ async def app(scope, receive, send):
     await send(HEAD)
     await send({"type": "http.response.body", "body": BODY})
 "#,
-        words: &["--uds", "--lifespan", "off", "--no-access-log", "--log-level", "warning"],
+        words: &[
+            "--uds",
+            "--lifespan",
+            "off",
+            "--no-access-log",
+            "--log-level",
+            "warning",
+        ],
         socket: "",
     },
 ];
