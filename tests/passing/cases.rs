@@ -41,6 +41,8 @@ pub const CASES: &[Case] = &[
 
 /// `workbench`, on TCP and on a Unix socket.
 pub fn begin(test: &str, config: &str) -> Service {
+    // Built before anybody connects: no client has to wait for a compiler.
+    build::other_version_of_example("workbench", "2.0.0");
     let image = build::other_version_of_example("workbench", "1.0.0");
     let service = Service::setup(test)
         .name("workbench")
