@@ -219,6 +219,30 @@ fn a_release_that_was_refused_is_nothing_to_go_back_to_though_the_link_leads_to_
     assert_eq!(kept, scene.releases().join("1"));
 }
 
+#[test]
+fn a_deploy_while_another_release_gets_ready_is_told_how_to_go_on() {
+    let scene = two("launching", "");
+    scene.release("hang", "hang");
+    std::thread::scope(|scope| {
+        let hangs = scope.spawn(|| scene.deploy("hang"));
+        scene.service.wait_owner(1, "launching");
+        let config = scene.service.config().to_str().unwrap();
+        let second = scene.releases().join("2");
+        let order = ["--config", config, "deploy", "--supersede"];
+        let order = [&order[..], &[second.to_str().unwrap()]].concat();
+        let refused = scene.service.cli(&order);
+        assert_eq!(refused.code, 75, "{refused}");
+        assert!(
+            refused.stderr.contains("rollback` gives it up"),
+            "{refused}"
+        );
+        scene.service.cli(&["rollback"]).assert_code(0);
+        assert_eq!(hangs.join().unwrap().code, 1);
+    });
+    assert_eq!(scene.pointed(), "1");
+    scene.deploy("2").assert_code(0);
+}
+
 /// Whoever waits for the end of a probation holds nobody up who goes on.
 #[test]
 fn a_deploy_that_is_followed_to_its_end_can_be_superseded() {

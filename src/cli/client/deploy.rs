@@ -35,17 +35,9 @@ impl Client<'_> {
             }
         };
         let status = self.settled().await?;
-        // One that has been decided ends by itself: it holds up nothing.
-        let decided = Phase::named(&status.phase) == Some(Phase::Serving);
-        let under_way = status.upgrade.filter(|_| !decided);
-        // It would be refused, and the link would be in the way of what is under way.
-        if under_way.is_some() && !deploy.order.supersede {
-            let message = format!(
-                "another upgrade is under way: `{command} commit` or `{command} rollback` first, or \
-                 --supersede",
-                command = self.command
-            );
-            return Ok(verdict(exit::REFUSED, message));
+        // The link would be in the way of what is under way.
+        if let Some(why) = self.in_the_way(&status, deploy.order.supersede) {
+            return Ok(verdict(exit::REFUSED, why));
         }
         let path = link;
         let link = match Link::find(path) {
@@ -64,7 +56,8 @@ impl Client<'_> {
         let kept_to = kept.as_ref().ok().and_then(Link::leads_to);
         // A release that is superseded in its probation is nothing to go back to, nor is one that was
         // refused while nobody could point the link back: what served before it stays that.
-        let superseded = under_way.is_some_and(|one| one.releases.is_some());
+        let superseded = Phase::named(&status.phase) != Some(Phase::Serving)
+            && status.upgrade.is_some_and(|one| one.releases.is_some());
         let serving = self.serving().await;
         let stays = superseded || serving != now && serving.is_some() && serving == kept_to;
         let before = if stays { kept_to } else { now.clone() };

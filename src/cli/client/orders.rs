@@ -32,20 +32,38 @@ impl Client<'_> {
     ) -> Result<Verdict, Trouble> {
         if let Some(file) = &upgrade.binary {
             let status = self.settled().await?;
-            // The order would be refused, and the file would be in the way of what is under way.
-            if status.upgrade.is_some() && !upgrade.order.supersede {
-                let message = format!(
-                    "another upgrade is under way: `{command} commit` or `{command} rollback` \
-                     first, or --supersede; {} was not put in place",
-                    file.display(),
-                    command = self.command
-                );
+            let supersede = upgrade.order.supersede;
+            let unwritten = status.upgrade.is_some() && !supersede;
+            let unwritten =
+                unwritten.then(|| "the end of the last upgrade is not on the disk yet".into());
+            // The file would be in the way of what is under way.
+            if let Some(why) = self.in_the_way(&status, supersede).or(unwritten) {
+                let message = format!("{why}; {} was not put in place", file.display());
                 return Ok(verdict(exit::REFUSED, message));
             }
             self.put_in_place(&status.disk.path, file)?;
         }
         self.place_upgrade("upgrade", upgrade.order.clone(), screen)
             .await
+    }
+
+    /// Why an upgrade would be refused now.
+    pub(super) fn in_the_way(&self, status: &Status, supersede: bool) -> Option<String> {
+        let under_way = status.upgrade.is_some();
+        let command = &self.command;
+        match Phase::named(&status.phase) {
+            _ if !under_way => None,
+            // One that has been decided ends by itself.
+            Some(Phase::Serving) => None,
+            Some(Phase::Launching | Phase::Beside) => Some(format!(
+                "another upgrade gets ready: `{command} wait` for it, or `{command} rollback` gives it up"
+            )),
+            _ if supersede => None,
+            _ => Some(format!(
+                "another upgrade is under way: `{command} commit` or `{command} rollback` first, or \
+                 --supersede"
+            )),
+        }
     }
 
     /// The status, once an upgrade that has been decided is written down, too.
