@@ -386,6 +386,8 @@ struct Nginx {
     port: Port,
     nginx: Child,
     server: Child,
+    /// The server's workers when it was told last.
+    before: Vec<u32>,
 }
 
 impl Nginx {
@@ -437,15 +439,25 @@ impl Nginx {
             port,
             nginx,
             server,
+            before: Vec::new(),
         };
         until("nginx", || this.workers().len() == WORKERS);
         this
     }
 
     /// The only order that it knows for it.
-    fn hup(&self, release: &Path) {
+    fn hup(&mut self, release: &Path) {
+        self.before = self.server_workers();
         point(&self.dir.path().join("current"), release);
         sweep::signal(self.server.id(), Signal::HUP);
+    }
+}
+
+impl Nginx {
+    fn server_workers(&self) -> Vec<u32> {
+        let mut workers = children(self.server.id());
+        workers.retain(|pid| !title(*pid).contains("resource_tracker"));
+        workers
     }
 }
 
@@ -473,10 +485,9 @@ impl Front for Nginx {
     }
 
     fn settle(&mut self) {
-        until("workers of before to leave", || {
-            let mut workers = children(self.server.id());
-            workers.retain(|pid| !title(*pid).contains("resource_tracker"));
-            workers.len() == WORKERS
+        until("other workers", || {
+            let now = self.server_workers();
+            now.len() == WORKERS && !now.iter().any(|pid| self.before.contains(pid))
         });
     }
 }
