@@ -120,6 +120,9 @@ pub struct App {
     /// How many instances do; `None`: a supervisor of before does not say.
     #[serde(default)]
     pub answering: Option<u16>,
+    /// How many there should be; `None`: a master of before does not say.
+    #[serde(default)]
+    pub instances: Option<u16>,
     /// Why an instance ended last.
     #[serde(default)]
     pub ended: Option<String>,

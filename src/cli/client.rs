@@ -195,7 +195,7 @@ impl<'a> Client<'a> {
                 let went = self.rollback(screen).await;
                 let done = matches!(&went, Ok(Verdict { exit: exit::OK, .. }));
                 if let (true, Some(link), Some(refused)) = (done, self.link, refused) {
-                    Self::link_follows(link, &refused, screen);
+                    self.link_follows(link, &refused, screen).await;
                 }
                 went
             }

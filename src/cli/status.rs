@@ -200,26 +200,24 @@ fn app(status: &Status) -> Option<String> {
     let owner = status.masters.iter().find(|m| m.pid == status.owner_pid)?;
     let app = owner.app.as_ref()?;
     let release = app.release.display();
-    if !app.ready && app.restarts == 0 {
+    if !app.ready && app.restarts == 0 && app.ended.is_none() {
         return Some(format!("{release} starts"));
     }
-    let mut line = match app.answering {
-        Some(some) if usize::from(some) != app.pids.len() || some == 0 => {
-            format!(
-                "{release}, {} of which {some} answer",
-                count(app.pids.len() as u64, "instance")
-            )
+    let all = app.instances.map_or(app.pids.len() as u64, u64::from);
+    let mut line = match app.answering.map(u64::from) {
+        Some(some) if some != all => {
+            format!("{release}, {some} of {} answer", count(all, "instance"))
         }
-        _ => format!("{release}, {}", count(app.pids.len() as u64, "instance")),
+        _ => format!("{release}, {}", count(all, "instance")),
     };
     if app.private_kib > 0 {
         let _ = write!(line, ", {} MiB", app.private_kib / 1024);
     }
     if app.restarts > 0 {
         let _ = write!(line, ", started again {}", count(app.restarts, "time"));
-        if let Some(why) = &app.ended {
-            let _ = write!(line, ", last because {}", text::one_line(why));
-        }
+    }
+    if let Some(why) = &app.ended {
+        let _ = write!(line, ", the last end: {}", text::one_line(why));
     }
     let trial = status.release.as_ref().filter(|known| known.on_trial);
     if let Some(known) = trial {

@@ -31,6 +31,8 @@ pub(super) struct Progress {
     is_read: bool,
     /// The client has to send more.
     client_is_slow: AtomicBool,
+    /// The client sends no more of it.
+    broke: AtomicBool,
     /// When a part of it was last taken.
     last: Mutex<Instant>,
 }
@@ -42,6 +44,7 @@ impl Progress {
             done: AtomicBool::new(done),
             is_read,
             client_is_slow: AtomicBool::new(false),
+            broke: AtomicBool::new(false),
             last: Mutex::new(Instant::now()),
         })
     }
@@ -103,6 +106,8 @@ impl HttpBody for Upload {
                 progress.moved();
                 let ended = matches!(polled, Poll::Ready(None)) || self.body.is_end_stream();
                 progress.done.fetch_or(ended, Ordering::Relaxed);
+                let broke = matches!(polled, Poll::Ready(Some(Err(_))));
+                progress.broke.fetch_or(broke, Ordering::Relaxed);
             }
         }
         polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
@@ -126,10 +131,10 @@ pub(super) struct About {
 }
 
 impl About {
-    fn complain(&self, what: &str) {
+    fn complain(&self, cause: Cause, what: &str) {
         let (method, path, upstream) = (&self.method, self.uri.path(), &self.upstream);
         let what = format!("{method} {path}: {what} ({upstream})");
-        self.front.complaints.say(Cause::Cut, &what);
+        self.front.complaints.say(cause, &what);
     }
 }
 
@@ -195,19 +200,32 @@ impl Download {
     /// The client gets what came before: hyper sends nothing more of an answer from the moment that it
     /// has an error, so it learns of that at its next question.
     fn breaks_off<T>(&mut self, cx: &mut Context<'_>, why: String) -> Poll<T> {
-        self.about.complain(&why);
+        let cause = match self.request.broke.load(Ordering::Relaxed) {
+            true => Cause::Request,
+            false => Cause::Cut,
+        };
+        self.about.complain(cause, &why);
         self.with = None;
         self.broke_off = Some(why);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
+    /// Whether neither side has done anything for so long.
     fn is_overdue(&mut self, cx: &mut Context<'_>, limit: Duration) -> bool {
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
         if !std::mem::replace(&mut self.stalls, true) {
             timer.as_mut().reset(Instant::now() + limit);
         }
-        timer.as_mut().poll(cx).is_ready()
+        while timer.as_mut().poll(cx).is_ready() {
+            // An application may begin its answer before it has the whole request.
+            let due = self.request.waits_since() + limit;
+            if due <= Instant::now() {
+                return true;
+            }
+            timer.as_mut().reset(due);
+        }
+        false
     }
 }
 
@@ -238,7 +256,11 @@ impl HttpBody for Download {
         match ready!(polled) {
             Some(Err(e)) => {
                 let why = super::front::cause(&e);
-                this.breaks_off(cx, format!("the application's answer broke off: {why}"))
+                let whose = match this.request.broke.load(Ordering::Relaxed) {
+                    true => "request",
+                    false => "application's answer",
+                };
+                this.breaks_off(cx, format!("the {whose} broke off: {why}"))
             }
             frame => {
                 if frame.is_none() || this.body.is_end_stream() {

@@ -161,9 +161,11 @@ impl Head {
         match request {
             Some(request) => Sent::Unsent(Box::new(request), cause(&error)),
             None if replay && was_unread(&error) => Sent::Unread(cause(&error)),
-            None if error.is_user() => {
-                Sent::Failed(Refusal::BadRequest("the request's body broke off"))
-            }
+            None if error.is_user() => Sent::Failed(Refusal::BadRequest(format!(
+                "the body of {} {} broke off",
+                self.method,
+                self.uri.path()
+            ))),
             None => Sent::Failed(self.no_answer(&cause(&error))),
         }
     }
@@ -198,7 +200,7 @@ struct Exchange {
 impl Exchange {
     fn new(mut request: Request<Body>) -> Result<Self, Refusal> {
         if request.method() == Method::CONNECT {
-            return Err(Refusal::BadRequest("CONNECT is for proxies"));
+            return Err(Refusal::BadRequest("CONNECT is for proxies".into()));
         }
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let hop = hop_of(request.extensions());

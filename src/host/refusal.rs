@@ -17,7 +17,7 @@ use crate::worker::Tally;
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// The client's own mistake.
-    BadRequest(&'static str),
+    BadRequest(String),
     /// The application answers, but not in HTTP, or not to the end.
     BadGateway(String),
     /// It takes no connection.
@@ -62,12 +62,10 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = match self {
-            Self::BadRequest(reason) => reason,
-            Self::BadGateway(reason) | Self::Unavailable(reason) | Self::TimedOut(reason) => {
-                &**reason
-            }
-        };
+        let (Self::BadRequest(reason)
+        | Self::BadGateway(reason)
+        | Self::Unavailable(reason)
+        | Self::TimedOut(reason)) = self;
         write!(f, "{}: {reason}", self.status().as_u16())
     }
 }

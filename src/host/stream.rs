@@ -17,6 +17,8 @@ pub(super) struct Stream {
     refused: Option<io::ErrorKind>,
     /// The other side takes no more.
     closed: bool,
+    /// The other side says no more.
+    ended: bool,
 }
 
 #[derive(Debug)]
@@ -39,7 +41,17 @@ impl Stream {
             io,
             refused: None,
             closed: false,
+            ended: false,
         }
+    }
+
+    /// What is to be written to a side that takes no more: there may be an answer of it to be read.
+    fn dropped(&self, all: usize) -> Poll<io::Result<usize>> {
+        Poll::Ready(if self.ended {
+            Err(io::ErrorKind::BrokenPipe.into())
+        } else {
+            Ok(all)
+        })
     }
 
     fn wrote(&mut self, written: io::Result<usize>, all: usize) -> io::Result<usize> {
@@ -76,6 +88,8 @@ impl AsyncRead for Stream {
         let came = buf.filled().len() > before;
         if came {
             this.refused = None;
+        } else if room {
+            this.ended = true;
         }
         Poll::Ready(match (read, this.refused) {
             (Ok(()), Some(kind)) if room && !came => Err(kind.into()),
@@ -92,7 +106,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.closed {
-            return Poll::Ready(Ok(buf.len()));
+            return this.dropped(buf.len());
         }
         let written = match &mut this.io {
             Io::Unix(s) => Pin::new(s).poll_write(cx, buf),
@@ -110,7 +124,7 @@ impl AsyncWrite for Stream {
         let this = self.get_mut();
         let all = bufs.iter().map(|buf| buf.len()).sum();
         if this.closed {
-            return Poll::Ready(Ok(all));
+            return this.dropped(all);
         }
         let written = match &mut this.io {
             Io::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::{FrontContext, router};
 use crate::config::{App, Upstream};
+use crate::worker::Tally;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -26,6 +27,7 @@ struct Scene {
     /// Connections that the application has accepted.
     accepted: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<()>>,
+    tally: Arc<Tally>,
 }
 
 impl Scene {
@@ -43,6 +45,7 @@ impl Scene {
             },
             accepted: Arc::default(),
             tasks: Vec::new(),
+            tally: Arc::default(),
         }
     }
 
@@ -87,7 +90,7 @@ impl Scene {
     fn clients(&self, count: usize) -> Vec<Client> {
         let upstreams = self.paths.iter().cloned().map(Upstream::Unix).collect();
         let front = router(&FrontContext {
-            tally: std::sync::Arc::default(),
+            tally: Arc::clone(&self.tally),
             app: self.app.clone(),
             upstreams,
         });
@@ -313,6 +316,84 @@ async fn an_old_application_that_closes_after_every_answer_costs_the_client_noth
         assert!(!answer.contains("connection"), "{answer}");
     }
     assert_eq!(scene.accepted(), 2);
+}
+
+/// What the client still sends is not swallowed.
+#[tokio::test]
+async fn a_tunnel_to_an_application_that_has_gone_ends() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, mut stream| async move {
+        request(&mut stream).await.unwrap();
+        let switched = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\n\
+                        upgrade: websocket\r\n\r\n";
+        stream.write_all(switched.as_bytes()).await.unwrap();
+    });
+    let mut client = scene.client();
+    let ask = "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    client.send(ask).await;
+    client.rest().await;
+    let sends = async {
+        while client.0.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(SOON, sends).await.expect("the tunnel stays");
+}
+
+/// Of `POST`, when the head is there: the beginning of the answer, and the end after the last byte.
+async fn answers_early(mut stream: UnixStream) {
+    let mut all = Vec::new();
+    let mut read_to = async |end: &[u8], stream: &mut UnixStream| {
+        while !all.ends_with(end) {
+            if !matches!(stream.read_buf(&mut all).await, Ok(1..)) {
+                return false;
+            }
+        }
+        true
+    };
+    assert!(read_to(b"\r\n\r\n", &mut stream).await);
+    let begins = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegin\r\n";
+    stream.write_all(begins.as_bytes()).await.unwrap();
+    if read_to(b"z", &mut stream).await {
+        let _ = stream.write_all(b"3\r\nend\r\n0\r\n\r\n").await;
+    }
+}
+
+const SLOW_POST: &str = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\n\r\n";
+
+#[tokio::test]
+async fn an_answer_that_waits_for_a_slow_request_does_not_stand_still() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, stream| answers_early(stream));
+    let mut client = scene.client();
+    client.send(SLOW_POST).await;
+    client.until("begin").await;
+    for _ in 0..12 {
+        tokio::time::sleep(scene.app.stall_timeout / 4).await;
+        client.send("x").await;
+    }
+    client.send("z").await;
+    client.until("end").await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_its_request_is_not_the_applications_fault() {
+    let mut scene = Scene::new(1);
+    let (gone, all_gone) = tokio::sync::oneshot::channel();
+    let gone = std::sync::Mutex::new(Some(gone));
+    scene.plays(0, move |_, stream| {
+        let gone = gone.lock().unwrap().take();
+        async move {
+            answers_early(stream).await;
+            gone.unwrap().send(()).unwrap();
+        }
+    });
+    let mut client = scene.client();
+    client.send(SLOW_POST).await;
+    client.until("begin").await;
+    drop(client);
+    timeout(SOON, all_gone).await.unwrap().unwrap();
+    assert_eq!(scene.tally.broken_off.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]

@@ -157,6 +157,9 @@ pub struct Instances {
     /// How many of them answer now; `None`: a supervisor of before does not say.
     #[serde(default)]
     pub ready: Option<u16>,
+    /// How many of them ended by their own fault, and do not answer again yet.
+    #[serde(default)]
+    pub failing: u16,
     /// Why one of them ended last.
     #[serde(default)]
     pub ended: Option<String>,

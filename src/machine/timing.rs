@@ -79,6 +79,12 @@ pub enum Timer {
 }
 
 impl Timer {
+    /// Whether what runs has proved itself by then.
+    #[must_use]
+    pub const fn proves(self) -> bool {
+        matches!(self, Self::Probation | Self::ColdTrial)
+    }
+
     /// Whether it outlives the phase in which it was armed; every other one belongs to its phase.
     pub(super) const fn outlives_its_phase(self) -> bool {
         match self {

@@ -147,7 +147,10 @@ impl Driver {
     async fn ticked(&mut self) {
         let now = Instant::now();
         while let Some(timer) = self.machine.due(now) {
-            self.happen(Event::Timer(timer)).await;
+            // Time proves nothing of an application that does not answer.
+            let fault = self.applications.fault().filter(|_| timer.proves());
+            let event = fault.map_or(Event::Timer(timer), Event::WorkersFailed);
+            self.happen(event).await;
         }
         for event in self.workers.due() {
             self.happen(event).await;

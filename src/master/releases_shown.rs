@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::hosting::Applications;
 use super::releases::KnownReleases;
-use crate::api::{self, Last, Releases};
+use crate::api::{self, Last, Outcome, Releases};
 use crate::config::{self, Config};
 use crate::sys::release::Release;
 
@@ -21,7 +21,12 @@ impl KnownReleases {
         }
         Some(match (now, unusable) {
             (Some(now), None) if self.was_rejected(applications, &now) => {
-                format!("the release in {link} was refused: `upgrade` tries it again")
+                format!(
+                    "{link} leads to {}, which was refused; {} serves, after a restart, too: point {link} \
+                     there (`upgrade` tries the refused one again)",
+                    now.path.display(),
+                    ours.path.display()
+                )
             }
             (Some(_), None) => {
                 format!("the release in {link} is not the one that runs: `apply` runs it")
@@ -73,7 +78,7 @@ impl KnownReleases {
     }
 }
 
-/// Newest first.
+/// Newest first, of those that served and of the others.
 fn old_releases(
     upgrades: &[Last],
     needed: &[PathBuf],
@@ -81,14 +86,18 @@ fn old_releases(
     is_there: impl Fn(&Path) -> bool,
 ) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = Vec::new();
-    for releases in upgrades
-        .iter()
-        .rev()
-        .filter_map(|last| last.releases.as_ref())
-    {
-        for path in [&releases.to, &releases.from] {
-            if !all.contains(path) && !needed.contains(path) && is_there(path) {
-                all.push(path.clone());
+    // What served goes before what was refused.
+    for served in [true, false] {
+        for last in upgrades.iter().rev() {
+            let Some(Releases { from, to }) = &last.releases else {
+                continue;
+            };
+            let proved = last.outcome == Outcome::Committed;
+            for (path, has_served) in [(to, proved), (from, true)] {
+                let wanted = has_served == served;
+                if wanted && !all.contains(path) && !needed.contains(path) && is_there(path) {
+                    all.push(path.clone());
+                }
             }
         }
     }
@@ -98,7 +107,7 @@ fn old_releases(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Connections, Outcome};
+    use crate::api::Connections;
 
     fn upgrade(from: &str, to: &str, outcome: Outcome) -> Last {
         Last {
@@ -137,5 +146,16 @@ mod tests {
         assert_eq!(old(&["/r/5"], 1), ["/r/2", "/r/3"]);
         assert_eq!(old(&["/r/5", "/r/2"], 1), ["/r/3"]);
         assert_eq!(old(&["/r/5"], 5), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_was_refused_takes_no_place_of_what_served() {
+        let upgrades = [
+            upgrade("/r/1", "/r/2", Outcome::Committed),
+            upgrade("/r/2", "/r/3", Outcome::RolledBack),
+            upgrade("/r/2", "/r/4", Outcome::Failed),
+        ];
+        let old = old_releases(&upgrades, &["/r/2".into()], 1, |_| true);
+        assert_eq!(old, [Path::new("/r/4"), Path::new("/r/3")]);
     }
 }

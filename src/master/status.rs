@@ -49,6 +49,7 @@ pub(super) fn document(driver: &Driver) -> api::Status {
     }
     let trouble = driver.disk.trouble().into_iter();
     warnings.extend(trouble.map(|why| format!("{why}; it is tried again")));
+    warnings.extend(driver.applications.silence());
     warnings.extend(driver.tls.warnings().iter().cloned());
     if !disk.matches_running && upgrade.is_none() {
         warnings.push(match &disk.build_id {

@@ -36,8 +36,8 @@ pub(super) struct Instance {
     pub(super) down: Down,
     pub(super) words: mpsc::Sender<(usize, Word)>,
     pub(super) stops: watch::Receiver<bool>,
-    /// Every process of the unit was told to leave, this one's too.
-    pub(super) ending: watch::Receiver<bool>,
+    /// When every process of the unit was told to leave, this one's too.
+    pub(super) ending: watch::Receiver<Option<Instant>>,
 }
 
 /// What the `env_files` of an application say now. A generation keeps it: a file that is edited for the
@@ -56,7 +56,7 @@ pub(super) fn variables(app: &App) -> Result<Arc<[(String, String)]>, String> {
 pub(super) enum Word {
     Started(u32),
     /// Why, unless it was stopped.
-    Ended(Option<String>),
+    Ended(Option<(Restart, String)>),
     Ready,
     /// It is started again.
     Restarts(Restart),
@@ -99,14 +99,24 @@ impl Instance {
             }
             if self.was_told().await {
                 tracing::info!("{why}; every process of the service was told to leave");
-                let _ = self.stops.wait_for(|stop| *stop).await;
-                return;
+                let stopped = self.stops.wait_for(|stop| *stop);
+                if timeout(LEAVES, stopped).await.is_ok() {
+                    return;
+                }
+                tracing::error!("{}: the service is still there", self.label());
+            } else {
+                tracing::error!("{why}");
             }
-            tracing::error!("{why}");
             let (pause, spent) = budget.failed(std::time::Instant::now());
             if spent {
                 self.say(Word::Failed(format!("the application keeps ending: {why}")))
                     .await;
+            } else if reason == Restart::NotReady {
+                // A few of these take longer than the window.
+                self.say(Word::Failed(format!(
+                    "the application does not come back: {why}"
+                )))
+                .await;
             }
             tokio::select! {
                 () = sleep(pause) => {}
@@ -118,7 +128,8 @@ impl Instance {
 
     /// Whether it ended because everybody was told to: it may learn that a moment before we do.
     async fn was_told(&mut self) -> bool {
-        let all_end = self.ending.wait_for(|ending| *ending);
+        let lately = |told: &Option<Instant>| told.is_some_and(|at| at.elapsed() < LEAVES);
+        let all_end = self.ending.wait_for(lately);
         self.ended_politely && timeout(TOLD, all_end).await.is_ok_and(|told| told.is_ok())
     }
 
@@ -192,7 +203,10 @@ impl Instance {
         };
         self.say(Word::Ended(match &end {
             End::Stopped => None,
-            End::Broken(_, why) => Some(why.lines().next().unwrap_or_default().to_owned()),
+            End::Broken(reason, why) => {
+                let why = why.lines().next().unwrap_or_default();
+                Some((*reason, why.to_owned()))
+            }
         }))
         .await;
         end
@@ -430,6 +444,8 @@ const UNLIMITED: Duration = Duration::from_secs(86_400);
 
 /// For the word that everybody has to leave to come to us, too.
 const TOLD: Duration = Duration::from_millis(200);
+/// Who was told to leave with everybody is not needed any more by then: else it was told alone.
+const LEAVES: Duration = Duration::from_secs(10);
 
 /// Variables that are about us. The state directory stays: the application may write there.
 const OURS: &[&str] = &[

@@ -26,7 +26,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Upstream;
-use crate::machine::hosting::{FromSupervisor, Hosting, Instances, Restarts, ToSupervisor};
+use crate::machine::hosting::{
+    FromSupervisor, Hosting, Instances, Restart, Restarts, ToSupervisor,
+};
 use crate::sys::channel::{Channel, ChannelError, Received};
 use crate::sys::journal;
 use crate::sys::process;
@@ -106,6 +108,8 @@ struct Supervisor {
     heard: mpsc::Receiver<Heard>,
     upstreams: Vec<Upstream>,
     ready: Vec<bool>,
+    /// It ended by its own fault, and does not answer again yet.
+    failing: Vec<bool>,
     pids: Vec<Option<u32>>,
     leaders: Leaders,
     restarts: u64,
@@ -144,6 +148,7 @@ impl Supervisor {
             heard,
             upstreams: Vec::new(),
             ready: vec![false; count],
+            failing: vec![false; count],
             pids: vec![None; count],
             leaders: Leaders::default(),
             restarts: 0,
@@ -160,7 +165,7 @@ impl Supervisor {
         // There before the application looks for it.
         self.tell_phase();
         let (stop, stops) = watch::channel(false);
-        let (ending, all_end) = watch::channel(false);
+        let (ending, all_end) = watch::channel(None);
         let (words, mut said) = mpsc::channel(64);
         let mut instances = JoinSet::new();
         if let Err(reason) = self.start(&mut instances, &words, &stops, &all_end) {
@@ -175,7 +180,8 @@ impl Supervisor {
                     // To every process of the unit: the application has it, too. That it ends now is
                     // no crash, and nobody starts it again. Who holds it decides when we leave.
                     Ok(received) if received.signal == Signal::SIGTERM => {
-                        ending.send_replace(true);
+                        tracing::info!("SIGTERM: every process of the service is told to leave");
+                        ending.send_replace(Some(tokio::time::Instant::now()));
                     }
                     _ => self.leaders.reap_others(),
                 },
@@ -199,7 +205,7 @@ impl Supervisor {
         instances: &mut JoinSet<()>,
         words: &mpsc::Sender<(usize, Word)>,
         stops: &watch::Receiver<bool>,
-        ending: &watch::Receiver<bool>,
+        ending: &watch::Receiver<Option<tokio::time::Instant>>,
     ) -> Result<(), String> {
         let variables = instance::variables(&self.hosting.app)?;
         let down = Down::all(self.ready.len());
@@ -303,7 +309,10 @@ impl Supervisor {
             Word::Ended(why) => {
                 self.pids[number] = None;
                 self.ready[number] = false;
-                self.ended = why;
+                // What is started again for its memory has done nothing wrong.
+                let memory = why.as_ref().is_none_or(|(why, _)| *why == Restart::Memory);
+                self.failing[number] = !memory;
+                self.ended = why.map(|(_, why)| why);
                 self.report_to_all().await;
             }
             Word::Restarts(why) => {
@@ -312,6 +321,7 @@ impl Supervisor {
             }
             Word::Ready => {
                 self.ready[number] = true;
+                self.failing[number] = false;
                 // Until now it held little.
                 self.measured = None;
                 self.report_to_all().await;
@@ -337,7 +347,8 @@ impl Supervisor {
             restarts: self.restarts,
             restarts_by: self.restarts_by,
             private_kib: self.private_kib,
-            ready: u16::try_from(self.ready.iter().filter(|ready| **ready).count()).ok(),
+            ready: u16::try_from(count(&self.ready)).ok(),
+            failing: u16::try_from(count(&self.failing)).unwrap_or(u16::MAX),
             ended: self.ended.clone(),
         })
     }
@@ -355,6 +366,10 @@ impl Supervisor {
         }
         self.verdict = Some(word);
     }
+}
+
+fn count(all: &[bool]) -> usize {
+    all.iter().filter(|one| **one).count()
 }
 
 /// That nobody hears it is for the reader to find out.

@@ -30,7 +30,8 @@ impl Release {
         if !metadata.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        let mut identity = format!("{}:{}", metadata.dev(), metadata.ino());
+        // Not the device: its number may be another one after a reboot.
+        let mut identity = metadata.ino().to_string();
         if let Ok(said) = read_small(&path.join("release")) {
             let _ = write!(identity, ":{}", digest(&said));
         } else if !app.directory.is_symlink() {

@@ -15,6 +15,10 @@ if FAULT == "exit":
     sys.exit(3)
 if FAULT == "hang":
     time.sleep(3600)
+if FAULT == "once":
+    if os.path.exists("started"):
+        time.sleep(3600)
+    open("started", "w").close()
 if FAULT == "slow":
     time.sleep(1)
 if FAULT == "leaks":

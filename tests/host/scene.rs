@@ -43,6 +43,11 @@ impl Scene {
         self.configure_all(probation, START, "/usr/bin/python3", "{socket}", "");
     }
 
+    /// The same, with another limit for its start.
+    pub fn timing(&self, start_timeout: &str, probation: &str) {
+        self.configure_all(probation, start_timeout, "/usr/bin/python3", "{socket}", "");
+    }
+
     /// Another interpreter.
     pub fn command(&self, python: &str) {
         self.configure_all("10m", START, python, "{socket}", "");

@@ -99,6 +99,24 @@ fn a_parked_master_starts_no_workers_when_its_application_comes_back() {
     assert_eq!(scene.get("/"), "2");
 }
 
+/// systemd tells every process of a unit: who is still there after that was told alone.
+#[test]
+fn a_supervisor_that_was_told_to_leave_alone_starts_its_application_again() {
+    let scene = Scene::begin("told-alone", SOCKET, "");
+    let before = pid(&scene);
+    let tell = |pid: u32| {
+        let told = std::process::Command::new("kill")
+            .arg(pid.to_string())
+            .status();
+        assert!(told.unwrap().success());
+    };
+    tell(the_supervisor(&scene));
+    scene.wait_log("SIGTERM: every process");
+    tell(before);
+    wait_another(&scene, before);
+    scene.wait_log("the service is still there");
+}
+
 #[test]
 fn a_stop_ends_though_the_supervisor_dies_in_it() {
     let scene = Scene::begin("dies-in-stop", SOCKET, "");

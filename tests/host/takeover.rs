@@ -178,10 +178,7 @@ fn a_cold_start_runs_what_served_though_the_link_leads_to_what_was_refused() {
     assert_eq!(scene.get("/"), "1");
     scene.wait_log("sick, which was refused");
     let status = scene.service.cli(&["status"]).stdout;
-    assert!(
-        status.contains("was refused: `upgrade` tries it again"),
-        "{status}"
-    );
+    assert!(status.contains("which was refused; "), "{status}");
 }
 
 #[test]
@@ -203,6 +200,32 @@ fn a_release_that_was_superseded_in_its_probation_is_nothing_to_go_back_to() {
     assert_eq!(scene.pointed(), "1");
     let kept = std::fs::read_link(scene.current().with_file_name("current.old")).unwrap();
     assert_eq!(kept, scene.releases().join("1"));
+}
+
+/// Whether its new start fails within the probation or the probation ends before that.
+#[test]
+fn a_release_whose_application_does_not_come_back_has_not_proved_itself() {
+    for (start, probation, why) in [
+        ("3s", "10m", "does not come back"),
+        (
+            "10s",
+            "3s",
+            "1 of 1 instances of the application did not come back",
+        ),
+    ] {
+        let scene = Scene::prepare("comes-back", SOCKET, "");
+        scene.timing(start, probation);
+        scene.release("once", "once");
+        scene.service.start();
+        scene.service.wait_owner(1, "serving");
+        scene.deploy("once").assert_code(0);
+        let _ = scene.ask("GET /crash HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        scene.service.wait_owner(1, "serving");
+        assert_eq!(scene.get("/"), "1");
+        assert_eq!(scene.pointed(), "1");
+        let history = scene.service.cli(&["history"]).stdout;
+        assert!(history.contains(why), "{history}");
+    }
 }
 
 /// The service that went back at night could not write the link's directory.

@@ -54,13 +54,22 @@ impl Client<'_> {
         let now = link.leads_to();
         let kept = link.before();
         let kept_to = kept.as_ref().ok().and_then(Link::leads_to);
-        // A release that is superseded in its probation is nothing to go back to, nor is one that was
-        // refused while nobody could point the link back: what served before it stays that.
+        // A release that is superseded in its probation is nothing to go back to: what served before it
+        // stays that.
         let superseded = Phase::named(&status.phase) != Some(Phase::Serving)
             && status.upgrade.is_some_and(|one| one.releases.is_some());
+        // Nor is one that was refused while nobody could point the link back. What the service says is
+        // compared, and never used as a path.
         let serving = self.serving().await;
-        let stays = superseded || serving != now && serving.is_some() && serving == kept_to;
-        let before = if stays { kept_to } else { now.clone() };
+        let serves = |one: &Option<PathBuf>| one.is_some() && *one == serving;
+        let (before, stays) = if !superseded && serves(&now) {
+            (now.clone(), false)
+        } else {
+            (
+                kept_to.filter(|kept| superseded || serves(&Some(kept.clone()))),
+                true,
+            )
+        };
         if now.as_ref() != Some(&directory) {
             let pointed = kept.and_then(|kept| {
                 // For a `rollback` that must not ask the service where to go back to.
@@ -95,11 +104,13 @@ impl Client<'_> {
                 screen.say(&format!("release {from} -> {to}"));
             }
             self.old_releases(screen).await?;
-        } else if self.serving().await.as_ref() != Some(&directory) {
+        } else {
             // A connection that was lost says nothing about the upgrade: what serves does.
-            // Where the service could not do it itself.
-            point_back(&link, &directory, before.as_deref())
-                .unwrap_or_else(|e| still_leads(path, &directory, &e, screen));
+            let serving = self.serving().await.filter(|serving| *serving != directory);
+            if let Some(serving) = serving {
+                // Where the service could not do it itself.
+                point_back(&link, path, &directory, before.as_deref(), &serving, screen);
+            }
         }
         drop(lock);
         ordered
@@ -145,12 +156,18 @@ impl Client<'_> {
 
     /// After a rollback from `refused`: the link follows what serves, where the service could not do it
     /// itself. It goes to where `deploy` found it, not to where an answer says.
-    pub(super) fn link_follows(path: &Path, refused: &Path, screen: &mut Screen) {
-        let done = Link::find(path).and_then(|link| {
-            let before = link.before()?.leads_to();
-            point_back(&link, refused, before.as_deref())
-        });
-        done.unwrap_or_else(|e| still_leads(path, refused, &e, screen));
+    pub(super) async fn link_follows(&self, path: &Path, refused: &Path, screen: &mut Screen) {
+        let Some(serving) = self.serving().await else {
+            return;
+        };
+        let both = Link::find(path).and_then(|link| link.before().map(|kept| (link, kept)));
+        match both {
+            Ok((link, kept)) => {
+                let before = kept.leads_to();
+                point_back(&link, path, refused, before.as_deref(), &serving, screen);
+            }
+            Err(e) => screen.complain(&format!("cannot use {}: {e}", path.display())),
+        }
     }
 }
 
@@ -195,15 +212,95 @@ fn not_pointed(pointed: io::Result<bool>, link: &Path, directory: &Path) -> Opti
     }
 }
 
-fn point_back(link: &Link, refused: &Path, before: Option<&Path>) -> io::Result<()> {
-    let still = link.leads_to().is_some_and(|now| now == refused);
-    match before.filter(|before| still && *before != refused) {
-        Some(before) => link.point(before).map(drop),
-        None => Ok(()),
+/// From what was refused to what was there before, when that is what serves.
+fn point_back(
+    link: &Link,
+    path: &Path,
+    refused: &Path,
+    before: Option<&Path>,
+    serving: &Path,
+    screen: &mut Screen,
+) {
+    if link.leads_to().is_none_or(|now| now != refused) || serving == refused {
+        return;
+    }
+    let pointed = match before.filter(|before| *before == serving) {
+        Some(before) => link.point(before).map(drop).map_err(|e| e.to_string()),
+        None => Err("what led there before is not what serves".into()),
+    };
+    if let Err(why) = pointed {
+        // Others choose the names of directories.
+        let [refused, serving] = [refused, serving].map(|one| one_line(&one.to_string_lossy()));
+        screen.complain(&format!(
+            "{path} still leads to {refused}, which was given up ({why}); {serving} serves: point it there",
+            path = path.display()
+        ));
     }
 }
 
-fn still_leads(link: &Path, refused: &Path, error: &io::Error, screen: &mut Screen) {
-    let (link, refused) = (link.display(), refused.display());
-    screen.complain(&format!("{link} may still lead to {refused}: {error}"));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Said(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Said {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What led there before may be older than what serves: `ln` and `apply` do not tell us.
+    #[test]
+    fn the_link_goes_back_to_what_serves_and_to_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().canonicalize().unwrap().join(name);
+        for release in ["old", "serves", "refused"] {
+            fs::create_dir(at(release)).unwrap();
+        }
+        symlink("refused", at("current")).unwrap();
+        let link = Link::find(&at("current")).unwrap();
+        let said = Said::default();
+        let mut screen = Screen::to("handover", Box::new(io::sink()), Box::new(said.clone()));
+        for before in [None, Some(at("old"))] {
+            let path = at("current");
+            let (refused, serves) = (at("refused"), at("serves"));
+            point_back(
+                &link,
+                &path,
+                &refused,
+                before.as_deref(),
+                &serves,
+                &mut screen,
+            );
+            assert_eq!(link.leads_to(), Some(at("refused")));
+            let complaint =
+                String::from_utf8(std::mem::take(&mut *said.0.lock().unwrap())).unwrap();
+            assert!(
+                complaint.contains("/serves serves: point it there"),
+                "{complaint}"
+            );
+        }
+        let (path, refused, serves) = (at("current"), at("refused"), at("serves"));
+        point_back(&link, &path, &refused, Some(&serves), &serves, &mut screen);
+        assert_eq!(link.leads_to(), Some(at("serves")));
+        // Somebody else's by now.
+        point_back(
+            &link,
+            &path,
+            &refused,
+            Some(&at("old")),
+            &at("old"),
+            &mut screen,
+        );
+        assert_eq!(link.leads_to(), Some(at("serves")));
+    }
 }

@@ -134,6 +134,7 @@ impl Application {
             release: self.release.path.clone(),
             ready: self.hold.is_some() && self.instances.ready != Some(0),
             answering: self.instances.ready,
+            instances: Some(self.app.instances),
             ended: self.instances.ended.clone(),
             pids: self.instances.pids.clone(),
             restarts: self.instances.restarts,

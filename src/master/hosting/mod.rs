@@ -274,6 +274,29 @@ impl Applications {
         instances.restarts_by.named(instances.restarts)
     }
 
+    /// For `status`: clients get no answer.
+    pub(super) fn silence(&self) -> Option<String> {
+        let current = self.current.as_ref()?;
+        let instances = &current.instances;
+        let why = instances.ended.as_ref()?;
+        (instances.ready == Some(0))
+            .then(|| format!("no instance of the application answers: {why}"))
+    }
+
+    /// Why what this generation started does not answer as it should.
+    pub(super) fn fault(&self) -> Option<String> {
+        let ours = self
+            .current
+            .as_ref()
+            .filter(|one| one.supervisor.is_ours())?;
+        let failing = ours.instances.failing;
+        (failing > 0).then(|| {
+            let of = ours.app.instances;
+            let why = ours.instances.ended.as_deref().unwrap_or("it ended");
+            format!("{failing} of {of} instances of the application did not come back: {why}")
+        })
+    }
+
     /// For a successor: what runs, and an end that holds it.
     pub(super) fn share(&self) -> Option<(RunningApp, OwnedFd)> {
         self.current.as_ref().and_then(Application::share)
