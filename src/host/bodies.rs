@@ -199,11 +199,7 @@ impl Download {
 
     /// The client gets what came before: hyper sends nothing more of an answer from the moment that it
     /// has an error, so it learns of that at its next question.
-    fn breaks_off<T>(&mut self, cx: &mut Context<'_>, why: String) -> Poll<T> {
-        let cause = match self.request.broke.load(Ordering::Relaxed) {
-            true => Cause::Request,
-            false => Cause::Cut,
-        };
+    fn breaks_off<T>(&mut self, cx: &mut Context<'_>, cause: Cause, why: String) -> Poll<T> {
         self.about.complain(cause, &why);
         self.with = None;
         self.broke_off = Some(why);
@@ -248,7 +244,7 @@ impl HttpBody for Download {
                 let limit = humantime::format_duration(limit);
                 let why =
                     format!("the application's answer stood still for {limit} (stall_timeout)");
-                return this.breaks_off(cx, why);
+                return this.breaks_off(cx, Cause::Cut, why);
             }
             return Poll::Pending;
         }
@@ -256,11 +252,12 @@ impl HttpBody for Download {
         match ready!(polled) {
             Some(Err(e)) => {
                 let why = super::front::cause(&e);
-                let whose = match this.request.broke.load(Ordering::Relaxed) {
-                    true => "request",
-                    false => "application's answer",
+                let (cause, what) = if this.request.broke.load(Ordering::Relaxed) {
+                    (Cause::Request, "request")
+                } else {
+                    (Cause::Cut, "application's answer")
                 };
-                this.breaks_off(cx, format!("the {whose} broke off: {why}"))
+                this.breaks_off(cx, cause, format!("the {what} broke off: {why}"))
             }
             frame => {
                 if frame.is_none() || this.body.is_end_stream() {
