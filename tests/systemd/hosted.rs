@@ -198,7 +198,7 @@ fn what_the_kernel_kills_for_want_of_memory_is_told_and_started_again(blog: &Blo
     };
     assert_eq!(lines(said) as u64, killed, "{journal}");
     // Nobody is asked twice for what killed somebody.
-    assert_eq!(lines("it eats"), 1, "{journal}");
+    assert_eq!(lines(": it eats"), 1, "{journal}");
     let metrics = blog.container.sh(&format!(
         "curl -sS --unix-socket /run/{NAME}/control.sock http://x/metrics"
     ));
