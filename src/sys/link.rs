@@ -210,7 +210,11 @@ impl Link {
         // Nobody else's: the service may point it back while somebody deploys.
         let new = self.with(&format!(".new.{}", std::process::id()));
         match rustix::fs::unlinkat(&self.directory, &new, AtFlags::empty()) {
-            Err(e) if e != Errno::NOENT => return Err(e.into()),
+            Err(e) if e != Errno::NOENT => {
+                let left = self.path.join(&new);
+                let why = format!("cannot remove {}: {}", left.display(), io::Error::from(e));
+                return Err(io::Error::other(why));
+            }
             _ => {}
         }
         rustix::fs::symlinkat(to, &self.directory, &new)?;
