@@ -1,5 +1,7 @@
 //! What fuzz targets call (`fuzz/`): the decoders of what strangers send.
 
+use std::collections::BTreeMap;
+
 use tokio::time::Instant;
 
 use super::arrive::PREFACE;
@@ -28,7 +30,8 @@ pub fn blob(bytes: &[u8]) {
 }
 
 /// A client sends what it likes in pieces, `h2` answers a little, the connection is frozen and thawed and
-/// moves when it can. `h2` reads what the client sent, in its order, when nothing is held.
+/// moves when it can. Until it has moved `h2` reads what the client sent: in its order if nothing was ever
+/// held, else each stream in its order, and all header blocks in theirs (RFC 9113, 4.3).
 pub fn shim(bytes: &[u8]) {
     let now = Instant::from_std(std::time::Instant::now());
     let mut shim = Shim::new(PREFACE, 1 << 20);
@@ -37,13 +40,17 @@ pub fn shim(bytes: &[u8]) {
     shim.write(&settings);
     let sent = shim.out().len();
     shim.sent(sent);
-    let (mut said, mut heard, mut moved) = (Vec::new(), Vec::new(), false);
+    let (mut said, mut heard) = (Vec::new(), Vec::new());
+    let (mut frozen, mut moved) = (false, false);
     let mut script = bytes;
     while let [op, len, rest @ ..] = script {
         let (piece, rest) = rest.split_at(rest.len().min(usize::from(*len)));
         script = rest;
         match op % 8 {
-            0 => shim.freeze(),
+            0 => {
+                shim.freeze();
+                frozen = true;
+            }
             1 => shim.thaw(now),
             2 => {
                 if let Some((blob, leftover)) = shim.leave() {
@@ -72,7 +79,7 @@ pub fn shim(bytes: &[u8]) {
         shim.sent(sent);
     }
     if !moved {
-        // All that it is given, but what is held while it is frozen.
+        // With what was held at the end.
         shim.thaw(now);
         while shim.give(|bytes| {
             heard.extend_from_slice(bytes);
@@ -80,7 +87,37 @@ pub fn shim(bytes: &[u8]) {
         }) {}
         assert_eq!(heard[..PREFACE.len()], *PREFACE);
         let heard = &heard[PREFACE.len()..];
-        assert!(*heard == *said, "other bytes than were said");
+        assert_eq!(heard.len(), said.len(), "as many bytes as were said");
+        if frozen {
+            assert!(Orders::of(heard) == Orders::of(&said), "in another order");
+        } else {
+            assert!(*heard == *said, "other bytes than were said");
+        }
+    }
+}
+
+/// What no frame may overtake.
+#[derive(Default, PartialEq)]
+struct Orders<'b> {
+    streams: BTreeMap<u32, Vec<&'b [u8]>>,
+    blocks: Vec<&'b [u8]>,
+    /// A frame that is not whole.
+    rest: &'b [u8],
+}
+
+impl<'b> Orders<'b> {
+    fn of(mut bytes: &'b [u8]) -> Self {
+        let mut orders = Self::default();
+        while let Some((head, len)) = frames::Head::of_whole(bytes) {
+            let (frame, rest) = bytes.split_at(len);
+            bytes = rest;
+            orders.streams.entry(head.stream).or_default().push(frame);
+            if head.kind == frames::HEADERS {
+                orders.blocks.push(frame);
+            }
+        }
+        orders.rest = bytes;
+        orders
     }
 }
 

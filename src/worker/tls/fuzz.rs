@@ -1,5 +1,7 @@
 //! What fuzz targets call (`fuzz/`): the decoders of what strangers send.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::BytesMut;
 use rustls::ContentType;
 
@@ -29,7 +31,7 @@ pub fn records(bytes: &[u8]) {
     let suites = [0x1301, 0x1302, 0x1303, 0xc02b, 0xcca9];
     let number = suites[usize::from(first) % suites.len()];
     let suite = Suite::by_number(number).expect("a suite of rustls'");
-    let (down, up) = (vec![1; suite.secret_len()], vec![2; suite.secret_len()]);
+    let (down, up) = new_secrets(suite.secret_len());
     let side = |tx: &[u8], rx: &[u8]| {
         let direction = |bytes: &[u8]| Direction {
             seq: 0,
@@ -61,8 +63,13 @@ pub fn records(bytes: &[u8]) {
                     5 => ContentType::from(op / 8),
                     _ => ContentType::ApplicationData,
                 };
-                if kind == ContentType::ApplicationData {
-                    written.extend_from_slice(payload);
+                let (meant, data) = if suite.is_13() {
+                    unpad(kind, payload)
+                } else {
+                    (kind, payload)
+                };
+                if meant == ContentType::ApplicationData {
+                    written.extend_from_slice(data);
                 }
                 let mut out = Output::new();
                 client.seal_any(kind, payload, &mut out);
@@ -86,4 +93,28 @@ pub fn records(bytes: &[u8]) {
             "other bytes than were written"
         );
     }
+}
+
+/// A type of zero is padding of TLS 1.3, and so are zeros before it: the type is before those.
+fn unpad(kind: ContentType, payload: &[u8]) -> (ContentType, &[u8]) {
+    if u8::from(kind) != 0 {
+        return (kind, payload);
+    }
+    let zeros = payload.iter().rev().take_while(|byte| **byte == 0).count();
+    match payload[..payload.len() - zeros].split_last() {
+        Some((kind, data)) => (ContentType::from(*kind), data),
+        None => (kind, &[]),
+    }
+}
+
+/// Of each direction, and no two runs have the same: no number may be used twice with one.
+fn new_secrets(len: usize) -> (Vec<u8>, Vec<u8>) {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let secret = |first: u8| {
+        let mut bytes: Vec<u8> = run.into_iter().cycle().take(len).collect();
+        bytes[0] = first;
+        bytes
+    };
+    (secret(1), secret(2))
 }
