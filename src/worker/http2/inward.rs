@@ -26,7 +26,8 @@ pub(super) struct Inward {
     /// Of new streams.
     held: BytesMut,
     frozen: bool,
-    holds: Holds,
+    /// Whose header block, of which a part is held, goes on with the next frame.
+    held_block: Option<u32>,
     /// Acknowledgements of what another worker has sent.
     pub(super) swallow_settings: u32,
     pub(super) swallow_pings: u32,
@@ -66,17 +67,6 @@ impl Watch for Read<'_> {
     fn frame(&mut self, head: Head, payload: &[u8]) {
         self.0.client_frame(head, payload, self.1);
     }
-}
-
-/// What is held of the new streams' header blocks.
-#[derive(Debug, Default, PartialEq, Eq)]
-enum Holds {
-    #[default]
-    None,
-    /// At least one: no later one may overtake it (RFC 9113, 4.3).
-    Blocks,
-    /// The last one goes on with the next frame.
-    PartOfOne,
 }
 
 /// What becomes of a frame while the connection is frozen.
@@ -162,7 +152,7 @@ impl Inward {
     /// `h2` gets what was held, in its order, before everything else.
     pub(super) fn thaw(&mut self) {
         self.frozen = false;
-        self.holds = Holds::None;
+        self.held_block = None;
         if !self.held.is_empty() {
             let mut held = std::mem::take(&mut self.held);
             held.extend_from_slice(&self.inbox);
@@ -240,34 +230,28 @@ impl Inward {
     }
 
     fn route(&mut self, head: Head, ledger: &Ledger) -> Route {
-        if !self.frozen {
+        // A block that has begun on its way to `h2`: nothing is held.
+        if !self.frozen || ledger.in_block() {
             return Route::Pass;
         }
-        let ends_block = head.has(frames::END_HEADERS);
-        if self.holds == Holds::PartOfOne {
-            // Whatever it is: nothing may come between the frames of a block.
-            if head.kind == frames::CONTINUATION && ends_block {
-                self.holds = Holds::Blocks;
+        if let Some(stream) = self.held_block {
+            if head.kind != frames::CONTINUATION || head.stream != stream {
+                return Route::Thaw;
             }
-            return Route::Hold;
+        } else if head.stream % 2 == 0 || head.stream <= ledger.highest {
+            // Header blocks keep their order (RFC 9113, 4.3), and nothing may come between the frames of
+            // one, be it only what was held.
+            let begins_block = head.kind == frames::HEADERS;
+            return if begins_block && !self.held.is_empty() {
+                Route::Thaw
+            } else {
+                Route::Pass
+            };
         }
-        if ledger.in_block() || head.stream == 0 || head.stream % 2 == 0 {
-            return Route::Pass;
-        }
-        if head.stream > ledger.highest {
-            if head.kind == frames::HEADERS {
-                self.holds = if ends_block {
-                    Holds::Blocks
-                } else {
-                    Holds::PartOfOne
-                };
-            }
-            return Route::Hold;
-        }
-        if head.kind == frames::HEADERS && self.holds != Holds::None {
-            return Route::Thaw;
-        }
-        Route::Pass
+        let of_block = matches!(head.kind, frames::HEADERS | frames::CONTINUATION);
+        let goes_on = of_block && !head.has(frames::END_HEADERS);
+        self.held_block = goes_on.then_some(head.stream);
+        Route::Hold
     }
 
     /// Gives a frame to `h2`, or what it needs to know of it.

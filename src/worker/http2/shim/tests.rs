@@ -22,7 +22,7 @@ use tokio::time::{sleep_until, timeout};
 use super::*;
 use crate::config::Http;
 use crate::worker::http2::mirror::Mirror;
-use crate::worker::http2::settings::{builder, for_life};
+use crate::worker::http2::settings::{CONNECTION_WINDOW, builder, for_life};
 use crate::worker::http2::wire::Wire;
 
 /// What is left out of a move.
@@ -615,4 +615,66 @@ async fn an_answer_that_waits_for_the_window_outlives_the_h2_that_wrote_it() {
         got.drain(..whole);
     }
     assert_eq!((len, ended), (5000, true));
+}
+
+/// What `h2` reads when its client says this to a frozen connection with stream 3 open, and it is thawed
+/// after each frame if `thaws`.
+fn heard_frozen(said: &[Vec<u8>], thaws: bool) -> Vec<u8> {
+    let now = Instant::now();
+    let mut shim = Shim::new(PREFACE, CONNECTION_WINDOW);
+    let mut heard = Vec::new();
+    let mut hear = |shim: &mut Shim| {
+        while shim.give(|bytes| {
+            heard.extend_from_slice(bytes);
+            bytes.len()
+        }) {}
+    };
+    let post = frame(frames::HEADERS, frames::END_HEADERS, 3, b"\x83");
+    for (n, frame) in [post.clone()].iter().chain(said).enumerate() {
+        shim.inbox().extend_from_slice(frame);
+        shim.pump(now);
+        hear(&mut shim);
+        if n == 0 {
+            shim.freeze();
+        } else if thaws {
+            shim.thaw(now);
+            hear(&mut shim);
+            shim.freeze();
+        }
+    }
+    shim.thaw(now);
+    hear(&mut shim);
+    heard.split_off(PREFACE.len() + post.len())
+}
+
+#[test]
+fn no_header_block_overtakes_one_that_is_held() {
+    // A new stream's, and one of a stream that no client may begin.
+    let said = [
+        frame(frames::HEADERS, frames::END_HEADERS, 5, b"\x82"),
+        frame(frames::HEADERS, frames::END_HEADERS, 2, b"\x84"),
+    ];
+    assert_eq!(heard_frozen(&said, false), said.concat());
+}
+
+#[test]
+fn nothing_that_was_held_comes_between_the_frames_of_a_block() {
+    let said = [
+        frame(frames::PRIORITY, 0, 7, &[0; 5]),
+        frame(frames::HEADERS, frames::END_STREAM, 3, b"\x40\x01"),
+        frame(frames::CONTINUATION, frames::END_HEADERS, 3, b"a\x01b"),
+    ];
+    for thaws in [false, true] {
+        assert_eq!(heard_frozen(&said, thaws), said.concat());
+    }
+}
+
+#[test]
+fn what_comes_between_the_frames_of_a_block_is_left_to_h2() {
+    let said = [
+        frame(frames::HEADERS, 0, 5, b"\x82"),
+        frame(frames::CONTINUATION, frames::END_HEADERS, 0, b"\x84"),
+        frame(frames::PING, 0, 0, &[0; 8]),
+    ];
+    assert_eq!(heard_frozen(&said, false), said.concat());
 }
