@@ -58,9 +58,11 @@ impl Sealed {
     /// About how long its blob would be.
     pub(in crate::worker) fn weight(&self) -> usize {
         let output: usize = self.output.iter().map(Vec::len).sum();
-        let certificates = &self.info.client_certificates;
-        let certificates: usize = certificates.iter().map(Vec::len).sum();
-        512 + self.input.len() + self.opened.len() + output + certificates
+        let info = &self.info;
+        let certificates: usize = info.client_certificates.iter().map(Vec::len).sum();
+        let name = |name: &Option<String>| name.as_ref().map_or(0, String::len);
+        let names = name(&info.server_name) + name(&info.alpn);
+        512 + self.input.len() + self.opened.len() + output + certificates + names
     }
 
     /// The end of this connection here. It comes back when it cannot move.
