@@ -1,7 +1,8 @@
 //! A hundred upgrades that are rolled back and a hundred that are committed, in a row, under 2,000
 //! keep-alive connections, and eight with requests of all kinds: nobody notices, and the last generation
-//! holds what the second held.
-//! `cargo bench --bench endurance`; `ROUNDS=` and `CONNECTIONS=` for other numbers.
+//! holds what the second held. So with HTTP/1.1 and HTTP/2, over TLS and without.
+//! `cargo bench --bench endurance`; `ROUNDS=` and `CONNECTIONS=` for other numbers, `ONLY=Http2Tls` for one
+//! protocol (`Http1`, `Tls13`, `Tls12`, `Http2`).
 //!
 //! Unlike the other programs here it fails when the promise is broken.
 
@@ -11,7 +12,7 @@ mod kit;
 use std::time::Duration;
 
 use kit::build;
-use kit::endurance::{Plan, run};
+use kit::endurance::{Plan, Protocol, run};
 
 fn main() {
     let release = build::own()
@@ -23,21 +24,29 @@ fn main() {
         let text = std::env::var(name).ok();
         text.and_then(|n| n.parse().ok()).unwrap_or(otherwise)
     };
-    let plan = Plan {
-        rounds: number("ROUNDS", if quick { 1 } else { 100 }),
-        connections: number("CONNECTIONS", if quick { 50 } else { 2000 }),
-        think: Duration::from_secs(2),
-    };
     let workbench = build::other_version_of_example("workbench", "9.0.0-endurance");
-    let figures = run("endurance", workbench, plan, |round| {
-        if round % 10 == 0 {
-            eprintln!("round {round} of {}", plan.rounds);
-        }
-    });
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%MZ");
     let build = if release { "release" } else { "DEBUG" };
     println!("{now}, {cores} cores, {build} builds, 2 workers");
-    print!("{figures}");
-    figures.assert_nothing_was_left();
+    let only = std::env::var("ONLY").unwrap_or_default();
+    for protocol in Protocol::ALL {
+        let name = format!("{protocol:?}");
+        if !only.is_empty() && only != name {
+            continue;
+        }
+        let plan = Plan {
+            rounds: number("ROUNDS", if quick { 1 } else { 100 }),
+            connections: number("CONNECTIONS", if quick { 50 } else { 2000 }),
+            think: Duration::from_secs(2),
+            protocol,
+        };
+        let figures = run("endurance", workbench.clone(), plan, |round| {
+            if round % 10 == 0 {
+                eprintln!("{name}: round {round} of {}", plan.rounds);
+            }
+        });
+        print!("\n# {name}\n{figures}");
+        figures.assert_nothing_was_left();
+    }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use handover::api::{Last, Outcome, Status};
 use kit::build;
 use kit::client::{Load, Running};
-use kit::endurance::{self, Plan};
+use kit::endurance::{self, Plan, Protocol};
 use kit::proc;
 use kit::service::{Output, SOON, Service, install};
 use rustix::process::Signal;
@@ -703,6 +703,7 @@ fn twenty_upgrades_and_ten_rollbacks_leave_what_the_first_left() {
         rounds: 10,
         connections: 200,
         think: Duration::from_millis(500),
+        protocol: Protocol::Http1,
     };
     let figures = endurance::run("endurance", build::example("workbench"), plan, |_| {});
     println!("{figures}");

@@ -16,6 +16,7 @@ mod body;
 mod exchange;
 mod failure;
 mod histogram;
+mod http2;
 mod load;
 mod spec;
 mod tally;

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use handover::api::Connections;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustls::version::{TLS12, TLS13};
 
 use super::build;
-use super::client::{Load, Report};
+use super::client::{Load, Report, Spec, Target};
 use super::proc;
 use super::service::Service;
+use super::tls::TlsRelay;
 
 /// How much.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +25,56 @@ pub struct Plan {
     pub connections: usize,
     /// The longest pause of a client.
     pub think: Duration,
+    /// What the clients speak.
+    pub protocol: Protocol,
+}
+
+/// HTTP, and what is below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 without TLS.
+    Http1,
+    /// Over TLS 1.3.
+    Tls13,
+    /// Over TLS 1.2.
+    Tls12,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// HTTP/2 over TLS 1.3.
+    Http2Tls,
+}
+
+impl Protocol {
+    /// All there are.
+    pub const ALL: [Self; 5] = [
+        Self::Http1,
+        Self::Tls13,
+        Self::Tls12,
+        Self::Http2,
+        Self::Http2Tls,
+    ];
+
+    fn is_http2(self) -> bool {
+        matches!(self, Self::Http2 | Self::Http2Tls)
+    }
+
+    fn is_tls(self) -> bool {
+        matches!(self, Self::Tls13 | Self::Tls12 | Self::Http2Tls)
+    }
+
+    /// The clients speak no TLS: what does it for them.
+    fn relay(self, service: &Service) -> Option<TlsRelay> {
+        let Target::Tcp(server) = service.target("http") else {
+            panic!("it listens on a port");
+        };
+        let authority = service.dir().join("tls/localhost.crt");
+        match self {
+            Self::Http1 | Self::Http2 => None,
+            Self::Tls13 => Some(TlsRelay::start(server, &authority, &TLS13)),
+            Self::Tls12 => Some(TlsRelay::start(server, &authority, &TLS12)),
+            Self::Http2Tls => Some(TlsRelay::http2(server, &authority)),
+        }
+    }
 }
 
 /// What came of it.
@@ -31,6 +83,8 @@ pub struct Figures {
     /// The clients' side: those that ask and think, and those whose requests are of all kinds.
     pub report: Report,
     pub torture: Report,
+    /// Handshakes of TLS, full and resumed ones, if the clients speak it.
+    pub handshakes: Option<u64>,
     /// The service after the first round, and after the last.
     pub second: Holding,
     pub last: Holding,
@@ -64,28 +118,23 @@ const SOON: Duration = Duration::from_secs(60);
 const CONFIG: &str = "workers = 2\n[upgrade]\nprobation = \"1h\"\n[log]\nlevel = \"warn\"\n";
 
 /// So many clients beside those of the plan send bodies, offer HTTP/2 by `Upgrade: h2c`, and ask for more
-/// before they have read an answer.
+/// before they have read an answer; with HTTP/2 as many have so many streams each.
 const TORTURE: usize = 8;
 
 /// Does it, with the workbench that is there. `say` hears of each round.
 pub fn run(test: &str, workbench: PathBuf, plan: Plan, mut say: impl FnMut(usize)) -> Figures {
     raise_limit();
     let builds = [build::twin(&workbench), workbench];
-    let service = Service::setup(test)
-        .image(&builds[0])
-        .config(CONFIG)
-        .start();
+    let setup = Service::setup(test).image(&builds[0]).config(CONFIG);
+    let setup = if plan.protocol.is_tls() {
+        setup.tls()
+    } else {
+        setup
+    };
+    let service = setup.start();
     service.wait_owner(1, "serving");
-    let load = Load::start(
-        service
-            .load("http")
-            .connections(plan.connections)
-            .think(Duration::ZERO..=plan.think)
-            .app()
-            .timeout(SOON),
-    );
-    let torture = service.load("http").torture().connections(TORTURE);
-    let torture = Load::start(torture.timeout(SOON));
+    let relay = plan.protocol.relay(&service);
+    let [load, torture] = loads(plan, &service, relay.as_ref()).map(Load::start);
     load.wait_connected(SOON);
     torture.wait_connected(SOON);
     let connections = plan.connections + TORTURE;
@@ -120,9 +169,11 @@ pub fn run(test: &str, workbench: PathBuf, plan: Plan, mut say: impl FnMut(usize
     }
     let took = began.elapsed();
     let last = hold(&service, connections, Some(&second));
+    let (report, torture) = (load.stop(), torture.stop());
     Figures {
-        report: load.stop(),
-        torture: torture.stop(),
+        report,
+        torture,
+        handshakes: relay.map(|relay| relay.handshakes().0 + relay.handshakes().1),
         second,
         last,
         drained,
@@ -130,6 +181,24 @@ pub fn run(test: &str, workbench: PathBuf, plan: Plan, mut say: impl FnMut(usize
         rollbacks: plan.rounds,
         took,
         slowest,
+    }
+}
+
+/// Those that ask and think, and those that ask at random, all the time.
+fn loads(plan: Plan, service: &Service, relay: Option<&TlsRelay>) -> [Spec; 2] {
+    let spec = |connections| {
+        let target = relay.map_or_else(|| service.target("http"), |r| r.address().into());
+        Spec::new(target).connections(connections).timeout(SOON)
+    };
+    let (load, torture) = (spec(plan.connections), spec(TORTURE));
+    let think = Duration::ZERO..=plan.think;
+    if plan.protocol.is_http2() {
+        [
+            load.http2(1, think),
+            torture.http2(TORTURE, Duration::ZERO..=Duration::from_millis(20)),
+        ]
+    } else {
+        [load.think(think).app(), torture.torture()]
     }
 }
 
@@ -178,6 +247,10 @@ impl Figures {
     pub fn assert_nothing_was_left(&self) {
         self.report.assert_clean().assert_kept();
         self.torture.assert_clean().assert_kept();
+        let connections = self.report.connections + self.torture.connections;
+        if let Some(handshakes) = self.handshakes {
+            assert_eq!(handshakes, connections as u64, "{self}");
+        }
         assert_eq!(self.drained.cut, 0, "{self}");
         assert_eq!(self.last.kinds, self.second.kinds, "{self}");
         assert!(self.last.master_fds <= self.second.master_fds, "{self}");
@@ -199,6 +272,9 @@ impl fmt::Display for Figures {
         )?;
         writeln!(f, "clients: {}", self.report.total)?;
         writeln!(f, "requests of all kinds: {}", self.torture.total)?;
+        if let Some(handshakes) = self.handshakes {
+            writeln!(f, "handshakes: {handshakes}")?;
+        }
         writeln!(f, "{:<34}{:>16}{:>16}", "", "second", "last")?;
         let (a, b) = (&self.second, &self.last);
         let kinds = |h: &Holding| h.kinds.values().sum::<usize>() as u64;

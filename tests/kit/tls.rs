@@ -42,15 +42,30 @@ impl TlsRelay {
         authority: &Path,
         version: &'static SupportedProtocolVersion,
     ) -> Self {
+        Self::offering(None, server, authority, version)
+    }
+
+    /// The same for clients that speak HTTP/2, which the server must agree to.
+    pub fn http2(server: SocketAddr, authority: &Path) -> Self {
+        Self::offering(Some(b"h2"), server, authority, &rustls::version::TLS13)
+    }
+
+    fn offering(
+        protocol: Option<&'static [u8]>,
+        server: SocketAddr,
+        authority: &Path,
+        version: &'static SupportedProtocolVersion,
+    ) -> Self {
         let mut roots = RootCertStore::empty();
         let certificate = CertificateDer::from_pem_file(authority).expect("a certificate");
         roots.add(certificate).expect("an authority");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[version])
             .expect("a version of TLS")
             .with_root_certificates(roots)
             .with_no_client_auth();
+        config.alpn_protocols = protocol.iter().map(|name| name.to_vec()).collect();
         let connector = TlsConnector::from(Arc::new(config));
         let figures = Arc::new(Figures::default());
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -68,7 +83,7 @@ impl TlsRelay {
                     let (connector, figures) = (connector.clone(), Arc::clone(&counted));
                     tokio::spawn(async move {
                         // An end of one side is the client's failure to report.
-                        let _ = relay(plain, server, connector, &figures).await;
+                        let _ = relay(plain, server, connector, protocol, &figures).await;
                     });
                 }
             });
@@ -92,6 +107,7 @@ async fn relay(
     mut plain: TcpStream,
     server: SocketAddr,
     connector: TlsConnector,
+    protocol: Option<&'static [u8]>,
     figures: &Figures,
 ) -> std::io::Result<()> {
     plain.set_nodelay(true)?;
@@ -99,7 +115,9 @@ async fn relay(
     socket.set_nodelay(true)?;
     let name = ServerName::try_from("localhost").expect("a name");
     let mut tls = connector.connect(name, socket).await?;
-    let kind = tls.get_ref().1.handshake_kind();
+    let rustls = tls.get_ref().1;
+    assert_eq!(rustls.alpn_protocol(), protocol);
+    let kind = rustls.handshake_kind();
     let count = match kind {
         Some(HandshakeKind::Resumed) => &figures.resumed,
         _ => &figures.full,

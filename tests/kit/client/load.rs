@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::exchange::{Batch, Body, Request};
 use super::failure::{Failure, Fault, Kind};
+use super::http2;
 use super::spec::{Spec, Traffic};
 use super::tally::{Report, Tally};
 use super::torture;
@@ -20,7 +21,7 @@ use crate::kit::app;
 const CONNECTING: usize = 64;
 
 /// After a failure, so that a dead server does not fill the report in a second.
-const AFTER_FAILURE: Duration = Duration::from_millis(5);
+pub(super) const AFTER_FAILURE: Duration = Duration::from_millis(5);
 
 /// The way to start one.
 #[derive(Debug)]
@@ -150,7 +151,7 @@ impl Drop for Running {
     }
 }
 
-fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+pub(super) fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
     tally.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -174,6 +175,17 @@ fn run(specs: Vec<Spec>, tally: &Arc<Mutex<Tally>>, stopped: &watch::Receiver<bo
         for spec in specs {
             let spec = Arc::new(spec);
             for index in 0..spec.connections {
+                if matches!(spec.traffic, Traffic::Http2 { .. }) {
+                    let client = http2::Client {
+                        spec: spec.clone(),
+                        tally: tally.clone(),
+                        stop: stopped.clone(),
+                        connecting: connecting.clone(),
+                        index,
+                    };
+                    clients.push(tokio::task::spawn_local(client.run()));
+                    continue;
+                }
                 let client = Client {
                     rng: fastrand::Rng::with_seed(spec.seed.wrapping_add(index as u64)),
                     spec: spec.clone(),

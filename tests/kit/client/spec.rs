@@ -30,6 +30,14 @@ pub enum Traffic {
     /// Everything at random (against the kit's application): pipelining 1 to 8 deep, bytes split anywhere, bodies of all
     /// kinds, pauses.
     Torture,
+    /// HTTP/2 with prior knowledge (against the kit's application): the same requests, on so many streams
+    /// of one connection, each with a random pause between two.
+    Http2 {
+        /// At a time.
+        streams: usize,
+        /// Between two requests of a stream.
+        think: RangeInclusive<Duration>,
+    },
 }
 
 /// A request body that takes its time.
@@ -155,6 +163,12 @@ impl Spec {
         let mut spec = self.traffic(Traffic::Torture).label("torture");
         spec.expect = Expect::App;
         spec
+    }
+
+    /// HTTP/2, everything at random, against the kit's application.
+    pub fn http2(self, streams: usize, think: RangeInclusive<Duration>) -> Self {
+        let spec = self.traffic(Traffic::Http2 { streams, think });
+        spec.app().label("http2")
     }
 
     /// Any behaviour.

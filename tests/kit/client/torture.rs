@@ -35,7 +35,8 @@ pub fn batch(rng: &mut fastrand::Rng, spec: &Spec, client: usize, asked: u64) ->
     batch
 }
 
-fn request(rng: &mut fastrand::Rng, spec: &Spec, id: &str) -> Request {
+/// One at random.
+pub fn request(rng: &mut fastrand::Rng, spec: &Spec, id: &str) -> Request {
     let (path, body, status) = match rng.u8(0..12) {
         0 | 1 => ("/".to_owned(), Body::None, 200),
         2 => (

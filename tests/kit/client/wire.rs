@@ -144,6 +144,14 @@ impl Wire {
         Ok(Self { stream, local })
     }
 
+    /// The socket of TCP itself.
+    pub fn into_tcp(self) -> TcpStream {
+        match self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Unix(_) => panic!("a Unix socket"),
+        }
+    }
+
     /// Writes all of it; `sent` is right even when this fails.
     pub async fn write(&self, mut bytes: &[u8], sent: &Cell<u64>) -> io::Result<()> {
         while !bytes.is_empty() {
