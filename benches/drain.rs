@@ -1,5 +1,6 @@
 //! How fast idle connections go from one generation to the next, and what they cost:
-//! `cargo bench --bench drain`. `COUNTS=100,10000` for other numbers of connections.
+//! `cargo bench --bench drain`. `COUNTS=100,10000` for other numbers of connections; `PROTOCOLS=TLS` for
+//! those whose name has that in it alone.
 //!
 //! Each number is drained twice. Flat out: nothing but the idle connections. Busy: 16 more clients
 //! ask all the time; their p99 during the drain is compared with before, and so is that of the moments
@@ -14,7 +15,7 @@ mod kit;
 
 mod common;
 
-use common::holder::{self, Idle, Kept};
+use common::holder::{self, Idle, Kept, Protocol};
 use common::load::latency;
 use common::peers::{Handover, Haproxy, Nginx, Peer, Way};
 use common::process::{self, Watch};
@@ -23,7 +24,16 @@ use common::{SOON, WORKERS, pause, quick, wanted};
 use kit::client::{Load, Spec};
 
 /// CPU a passed connection, on each side.
-const AIM_US: f64 = 10.0;
+fn aim_us(protocol: Protocol) -> f64 {
+    match protocol {
+        Protocol::Http1 => 10.0,
+        Protocol::Tls => 30.0,
+        Protocol::Http2 | Protocol::Http2Tls => 60.0,
+    }
+}
+
+/// So many are moved of the protocols other than plain HTTP/1.1: their client has a memory, too.
+const OTHERS_MAX: usize = 10_000;
 /// 10,000 idle connections, flat out.
 const AIM_MS: f64 = 150.0;
 /// p99 of active connections during the drain against steady.
@@ -72,7 +82,12 @@ fn main() -> ExitCode {
         .map(|n| n.parse().expect("COUNTS"))
         .collect();
     if wanted("handover") {
-        ours(site.path(), &counts);
+        let only = std::env::var("PROTOCOLS").unwrap_or_default();
+        for protocol in Protocol::ALL {
+            if protocol.name().contains(&only) {
+                ours(site.path(), &counts, protocol);
+            }
+        }
     }
     theirs(
         site.path(),
@@ -81,7 +96,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn ours(site: &std::path::Path, counts: &[usize]) {
+fn ours(site: &std::path::Path, counts: &[usize], protocol: Protocol) {
+    println!("{}:\n", protocol.name());
     let mut table = Table::new(&[
         "idle connections",
         "workers",
@@ -99,14 +115,23 @@ fn ours(site: &std::path::Path, counts: &[usize]) {
         "failed",
     ]);
     let mut seen = Vec::new();
-    for count in counts {
+    let most = match protocol {
+        Protocol::Http1 => usize::MAX,
+        _ => OTHERS_MAX,
+    };
+    for count in counts.iter().filter(|count| **count <= most) {
         // As many workers as their limit of descriptors asks for.
         let workers = WORKERS.max(count.div_ceil(room() * 9 / 10));
-        let base = once(site, 0, workers, false);
-        let mut flat = once(site, *count, workers, false);
+        let base = once(site, 0, workers, false, protocol);
+        let mut flat = once(site, *count, workers, false, protocol);
         flat.old_cpu = flat.old_cpu.saturating_sub(base.old_cpu);
         flat.new_cpu = flat.new_cpu.saturating_sub(base.new_cpu);
-        let busy = once(site, *count, workers, true);
+        // The busy clients speak no TLS.
+        let busy = (!protocol.is_tls()).then(|| once(site, *count, workers, true, protocol));
+        let of_busy = |figure: fn(&Drain) -> Option<Duration>| {
+            busy.as_ref().and_then(figure).map_or("-".into(), ms)
+        };
+        let kept = busy.iter().map(|b| b.kept.kept).min();
         table.row([
             count.to_string(),
             workers.to_string(),
@@ -114,14 +139,14 @@ fn ours(site: &std::path::Path, counts: &[usize]) {
             ms(flat.order),
             flat.drained.map_or("-".into(), ms),
             flat.passed.to_string(),
-            (flat.kept.kept.min(busy.kept.kept)).to_string(),
+            flat.kept.kept.min(kept.unwrap_or(usize::MAX)).to_string(),
             format!("{:.1}", micros_each(flat.old_cpu, *count)),
             format!("{:.1}", micros_each(flat.new_cpu, *count)),
-            busy.drained.map_or("-".into(), ms),
-            ms(busy.steady_p99),
-            ms(busy.starting_p99),
-            ms(busy.busy_p99),
-            busy.busy_failed.to_string(),
+            of_busy(|b| b.drained),
+            of_busy(|b| Some(b.steady_p99)),
+            of_busy(|b| Some(b.starting_p99)),
+            of_busy(|b| Some(b.busy_p99)),
+            busy.as_ref().map_or(0, |b| b.busy_failed).to_string(),
         ]);
         seen.push((flat, busy));
     }
@@ -131,37 +156,38 @@ fn ours(site: &std::path::Path, counts: &[usize]) {
             continue;
         }
         let drained = flat.drained.unwrap_or_default().as_secs_f64() * 1e3;
-        verdict(
-            "10,000 idle connections drained",
-            drained,
-            AIM_MS,
-            true,
-            "ms",
-        );
+        if protocol == Protocol::Http1 {
+            let name = "10,000 idle connections drained";
+            verdict(name, drained, AIM_MS, true, "ms");
+        }
         let each = |cpu| micros_each(cpu, flat.connections);
         verdict(
             "CPU of the old worker a connection",
             each(flat.old_cpu),
-            AIM_US,
+            aim_us(protocol),
             true,
             "us",
         );
         verdict(
             "CPU of the new worker a connection",
             each(flat.new_cpu),
-            AIM_US,
+            aim_us(protocol),
             true,
             "us",
         );
-        let ratio = busy.busy_p99.as_secs_f64() / busy.steady_p99.as_secs_f64().max(1e-6);
-        verdict(
-            "p99 of active connections against steady",
-            ratio,
-            AIM_P99,
-            true,
-            "times",
-        );
-        verdict("an idle connection", flat.kib_each, AIM_KIB, true, "KiB");
+        if let Some(busy) = busy {
+            let ratio = busy.busy_p99.as_secs_f64() / busy.steady_p99.as_secs_f64().max(1e-6);
+            verdict(
+                "p99 of active connections against steady",
+                ratio,
+                AIM_P99,
+                true,
+                "times",
+            );
+        }
+        if protocol == Protocol::Http1 {
+            verdict("an idle connection", flat.kib_each, AIM_KIB, true, "KiB");
+        }
     }
     println!();
 }
@@ -177,7 +203,7 @@ fn theirs(site: &std::path::Path, count: Option<usize>) {
         "dropped",
     ]);
     let mut row = |peer: &mut dyn Peer| {
-        let seen = drain(peer, count, false);
+        let seen = drain(peer, count, false, Protocol::Http1);
         table.row([
             peer.name().into(),
             count.to_string(),
@@ -200,9 +226,19 @@ fn theirs(site: &std::path::Path, count: Option<usize>) {
     table.print();
 }
 
-fn once(site: &std::path::Path, count: usize, workers: usize, busy: bool) -> Drain {
-    let mut peer = Handover::start(site, workers, "");
-    let mut seen = drain(&mut peer, count, busy);
+fn once(
+    site: &std::path::Path,
+    count: usize,
+    workers: usize,
+    busy: bool,
+    protocol: Protocol,
+) -> Drain {
+    let mut peer = if protocol.is_tls() {
+        Handover::start_tls(site, workers, "")
+    } else {
+        Handover::start(site, workers, "")
+    };
+    let mut seen = drain(&mut peer, count, busy, protocol);
     seen.workers = workers;
     let last = peer.status().last.expect("an upgrade has ended");
     seen.drained = last.drain_ms.map(Duration::from_millis);
@@ -210,9 +246,9 @@ fn once(site: &std::path::Path, count: usize, workers: usize, busy: bool) -> Dra
     seen
 }
 
-fn drain(peer: &mut dyn Peer, count: usize, busy: bool) -> Drain {
+fn drain(peer: &mut dyn Peer, count: usize, busy: bool, protocol: Protocol) -> Drain {
     let empty = memory(peer);
-    let mut idle = Idle::open(peer.address(), count);
+    let mut idle = Idle::open(peer.address(), count, protocol);
     let load = busy.then(|| {
         let spec = Spec::new(peer.address())
             .think(Duration::ZERO..=Duration::from_millis(4))

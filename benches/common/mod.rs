@@ -10,6 +10,7 @@ pub mod load;
 pub mod peers;
 pub mod process;
 pub mod table;
+pub mod tls;
 pub mod wrk;
 
 use std::path::PathBuf;

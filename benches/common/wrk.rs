@@ -1,4 +1,4 @@
-//! Requests a second: by wrk where it is installed, else by the strict client.
+//! Requests a second: by wrk where it is installed, else by the strict client; HTTP/2 by h2load.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -14,12 +14,21 @@ pub struct Speed {
     pub rate: f64,
     /// Of all its processes.
     pub cpu_per_request: Duration,
-    /// The time that 99 of 100 answers took at most.
+    /// The time that 99 of 100 answers took at most (HTTP/2: all of them).
     pub p99: Duration,
 }
 
 pub fn is_installed() -> bool {
     process::version("wrk", "-v").is_some()
+}
+
+/// What the load speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    Http,
+    Https,
+    /// HTTP/2 over TLS, so many streams at a time on each connection.
+    Http2(usize),
 }
 
 /// Asks for `path` over so many connections for so long. Panics when an answer was wrong.
@@ -31,12 +40,26 @@ pub fn measure(
     time: Duration,
     pids: &[u32],
 ) -> Speed {
+    measure_as(Speaks::Http, address, path, connections, time, pids)
+}
+
+/// The same in another protocol.
+#[track_caller]
+pub fn measure_as(
+    speaks: Speaks,
+    address: SocketAddr,
+    path: &str,
+    connections: usize,
+    time: Duration,
+    pids: &[u32],
+) -> Speed {
     let before = process::cpu_of(pids);
     let began = std::time::Instant::now();
-    let (requests, p99) = if is_installed() {
-        wrk(address, path, connections, time)
-    } else {
-        strict(address, path, connections, time)
+    let (requests, p99) = match speaks {
+        Speaks::Http2(streams) => h2load(address, path, (connections, streams), time),
+        Speaks::Https => wrk("https", address, path, connections, time),
+        Speaks::Http if is_installed() => wrk("http", address, path, connections, time),
+        Speaks::Http => strict(address, path, connections, time),
     };
     let elapsed = began.elapsed().min(time.max(Duration::from_millis(1)));
     let used = process::cpu_of(pids) - before;
@@ -53,11 +76,52 @@ pub fn measure(
     }
 }
 
-fn wrk(address: SocketAddr, path: &str, connections: usize, time: Duration) -> (u64, Duration) {
+/// Its count of whole answers, and the slowest of them.
+fn h2load(
+    address: SocketAddr,
+    path: &str,
+    (connections, streams): (usize, usize),
+    time: Duration,
+) -> (u64, Duration) {
+    let output = Command::new("h2load")
+        .args([
+            "-t1",
+            &format!("-c{connections}"),
+            &format!("-m{streams}"),
+            &format!("-D{}", time.as_secs().max(1)),
+        ])
+        .arg(format!("https://{address}{path}"))
+        .output()
+        .expect("h2load runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let count = text.lines().find_map(|line| {
+        // requests: N total, N started, N done, N succeeded, 0 failed, 0 errored, 0 timeout
+        let line = line.strip_prefix("requests: ")?;
+        assert!(line.contains(" 0 failed, 0 errored, 0 timeout"), "{text}");
+        let (_, done) = line.split_once(" started, ")?;
+        done.split_once(" done")?.0.parse().ok()
+    });
+    // min, max, mean; it tells no percentiles.
+    let worst = text
+        .lines()
+        .find_map(|line| line.strip_prefix("time for request:"))
+        .and_then(|line| as_duration(line.split_whitespace().nth(1)?));
+    count
+        .zip(worst)
+        .unwrap_or_else(|| panic!("h2load said {text}"))
+}
+
+fn wrk(
+    scheme: &str,
+    address: SocketAddr,
+    path: &str,
+    connections: usize,
+    time: Duration,
+) -> (u64, Duration) {
     let output = Command::new("wrk")
         .args(["-t1", "--latency", &format!("-c{connections}")])
         .arg(format!("-d{}s", time.as_secs().max(1)))
-        .arg(format!("http://{address}{path}"))
+        .arg(format!("{scheme}://{address}{path}"))
         .output()
         .expect("wrk runs");
     let text = String::from_utf8_lossy(&output.stdout);

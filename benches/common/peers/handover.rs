@@ -9,7 +9,7 @@ use handover::api::Status;
 use super::super::{VERSIONS, releases};
 use super::Peer;
 use crate::kit::client::{Report, Target};
-use crate::kit::service::{Output, Service};
+use crate::kit::service::{Output, Service, Setup};
 
 /// The daemon, and which build it runs.
 #[derive(Debug)]
@@ -24,6 +24,15 @@ pub struct Handover {
 impl Handover {
     /// `more`: of the configuration. Upgrades commit at once unless it says otherwise.
     pub fn start(root: &Path, workers: usize, more: &str) -> Self {
+        Self::start_as(Service::setup("bench"), root, workers, more)
+    }
+
+    /// The same over TLS.
+    pub fn start_tls(root: &Path, workers: usize, more: &str) -> Self {
+        Self::start_as(Service::setup("bench").tls(), root, workers, more)
+    }
+
+    fn start_as(setup: Setup, root: &Path, workers: usize, more: &str) -> Self {
         let images = releases();
         let probation = if more.contains("probation") {
             ""
@@ -34,10 +43,7 @@ impl Handover {
             "workers = {workers}\n[site]\nroot = \"{}\"\n[log]\nlevel = \"warn\"\n{probation}{more}",
             root.display()
         );
-        let service = Service::setup("bench")
-            .image(&images[0])
-            .config(&config)
-            .start();
+        let service = setup.image(&images[0]).config(&config).start();
         service.wait_phase("serving");
         Self {
             service,

@@ -41,6 +41,20 @@ impl Nginx {
     }
 
     pub fn start(root: &Path, workers: usize, way: Way) -> Self {
+        Self::start_as("", "", root, workers, way)
+    }
+
+    /// Over TLS, and HTTP/2 with whom wants it; `localhost.crt` and `localhost.key` are in `tls`.
+    pub fn start_tls(root: &Path, workers: usize, way: Way, tls: &Path) -> Self {
+        let tls = tls.display();
+        let more = format!(
+            "ssl_protocols TLSv1.2 TLSv1.3;\n ssl_certificate {tls}/localhost.crt;\n \
+             ssl_certificate_key {tls}/localhost.key;\n"
+        );
+        Self::start_as(" ssl http2", &more, root, workers, way)
+    }
+
+    fn start_as(speaks: &str, more: &str, root: &Path, workers: usize, way: Way) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("bench-nginx-")
             .tempdir()
@@ -58,7 +72,7 @@ impl Nginx {
              client_body_temp_path {place}/body;\n proxy_temp_path {place}/proxy;\n\
              fastcgi_temp_path {place}/fastcgi;\n uwsgi_temp_path {place}/uwsgi;\n\
              scgi_temp_path {place}/scgi;\n\
-             server {{ listen {address} backlog=4096; root {root}; add_header x-generation $pid; }}\n}}\n",
+             {more}server {{ listen {address}{speaks} backlog=4096; root {root}; add_header x-generation $pid; }}\n}}\n",
             files(),
         );
         fs::write(at.join("nginx.conf"), config).expect("a configuration");
