@@ -170,6 +170,9 @@ pub fn run(test: &str, workbench: PathBuf, plan: Plan, mut say: impl FnMut(usize
     let took = began.elapsed();
     let last = hold(&service, connections, Some(&second));
     let (report, torture) = (load.stop(), torture.stop());
+    if report.failed() + torture.failed() > 0 {
+        eprintln!("--- the service's log\n{}", service.log_text());
+    }
     Figures {
         report,
         torture,
