@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Worker;
+use super::context::Answer;
 use super::guarded::Vital;
 use super::handoff::pass_on;
 use super::handoff::receive::Receiver;
@@ -44,6 +45,9 @@ const ASK_AGAIN: u32 = 3;
 
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long an owner may have nobody who takes connections before they are told to end.
+const LATE: Duration = Duration::from_secs(5);
 
 impl Terms {
     /// As ordered by the master. The grace is part of the limit: a service that stops within seconds
@@ -137,6 +141,15 @@ async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) {
                 targets = worker.ask().await;
             }
         }
+        if terms.again {
+            tokio::select! {
+                found = found_late(worker) => targets = found,
+                () = worker.connections.at_most(0) => return,
+            }
+            if !targets.is_empty() {
+                continue;
+            }
+        }
         tokio::select! {
             () = end_politely(worker, grace) => return,
             offered = worker.offered() => targets = offered,
@@ -144,6 +157,24 @@ async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) {
             found = ask_again(worker), if terms.again => targets = found,
         }
     }
+}
+
+/// A master that takes the service back starts its workers first. Until they are there the connections are
+/// served here: one of HTTP/2 that was told to end does so, whoever could take it later.
+async fn found_late(worker: &Worker) -> Targets {
+    let begun = Instant::now();
+    while begun.elapsed() < LATE {
+        match worker.ask_owner().await {
+            Answer::Targets(targets) => return targets,
+            Answer::Nobody => break,
+            Answer::NotYet => {}
+        }
+        tokio::select! {
+            targets = worker.offered() => return targets,
+            () = sleep(PAUSE) => {}
+        }
+    }
+    Targets::default()
 }
 
 /// Asks a few times more; waits for ever when that was in vain.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use handover::config::Config;
 use handover::machine::link::Reads;
-use handover::sys::handoff;
+use handover::sys::handoff::{self, Targets};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_seqpacket::UnixSeqpacketListener;
 
 use crate::worker::{READS, TestWorker, config, pattern};
 
@@ -312,6 +313,55 @@ async fn a_connection_that_was_moved_ends_in_two_phases_too() {
         told_to_go(&mut stream).await,
         (vec![3], vec![(1 << 31) - 1, 3])
     );
+}
+
+/// An owner that has nobody who takes connections will have somebody soon: it takes the service back.
+#[tokio::test]
+async fn a_connection_waits_for_an_owner_whose_workers_are_late() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("handoff.sock");
+    let mut socket = UnixSeqpacketListener::bind(&path).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut orphan = TestWorker::begin(config(), listener, 1, Some(path), None).await;
+    orphan.accept().await;
+    let mut stream = asked_once(&orphan).await;
+    orphan.channel = None;
+    for _ in 0..2 {
+        let accepted = socket.accept().await.unwrap();
+        let nobody = Targets::default();
+        handoff::answer(accepted, &nobody).await.unwrap();
+    }
+    // Whoever is not told to go asks here meanwhile.
+    assert_eq!(asked_again(&mut stream, 3).await, "hello from g1");
+    let (sending, receiving) = handoff::pair().unwrap();
+    let listener = orphan.listener.try_clone().unwrap();
+    let _new = TestWorker::begin(config(), listener, 2, None, Some(receiving)).await;
+    let accepted = socket.accept().await.unwrap();
+    let ends = vec![sending];
+    let offered = Targets { ends, reads: READS };
+    handoff::answer(accepted, &offered).await.unwrap();
+    orphan.gone().await;
+    assert_eq!(asked_again(&mut stream, 5).await, "hello from g2");
+}
+
+/// One more answer, and no GOAWAY before it.
+async fn asked_again(stream: &mut TcpStream, id: u32) -> String {
+    stream.write_all(&headers(id, "/hello")).await.unwrap();
+    let mut body = Vec::new();
+    while let Some((kind, flags, of, payload)) = frame(stream).await {
+        match kind {
+            0 if of == id => {
+                body.extend(payload);
+                if flags & 1 == 1 {
+                    return String::from_utf8(body).unwrap();
+                }
+            }
+            6 if flags & 1 == 0 => stream.write_all(&pong(&payload)).await.unwrap(),
+            7 => panic!("it was told to go"),
+            _ => {}
+        }
+    }
+    panic!("it has ended");
 }
 
 /// A client that has one answer and has acknowledged our SETTINGS.
