@@ -90,25 +90,27 @@ const CLIENTS: usize = 16;
 /// Connections that shake hands, ask once and end, for so long; all of them resume, or none. Panics when
 /// one did otherwise.
 pub fn handshakes(address: SocketAddr, resume: bool, time: Duration, pids: &[u32]) -> Handshakes {
-    let mut config = config(None);
-    if !resume {
-        config.resumption = Resumption::disabled();
-    }
-    let connector = TlsConnector::from(Arc::new(config));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    let count = runtime.block_on(async {
-        // The first one brings tickets.
+    let (count, cpu) = runtime.block_on(async {
+        // Each keeps its own tickets: a server may give no more than one for one. The first ones are for full
+        // handshakes.
+        let mut connectors = Vec::new();
         for _ in 0..CLIENTS {
+            let mut config = config(None);
+            if !resume {
+                config.resumption = Resumption::disabled();
+            }
+            let connector = TlsConnector::from(Arc::new(config));
             once(address, &connector).await;
+            connectors.push(connector);
         }
         let before = process::cpu_of(pids);
         let end = Instant::now() + time;
         let mut clients = JoinSet::new();
-        for _ in 0..CLIENTS {
-            let connector = connector.clone();
+        for connector in connectors {
             clients.spawn(async move {
                 let mut count = 0_u32;
                 while Instant::now() < end {
@@ -125,7 +127,6 @@ pub fn handshakes(address: SocketAddr, resume: bool, time: Duration, pids: &[u32
         }
         (count, process::cpu_of(pids) - before)
     });
-    let (count, cpu) = count;
     Handshakes {
         rate: f64::from(count) / time.as_secs_f64(),
         cpu_each: cpu / count.max(1),
