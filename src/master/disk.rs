@@ -32,7 +32,11 @@ pub(super) struct Disk {
     /// What is wanted, in this order.
     wanted: VecDeque<Work>,
     /// The first of it is under way.
-    working: Option<JoinHandle<Result<(), String>>>,
+    working: Option<JoinHandle<Finished>>,
+    /// What was given up, and may still be at it.
+    given_up: Option<JoinHandle<Finished>>,
+    /// So many pieces of work were begun.
+    begun: u64,
     failures: u32,
     /// Why the first of it is not done.
     trouble: Option<String>,
@@ -48,7 +52,14 @@ enum Work {
     Reject(Found),
 }
 
-/// What became of it.
+/// A piece of work that came to its end.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    number: u64,
+    result: Result<(), String>,
+}
+
+/// What became of what is wanted.
 #[derive(Debug)]
 pub(super) enum Done {
     /// There is more to do.
@@ -67,6 +78,8 @@ impl Disk {
             post,
             wanted: VecDeque::new(),
             working: None,
+            given_up: None,
+            begun: 0,
             failures: 0,
             trouble: None,
             elsewhere: None,
@@ -130,22 +143,33 @@ impl Disk {
             self.guard.clone(),
             self.post.clone(),
         );
+        self.begun += 1;
+        let (number, before) = (self.begun, self.given_up.take());
         self.working = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                // Two hands at once would leave the program of whichever is slower.
+                let _ = before.await;
+            }
             let done = tokio::task::spawn_blocking(move || carry_out(&store, &guard, &work)).await;
-            let done = done.unwrap_or_else(|e| Err(e.to_string()));
-            let _ = post.send(Input::Disk(done.clone())).await;
-            done
+            let result = done.unwrap_or_else(|e| Err(e.to_string()));
+            let finished = Finished { number, result };
+            let _ = post.send(Input::Disk(finished.clone())).await;
+            finished
         }));
     }
 
     /// One piece of work came to its end.
-    pub(super) fn done(&mut self, result: Result<(), String>) -> Done {
-        self.working = None;
-        if self.wanted.is_empty() {
-            // It was given up: whoever serves now sees to the disk.
-            return Done::All;
+    pub(super) fn done(&mut self, finished: Finished) -> Done {
+        if finished.number != self.begun || self.wanted.is_empty() {
+            // It was given up: whoever serves now sees to the disk, and what was wanted since is not done.
+            return if self.wanted.is_empty() {
+                Done::All
+            } else {
+                Done::Partly
+            };
         }
-        match result {
+        self.working = None;
+        match finished.result {
             Ok(()) => {
                 self.wanted.pop_front();
                 self.failures = 0;
@@ -199,17 +223,24 @@ impl Disk {
     /// The predecessor decides from now on: two hands at once would leave the program of whichever is
     /// slower. What is under way comes to its end before it is told, within a limit.
     pub(super) async fn give_up(&mut self) {
-        if let Some(working) = self.working.take() {
-            let _ = tokio::time::timeout(LASTS, working).await;
+        if let Some(mut working) = self.working.take() {
+            if tokio::time::timeout(LASTS, &mut working).await.is_err() {
+                self.given_up = Some(working);
+            }
         }
         self.wanted.clear();
         self.trouble = None;
     }
 
     /// This master leaves: what is under way comes to its end first.
-    pub(super) async fn goodbye(&mut self) -> Option<Result<(), String>> {
+    pub(super) async fn goodbye(&mut self) -> Option<Finished> {
         let working = self.working.take_if(|_| self.trouble.is_none())?;
-        Some(working.await.unwrap_or_else(|e| Err(e.to_string())))
+        let number = self.begun;
+        let panicked = |e: tokio::task::JoinError| Finished {
+            number,
+            result: Err(e.to_string()),
+        };
+        Some(working.await.unwrap_or_else(panicked))
     }
 }
 
@@ -297,5 +328,26 @@ mod tests {
         disk.give_up().await;
         assert_eq!(begun.elapsed().as_secs(), LASTS.as_secs());
         assert!(disk.wanted.is_empty() && !disk.is_working());
+        // It is still at it, and nobody begins beside it.
+        disk.commit();
+        tokio::time::sleep(LASTS).await;
+        assert!(disk.is_working());
+    }
+
+    #[tokio::test]
+    async fn the_result_of_work_that_was_given_up_is_not_that_of_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut disk, mut inbox) = disk(dir.path());
+        let mut finished = async || match inbox.recv().await {
+            Some(Input::Disk(finished)) => finished,
+            other => panic!("{other:?}"),
+        };
+        disk.commit();
+        disk.give_up().await;
+        disk.commit();
+        assert!(matches!(disk.done(finished().await), Done::Partly));
+        assert!(disk.is_busy(), "the second one is still to come to its end");
+        assert!(matches!(disk.done(finished().await), Done::All));
+        assert!(!disk.is_busy());
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::disk::Finished;
 use super::launch::Launched;
 use super::line::Heard;
 use super::look::Looked;
@@ -39,7 +40,7 @@ pub enum Input {
     /// The pre-flight of a file that shall supersede a generation in probation came to an end.
     Looked(Box<Looked>),
     /// What was wanted of the program on disk is done, or why not.
-    Disk(Result<(), String>),
+    Disk(Finished),
     /// It takes a while.
     DiskLasts,
     /// What looks at it may have waited for too long.

@@ -1,7 +1,7 @@
 //! The machine's verdicts and an upgrade's end: in words, to those who wait. What says that an upgrade
 //! is over is said when the program on disk is as that upgrade must leave it, or cannot be made so.
 
-use super::disk::Done;
+use super::disk::{Done, Finished};
 use super::driver::Driver;
 use super::milestone::{self, Milestone};
 use super::orders::Reply;
@@ -127,8 +127,8 @@ impl Driver {
     }
 
     /// A piece of work on the program on disk came to its end: those who waited learn it.
-    pub(super) fn disk_done(&mut self, result: Result<(), String>) {
-        match self.disk.done(result) {
+    pub(super) fn disk_done(&mut self, finished: Finished) {
+        match self.disk.done(finished) {
             Done::Partly => return,
             Done::Trouble(Some(why)) => Milestone {
                 reason: Some(&why),
