@@ -42,6 +42,7 @@ trials! {
     a_client_is_the_running_image_and_nothing_else,
     a_word_that_cannot_be_written_changes_no_verdict,
     what_cannot_be_counted_is_not_tried_for_ever,
+    no_answer_from_anybody_keeps_it_from_going_back,
     only_root_can_open_what_is_locked,
     one_guard_waits_for_another,
 }
@@ -160,6 +161,22 @@ fn what_cannot_be_counted_is_not_tried_for_ever(at: &Place) {
     at.install("b");
     std::os::unix::fs::symlink("/dev/full", at.file(".tries.new")).unwrap();
     at.guard(&["start", &at.program()]).ok();
+    at.holds("a", Some("a"));
+}
+
+/// A service that fills /run, a systemd that answers nobody.
+fn no_answer_from_anybody_keeps_it_from_going_back(at: &Place) {
+    at.install("a");
+    at.guard(&["commit", &at.program()]).ok();
+    at.install("b");
+    let bad = fs::read(at.file("")).map(|bytes| sha256(&bytes)).unwrap();
+    let triggers = at.dir.path().join("triggers");
+    fs::create_dir(&triggers).unwrap();
+    fs::write(triggers.join(format!("reject.{bad}")), "").unwrap();
+    let triggers = triggers.to_str().unwrap();
+    let mut asked = at.command(&["asked", &at.program(), triggers, "no-such-unit.service"]);
+    asked.env("RUNTIME_DIRECTORY", "/proc/self/no-such-directory");
+    Outcome(asked.output().unwrap()).ok();
     at.holds("a", Some("a"));
 }
 
