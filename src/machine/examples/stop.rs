@@ -257,3 +257,14 @@ fn quit_keeps_the_deadline_of_a_rejected_successor() {
     let _ = one.signal(Signal::Quit);
     assert_eq!(one.armed(Timer::Evict), left);
 }
+
+/// It was given the time of a drain, and nobody waits for that when the service stops.
+#[test]
+fn a_rejected_generation_that_only_drains_hears_of_a_stop_at_once() {
+    for (how, limit) in [(Signal::Term, 13), (Signal::Int, 3)] {
+        let mut one = One::at(Phase::Evicting, Automatic);
+        let _ = one.on(closed());
+        place(&one.signal(how), &Action::EndSuccessor(how));
+        assert_eq!(one.armed(Timer::Evict), Some(Duration::from_secs(limit)));
+    }
+}
