@@ -34,7 +34,7 @@ impl Client<'_> {
                 return Ok(verdict(exit::USAGE, message));
             }
         };
-        let status = self.settled().await?;
+        let status = self.settled(screen).await?;
         // The link would be in the way of what is under way.
         if let Some(why) = self.in_the_way(&status, deploy.order.supersede) {
             return Ok(verdict(exit::REFUSED, why));

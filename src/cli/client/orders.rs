@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::connection::{Lines, Trouble};
 use super::follow::{Goal, Which};
@@ -31,7 +31,7 @@ impl Client<'_> {
         screen: &mut Screen,
     ) -> Result<Verdict, Trouble> {
         if let Some(file) = &upgrade.binary {
-            let status = self.settled().await?;
+            let status = self.settled(screen).await?;
             let supersede = upgrade.order.supersede;
             let unwritten = status.upgrade.is_some() && !supersede;
             let unwritten =
@@ -67,16 +67,17 @@ impl Client<'_> {
     }
 
     /// The status, once an upgrade that has been decided is written down, too.
-    pub(super) async fn settled(&self) -> Result<Status, Trouble> {
-        let end = Instant::now() + WRITTEN_DOWN;
-        loop {
-            let status = self.control.status().await?;
-            let decided = Phase::named(&status.phase) == Some(Phase::Serving);
-            if status.upgrade.is_none() || !decided || Instant::now() >= end {
-                return Ok(status);
-            }
-            sleep(TICK).await;
-        }
+    pub(super) async fn settled(&self, screen: &mut Screen) -> Result<Status, Trouble> {
+        let status = self.control.status().await?;
+        let decided = Phase::named(&status.phase) == Some(Phase::Serving);
+        let Some(upgrade) = status.upgrade.as_ref().filter(|_| decided) else {
+            return Ok(status);
+        };
+        let which = Which::Id(upgrade.id.clone());
+        // What came of it is another client's business.
+        let ended = self.follow(&which, Goal::End, true, screen);
+        let _ = timeout(WRITTEN_DOWN, ended).await;
+        self.control.status().await
     }
 
     /// `theirs` is what the service says. It is compared, and never written to.
