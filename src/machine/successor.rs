@@ -358,11 +358,13 @@ impl Machine {
         self.timers.disarm(Timer::Heartbeat);
         self.hold = false;
         if self.predecessor.is_some_and(|p| p.exited) {
+            // A worker that accepts is named in between.
+            self.accept(s);
             self.predecessor_gone(s);
         } else {
             self.name_main(Who::Me, s);
+            self.accept(s);
         }
-        self.accept(s);
         self.forget(s);
         if !said {
             s.act(Action::Note(Note::CommittedByAccident));
