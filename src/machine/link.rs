@@ -44,14 +44,6 @@ pub enum ToWorker {
     Report,
     /// Open the log files again (`USR1`).
     ReopenLogs,
-    /// Pass connections to these: a sending end a receiving worker (descriptors beside it). Before
-    /// [`ToWorker::Drain`], or during the drain.
-    PassTo {
-        /// How many ends travel with this message.
-        count: usize,
-        /// What all of these workers read.
-        reads: Reads,
-    },
     /// Take connections from here: one receiving end beside it (see [`crate::sys::handoff`]).
     ReceiveFrom,
     /// The ring of ticket keys has changed: the descriptor beside it holds [`TicketKeys`].
@@ -259,6 +251,8 @@ pub enum FromWorker {
     },
     /// Answer to [`ToWorker::Report`].
     Report(Report),
+    /// Answer to [`ToWorker::Drain`]: it accepts no more.
+    Closed,
     /// It has drained and leaves now.
     Drained(Report),
 }

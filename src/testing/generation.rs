@@ -1,5 +1,6 @@
 //! A worker in a thread of this process, seen by its master.
 
+use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,12 +11,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::TestError;
+use super::handoff::SOCKET;
 use crate::config::Config;
 use crate::context::DrainReason;
 use crate::machine::link::{FromWorker, Reads, Report, Start, ToWorker, WorkerListener};
 use crate::service::Service;
 use crate::sys::channel::Channel;
-use crate::sys::handoff;
+use crate::sys::handoff::{self, Targets};
 use crate::worker;
 
 /// One of them.
@@ -30,6 +32,26 @@ pub(super) struct Generation {
     /// Why nobody goes back from it.
     pub(super) irreversible: watch::Receiver<Option<String>>,
     thread: Option<JoinHandle<ExitCode>>,
+}
+
+/// A worker that takes connections over.
+#[derive(Debug)]
+pub(super) struct Taker {
+    channel: Arc<Channel>,
+    reads: Reads,
+}
+
+impl Taker {
+    /// A way there.
+    pub(super) async fn end(&self) -> io::Result<Targets> {
+        let (sending, receiving) = handoff::pair()?;
+        let order = ToWorker::ReceiveFrom;
+        self.channel.send(&order, &[receiving.as_fd()]).await?;
+        Ok(Targets {
+            ends: vec![sending],
+            reads: self.reads,
+        })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +88,7 @@ impl Generation {
             version: service.version.into(),
             config: plain(service.defaults.clone()),
             listeners: listeners.len(),
-            handoff: Some(runtime.join("handoff.sock")),
+            handoff: Some(runtime.join(SOCKET)),
             board: false,
             typed: service.given(),
             hosted: None,
@@ -124,13 +146,12 @@ impl Generation {
         self.say(&ToWorker::Accept, &[]).await
     }
 
-    /// What can move goes there, when this one drains or does so already.
-    pub(super) async fn pass_to(&self, to: &Self) -> Result<(), TestError> {
-        let (sending, receiving) = handoff::pair()?;
-        to.say(&ToWorker::ReceiveFrom, &[receiving.as_fd()]).await?;
-        let reads = to.reads;
-        self.say(&ToWorker::PassTo { count: 1, reads }, &[sending.as_fd()])
-            .await
+    /// Where connections go that this one takes over.
+    pub(super) fn taker(&self) -> Taker {
+        Taker {
+            channel: Arc::clone(&self.channel),
+            reads: self.reads,
+        }
     }
 
     /// Drains.
@@ -150,7 +171,7 @@ impl Generation {
     ) -> Result<(), TestError> {
         let order = ToWorker::Drain {
             timeout_ms: limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
-            pass: false,
+            pass: reason != DrainReason::Stop,
             reason,
         };
         self.say(&order, &[]).await
@@ -199,7 +220,9 @@ async fn hear(
                 irreversible.send_replace(Some(reason));
                 continue;
             }
-            Ok(FromWorker::Report(_) | FromWorker::Full { .. }) | Err(_) => continue,
+            Ok(FromWorker::Report(_) | FromWorker::Full { .. } | FromWorker::Closed) | Err(_) => {
+                continue;
+            }
         };
         said.send_replace(state);
     }

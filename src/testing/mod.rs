@@ -35,6 +35,7 @@
 
 mod context;
 mod generation;
+mod handoff;
 mod running;
 
 pub use context::TestContext;

@@ -12,6 +12,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
 use super::generation::Generation;
+use super::handoff::Door;
 use crate::context::DrainReason;
 use crate::machine::link::Report;
 use crate::service::Service;
@@ -222,6 +223,7 @@ struct Masters {
     /// Numbers and programs of those that a rollback can go to.
     before: Vec<(u64, Arc<Service>)>,
     draining: Vec<Generation>,
+    door: Option<Door>,
     newest: u64,
     ended: Ended,
 }
@@ -238,6 +240,7 @@ async fn live(
         serving: None,
         before: Vec::new(),
         draining: Vec::new(),
+        door: None,
         newest: 0,
         ended: Ended::default(),
     };
@@ -302,12 +305,11 @@ impl Masters {
     async fn take_over(&mut self, new: Generation, reason: DrainReason) -> Result<u64, TestError> {
         new.accept().await?;
         let number = new.number;
-        for draining in &self.draining {
-            // One that has ended meanwhile has nothing to pass on.
-            let _ = draining.pass_to(&new).await;
+        match &self.door {
+            Some(door) => door.leads_to(new.taker()),
+            None => self.door = Some(Door::open(&self.runtime, new.taker())?),
         }
         if let Some(old) = self.serving.take() {
-            old.pass_to(&new).await?;
             old.drain(reason).await?;
             self.draining.push(old);
         }

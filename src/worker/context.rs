@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::access::AccessLog;
@@ -55,9 +55,6 @@ pub(super) struct Worker {
     handoff: Option<PathBuf>,
     /// Since when idle connections are on their grace time, and how long it is.
     polite: Mutex<Option<(Instant, Duration)>>,
-    /// Sending ends for connections, not used yet.
-    offers: Mutex<Targets>,
-    offered: Notify,
     /// Where connections go that leave; `None`: nobody takes them.
     outbox: Mutex<Option<Outbox>>,
     /// The `h2` of this program takes part ([`super::http2::can_move`]).
@@ -131,8 +128,6 @@ impl Worker {
                 .clone()
                 .filter(|_| config.drain.pass_connections),
             polite: Mutex::default(),
-            offers: Mutex::default(),
-            offered: Notify::new(),
             outbox: Mutex::default(),
             passes_http2: AtomicBool::new(false),
         })
@@ -196,28 +191,6 @@ impl Worker {
         match *lock(&self.polite) {
             Some((since, grace)) => idle_since.max(since) + grace,
             None => idle_since + self.http.keepalive_timeout,
-        }
-    }
-
-    /// Sending ends of workers that take connections.
-    pub(super) fn offer(&self, targets: Targets) {
-        lock(&self.offers).extend(targets);
-        self.offered.notify_one();
-    }
-
-    /// What was offered and not used yet.
-    pub(super) fn take_offers(&self) -> Targets {
-        std::mem::take(&mut *lock(&self.offers))
-    }
-
-    /// Waits for the next offer.
-    pub(super) async fn offered(&self) -> Targets {
-        loop {
-            let targets = self.take_offers();
-            if !targets.is_empty() {
-                return targets;
-            }
-            self.offered.notified().await;
         }
     }
 

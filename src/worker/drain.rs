@@ -1,6 +1,7 @@
 //! Draining: what becomes of the connections of a worker that is to leave.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -77,9 +78,19 @@ impl Terms {
 
 impl Draining {
     /// Starts. The worker accepts no more already, and its application knows until when all must
-    /// have ended; what its `receivers` have queued is still taken.
-    pub(super) fn start(worker: Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) -> Self {
-        let task = tokio::spawn(drain(worker, receivers, terms));
+    /// have ended; what its `receivers` have queued is still taken. What can be done at once is done
+    /// when this returns, whichever thread does the rest.
+    pub(super) async fn start(
+        worker: Arc<Worker>,
+        receivers: Vec<Receiver>,
+        targets: Targets,
+        terms: Terms,
+    ) -> Self {
+        let mut all = Box::pin(drain(worker, receivers, targets, terms));
+        let task = match std::future::poll_fn(|cx| Poll::Ready(all.as_mut().poll(cx))).await {
+            Poll::Ready(report) => tokio::spawn(std::future::ready(report)),
+            Poll::Pending => tokio::spawn(all),
+        };
         Self { task }
     }
 
@@ -90,13 +101,18 @@ impl Draining {
     }
 }
 
-async fn drain(worker: Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) -> Report {
+async fn drain(
+    worker: Arc<Worker>,
+    receivers: Vec<Receiver>,
+    targets: Targets,
+    terms: Terms,
+) -> Report {
     let _vital = Vital("draining");
     let (connections, application) = (&worker.connections, &worker.application);
     tracing::info!(connections = connections.count(), "draining");
     tokio::select! {
         biased;
-        () = leave(&worker, receivers, terms) => {}
+        () = leave(&worker, receivers, targets, terms) => {}
         () = application.connections_overdue() => connections.cut(),
     }
     tokio::select! {
@@ -120,12 +136,11 @@ async fn drain(worker: Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) -> R
 }
 
 /// Until no connection is left.
-async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) {
+async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, mut targets: Targets, terms: Terms) {
     let grace = terms.grace;
     for receiver in receivers {
         receiver.finish().await;
     }
-    let mut targets = worker.take_offers();
     if targets.is_empty() && terms.ask {
         targets = worker.ask().await;
     }
@@ -135,8 +150,8 @@ async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) {
             if pass_on(worker, targets).await {
                 return;
             }
-            targets = worker.take_offers();
-            if targets.is_empty() && asked < ASK_AGAIN {
+            targets = Targets::default();
+            if asked < ASK_AGAIN {
                 asked += 1;
                 targets = worker.ask().await;
             }
@@ -152,7 +167,6 @@ async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, terms: Terms) {
         }
         tokio::select! {
             () = end_politely(worker, grace) => return,
-            offered = worker.offered() => targets = offered,
             // Its answer was late, on a busy machine.
             found = ask_again(worker), if terms.again => targets = found,
         }
@@ -169,10 +183,7 @@ async fn found_late(worker: &Worker) -> Targets {
             Answer::Nobody => break,
             Answer::NotYet => {}
         }
-        tokio::select! {
-            targets = worker.offered() => return targets,
-            () = sleep(PAUSE) => {}
-        }
+        sleep(PAUSE).await;
     }
     Targets::default()
 }

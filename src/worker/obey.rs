@@ -248,13 +248,7 @@ impl Life {
                 let mut terms = Terms::ordered(reason, timeout_ms.map(Duration::from_millis));
                 terms.ask = pass;
                 terms.again = pass;
-                self.leave(terms).await;
-            }
-            ToWorker::PassTo { reads, .. } => {
-                if self.drain.pass_connections {
-                    let ends = fds;
-                    self.worker.offer(Targets { ends, reads });
-                }
+                self.leave(terms, Targets::default()).await;
             }
             ToWorker::ReceiveFrom => {
                 if let Some(end) = fds.pop() {
@@ -350,19 +344,20 @@ impl Life {
         }
     }
 
-    /// Drains; a drain under way is only hurried.
-    async fn leave(&mut self, terms: Terms) {
+    /// Drains, to these if there are any; a drain under way is only hurried.
+    async fn leave(&mut self, terms: Terms, targets: Targets) {
         if self.draining.is_none() {
             self.acceptor.close(&self.worker).await;
             self.worker.connections.drain();
         }
         let application = &self.worker.application;
         application.begin_drain(terms.reason, terms.limit);
-        if self.draining.is_some() {
-            return;
+        if self.draining.is_none() {
+            let receivers = std::mem::take(&mut self.receivers);
+            let worker = Arc::clone(&self.worker);
+            self.draining = Some(Draining::start(worker, receivers, targets, terms).await);
         }
-        let receivers = std::mem::take(&mut self.receivers);
-        self.draining = Some(Draining::start(Arc::clone(&self.worker), receivers, terms));
+        say(&self.channel, &FromWorker::Closed).await;
     }
 
     /// The master has gone. What it has ordered holds; otherwise the worker leaves: to the owner's
@@ -376,15 +371,13 @@ impl Life {
         let limit = Some(self.drain.timeout).filter(|limit| !limit.is_zero());
         let mut patient = Terms::ordered(DrainReason::MasterGone, limit);
         patient.again = true;
-        match self.worker.ask_owner().await {
-            Answer::Targets(targets) => {
-                self.worker.offer(targets);
-                self.leave(patient).await;
-            }
+        let (terms, targets) = match self.worker.ask_owner().await {
+            Answer::Targets(targets) => (patient, targets),
             // A master has the socket and does not answer yet: it takes the service back.
-            Answer::NotYet => self.leave(patient).await,
-            Answer::Nobody => self.leave(Terms::orphaned(self.drain.stop_timeout)).await,
-        }
+            Answer::NotYet => (patient, Targets::default()),
+            Answer::Nobody => (Terms::orphaned(self.drain.stop_timeout), Targets::default()),
+        };
+        self.leave(terms, targets).await;
     }
 }
 

@@ -312,10 +312,11 @@ async fn targets_that_come_late_are_used() {
     let mut old = TestWorker::start().await;
     let mut client = Client::accepted(&old).await;
     client.get("/hello").await;
-    old.drain(Some(Duration::from_secs(30))).await;
-    pause(500).await;
+    old.drain_and(true, Some(Duration::from_secs(30))).await;
+    // Nobody is there when it asks first.
+    pause(300).await;
     let (_new, sending) = successor(&old, 2).await;
-    old.pass_to(&[&sending]).await;
+    old.owner(&[&sending], READS).await.unwrap();
     assert_eq!(passed(&old.drained().await), (1, 0, 0, 0));
     assert_eq!(client.get("/hello").await.text(), "hello from g2");
 }

@@ -22,6 +22,7 @@ use handover::machine::link::{
 };
 use handover::site::{self, SiteContext};
 use handover::sys::channel::Channel;
+use handover::sys::handoff::{self, Targets};
 use handover::{DrainReason, UnixPeer, worker};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
@@ -30,6 +31,7 @@ use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::sleep;
+use tokio_seqpacket::UnixSeqpacketListener;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 /// A running worker.
@@ -40,7 +42,26 @@ pub struct TestWorker {
     pub listener: OwnedFd,
     /// What it said that it takes over.
     pub reads: Reads,
+    /// Where it asks who takes its connections.
+    handoff: PathBuf,
+    _directory: TempDir,
     thread: Option<JoinHandle<ExitCode>>,
+}
+
+fn start(config: Config, generation: u64) -> Start {
+    Start {
+        name: "test".into(),
+        generation,
+        slot: 0,
+        version: "1".into(),
+        config,
+        listeners: 1,
+        handoff: None,
+        board: false,
+        typed: Vec::new(),
+        hosted: None,
+        tls: false,
+    }
 }
 
 /// The configuration most tests use.
@@ -74,19 +95,8 @@ impl TestWorker {
         handoff: Option<PathBuf>,
         receives: Option<OwnedFd>,
     ) -> Self {
-        let start = Start {
-            name: "test".into(),
-            generation,
-            slot: 0,
-            version: "1".into(),
-            config,
-            listeners: 1,
-            handoff,
-            board: false,
-            typed: Vec::new(),
-            hosted: None,
-            tls: false,
-        };
+        let mut start = start(config, generation);
+        start.handoff = handoff;
         let worker = Self::from_start(start, listener.into(), None, "http").await;
         worker.receive_from(receives).await;
         worker
@@ -94,19 +104,7 @@ impl TestWorker {
 
     /// One that calls its only listener so, and takes connections over from `receives`.
     pub async fn named(name: &str, listener: impl Into<OwnedFd>, receives: OwnedFd) -> Self {
-        let start = Start {
-            name: "test".into(),
-            generation: 2,
-            slot: 0,
-            version: "1".into(),
-            config: config(),
-            listeners: 1,
-            handoff: None,
-            board: false,
-            typed: Vec::new(),
-            hosted: None,
-            tls: false,
-        };
+        let start = start(config(), 2);
         let worker = Self::from_start(start, listener.into(), None, name).await;
         worker.receive_from(Some(receives)).await;
         worker
@@ -115,27 +113,23 @@ impl TestWorker {
     /// One of several on a listener, told apart by the slot.
     pub async fn sharing(listener: OwnedFd, slot: u16, board: OwnedFd) -> Self {
         let start = Start {
-            name: "test".into(),
-            generation: 1,
             slot,
-            version: "1".into(),
-            config: config(),
-            listeners: 1,
-            handoff: None,
             board: true,
-            typed: Vec::new(),
-            hosted: None,
-            tls: false,
+            ..start(config(), 1)
         };
         Self::from_start(start, listener, Some(board), "http").await
     }
 
     async fn from_start(
-        start: Start,
+        mut start: Start,
         listener: OwnedFd,
         beside: Option<OwnedFd>,
         listener_name: &str,
     ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let asks = start.handoff.take();
+        let handoff = asks.unwrap_or_else(|| directory.path().join("handoff.sock"));
+        start.handoff = Some(handoff.clone());
         let (channel, theirs) = Channel::pair().unwrap();
         let name = listener_name.to_owned();
         let thread = std::thread::spawn(move || {
@@ -165,6 +159,8 @@ impl TestWorker {
         let mut worker = Self {
             channel: Some(channel),
             reads: Reads::default(),
+            handoff,
+            _directory: directory,
             address: std::net::TcpListener::from(listener.try_clone().unwrap())
                 .local_addr()
                 .unwrap_or(SocketAddr::from(([0; 4], 0))),
@@ -201,14 +197,18 @@ impl TestWorker {
     }
 
     pub async fn hear(&self) -> FromWorker {
-        let channel = self.channel.as_ref().unwrap();
         loop {
-            let received = channel.recv().await.unwrap().expect("the worker speaks");
-            match received.decode().unwrap() {
-                FromWorker::Full { .. } => {}
+            match self.hear_anything().await {
+                FromWorker::Full { .. } | FromWorker::Closed => {}
                 said => return said,
             }
         }
+    }
+
+    async fn hear_anything(&self) -> FromWorker {
+        let channel = self.channel.as_ref().unwrap();
+        let received = channel.recv().await.unwrap();
+        received.expect("the worker speaks").decode().unwrap()
     }
 
     /// Returns when it accepts.
@@ -226,40 +226,46 @@ impl TestWorker {
         }
     }
 
-    /// Orders it to pass its connections to these and to drain.
+    /// Orders it to drain; these take its connections, as it hears when it asks.
     pub async fn pass_to(&self, targets: &[&OwnedFd]) {
         self.pass_to_those(targets, READS).await;
     }
 
     /// The same with workers that read these.
     pub async fn pass_to_those(&self, targets: &[&OwnedFd], reads: Reads) {
-        let count = targets.len();
-        self.tell(&ToWorker::PassTo { count, reads }, targets).await;
-        let timeout_ms = Some(30_000);
-        self.tell(
-            &ToWorker::Drain {
-                timeout_ms,
-                pass: false,
-                reason: DrainReason::Upgrade,
-            },
-            &[],
-        )
-        .await;
+        let answer = self.owner(targets, reads);
+        self.drain_and(true, Some(Duration::from_secs(30))).await;
+        answer.await.unwrap();
+    }
+
+    /// The owner of the service, who answers its first question with these. Who asks again finds nobody.
+    pub fn owner(&self, targets: &[&OwnedFd], reads: Reads) -> tokio::task::JoinHandle<()> {
+        let ends = targets.iter().map(|end| end.try_clone().unwrap());
+        let targets = Targets {
+            ends: ends.collect(),
+            reads,
+        };
+        let mut owner = UnixSeqpacketListener::bind(&self.handoff).unwrap();
+        tokio::spawn(async move {
+            let accepted = owner.accept().await.unwrap();
+            handoff::answer(accepted, &targets).await.unwrap();
+        })
     }
 
     /// Orders the drain and waits until it has begun.
     pub async fn drain(&self, limit: Option<Duration>) {
-        let timeout_ms = limit.map(|l| u64::try_from(l.as_millis()).unwrap());
-        self.tell(
-            &ToWorker::Drain {
-                timeout_ms,
-                pass: false,
-                reason: DrainReason::Upgrade,
-            },
-            &[],
-        )
-        .await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.drain_and(false, limit).await;
+        while self.hear_anything().await != FromWorker::Closed {}
+    }
+
+    /// `pass`: somebody else serves on.
+    pub async fn drain_and(&self, pass: bool, limit: Option<Duration>) {
+        let order = ToWorker::Drain {
+            timeout_ms: limit.map(|l| u64::try_from(l.as_millis()).unwrap()),
+            pass,
+            reason: DrainReason::Upgrade,
+        };
+        self.tell(&order, &[]).await;
     }
 
     /// Waits for its last word and its end.

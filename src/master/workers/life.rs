@@ -61,6 +61,7 @@ impl Workers {
                 self.deal();
                 Vec::new()
             }
+            Ok(FromWorker::Closed) => Vec::new(),
             Ok(FromWorker::Drained(report)) => {
                 worker.report = report;
                 Vec::new()
