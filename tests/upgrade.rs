@@ -3,13 +3,15 @@
 mod kit;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use handover::api::{Last, Outcome, Status};
 use kit::build;
-use kit::client::{Load, Running};
+use kit::client::{Load, Running, Target};
 use kit::endurance::{self, Plan, Protocol};
 use kit::proc;
 use kit::service::{Output, SOON, Service, install};
@@ -305,6 +307,55 @@ fn a_rollback_in_probation_wakes_the_parked_master_and_restores_the_disk() {
     says(&again.stderr, &["nothing to go back to"]);
     alone(&service, 1);
     load.stop().assert_clean();
+}
+
+/// Who answers a connection that is made now.
+fn answers(service: &Service) -> String {
+    let Target::Tcp(address) = service.target("http") else {
+        panic!("not TCP");
+    };
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    let request = "GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let mut lines = answer.lines();
+    let server = lines.find_map(|line| line.strip_prefix("server: "));
+    server
+        .unwrap_or_else(|| panic!("no server in {answer}"))
+        .to_owned()
+}
+
+#[test]
+fn who_connects_after_an_order_meets_the_generation_that_it_was_for() {
+    let (service, load) = begin("after_the_order", PATIENT);
+    for round in 0..10 {
+        two(&service);
+        service.cli(&["upgrade"]).assert_code(0);
+        assert_eq!(answers(&service), "handover/2.0.0", "round {round}");
+        service.cli(&["rollback"]).assert_code(0);
+        assert_eq!(answers(&service), one(), "round {round}");
+        alone(&service, 1);
+    }
+    load.stop().assert_clean();
+}
+
+/// It may accept when it goes on; what it says then is late for the one who gave the order.
+#[test]
+fn a_leaving_worker_that_hangs_holds_the_answer_up_for_a_second() {
+    let (service, load) = begin("hangs_at_the_end", PATIENT);
+    load.stop().assert_clean();
+    two(&service);
+    service.cli(&["upgrade"]).assert_code(0);
+    let hangs = service.workers(2)[0].pid;
+    service.signal(hangs, Signal::STOP);
+    let begun = Instant::now();
+    service.cli(&["rollback"]).assert_code(0);
+    let took = begun.elapsed();
+    service.signal(hangs, Signal::CONT);
+    assert!(took > Duration::from_secs(1), "{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    alone(&service, 1);
 }
 
 #[test]

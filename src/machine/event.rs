@@ -13,6 +13,8 @@ pub enum Event {
     WorkersFailed(String),
     /// No worker process is left.
     WorkersGone,
+    /// Of the workers that were told to leave, none accepts any more.
+    WorkersClosed,
     /// The new configuration's workers accept, the old ones drain.
     Reloaded,
     /// The new configuration was not taken; the old workers serve on.
@@ -68,6 +70,7 @@ macro_rules! dealt_with {
     () => {
         Event::MainNamed { .. }
             | Event::ReadyHeard
+            | Event::WorkersClosed
             | Event::DrainerDone(_)
             | Event::DrainerGone(_)
             | Event::OwnerAnswered(_)

@@ -1,6 +1,7 @@
 //! Examples: one sentence of ARCHITECTURE.md (Phases, Rules), a test. What nobody thought of is the
 //! explorer's.
 
+mod closed;
 mod crowd;
 mod deadlines;
 mod kit;

@@ -45,6 +45,7 @@ enum Plant {
     ForgetsAVerdict,
     ReleasesNobody,
     ForgetsWhoDrains,
+    ClosedTooEarly,
 }
 
 struct Explorer {
@@ -295,6 +296,7 @@ fn the_explorer_bites() {
         Plant::ForgetsAVerdict,
         Plant::ReleasesNobody,
         Plant::ForgetsWhoDrains,
+        Plant::ClosedTooEarly,
     ] {
         let caught = scripts().into_iter().any(|(_, script)| {
             let mut explorer = Explorer::new(script, plant);

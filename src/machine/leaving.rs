@@ -3,7 +3,7 @@
 use super::action::{Action, Verdict, Who};
 use super::crowd::Hurry;
 use super::event::{Event, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};
-use super::master::{Accepting, Machine, Step};
+use super::master::{Machine, Step};
 use super::phase::Phase;
 use super::timing::Timer;
 
@@ -96,6 +96,12 @@ impl Machine {
         self.retire(Signal::Term, s);
     }
 
+    /// The predecessor serves, and sends this master away.
+    pub(super) fn sent_away(&mut self, s: &mut Step) {
+        self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
+        self.retire(Signal::Quit, s);
+    }
+
     /// This master leaves, another one serves.
     pub(super) fn retire(&mut self, how: Signal, s: &mut Step) {
         self.settle_pending(OrderKind::Upgrade, Verdict::Moved, s);
@@ -103,7 +109,8 @@ impl Machine {
         self.forget(s);
         self.drain_as(how, s);
         if self.predecessor_listens() {
-            s.act(Action::ClosePredecessor);
+            // By that it learns that nobody accepts here any more.
+            self.when_closed(Action::ClosePredecessor);
         }
         if let Some(p) = &mut self.predecessor {
             p.closed = true;
@@ -116,12 +123,7 @@ impl Machine {
 
     fn drain_as(&mut self, how: Signal, s: &mut Step) {
         match how {
-            Signal::Int => {
-                self.accepting = Accepting::Off;
-                if self.workers_left {
-                    s.act(Action::KillWorkers);
-                }
-            }
+            Signal::Int => self.kill_workers(s),
             Signal::Term => self.drain_workers(Some(self.timing.stop), s),
             Signal::Hup | Signal::Usr1 | Signal::Usr2 | Signal::Winch | Signal::Quit => {
                 self.drain_workers(self.timing.drain, s);
@@ -131,7 +133,7 @@ impl Machine {
 
     pub(super) fn draining(&mut self, event: Event, s: &mut Step) {
         match event {
-            Event::WorkersGone | Event::MainNamed { .. } => self.finish(s),
+            Event::WorkersGone => self.finish(s),
             Event::SuccessorExited(_) => {
                 if self.successor.is_some_and(|x| x.committed) {
                     // If a generation after it owns the service, this is the ordinary course.
@@ -152,6 +154,7 @@ impl Machine {
             Event::OwnerAnswered(_) if self.committed_one_is_gone() => {
                 // Nobody else would see it die: its zombie goes to PID 1 (or the keeper) with our
                 // exit, and is noticed there. Our workers finish by themselves.
+                self.say_held(s);
                 self.enter(Phase::Done, s);
                 s.act(Action::Exit(0));
             }
@@ -170,9 +173,7 @@ impl Machine {
                 self.finish(s);
             }
             Event::Signal(Signal::Int) => {
-                if self.workers_left {
-                    s.act(Action::KillWorkers);
-                }
+                self.kill_workers(s);
                 if self.stopping() {
                     self.hurry_others(Signal::Int, s);
                 }
@@ -202,7 +203,9 @@ impl Machine {
                 | FromPredecessor::Commit
                 | FromPredecessor::Retire(_),
             )
+            | Event::MainNamed { .. }
             | Event::ReadyHeard
+            | Event::WorkersClosed
             | Event::WorkersReady
             | Event::WorkersFailed(_)
             | Event::Reloaded
@@ -235,13 +238,11 @@ impl Machine {
         let waits_for_successor = self.successor.is_some_and(|x| !x.committed);
         let waits_for_predecessor =
             self.stopping() && !self.released && self.predecessor.is_some_and(|p| !p.exited);
-        // Should the service manager still take us for the main process, it would end the service.
-        let names = !self.stopping() && self.main == Some(Who::Successor) && !self.main_known;
         let waits_for_drainers = self.stopping() && !self.released && !self.crowd.is_empty();
         let waits_for_others = waits_for_successor || waits_for_predecessor || waits_for_drainers;
-        let waits = self.workers_left || waits_for_others || names;
-        if self.phase == Phase::Draining && !waits {
+        if self.phase == Phase::Draining && !self.workers_left && !waits_for_others {
             self.settle_rest("the master left", s);
+            self.say_held(s);
             self.enter(Phase::Done, s);
             s.act(Action::Exit(0));
         }

@@ -33,6 +33,10 @@ pub struct Machine {
     waited: Vec<Timer>,
     /// Some worker process of ours lives.
     pub(super) workers_left: bool,
+    /// Workers of ours that were told to leave may still accept.
+    closing: bool,
+    /// What is to be said when those who leave accept no more.
+    pub(super) held: Vec<Action>,
     /// The set that starts keeps failing, and so it was said.
     pub(super) failing: bool,
     pub(super) reloading: bool,
@@ -209,6 +213,8 @@ impl Machine {
             accepting: Accepting::Off,
             waited: Vec::new(),
             workers_left: false,
+            closing: false,
+            held: Vec::new(),
             failing: false,
             reloading: false,
             main: None,
@@ -305,6 +311,7 @@ impl Machine {
             | Timer::Remember
             | Timer::ColdTrial
             | Timer::Name
+            | Timer::Close
             | Timer::Drainer => None,
         }
     }
@@ -339,14 +346,36 @@ impl Machine {
                 Phase::Done => {}
             }
         }
+        self.look_at_held(s);
+    }
+
+    /// Says what was held back, once those who leave accept no more.
+    fn look_at_held(&mut self, s: &mut Step) {
+        if self.held.is_empty() {
+            return;
+        }
+        // In hold mode it accepts before we hear that it is ready.
+        let accepts = |x: Successor| (x.ready || self.hold) && !x.closed;
+        let rejected = self.phase == Phase::Evicting && self.successor.is_some_and(accepts);
+        if !self.closing && !rejected {
+            self.say_held(s);
+        } else if self.timers.get(Timer::Close).is_none() {
+            self.arm(Timer::Close, self.timing.close, s);
+        }
     }
 
     /// Facts about others, true in every phase.
     fn note(&mut self, event: &Event, s: &mut Step) {
         match event {
-            // While a set is wanted this is an old word about the set before, or the pool is
-            // about to start workers that have died: they are drained like any others.
-            Event::WorkersGone if self.accepting == Accepting::Off => self.workers_left = false,
+            Event::WorkersGone => {
+                self.closing = false;
+                // While a set is wanted this is an old word about the set before, or the pool is
+                // about to start workers that have died: they are drained like any others.
+                self.workers_left &= self.accepting != Accepting::Off;
+            }
+            Event::WorkersClosed => self.closing = false,
+            // Those of before were told to leave.
+            Event::Reloaded => self.closing = true,
             Event::WorkersReady => {
                 self.failing = false;
                 if matches!(self.accepting, Accepting::Starting) {
@@ -400,9 +429,7 @@ impl Machine {
                 }
             }
             Event::WorkersFailed(_) => self.failing = true,
-            Event::WorkersGone
-            | Event::Reloaded
-            | Event::ReloadFailed(_)
+            Event::ReloadFailed(_)
             | Event::Healthy
             | Event::Unhealthy(_)
             | Event::MainNamed { .. }
@@ -421,6 +448,12 @@ impl Machine {
     fn everywhere(&mut self, event: &Event, s: &mut Step) -> bool {
         match event {
             Event::Signal(Signal::Usr1) => s.act(Action::ReopenLogs),
+            Event::Order(order) if self.is_held(order.kind()) => {
+                // Whoever goes back as well is answered at the same time.
+                if order.kind() != OrderKind::Rollback {
+                    s.refuse(order, "another one has just been carried out; try again");
+                }
+            }
             Event::ManagerTerm if self.phase == Phase::Launching => {
                 // A stop in the middle of a reload: systemd runs no ExecStop= then, but sends TERM
                 // to every process of the unit, also to a successor that may not know what it means.
@@ -491,6 +524,7 @@ impl Machine {
                 s.act(Action::DrainEnded);
                 return false;
             }
+            Event::Timer(Timer::Close) => self.say_held(s),
             Event::Timer(Timer::Heartbeat) => self.heartbeat(s),
             Event::Timer(Timer::Remember) => self.forget(s),
             // What one had said that we killed does not count any longer.
@@ -594,7 +628,17 @@ impl Machine {
         }
         if self.workers_left {
             let stop = self.stopping() || self.released;
+            self.closing = true;
             s.act(Action::DrainWorkers { stop, limit });
+        }
+    }
+
+    /// Our workers leave at once.
+    pub(super) fn kill_workers(&mut self, s: &mut Step) {
+        self.accepting = Accepting::Off;
+        if self.workers_left {
+            self.closing = true;
+            s.act(Action::KillWorkers);
         }
     }
 

@@ -221,7 +221,8 @@ impl Machine {
                 if self.unsettled.contains(&OrderKind::Rollback) => {}
             Event::Order(Order::Rollback { .. }) => {
                 let failure = Failure::new("rolled back by an order before it was ready");
-                self.settle(OrderKind::Rollback, Verdict::Done, s);
+                self.pend(OrderKind::Rollback);
+                self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
                 self.evict(Outcome::RolledBack, failure, s);
             }
             Event::Order(Order::Stop) => {
@@ -313,7 +314,8 @@ impl Machine {
             }
             Event::Order(Order::Rollback { .. }) => {
                 let failure = Failure::new("rolled back by an order");
-                self.settle(OrderKind::Rollback, Verdict::Done, s);
+                self.pend(OrderKind::Rollback);
+                self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
                 self.evict(Outcome::RolledBack, failure, s);
             }
             Event::Order(Order::Stop) => {

@@ -4,7 +4,7 @@ use super::action::{Action, Note, Verdict, Who};
 use super::event::{
     Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal, dealt_with,
 };
-use super::master::{Accepting, Machine, Step};
+use super::master::{Machine, Step};
 use super::phase::Phase;
 use super::timing::Timer;
 use crate::api::Outcome;
@@ -105,21 +105,20 @@ impl Machine {
         s.tell_successor(FromPredecessor::Commit);
     }
 
-    /// EOF makes the commit true; draining workers may outlast it.
+    /// EOF makes the commit true: nobody accepts here any more. Draining workers may outlast it.
     fn leave(&mut self, how: Signal, s: &mut Step) {
         self.successor_mut(|x| x.committed = true);
         self.forget(s);
-        if how == Signal::Int && self.workers_left {
-            self.accepting = Accepting::Off;
-            s.act(Action::KillWorkers);
+        if how == Signal::Int {
+            self.kill_workers(s);
         } else if how == Signal::Term {
             self.drain_workers(Some(self.timing.stop), s);
         }
-        s.act(Action::CloseSuccessor);
+        self.when_closed(Action::CloseSuccessor);
         self.settle_pending(OrderKind::Upgrade, Verdict::Done, s);
         self.settle_pending(OrderKind::Commit, Verdict::Done, s);
         // The successor writes it down when it has our EOF; at our door somebody may wait for it.
-        s.act(Action::Committed);
+        self.when_closed(Action::Committed);
         self.enter(Phase::Draining, s);
         self.finish(s);
     }
@@ -133,6 +132,7 @@ impl Machine {
             // Before anything else: systemd does not see an alien main process die.
             self.name_main(Who::Me, s);
         }
+        self.undo_held();
         self.settle_pending(OrderKind::Commit, Verdict::Failed(why.clone()), s);
         // The launch was a rollback itself, and its program never took over.
         self.settle_pending(OrderKind::Rollback, Verdict::Failed(why.clone()), s);

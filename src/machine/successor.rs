@@ -105,7 +105,7 @@ impl Machine {
     pub(super) fn standby(&mut self, event: Event, s: &mut Step) {
         match event {
             Event::Predecessor(FromPredecessor::Takeover) => self.own(s),
-            Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
+            Event::Predecessor(FromPredecessor::Retire(_)) => self.sent_away(s),
             Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::PredecessorClosed => self.alone(s),
             Event::WorkersFailed(reason) | Event::Unhealthy(reason) => {
@@ -218,7 +218,7 @@ impl Machine {
                 s.tell_predecessor(FromSuccessor::Leaving);
                 self.retire(Signal::Int, s);
             }
-            Event::Predecessor(FromPredecessor::Retire(_)) => self.retire(Signal::Quit, s),
+            Event::Predecessor(FromPredecessor::Retire(_)) => self.sent_away(s),
             Event::Predecessor(FromPredecessor::Release) => self.release(s),
             // Time passed in health; or it was told to leave, and does so when it has our word.
             Event::Timer(Timer::Probation) | Event::Predecessor(FromPredecessor::Commit) => {
@@ -264,7 +264,7 @@ impl Machine {
     fn stand_back(&mut self, s: &mut Step) {
         let left = self.leaving.take();
         self.main_is_the_predecessors();
-        self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
+        // A rollback was ordered: the predecessor has not heard it yet, and sends us away when it does.
         let failure = Failure::new("the predecessor took the service back first");
         self.settle_pending(OrderKind::Commit, Verdict::Failed(failure), s);
         self.enter(Phase::Standby, s);
@@ -315,7 +315,7 @@ impl Machine {
             Event::Predecessor(FromPredecessor::Retire(_)) => {
                 let failure = Failure::new("the predecessor took the service back first");
                 self.settle_pending(OrderKind::Commit, Verdict::Failed(failure), s);
-                self.retire(Signal::Quit, s);
+                self.sent_away(s);
             }
             Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
@@ -392,10 +392,7 @@ impl Machine {
 
     pub(super) fn yielded(&mut self, event: Event, s: &mut Step) {
         match event {
-            Event::Predecessor(FromPredecessor::Retire(_)) => {
-                self.settle_pending(OrderKind::Rollback, Verdict::Done, s);
-                self.retire(Signal::Quit, s);
-            }
+            Event::Predecessor(FromPredecessor::Retire(_)) => self.sent_away(s),
             Event::Predecessor(FromPredecessor::Release) => self.release(s),
             Event::Predecessor(FromPredecessor::Ready) => self.stand_back(s),
             Event::PredecessorClosed => self.alone(s),

@@ -23,6 +23,8 @@ pub struct Timing {
     pub stop: Duration,
     /// Until the service manager is told again who the main process is.
     pub name: Duration,
+    /// How long an order waits, when it is done, until those who leave accept no more.
+    pub close: Duration,
     /// So many generations may drain beside the one that serves.
     pub generations: usize,
     /// There is a health check, which must pass before the takeover.
@@ -41,6 +43,7 @@ impl Default for Timing {
             drain: Some(Duration::from_secs(600)),
             stop: Duration::from_secs(8),
             name: Duration::from_secs(1),
+            close: Duration::from_secs(1),
             generations: 8,
             health: false,
         }
@@ -75,6 +78,8 @@ pub enum Timer {
     Name,
     /// A generation that drains must have gone.
     Drainer,
+    /// What waits until those who leave accept no more is said.
+    Close,
 }
 }
 
@@ -93,7 +98,8 @@ impl Timer {
             | Self::Reload
             | Self::ColdTrial
             | Self::Name
-            | Self::Drainer => true,
+            | Self::Drainer
+            | Self::Close => true,
             Self::Start
             | Self::Silence
             | Self::DeadMan

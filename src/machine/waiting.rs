@@ -20,11 +20,46 @@ impl Machine {
         }
     }
 
-    /// Answers an order that waits, if it does.
+    /// Answers an order that waits, if it does. One that is done is answered when nobody accepts any
+    /// more but those who shall: who connects then meets them.
     pub(super) fn settle_pending(&mut self, kind: OrderKind, verdict: Verdict, s: &mut Step) {
-        if self.unsettled.contains(&kind) {
+        if !self.unsettled.contains(&kind) {
+            return;
+        }
+        if verdict == Verdict::Done {
+            self.unsettled.retain(|k| *k != kind);
+            self.when_closed(Action::Settle(kind, verdict));
+        } else {
             self.settle(kind, verdict, s);
         }
+    }
+
+    /// To be said when those who leave accept no more, which may be so already at the end of this step.
+    pub(super) fn when_closed(&mut self, action: Action) {
+        self.held.push(action);
+    }
+
+    /// Says what was held back.
+    pub(super) fn say_held(&mut self, s: &mut Step) {
+        self.timers.disarm(Timer::Close);
+        for action in std::mem::take(&mut self.held) {
+            s.act(action);
+        }
+    }
+
+    /// What was done is being undone: whoever waits for it waits on.
+    pub(super) fn undo_held(&mut self) {
+        self.timers.disarm(Timer::Close);
+        for action in std::mem::take(&mut self.held) {
+            if let Action::Settle(kind, _) = action {
+                self.pend(kind);
+            }
+        }
+    }
+
+    /// Whether an order of this kind is done, and not answered yet.
+    pub(super) fn is_held(&self, kind: OrderKind) -> bool {
+        self.held.contains(&Action::Settle(kind, Verdict::Done))
     }
 
     /// Answers whatever still waits; an order to stop is done only when everything has gone.

@@ -88,6 +88,8 @@ struct Worker {
     report: Report,
     /// Its process has ended, its last words may still be on their way; or the other way round.
     half_gone: Option<Half>,
+    /// Told to leave, it has not said yet that it accepts no more.
+    closing: bool,
     /// The sockets it was given.
     hand: Hand,
     /// It holds as many connections as it may.
@@ -236,6 +238,7 @@ impl Workers {
 
     fn kill_those(&mut self, which: impl Fn(&Worker) -> bool) {
         for worker in self.all.values_mut().filter(|worker| which(worker)) {
+            worker.closing |= worker.state == State::Accepting;
             worker.state = State::Draining;
             let _ = worker.process.signal(Signal::SIGKILL);
         }

@@ -30,6 +30,8 @@ pub const BEFORE: (u32, Option<Duration>) = (OLD_PID, Some(Duration::from_secs(6
 pub struct One {
     pub machine: Machine,
     pub now: Instant,
+    /// Its workers accept no more in the moment in which they are told to leave.
+    pub closes: bool,
 }
 
 impl One {
@@ -37,7 +39,16 @@ impl One {
     pub fn first() -> (Self, Vec<Action>) {
         let now = Instant::now();
         let (machine, actions) = Machine::first(Timing::default(), now);
-        (Self { machine, now }, actions)
+        (Self::of(machine, now), actions)
+    }
+
+    pub fn of(machine: Machine, now: Instant) -> Self {
+        let closes = true;
+        Self {
+            machine,
+            now,
+            closes,
+        }
     }
 
     /// Exec'd by a predecessor.
@@ -48,7 +59,7 @@ impl One {
     pub fn successor_with(timing: Timing, mode: Mode) -> (Self, Vec<Action>) {
         let now = Instant::now();
         let (machine, actions) = Machine::succeeding(timing, mode == Hold, BEFORE, now);
-        (Self { machine, now }, actions)
+        (Self::of(machine, now), actions)
     }
 
     /// A machine that came to this phase in the usual way. There is no automatic `Beside`.
@@ -108,6 +119,7 @@ impl One {
     /// The service manager and the owner answer at once.
     #[must_use]
     pub fn on(&mut self, event: Event) -> Vec<Action> {
+        let swapped = event == Event::Reloaded;
         let mut actions = self.machine.step(event, self.now);
         let mut looked_at = 0;
         while let Some(action) = actions.get(looked_at) {
@@ -119,12 +131,18 @@ impl One {
                     Some(named(Who::Me))
                 }
                 Action::AskOwner => Some(Event::OwnerAnswered(false)),
+                Action::DrainWorkers { .. } | Action::KillWorkers if self.closes => {
+                    Some(Event::WorkersClosed)
+                }
                 _ => None,
             };
             if let Some(answer) = answer {
                 actions.extend(self.machine.step(answer, self.now));
             }
             looked_at += 1;
+        }
+        if swapped && self.closes {
+            actions.extend(self.machine.step(Event::WorkersClosed, self.now));
         }
         actions
     }
@@ -337,7 +355,7 @@ impl Pair {
         let now = Instant::now();
         let (machine, actions) = Machine::first(timing, now);
         let mut pair = Self {
-            sides: vec![Side::new(One { machine, now })],
+            sides: vec![Side::new(One::of(machine, now))],
             main: OLD,
             log: Vec::new(),
             timing,
@@ -476,12 +494,14 @@ impl Pair {
             Action::StartWorkers => me.inbox.push_back(Event::WorkersReady),
             Action::Accept => me.accepts = true,
             Action::Quiesce => me.accepts = false,
-            Action::DrainWorkers { .. } if me.busy => me.accepts = false,
             Action::DrainWorkers { .. } | Action::KillWorkers => {
                 me.accepts = false;
-                me.inbox.push_back(Event::WorkersGone);
+                me.inbox.push_back(Event::WorkersClosed);
+                if action == Action::KillWorkers || !me.busy {
+                    me.inbox.push_back(Event::WorkersGone);
+                }
             }
-            Action::Reload => me.inbox.push_back(Event::Reloaded),
+            Action::Reload => me.inbox.extend([Event::Reloaded, Event::WorkersClosed]),
             Action::Launch { .. } => {
                 let now = me.one.now;
                 me.open = true;
@@ -491,7 +511,7 @@ impl Pair {
                 // It starts its workers when it has its inheritance.
                 let (machine, _) = Machine::succeeding(self.timing, hold, BEFORE, now);
                 self.sides.truncate(NEW);
-                self.sides.push(Side::new(One { machine, now }));
+                self.sides.push(Side::new(One::of(machine, now)));
             }
             Action::Inherit => self.sides[NEW].inbox.push_back(Event::WorkersReady),
             Action::ToSuccessor(word) => self.tell(NEW, Event::Predecessor(word)),

@@ -208,7 +208,8 @@ fn a_rollback_is_answered_when_the_old_one_serves() {
         ),
         None
     );
-    let actions = one.on(Event::WorkersReady);
+    let _ = one.on(Event::WorkersReady);
+    let actions = one.on(closed());
     assert_eq!(verdict(&actions, OrderKind::Rollback), Some(&Verdict::Done));
     // in hold mode, even when the other one is well;
     let mut pair = Pair::new();

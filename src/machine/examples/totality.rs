@@ -40,7 +40,8 @@ fn events() -> Vec<Event> {
             Event::Healthy => Some(Event::Unhealthy("503".into())),
             Event::Unhealthy(_) => Some(Event::OwnerAnswered(true)),
             Event::OwnerAnswered(true) => Some(Event::OwnerAnswered(false)),
-            Event::OwnerAnswered(false) => Some(Event::ReadyHeard),
+            Event::OwnerAnswered(false) => Some(Event::WorkersClosed),
+            Event::WorkersClosed => Some(Event::ReadyHeard),
             Event::ReadyHeard => Some(Event::DrainerDone(9)),
             Event::DrainerDone(_) => Some(Event::DrainerGone(9)),
             Event::DrainerGone(_) => Some(Event::MainNamed {
@@ -153,7 +154,9 @@ fn no_order_is_ignored_it_is_answered_or_waits_for_its_answer() {
                 .iter()
                 .filter(|a| matches!(a, Action::Settle(kind, _) if *kind == order.kind()))
                 .count();
-            let waits = usize::from(one.machine.unsettled.contains(&order.kind()));
+            let kind = order.kind();
+            let waits = one.machine.unsettled.contains(&kind) || one.machine.is_held(kind);
+            let waits = usize::from(waits);
             let refused = matches!(verdict(&actions, order.kind()), Some(Verdict::Refused(_)));
             // One that is refused leaves those that wait already.
             let expected = if refused { 1 + waits } else { 1 };

@@ -1,5 +1,6 @@
 //! The operator's words, and how anything reaches a master.
 
+use super::perform::too_early;
 use super::world::{A, B, Health, Older, World, die, me};
 use super::{Explorer, Move, Next, Plant, What, Word, text};
 use crate::machine::event::{Event, Order, Signal};
@@ -92,6 +93,7 @@ impl Explorer {
                 Action::Settle(kind, ref verdict)
                     if asked == Some(kind) && *verdict != Verdict::Moved =>
                 {
+                    too_early(&mut world, who, kind, verdict);
                     let alone = matches!(
                         verdict,
                         Verdict::Refused(_) | Verdict::Already(_) | Verdict::Full

@@ -1,6 +1,6 @@
 //! What a master's actions do to the world, and the bugs that are planted there.
 
-use super::world::{A, B, Health, OLDER, Older, PIDS, Workers, World, die, end, me};
+use super::world::{A, B, Health, Master, OLDER, Older, PIDS, Workers, World, die, end, me};
 use super::{Explorer, Plant};
 use crate::machine::event::{Event, FromPredecessor, FromSuccessor};
 use crate::machine::{Action, Machine, OrderKind, Phase, Timing, Verdict, Who};
@@ -27,7 +27,11 @@ impl Explorer {
             Action::DrainWorkers { .. } | Action::KillWorkers => {
                 let m = me(world, who);
                 m.draining = true;
+                m.closing |= m.workers == Workers::Accepting;
                 m.workers = Workers::None;
+                if !m.closing || self.plant == Plant::ClosedTooEarly {
+                    self.answer(world, who, Event::WorkersClosed);
+                }
             }
             Action::Launch { .. } if who == B => world.over = true,
             Action::Launch { next, .. } => {
@@ -52,6 +56,7 @@ impl Explorer {
                 }
             }
             Action::Settle(kind, verdict) => {
+                too_early(world, who, kind, &verdict);
                 let bit = 1 << kind as u8;
                 if me(world, who).asked & bit == 0 {
                     world.bad = Some("a verdict that nobody waits for");
@@ -251,5 +256,24 @@ impl Explorer {
         if world.masters[whom].as_ref().is_some_and(|m| m.alive) {
             world.main = whom;
         }
+    }
+}
+
+/// What is done is answered when those who leave accept no more.
+pub(super) fn too_early(world: &mut World, who: usize, kind: OrderKind, verdict: &Verdict) {
+    let accepts = |m: &Master| m.alive && (m.closing || m.workers == Workers::Accepting);
+    let master = |who: usize| world.masters[who].as_ref();
+    let hold = master(who).and_then(|m| m.machine.as_ref());
+    let early = match kind {
+        // Both accept, and shall.
+        OrderKind::Upgrade if hold.is_some_and(Machine::hold) => false,
+        OrderKind::Upgrade | OrderKind::Commit | OrderKind::Rollback => {
+            master(1 - world.main).is_some_and(accepts)
+        }
+        OrderKind::Reload => master(who).is_some_and(|m| m.closing),
+        OrderKind::Stop => false,
+    };
+    if *verdict == Verdict::Done && early && !world.late {
+        world.bad = Some("an order is answered while those who leave accept");
     }
 }

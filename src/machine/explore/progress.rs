@@ -14,12 +14,17 @@ impl Explorer {
         if me.draining && me.health == Health::Well {
             let mut next = world.clone();
             let m = next.masters[who].as_mut().unwrap();
-            m.draining = false;
+            (m.draining, m.closing) = (false, false);
             // Where a new set has been started since, this is a word about the old one.
             self.deliver(next, who, Event::WorkersGone, out);
         }
         if me.health != Health::Well {
             return;
+        }
+        if me.closing {
+            let mut next = world.clone();
+            next.masters[who].as_mut().unwrap().closing = false;
+            self.deliver(next, who, Event::WorkersClosed, out);
         }
         if me.machine.is_none() {
             if !me.said_hello {
@@ -48,9 +53,10 @@ impl Explorer {
         if me.reloading {
             let mut next = world.clone();
             next.masters[who].as_mut().unwrap().reloading = false;
-            self.deliver(next.clone(), who, Event::Reloaded, out);
             let failure = Failure::new("bad configuration");
-            self.deliver(next, who, Event::ReloadFailed(failure), out);
+            self.deliver(next.clone(), who, Event::ReloadFailed(failure), out);
+            next.masters[who].as_mut().unwrap().closing = true;
+            self.deliver(next, who, Event::Reloaded, out);
         }
         if world.older == Older::Told {
             let mut next = world.clone();

@@ -40,6 +40,8 @@ struct Node {
     launching: bool,
     /// Until when what its workers hold lasts at most, when they drain.
     drains: Option<Instant>,
+    /// Those that were told to leave still accept.
+    closing: bool,
     /// Its ends of the channels.
     open_before: bool,
     open_after: bool,
@@ -76,6 +78,7 @@ struct Walk {
 enum Move {
     Hear(u32),
     WorkersReady(u32),
+    Closed(u32),
     Drained(u32),
     Reloaded(u32),
     Launched(u32),
@@ -139,6 +142,7 @@ impl Walk {
             reloading: false,
             launching: false,
             drains: None,
+            closing: false,
             open_before: before.is_some(),
             open_after: false,
             asked: Vec::new(),
@@ -183,6 +187,9 @@ impl Walk {
             }
             if node.launching {
                 all.push(Move::Launched(pid));
+            }
+            if node.closing {
+                all.push(Move::Closed(pid));
             }
             if node.drains.is_some() {
                 all.push(Move::Drained(pid));
@@ -249,6 +256,10 @@ impl Walk {
                     self.happens(pid, Event::WorkersReady);
                 }
             }
+            Move::Closed(pid) => {
+                self.node(pid).closing = false;
+                self.happens(pid, Event::WorkersClosed);
+            }
             Move::Drained(pid) => {
                 // Who holds on to a generation does so for a while.
                 if self.chance(60) {
@@ -258,6 +269,7 @@ impl Walk {
             Move::Reloaded(pid) => {
                 self.node(pid).reloading = false;
                 let fails = self.chance(3);
+                self.node(pid).closing |= !fails;
                 let failure = Failure::new("bad configuration");
                 self.happens(
                     pid,
@@ -290,7 +302,8 @@ impl Walk {
     }
 
     fn drained(&mut self, pid: u32) {
-        self.node(pid).drains = None;
+        let node = self.node(pid);
+        (node.drains, node.closing) = (None, false);
         self.happens(pid, Event::WorkersGone);
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Master {
     pub(super) accept: bool,
     pub(super) reloading: bool,
     pub(super) draining: bool,
+    /// Workers that were told to leave still accept.
+    pub(super) closing: bool,
     /// Our end of the channel to the other one.
     pub(super) open: bool,
     /// EOF of the other end was delivered; the other's exit was delivered.
@@ -80,6 +82,7 @@ impl Master {
             accept: false,
             reloading: false,
             draining: false,
+            closing: false,
             open: true,
             saw_eof: false,
             saw_exit: false,
@@ -149,7 +152,7 @@ pub(super) fn end(world: &mut World, who: usize, exits: bool) {
     m.alive = false;
     m.open = false;
     m.workers = Workers::None;
-    m.draining = false;
+    (m.draining, m.closing) = (false, false);
     let parent_is_systemd = who == A || !world.masters[A].as_ref().is_some_and(|a| a.alive);
     if world.main == who && parent_is_systemd {
         let this = &world.masters[who].as_ref().unwrap();

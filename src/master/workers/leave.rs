@@ -24,7 +24,7 @@ impl Workers {
         for id in ids {
             self.drain_one(id, limit, reason);
         }
-        self.gone_event()
+        self.left_events()
     }
 
     pub(super) fn drain_one(&mut self, id: u64, limit: Option<Duration>, reason: DrainReason) {
@@ -35,6 +35,8 @@ impl Workers {
             // It holds nothing: no reason to wait for it.
             let _ = worker.process.signal(Signal::SIGKILL);
         }
+        // One that was told already has not forgotten it.
+        worker.closing |= worker.state == State::Accepting;
         worker.state = State::Draining;
         let timeout_ms = limit.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         let order = ToWorker::Drain {
@@ -53,7 +55,7 @@ impl Workers {
         self.current = None;
         self.candidate = None;
         self.kill_those(|_| true);
-        self.gone_event()
+        self.left_events()
     }
 
     /// A draining worker outlived its limit.
@@ -73,6 +75,21 @@ impl Workers {
     pub fn cancel_reload(&mut self) {
         if let Some(set) = self.candidate.take() {
             self.kill_those(|worker| worker.set == set.id);
+        }
+    }
+
+    /// Of those that were told to leave none accepts any more, or none is left.
+    pub(super) fn left_events(&self) -> Vec<Event> {
+        let mut events = self.closed_event();
+        events.extend(self.gone_event());
+        events
+    }
+
+    pub(super) fn closed_event(&self) -> Vec<Event> {
+        if self.all.values().any(|worker| worker.closing) {
+            Vec::new()
+        } else {
+            vec![Event::WorkersClosed]
         }
     }
 

@@ -61,7 +61,10 @@ impl Workers {
                 self.deal();
                 Vec::new()
             }
-            Ok(FromWorker::Closed) => Vec::new(),
+            Ok(FromWorker::Closed) => {
+                worker.closing = false;
+                self.closed_event()
+            }
             Ok(FromWorker::Drained(report)) => {
                 worker.report = report;
                 Vec::new()
@@ -129,7 +132,9 @@ impl Workers {
         for id in leaving {
             self.drain_one(id, limit, DrainReason::Reload);
         }
-        vec![Event::Reloaded]
+        std::iter::once(Event::Reloaded)
+            .chain(self.closed_event())
+            .collect()
     }
 
     /// A worker's process has ended, but what it said last may not have been heard yet.
@@ -177,7 +182,7 @@ impl Workers {
         }
         if worker.state == State::Draining {
             tracing::debug!("worker {} {exit}", worker.process.pid());
-            return self.gone_event();
+            return self.left_events();
         }
         let why = format!(
             "worker {} (slot {}) {exit}{}",

@@ -143,6 +143,7 @@ impl Workers {
             reads: Reads::default(),
             report: Report::default(),
             half_gone: None,
+            closing: false,
             hand: Hand::new(),
             full: false,
             questions: 0,

@@ -29,12 +29,12 @@ impl Walk {
             }
             Action::Quiesce => (node.workers, node.accept) = (Workers::Ready, false),
             Action::DrainWorkers { limit, .. } => {
-                node.workers = Workers::None;
                 node.drains = Some(now + limit.unwrap_or(NO_LIMIT));
+                self.told_to_leave(pid);
             }
             Action::KillWorkers => {
-                node.workers = Workers::None;
                 node.drains = Some(now);
+                self.told_to_leave(pid);
             }
             Action::Reload => node.reloading = true,
             Action::AbandonReload(_) => node.reloading = false,
@@ -172,6 +172,15 @@ impl Walk {
         }
     }
 
+    fn told_to_leave(&mut self, pid: u32) {
+        let node = self.node(pid);
+        node.closing |= node.workers == Workers::Accepting;
+        node.workers = Workers::None;
+        if !node.closing {
+            self.happens(pid, Event::WorkersClosed);
+        }
+    }
+
     fn close_after(&mut self, pid: u32) {
         if !std::mem::take(&mut self.node(pid).open_after) {
             return;
@@ -222,7 +231,7 @@ impl Walk {
         self.close_before(pid);
         self.close_after(pid);
         let node = self.node(pid);
-        (node.workers, node.drains) = (Workers::None, None);
+        (node.workers, node.drains, node.closing) = (Workers::None, None, false);
         let (before, after) = (node.before, node.after);
         let parent = before.filter(|before| self.nodes[*before as usize - 1].alive);
         if self.main == pid && parent.is_none() {

@@ -1,0 +1,128 @@
+//! What is done is answered when those who leave accept no more: who connects then meets those who stay.
+
+use std::time::Duration;
+
+use super::kit::*;
+use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Order};
+use crate::machine::{Action, OrderKind, Phase, Timer, Verdict};
+
+const ROLLBACK: Order = Order::Rollback { nothing: None };
+const ROLLED_BACK: Action = Action::Settle(OrderKind::Rollback, Verdict::Done);
+
+/// Its workers do not close their sockets before the test says so.
+fn slow(phase: Phase, mode: Mode) -> One {
+    One {
+        closes: false,
+        ..One::at(phase, mode)
+    }
+}
+
+/// It has taken over; the old workers were told, and have not said anything yet.
+fn taken_over() -> One {
+    let mut one = ready(slow(Phase::Launching, Automatic));
+    let actions = one.told(FromSuccessor::Ready);
+    assert_eq!(verdict(&actions, OrderKind::Upgrade), None);
+    one
+}
+
+#[test]
+fn an_upgrade_is_answered_when_the_old_workers_accept_no_more() {
+    let mut one = taken_over();
+    let actions = one.on(Event::WorkersClosed);
+    assert_eq!(actions, [Action::Settle(OrderKind::Upgrade, Verdict::Done)]);
+    // In the other order too.
+    let mut one = ready(slow(Phase::Launching, Automatic));
+    assert_eq!(one.on(Event::WorkersClosed), []);
+    let actions = one.told(FromSuccessor::Ready);
+    assert_eq!(verdict(&actions, OrderKind::Upgrade), Some(&Verdict::Done));
+}
+
+#[test]
+fn a_rollback_is_answered_when_the_new_workers_accept_no_more_and_only_then_the_channel_ends() {
+    for end in [Event::WorkersClosed, Event::WorkersGone] {
+        let mut new = slow(Phase::Probation, Automatic);
+        let mut actions = new.order(ROLLBACK);
+        actions.extend(new.hears(retire()));
+        assert_eq!(verdict(&actions, OrderKind::Rollback), None);
+        assert!(!actions.contains(&Action::ClosePredecessor), "{actions:#?}");
+        // Whoever wants the same waits for the same.
+        assert_eq!(new.order(ROLLBACK), []);
+        assert_order(&new.on(end), &[ROLLED_BACK, Action::ClosePredecessor]);
+    }
+}
+
+#[test]
+fn the_old_one_answers_a_rollback_when_the_new_one_ends_the_channel() {
+    for end in [closed(), exited()] {
+        let mut old = slow(Phase::Beside, Hold);
+        let actions = old.order(ROLLBACK);
+        assert_eq!(old.phase(), Phase::Evicting);
+        assert!(!actions.contains(&ROLLED_BACK), "{actions:#?}");
+        place(&old.on(end), &ROLLED_BACK);
+    }
+}
+
+#[test]
+fn a_reload_is_answered_when_the_workers_of_before_accept_no_more() {
+    let mut one = slow(Phase::Serving, Automatic);
+    let _ = one.order(Order::Reload);
+    let actions = one.on(Event::Reloaded);
+    assert_eq!(one.phase(), Phase::Serving);
+    assert_eq!(verdict(&actions, OrderKind::Reload), None);
+    // The answer to this one would be taken for the answer to that one.
+    let actions = one.order(Order::Reload);
+    let refused = verdict(&actions, OrderKind::Reload);
+    assert!(matches!(refused, Some(Verdict::Refused(_))), "{refused:?}");
+    let actions = one.on(Event::WorkersClosed);
+    assert_eq!(actions, [Action::Settle(OrderKind::Reload, Verdict::Done)]);
+}
+
+#[test]
+fn who_leaves_and_hangs_holds_no_answer_up_for_long() {
+    let mut old = taken_over();
+    assert_eq!(old.armed(Timer::Close), Some(Duration::from_secs(1)));
+    let actions = old.waits_for(Timer::Close);
+    assert_eq!(actions, [Action::Settle(OrderKind::Upgrade, Verdict::Done)]);
+    let mut new = slow(Phase::Yielded, Automatic);
+    let _ = new.order(ROLLBACK);
+    let _ = new.hears(retire());
+    let actions = new.waits_for(Timer::Close);
+    assert_eq!(actions, [ROLLED_BACK, Action::ClosePredecessor]);
+    let mut old = slow(Phase::Beside, Hold);
+    let _ = old.order(ROLLBACK);
+    assert_eq!(old.waits_for(Timer::Close), [ROLLED_BACK]);
+}
+
+#[test]
+fn an_upgrade_that_is_undone_before_it_was_answered_has_failed() {
+    let mut one = taken_over();
+    let mut actions = one.on(exited());
+    actions.extend(one.on(Event::WorkersReady));
+    let verdict = verdict(&actions, OrderKind::Upgrade);
+    assert!(matches!(verdict, Some(Verdict::Failed(_))), "{verdict:?}");
+    assert_eq!(one.armed(Timer::Close), None);
+}
+
+#[test]
+fn an_upgrade_without_a_probation_is_answered_before_it_is_said_to_be_final() {
+    let mut one = taken_over();
+    let actions = one.told(FromSuccessor::Commit);
+    assert!(!actions.contains(&Action::CloseSuccessor), "{actions:#?}");
+    let upgraded = Action::Settle(OrderKind::Upgrade, Verdict::Done);
+    assert_eq!(
+        one.on(Event::WorkersClosed),
+        [upgraded, Action::CloseSuccessor, Action::Committed]
+    );
+}
+
+#[test]
+fn a_master_that_leaves_for_good_has_answered() {
+    let mut new = slow(Phase::Yielded, Automatic);
+    let _ = new.order(ROLLBACK);
+    let _ = new.hears(FromPredecessor::Retire("rolled back".into()));
+    let actions = new.on(Event::WorkersGone);
+    assert_order(
+        &actions,
+        &[ROLLED_BACK, Action::ClosePredecessor, Action::Exit(0)],
+    );
+}
