@@ -1,6 +1,6 @@
 //! Leaving: the whole service stops, or another master serves.
 
-use super::action::{Action, Verdict, Who};
+use super::action::{Action, Verdict};
 use super::crowd::Hurry;
 use super::event::{Event, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};
 use super::master::{Machine, Step};

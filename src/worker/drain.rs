@@ -47,7 +47,8 @@ const ASK_AGAIN: u32 = 3;
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How long an owner may have nobody who takes connections before they are told to end.
+/// How long an owner may have nobody who takes connections before they are told to end; a quarter of the
+/// limit at most.
 const LATE: Duration = Duration::from_secs(5);
 
 impl Terms {
@@ -145,6 +146,8 @@ async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, mut targets: Targ
         targets = worker.ask().await;
     }
     let mut asked = 0;
+    // One that passes nothing on has nobody for ever: to end politely takes its time, too.
+    let mut late = Some(terms.limit.map_or(LATE, |limit| LATE.min(limit / 4)));
     loop {
         while !targets.is_empty() {
             if pass_on(worker, targets).await {
@@ -156,9 +159,9 @@ async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, mut targets: Targ
                 targets = worker.ask().await;
             }
         }
-        if terms.again {
+        if let Some(late) = late.take().filter(|_| terms.again) {
             tokio::select! {
-                found = found_late(worker) => targets = found,
+                found = found_late(worker, late) => targets = found,
                 () = worker.connections.at_most(0) => return,
             }
             if !targets.is_empty() {
@@ -175,9 +178,9 @@ async fn leave(worker: &Arc<Worker>, receivers: Vec<Receiver>, mut targets: Targ
 
 /// A master that takes the service back starts its workers first. Until they are there the connections are
 /// served here: one of HTTP/2 that was told to end does so, whoever could take it later.
-async fn found_late(worker: &Worker) -> Targets {
+async fn found_late(worker: &Worker, late: Duration) -> Targets {
     let begun = Instant::now();
-    while begun.elapsed() < LATE {
+    while begun.elapsed() < late {
         match worker.ask_owner().await {
             Answer::Targets(targets) => return targets,
             Answer::Nobody => break,
