@@ -1,6 +1,6 @@
 //! Leaving: the whole service stops, or another master serves.
 
-use super::action::{Action, Verdict};
+use super::action::{Action, Verdict, Who};
 use super::crowd::Hurry;
 use super::event::{Event, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};
 use super::master::{Machine, Step};
@@ -133,7 +133,7 @@ impl Machine {
 
     pub(super) fn draining(&mut self, event: Event, s: &mut Step) {
         match event {
-            Event::WorkersGone => self.finish(s),
+            Event::WorkersGone | Event::MainNamed { .. } => self.finish(s),
             Event::SuccessorExited(_) => {
                 if self.successor.is_some_and(|x| x.committed) {
                     // If a generation after it owns the service, this is the ordinary course.
@@ -203,7 +203,6 @@ impl Machine {
                 | FromPredecessor::Commit
                 | FromPredecessor::Retire(_),
             )
-            | Event::MainNamed { .. }
             | Event::ReadyHeard
             | Event::WorkersClosed
             | Event::WorkersReady
@@ -240,7 +239,10 @@ impl Machine {
             self.stopping() && !self.released && self.predecessor.is_some_and(|p| !p.exited);
         let waits_for_drainers = self.stopping() && !self.released && !self.crowd.is_empty();
         let waits_for_others = waits_for_successor || waits_for_predecessor || waits_for_drainers;
-        if self.phase == Phase::Draining && !self.workers_left && !waits_for_others {
+        // Should the service manager still take us for the main process, it would end the service.
+        let names = !self.stopping() && self.main == Some(Who::Successor) && !self.main_known;
+        let waits = self.workers_left || waits_for_others || names;
+        if self.phase == Phase::Draining && !waits {
             self.settle_rest("the master left", s);
             self.say_held(s);
             self.enter(Phase::Done, s);
