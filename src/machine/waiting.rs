@@ -26,7 +26,8 @@ impl Machine {
         if !self.unsettled.contains(&kind) {
             return;
         }
-        if verdict == Verdict::Done {
+        // So is one that goes on elsewhere: who asks there next is known there by then.
+        if matches!(verdict, Verdict::Done | Verdict::Moved) {
             self.unsettled.retain(|k| *k != kind);
             self.when_closed(Action::Settle(kind, verdict));
         } else {

@@ -51,6 +51,20 @@ fn a_rollback_is_answered_when_the_new_workers_accept_no_more_and_only_then_the_
     }
 }
 
+/// Whoever asks the other one then is known there.
+#[test]
+fn an_upgrade_that_goes_on_elsewhere_is_let_go_of_when_the_channel_ends() {
+    let mut new = slow(Phase::Probation, Automatic);
+    let _ = new.order(supersede());
+    let actions = new.hears(retire());
+    assert_eq!(verdict(&actions, OrderKind::Upgrade), None);
+    let moved = Action::Settle(OrderKind::Upgrade, Verdict::Moved);
+    assert_order(
+        &new.on(Event::WorkersClosed),
+        &[moved, Action::ClosePredecessor],
+    );
+}
+
 #[test]
 fn the_old_one_answers_a_rollback_when_the_new_one_ends_the_channel() {
     for end in [closed(), exited()] {
