@@ -16,7 +16,7 @@ use super::store::{Found, Store, StoreError};
 use crate::machine::trial::Verdict;
 
 /// For the disk, before the successor is sent away all the same: it is killed not much later.
-const LASTS: Duration = Duration::from_secs(2);
+pub(super) const LASTS: Duration = Duration::from_secs(2);
 /// For the disk, before what would begin another upgrade is refused.
 pub(super) const SETTLES: Duration = Duration::from_secs(5);
 /// Before what failed is tried again, at first and at most.

@@ -1,7 +1,9 @@
 //! The machine's verdicts and an upgrade's end: in words, to those who wait. What says that an upgrade
 //! is over is said when the program on disk is as that upgrade must leave it, or cannot be made so.
 
-use super::disk::{Done, Finished};
+use tokio::time::Instant;
+
+use super::disk::{Done, Finished, LASTS};
 use super::driver::Driver;
 use super::milestone::{self, Milestone};
 use super::orders::Reply;
@@ -17,7 +19,17 @@ use crate::machine::{Failure, OrderKind, Phase, Verdict};
 pub(super) struct Held {
     answers: Vec<Reply>,
     conclusion: Option<(Outcome, Option<Failure>)>,
-    retire: Option<String>,
+    /// Since when, and why the successor is sent away.
+    retire: Option<(Instant, String)>,
+}
+
+impl Held {
+    /// Why the successor is sent away, when the disk has kept it for too long. (What says that time is
+    /// over may have been meant for one before it.)
+    fn late(&mut self) -> Option<String> {
+        let late = self.retire.take_if(|(since, _)| since.elapsed() >= LASTS);
+        late.map(|(_, reason)| reason)
+    }
 }
 
 impl Driver {
@@ -106,7 +118,7 @@ impl Driver {
             self.applications.point_back(tried);
         }
         if self.disk.is_busy() {
-            self.held.retire = Some(reason);
+            self.held.retire = Some((Instant::now(), reason));
             self.disk.lasts_soon();
         } else {
             self.say_retire(reason);
@@ -114,8 +126,8 @@ impl Driver {
     }
 
     /// The disk takes too long for a successor that shall leave.
-    pub(super) fn retire_now(&mut self) {
-        if let Some(reason) = self.held.retire.take() {
+    pub(super) fn disk_lasts(&mut self) {
+        if let Some(reason) = self.held.late() {
             self.say_retire(reason);
         }
     }
@@ -142,7 +154,9 @@ impl Driver {
 
     /// Says what was held back, whatever the disk does: what begins next is another story.
     pub(super) fn say_held(&mut self) {
-        self.retire_now();
+        if let Some((_, reason)) = self.held.retire.take() {
+            self.say_retire(reason);
+        }
         let answers = std::mem::take(&mut self.held.answers);
         self.answer(answers);
         if let Some((outcome, failure)) = self.held.conclusion.take() {
@@ -188,5 +202,29 @@ impl Driver {
             OrderKind::Reload => format!("{why}\n{who} serves on with the configuration of before"),
             OrderKind::Commit | OrderKind::Stop => format!("{why}\n{who} serves on as before"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_meant_for_the_one_before_sends_no_successor_away() {
+        let retire = |reason: &str| Some((Instant::now(), reason.to_owned()));
+        let mut held = Held {
+            retire: retire("the first"),
+            ..Held::default()
+        };
+        let half = LASTS / 2;
+        tokio::time::advance(half).await;
+        assert!(held.late().is_none());
+        // The first is said, and the next is held.
+        held.retire = retire("the second");
+        tokio::time::advance(half).await;
+        assert!(held.late().is_none());
+        tokio::time::advance(half).await;
+        assert_eq!(held.late().as_deref(), Some("the second"));
+        assert!(held.late().is_none());
     }
 }
