@@ -29,7 +29,9 @@ impl Machine {
         self.settle_rest("the service stops", s);
         self.forget(s);
         self.drain_as(how, s);
-        let (rejected, its_end) = (self.only_drains(), self.timers.get(Timer::Evict));
+        // One that has not ended its channel yet is told by a signal: what we say may come too late.
+        let its_end = self.timers.get(Timer::Evict);
+        let (rejected, its_end) = (self.obeys(), its_end.filter(|_| self.only_drains()));
         self.enter(Phase::Draining, s);
         match self.successor {
             Some(_) if rejected => self.timers.set(Timer::Evict, its_end),
@@ -166,6 +168,14 @@ impl Machine {
             // It hangs: nobody may stay behind when the service stops.
             Event::Timer(Timer::Commit) => self.kill_predecessor(s),
             Event::Timer(Timer::Evict) => self.press_on(s),
+            // The other one stops it while this one only drains.
+            Event::Predecessor(FromPredecessor::Release)
+            | Event::Successor(FromSuccessor::Release)
+                if !self.stopping() =>
+            {
+                self.released = true;
+                self.hurry(s);
+            }
             // Both stop the service: the predecessor is the last.
             Event::Predecessor(FromPredecessor::Release) => {
                 self.released = true;

@@ -527,8 +527,11 @@ impl Machine {
             Event::Timer(Timer::Close) => self.say_held(s),
             Event::Timer(Timer::Heartbeat) => self.heartbeat(s),
             Event::Timer(Timer::Remember) => self.forget(s),
-            // What one had said that we killed does not count any longer.
-            Event::Predecessor(_) if self.predecessor.is_some_and(|p| p.closed) => {}
+            // What one had said that we killed does not count any longer. (From one that we left, to drain,
+            // we hear that the service stops.)
+            Event::Predecessor(_)
+                if self.predecessor.is_some_and(|p| p.closed)
+                    && (self.stopping() || self.phase != Phase::Draining) => {}
             Event::WorkersReady if self.accepting == Accepting::Wanted => {
                 self.accepting = Accepting::On;
                 s.act(Action::Accept);

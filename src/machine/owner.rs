@@ -440,8 +440,13 @@ impl Machine {
 
     /// The rejected successor let go of the service, and finishes what it holds.
     pub(super) fn only_drains(&self) -> bool {
-        let drains = |x: Successor| x.closed && (x.ready || x.leaving) && x.evictions == 0;
-        self.phase == Phase::Evicting && self.successor.is_some_and(drains)
+        self.obeys() && self.successor.is_some_and(|x| x.closed)
+    }
+
+    /// The rejected successor was sent away in peace.
+    pub(super) fn obeys(&self) -> bool {
+        let obeys = |x: Successor| (x.ready || x.leaving) && x.evictions == 0;
+        self.phase == Phase::Evicting && self.successor.is_some_and(obeys)
     }
 
     /// Nobody waits for clients that hold on to a rejected generation: it drains as any other one,

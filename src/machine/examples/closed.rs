@@ -9,14 +9,6 @@ use crate::machine::{Action, OrderKind, Phase, Timer, Verdict};
 const ROLLBACK: Order = Order::Rollback { nothing: None };
 const ROLLED_BACK: Action = Action::Settle(OrderKind::Rollback, Verdict::Done);
 
-/// Its workers do not close their sockets before the test says so.
-fn slow(phase: Phase, mode: Mode) -> One {
-    One {
-        closes: false,
-        ..One::at(phase, mode)
-    }
-}
-
 /// It has taken over; the old workers were told, and have not said anything yet.
 fn taken_over() -> One {
     let mut one = ready(slow(Phase::Launching, Automatic));

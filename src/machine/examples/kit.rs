@@ -184,6 +184,14 @@ impl One {
     }
 }
 
+/// Its workers do not close their sockets before the test says so.
+pub fn slow(phase: Phase, mode: Mode) -> One {
+    One {
+        closes: false,
+        ..One::at(phase, mode)
+    }
+}
+
 pub fn named(who: Who) -> Event {
     Event::MainNamed { who, done: true }
 }

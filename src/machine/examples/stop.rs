@@ -268,3 +268,34 @@ fn a_rejected_generation_that_only_drains_hears_of_a_stop_at_once() {
         assert_eq!(one.armed(Timer::Evict), Some(Duration::from_secs(limit)));
     }
 }
+
+/// It was sent away, and its workers have not said yet that they accept no more.
+#[test]
+fn a_rejected_generation_that_has_not_let_go_hears_of_a_stop_at_once() {
+    let mut old = One::at(Phase::Evicting, Automatic);
+    let actions = old.order(Order::Stop);
+    place(&actions, &Action::EndSuccessor(Signal::Term));
+    assert_eq!(old.armed(Timer::Evict), Some(Duration::from_secs(13)));
+
+    let mut new = slow(Phase::Yielded, Automatic);
+    assert_eq!(
+        drain(&new.hears(retire())),
+        Some((false, Some(Duration::from_secs(600))))
+    );
+    let actions = new.hears(FromPredecessor::Release);
+    assert_eq!(drain(&actions), Some((true, STOP)));
+    place(&new.on(Event::WorkersGone), &Action::Exit(0));
+}
+
+#[test]
+fn a_predecessor_that_has_not_let_go_hears_of_a_stop_in_the_middle_of_a_commit() {
+    let mut old = slow(Phase::Launching, Automatic);
+    let _ = old.on(Event::Launched(NEW_PID));
+    let _ = old.told(FromSuccessor::Ready);
+    let actions = old.told(FromSuccessor::Commit);
+    assert!(!actions.contains(&Action::CloseSuccessor), "{actions:#?}");
+    let actions = old.told(FromSuccessor::Release);
+    assert_eq!(drain(&actions), Some((true, STOP)));
+    assert!(!actions.contains(&Action::NotifyStopping));
+    place(&old.on(Event::WorkersGone), &Action::Exit(0));
+}
