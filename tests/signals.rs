@@ -398,6 +398,26 @@ fn quit_and_term_to_the_new_one_go_back() {
     }
 }
 
+/// They were told to step back, hang, and accept perhaps when they come to themselves.
+#[test]
+fn a_rollback_waits_for_workers_that_may_not_have_stepped_back_yet() {
+    let service = beside("rollback-quiesced");
+    let hung = service.workers(2);
+    for worker in &hung {
+        service.signal(worker.pid, Signal::STOP);
+    }
+    service.signal(service.master(2).pid, Signal::USR2);
+    service.wait_picture(&[BESIDE[0], "g2 2.0.0 standby: 2 quiesced, pid"]);
+    let begun = Instant::now();
+    service.cli(&["rollback"]).assert_code(0);
+    let waited = begun.elapsed();
+    assert!(waited > Duration::from_millis(900), "{waited:?}");
+    for worker in &hung {
+        service.signal(worker.pid, Signal::CONT);
+    }
+    service.wait_picture(&[ALONE]);
+}
+
 #[test]
 fn int_to_one_of_two_leaves_the_service_to_the_other() {
     for (test, start, generation, left) in [

@@ -238,7 +238,7 @@ impl Workers {
 
     fn kill_those(&mut self, which: impl Fn(&Worker) -> bool) {
         for worker in self.all.values_mut().filter(|worker| which(worker)) {
-            worker.closing |= worker.state == State::Accepting;
+            worker.closing |= worker.state.may_accept();
             worker.state = State::Draining;
             let _ = worker.process.signal(Signal::SIGKILL);
         }
@@ -323,6 +323,11 @@ impl Worker {
 }
 
 impl State {
+    /// It accepts, or may not have read yet that it shall not.
+    fn may_accept(self) -> bool {
+        matches!(self, Self::Accepting | Self::Quiesced)
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",

@@ -36,7 +36,7 @@ impl Workers {
             let _ = worker.process.signal(Signal::SIGKILL);
         }
         // One that was told already has not forgotten it.
-        worker.closing |= worker.state == State::Accepting;
+        worker.closing |= worker.state.may_accept();
         worker.state = State::Draining;
         let timeout_ms = limit.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         let order = ToWorker::Drain {

@@ -113,9 +113,7 @@ impl Workers {
             if held.receiver.is_some() {
                 continue;
             }
-            let mut alive = self.all.values();
-            let alive = alive.find(|w| matches!(w.state, State::Accepting | State::Quiesced));
-            if let Some(worker) = alive {
+            if let Some(worker) = self.all.values().find(|w| w.state.may_accept()) {
                 worker.line.say(ToWorker::ReceiveFrom, vec![held.end]);
             }
         }
