@@ -449,8 +449,8 @@ impl Machine {
         match event {
             Event::Signal(Signal::Usr1) => s.act(Action::ReopenLogs),
             Event::Order(order) if self.is_held(order.kind()) => {
-                // Whoever goes back as well is answered at the same time.
-                if order.kind() != OrderKind::Rollback {
+                // Whoever wants what is so by then as well is answered at the same time.
+                if !matches!(order, Order::Rollback { .. } | Order::Commit) {
                     s.refuse(order, "another one has just been carried out; try again");
                 }
             }

@@ -132,3 +132,20 @@ fn a_master_that_leaves_for_good_has_answered() {
         &[ROLLED_BACK, Action::ClosePredecessor, Action::Exit(0)],
     );
 }
+
+#[test]
+fn a_second_commit_waits_for_the_same_as_the_first() {
+    let mut new = slow(Phase::Probation, Automatic);
+    let _ = new.order(Order::Reload);
+    let _ = new.on(Event::Reloaded);
+    let _ = new.order(Order::Commit);
+    let committed = Action::Settle(OrderKind::Commit, Verdict::Done);
+    let actions = new.on(Event::PredecessorClosed);
+    assert_eq!(verdict(&actions, OrderKind::Commit), None);
+    assert_eq!(new.order(Order::Commit), []);
+    place(&new.on(Event::WorkersClosed), &committed);
+    // From then on it is so already.
+    let actions = new.order(Order::Commit);
+    let so = verdict(&actions, OrderKind::Commit);
+    assert!(matches!(so, Some(Verdict::Already(_))), "{so:?}");
+}
