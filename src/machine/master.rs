@@ -351,14 +351,14 @@ impl Machine {
 
     /// Says what was held back, once those who leave accept no more.
     fn look_at_held(&mut self, s: &mut Step) {
-        if self.held.is_empty() {
-            return;
-        }
         // In hold mode it accepts before we hear that it is ready.
         let accepts = |x: Successor| (x.ready || self.hold) && !x.closed;
         let rejected = self.phase == Phase::Evicting && self.successor.is_some_and(accepts);
         if !self.closing && !rejected {
             self.say_held(s);
+        }
+        if self.held.is_empty() {
+            self.timers.disarm(Timer::Close);
         } else if self.timers.get(Timer::Close).is_none() {
             self.arm(Timer::Close, self.timing.close, s);
         }

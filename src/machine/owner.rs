@@ -477,6 +477,7 @@ impl Machine {
     }
 
     pub(super) fn conclude(&mut self, outcome: Outcome, failure: Failure, s: &mut Step) {
+        self.undo(OrderKind::Upgrade);
         self.settle_pending(OrderKind::Upgrade, Verdict::Failed(failure.clone()), s);
         if outcome == Outcome::Failed {
             self.settle_pending(OrderKind::Rollback, Verdict::Failed(failure.clone()), s);

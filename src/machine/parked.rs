@@ -132,9 +132,11 @@ impl Machine {
             // Before anything else: systemd does not see an alien main process die.
             self.name_main(Who::Me, s);
         }
-        self.undo_held();
         self.settle_pending(OrderKind::Commit, Verdict::Failed(why.clone()), s);
-        // The launch was a rollback itself, and its program never took over.
+        // Its answer is that of the upgrade's end.
+        self.undo(OrderKind::Upgrade);
+        // The launch was a rollback itself, and its program serves no more.
+        self.undo(OrderKind::Rollback);
         self.settle_pending(OrderKind::Rollback, Verdict::Failed(why.clone()), s);
         match self.leaving.take() {
             Some(signal) if stops => return self.stop(signal, s),

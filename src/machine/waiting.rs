@@ -42,25 +42,22 @@ impl Machine {
 
     /// Says what was held back.
     pub(super) fn say_held(&mut self, s: &mut Step) {
-        self.timers.disarm(Timer::Close);
         for action in std::mem::take(&mut self.held) {
             s.act(action);
         }
     }
 
-    /// What was done is being undone: whoever waits for it waits on.
-    pub(super) fn undo_held(&mut self) {
-        self.timers.disarm(Timer::Close);
-        for action in std::mem::take(&mut self.held) {
-            if let Action::Settle(kind, _) = action {
-                self.pend(kind);
-            }
+    /// What was done is being undone: whoever waits for its answer waits on.
+    pub(super) fn undo(&mut self, kind: OrderKind) {
+        if self.is_held(kind) {
+            self.held.retain(|one| *one != done(kind));
+            self.pend(kind);
         }
     }
 
     /// Whether an order of this kind is done, and not answered yet.
     pub(super) fn is_held(&self, kind: OrderKind) -> bool {
-        self.held.contains(&Action::Settle(kind, Verdict::Done))
+        self.held.contains(&done(kind))
     }
 
     /// Answers whatever still waits; an order to stop is done only when everything has gone.
@@ -108,4 +105,8 @@ impl Machine {
         }
         signals
     }
+}
+
+fn done(kind: OrderKind) -> Action {
+    Action::Settle(kind, Verdict::Done)
 }

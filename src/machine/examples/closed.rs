@@ -149,3 +149,40 @@ fn a_second_commit_waits_for_the_same_as_the_first() {
     let so = verdict(&actions, OrderKind::Commit);
     assert!(matches!(so, Some(Verdict::Already(_))), "{so:?}");
 }
+
+/// In hold mode it is done when both accept; workers of an earlier reload hold its answer back.
+fn beside_and_not_answered() -> One {
+    let mut one = slow(Phase::Reloading, Hold);
+    let _ = one.on(Event::Reloaded);
+    let _ = one.order(upgrade(Hold));
+    let one = ready(one);
+    assert_eq!(one.phase(), Phase::Beside);
+    one
+}
+
+#[test]
+fn an_upgrade_in_hold_mode_that_is_undone_before_it_was_answered_has_failed() {
+    for (event, done) in [(exited(), false), (Event::Order(ROLLBACK), true)] {
+        let mut one = beside_and_not_answered();
+        let mut actions = one.on(event);
+        let upgrade = verdict(&actions, OrderKind::Upgrade);
+        assert!(matches!(upgrade, Some(Verdict::Failed(_))), "{upgrade:?}");
+        actions = one.on(exited());
+        actions.extend(one.on(Event::WorkersClosed));
+        assert_eq!(verdict(&actions, OrderKind::Upgrade), None);
+        assert_eq!(actions.contains(&ROLLED_BACK), done);
+    }
+}
+
+#[test]
+fn a_reload_that_is_done_stays_so_whatever_becomes_of_the_upgrade_after_it() {
+    let mut one = slow(Phase::Serving, Automatic);
+    let _ = one.order(Order::Reload);
+    let _ = one.on(Event::Reloaded);
+    let _ = one.order(upgrade(Automatic));
+    let mut one = ready(one);
+    assert_eq!(one.phase(), Phase::Parked);
+    let mut actions = one.on(exited());
+    actions.extend(one.on(Event::WorkersClosed));
+    place(&actions, &Action::Settle(OrderKind::Reload, Verdict::Done));
+}
