@@ -411,7 +411,8 @@ impl Machine {
             // It holds no connection, or does not speak to us: no reason to wait.
             self.press_on(s);
         } else {
-            self.arm(Timer::Evict, self.timing.evict, s);
+            // It lets go of the channel when its workers have closed, or hang.
+            self.arm(Timer::Evict, self.timing.evict + self.timing.close, s);
         }
     }
 

@@ -15,7 +15,7 @@ pub struct Timing {
     pub silence: Duration,
     /// From the commit to the predecessor's EOF.
     pub commit: Duration,
-    /// From Retire to SIGTERM, and from SIGTERM to SIGKILL.
+    /// From Retire (and `close`, for its EOF) to SIGTERM, and from SIGTERM to SIGKILL.
     pub evict: Duration,
     /// Draining; `None`: no limit.
     pub drain: Option<Duration>,

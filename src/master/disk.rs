@@ -15,7 +15,8 @@ use super::input::Input;
 use super::store::{Found, Store, StoreError};
 use crate::machine::trial::Verdict;
 
-/// For the disk, before the successor is sent away all the same: it is killed not much later.
+/// For the disk, before the successor is sent away all the same: less than it has for leaving
+/// ([`Timing::evict`](crate::machine::Timing)).
 pub(super) const LASTS: Duration = Duration::from_secs(2);
 /// For the disk, before what would begin another upgrade is refused.
 pub(super) const SETTLES: Duration = Duration::from_secs(5);

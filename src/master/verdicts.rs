@@ -209,6 +209,12 @@ impl Driver {
 mod tests {
     use super::*;
 
+    #[test]
+    fn who_is_sent_away_has_time_left_when_the_disk_was_slow() {
+        let timing = crate::machine::Timing::default();
+        assert!(LASTS < timing.evict);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_was_meant_for_the_one_before_sends_no_successor_away() {
         let retire = |reason: &str| Some((Instant::now(), reason.to_owned()));

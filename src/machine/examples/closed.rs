@@ -186,3 +186,11 @@ fn a_reload_that_is_done_stays_so_whatever_becomes_of_the_upgrade_after_it() {
     actions.extend(one.on(Event::WorkersClosed));
     place(&actions, &Action::Settle(OrderKind::Reload, Verdict::Done));
 }
+
+/// It ends the channel a second after it was told, which may be late by all that the disk takes.
+#[test]
+fn who_is_sent_away_and_whose_workers_hang_is_not_pressed_before_its_word_can_come() {
+    let old = slow(Phase::Evicting, Automatic);
+    let timing = old.machine.timing;
+    assert_eq!(old.armed(Timer::Evict), Some(timing.evict + timing.close));
+}

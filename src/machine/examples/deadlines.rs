@@ -30,7 +30,7 @@ fn expected(phase: Phase, mode: Mode) -> Vec<(Timer, Duration)> {
         (Phase::Parked, Automatic) => {
             vec![(Timer::Silence, secs(10)), (Timer::DeadMan, secs(75))]
         }
-        (Phase::Evicting, _) => vec![(Timer::Evict, secs(3))],
+        (Phase::Evicting, _) => vec![(Timer::Evict, secs(4))],
     }
 }
 
