@@ -172,11 +172,21 @@ fn no_answer_from_anybody_keeps_it_from_going_back(at: &Place) {
     let bad = fs::read(at.file("")).map(|bytes| sha256(&bytes)).unwrap();
     let triggers = at.dir.path().join("triggers");
     fs::create_dir(&triggers).unwrap();
-    fs::write(triggers.join(format!("reject.{bad}")), "").unwrap();
-    let triggers = triggers.to_str().unwrap();
-    let mut asked = at.command(&["asked", &at.program(), triggers, "no-such-unit.service"]);
-    asked.env("RUNTIME_DIRECTORY", "/proc/self/no-such-directory");
-    Outcome(asked.output().unwrap()).ok();
+    let asked = |names: &[&str]| {
+        for name in names {
+            fs::write(triggers.join(name), "").unwrap();
+        }
+        let triggers = triggers.to_str().unwrap();
+        let mut asked = at.command(&["asked", &at.program(), triggers, "no-such-unit.service"]);
+        asked.env("RUNTIME_DIRECTORY", "/proc/self/no-such-directory");
+        Outcome(asked.output().unwrap())
+    };
+    let reject = format!("reject.{bad}");
+    asked(&[&reject]).ok();
+    at.holds("a", Some("a"));
+    // Beside what is to be committed, and is not: it says so.
+    at.install("b");
+    assert_ne!(asked(&[&reject, &format!("commit.{bad}")]).status(), 0);
     at.holds("a", Some("a"));
 }
 
