@@ -42,6 +42,8 @@ pub struct Patience {
     pub answer: Duration,
     /// For somebody to own the service again, once there was somebody.
     pub gap: Duration,
+    /// For a new owner to learn of an order that was given to the one before it.
+    pub learn: Duration,
     /// Between two tries to reach it meanwhile.
     pub retry: Duration,
     /// Between two looks at the status while following events, should one have been lost.
@@ -56,6 +58,7 @@ impl Default for Patience {
         Self {
             answer: Duration::from_secs(1),
             gap: Duration::from_secs(10),
+            learn: Duration::from_secs(2),
             retry: Duration::from_millis(50),
             look: Duration::from_secs(2),
             reclaim: Duration::from_secs(30),

@@ -115,7 +115,7 @@ impl Client<'_> {
         let mut give_up = Instant::now() + self.patience.gap;
         loop {
             let mut met = false;
-            let came = self.follow_one_owner(&mut which, goal, &mut met, screen);
+            let came = self.follow_one_owner(&mut which, goal, was_there, &mut met, screen);
             let came = came.await;
             if met {
                 was_there = true;
@@ -134,11 +134,12 @@ impl Client<'_> {
     }
 
     /// `None`: the owner we were connected to has let us go. `met`: it told its status. From then on
-    /// `which` is the upgrade that was under way in it.
+    /// `which` is the upgrade that was under way in it. `was_there`: another one knew of it.
     async fn follow_one_owner(
         &self,
         which: &mut Which,
         goal: Goal,
+        was_there: bool,
         met: &mut bool,
         screen: &mut Screen,
     ) -> Result<Option<Verdict>, Trouble> {
@@ -150,6 +151,7 @@ impl Client<'_> {
             Err(trouble) => return Err(trouble),
         };
         let mut give_up = Instant::now() + self.patience.reclaim;
+        let learns = Instant::now() + self.patience.learn;
         loop {
             let status = self.control.status().await?;
             *met = true;
@@ -160,6 +162,11 @@ impl Client<'_> {
                 // Its end is recorded when the program on disk is right again.
                 Judged::Unknown if self.is_ending(which) && Instant::now() < give_up => {
                     look = Instant::now() + self.patience.retry;
+                    None
+                }
+                // Who owned the service before tells this one in a moment. It begins with an event.
+                Judged::Unknown if was_there && Instant::now() < learns => {
+                    look = learns;
                     None
                 }
                 Judged::Unknown => return Ok(Some(self.unknown(which))),

@@ -49,6 +49,7 @@ impl Write for Buffer {
 const PATIENCE: Patience = Patience {
     answer: Duration::from_millis(300),
     gap: Duration::from_millis(200),
+    learn: Duration::from_millis(300),
     retry: Duration::from_millis(10),
     look: Duration::from_secs(60),
     reclaim: Duration::from_secs(5),
@@ -377,6 +378,24 @@ async fn an_upgrade_nobody_knows_of_afterwards_is_a_failure_that_says_so() {
     assert_eq!(place.ask(Ask::Commit).await, exit::FAILED);
     let said = place.err.text();
     assert!(said.contains("`handover --runtime-dir"), "{said}");
+}
+
+/// It was given to the owner before, which tells this one in a moment.
+#[tokio::test]
+async fn an_upgrade_that_the_owner_does_not_know_yet_is_waited_for() {
+    let mut place = Place::new();
+    place.patience.learn = Duration::from_secs(60);
+    let owner = Owner::start(place.listener(), serving(), |_, answer| drop(answer));
+    let learns = async {
+        owner.asked(1).await;
+        owner.status.send_modify(|status| {
+            *status = probation();
+            status.upgrade.as_mut().unwrap().id = owner.id();
+        });
+        owner.publish.send(step("launching")).unwrap();
+    };
+    let (code, ()) = tokio::join!(place.ask(upgrade(Until::Takeover)), learns);
+    assert_eq!(code, exit::OK, "{}", place.err.text());
 }
 
 #[tokio::test]
