@@ -585,6 +585,18 @@ fn what_is_to_be_applied_while_it_gets_ready_is_waited_for() {
     load.stop().assert_clean();
 }
 
+/// As three `systemctl reload` are, each after a change of the configuration.
+#[test]
+fn what_is_to_be_applied_during_another_reload_is_done_after_it() {
+    let (service, load) = begin("three_reloads", PATIENT);
+    let all = [(); 3].map(|()| service.cli_start(&["apply"]));
+    for one in all {
+        one.finish(SOON).assert_code(0);
+    }
+    alone(&service, 1);
+    load.stop().assert_clean();
+}
+
 #[test]
 fn while_one_upgrade_starts_every_other_order_is_refused_but_rollback_and_stop() {
     let (service, load) = begin("refusals", PATIENT);

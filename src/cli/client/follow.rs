@@ -194,6 +194,26 @@ impl Client<'_> {
         }
     }
 
+    /// Until what was in the way of an order in this phase has passed, or may have.
+    pub(super) async fn passes(&self, phase: &str) -> Result<(), Trouble> {
+        // Events first: what ends between the two is then in one of them.
+        let mut events = self.control.events().await.ok();
+        let limit = match Phase::named(phase) {
+            Some(Phase::Reloading) => self.patience.reclaim,
+            _ => self.patience.answer,
+        };
+        let over = Instant::now() + limit;
+        while self.control.status().await?.phase == phase && Instant::now() < over {
+            tokio::select! {
+                event = next(&mut events), if events.is_some() => if event?.is_none() {
+                    events = None;
+                },
+                () = sleep_until(over.min(Instant::now() + self.patience.look)) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Whoever owns the service knows nothing of it; the file may.
     fn unknown(&self, which: &Which) -> Verdict {
         let recorded = self.recorded(which).map(|last| of(&last));

@@ -21,7 +21,7 @@ use crate::cli::args::Upgrade;
 const WRITTEN_DOWN: Duration = Duration::from_secs(5);
 
 /// What `apply` asks for is asked again so often while others are in the way.
-const APPLIED: u32 = 3;
+const APPLIED: u32 = 4;
 
 impl Client<'_> {
     /// `upgrade`.
@@ -97,7 +97,8 @@ impl Client<'_> {
     }
 
     /// `apply`. A generation that gets ready may be what it asks for (`systemctl reload` was killed, and is
-    /// given again): what becomes of that one is waited for.
+    /// given again): what becomes of that one is waited for. So is what ends by itself: the reload of another
+    /// one may have read the configuration of before.
     pub(super) async fn apply(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
         let mut tries = 0;
         loop {
@@ -108,15 +109,17 @@ impl Client<'_> {
                 return Ok(ordered);
             }
             let status = self.control.status().await?;
-            let Some(upgrade) = status.upgrade else {
-                return Ok(ordered);
-            };
-            if Phase::named(&status.phase) == Some(Phase::Launching) {
-                let which = Which::Id(upgrade.id);
-                let done = self.follow(&which, Goal::Takeover, true, screen).await?;
-                if done.exit != exit::OK {
-                    return Ok(done);
+            match (Phase::named(&status.phase), status.upgrade) {
+                // Somebody else decides.
+                (Some(Phase::Beside | Phase::Draining) | None, _) => return Ok(ordered),
+                (Some(Phase::Launching), Some(upgrade)) => {
+                    let which = Which::Id(upgrade.id);
+                    let done = self.follow(&which, Goal::Takeover, true, screen).await?;
+                    if done.exit != exit::OK {
+                        return Ok(done);
+                    }
                 }
+                _ => self.passes(&status.phase).await?,
             }
         }
     }

@@ -605,6 +605,37 @@ async fn a_full_queue_is_an_owner_that_does_not_answer() {
     );
 }
 
+/// Two `systemctl reload`, one after the other, with the same program on disk.
+#[tokio::test]
+async fn what_is_applied_waits_for_another_reload_and_is_ordered_again() {
+    for phase in ["reloading", "serving"] {
+        let place = Place::new();
+        let mut reload = serving();
+        reload.phase = phase.into();
+        let mut exits = vec![exit::OK, exit::REFUSED];
+        let owner = Owner::start(place.listener(), reload, move |_, answer| {
+            answer.end(verdict(exits.pop().unwrap(), "that was it"));
+        });
+        let ends = async {
+            // It looks at what is in the way, and then at when that has passed.
+            owner.asked(2).await;
+            owner.status.send_modify(|status| *status = serving());
+            owner.publish.send(step("reloaded")).unwrap();
+        };
+        let (code, ()) = tokio::join!(place.ask(Ask::Apply), ends);
+        assert_eq!(code, exit::OK, "{phase}: {}", place.err.text());
+    }
+    // Signals decide about that one.
+    let place = Place::new();
+    let mut beside = probation();
+    beside.phase = "beside".into();
+    let owner = Owner::start(place.listener(), beside, |_, answer| {
+        answer.end(verdict(exit::REFUSED, "both generations accept"));
+    });
+    assert_eq!(place.ask(Ask::Apply).await, exit::REFUSED);
+    assert_eq!(owner.orders.lock().unwrap().len(), 1);
+}
+
 /// A process that looks like a parked master.
 fn parked(place: &Place) -> Child {
     let child = Command::new("env")
