@@ -69,8 +69,7 @@ impl Driver {
             }
             Input::Looked(looked) => return self.looked(*looked).into_iter().collect(),
             Input::Disk(done) => self.disk_done(done),
-            Input::DiskLasts => self.disk_lasts(),
-            Input::DiskUnsettled => self.orders.refuse_put_off(),
+            Input::DiskLate => self.disk_late(),
             Input::DiskAgain => self.disk.again(self.machine.phase().rests()),
             Input::TellNews => self.tell_news(),
             Input::StatusDue(number) => {

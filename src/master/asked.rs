@@ -1,6 +1,7 @@
 //! What clients of the control socket ask: figures, orders; and who follows is told every step.
 
 use super::control::{self, Answer, Request};
+use super::disk::SETTLES;
 use super::driver::Driver;
 use super::orders::PutOff;
 use super::{status, words};
@@ -56,7 +57,7 @@ impl Driver {
     /// It waits for the program on disk, but not for ever.
     pub(super) fn put_off(&mut self, one: PutOff) {
         self.orders.put_off(one);
-        self.disk.settles_soon();
+        self.disk.late_in(SETTLES);
     }
 
     /// Something is being done to the program on disk: what begins now would look at it.

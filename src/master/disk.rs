@@ -211,14 +211,9 @@ impl Disk {
         }
     }
 
-    /// Says so when it has lasted for a while.
-    pub(super) fn lasts_soon(&self) {
-        Input::DiskLasts.after(LASTS, &self.post);
-    }
-
-    /// Says so when what looks at it has waited for too long.
-    pub(super) fn settles_soon(&self) {
-        Input::DiskUnsettled.after(SETTLES, &self.post);
+    /// Says so when what begins to wait for it has waited for too long.
+    pub(super) fn late_in(&self, limit: Duration) {
+        Input::DiskLate.after(limit, &self.post);
     }
 
     /// The predecessor decides from now on: two hands at once would leave the program of whichever is

@@ -41,10 +41,8 @@ pub enum Input {
     Looked(Box<Looked>),
     /// What was wanted of the program on disk is done, or why not.
     Disk(Finished),
-    /// It takes a while.
-    DiskLasts,
-    /// What looks at it may have waited for too long.
-    DiskUnsettled,
+    /// What waits for it may have waited for too long.
+    DiskLate,
     /// What could not be done there is to be tried again.
     DiskAgain,
     /// The owner is told how our drain goes, should it still go.

@@ -119,14 +119,15 @@ impl Driver {
         }
         if self.disk.is_busy() {
             self.held.retire = Some((Instant::now(), reason));
-            self.disk.lasts_soon();
+            self.disk.late_in(LASTS);
         } else {
             self.say_retire(reason);
         }
     }
 
-    /// The disk takes too long for a successor that shall leave.
-    pub(super) fn disk_lasts(&mut self) {
+    /// The disk takes too long for a successor that shall leave, or for what looks at it.
+    pub(super) fn disk_late(&mut self) {
+        self.orders.refuse_put_off();
         if let Some(reason) = self.held.late() {
             self.say_retire(reason);
         }
