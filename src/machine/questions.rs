@@ -96,14 +96,6 @@ impl Machine {
         }
     }
 
-    /// When a program that was started cold on trial is kept.
-    #[must_use]
-    pub fn cold_trial_left(&self, now: Instant) -> Option<Duration> {
-        self.timers
-            .get(Timer::ColdTrial)
-            .map(|at| at.saturating_duration_since(now))
-    }
-
     /// The masters of the generations that only drain, the oldest first; not those that were told to
     /// hurry, or are on their way out.
     #[must_use]
@@ -172,15 +164,7 @@ impl Machine {
             .map(|(_, timer)| timer)
     }
 
-    /// How long the probation still lasts.
-    #[must_use]
-    pub fn probation_left(&self, now: Instant) -> Option<Duration> {
-        self.timers
-            .get(Timer::Probation)
-            .map(|at| at.saturating_duration_since(now))
-    }
-
-    /// When a deadline is due, for `status` and the explorer.
+    /// When a deadline is due.
     #[must_use]
     pub fn armed(&self, timer: Timer) -> Option<Instant> {
         self.timers.get(timer)

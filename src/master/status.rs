@@ -1,6 +1,6 @@
 //! What `status` says: a look at all parts, which changes none.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::configured::Configured;
 use super::driver::Driver;
@@ -10,7 +10,7 @@ use super::words::{self, Scene, Who};
 use super::{tls, unit};
 use crate::api;
 use crate::machine::message::Identity;
-use crate::machine::{self, Phase};
+use crate::machine::{self, Phase, Timer};
 use crate::sys::process;
 
 /// This master, for the other one and for `status`.
@@ -79,7 +79,7 @@ pub(super) fn document(driver: &Driver) -> api::Status {
     let tried = upgrade.and_then(|record| record.releases.as_ref());
     let old_releases = driver.releases.old(config, &masters, tried);
     let phase = driver.machine.phase();
-    let left = driver.machine.probation_left(Instant::now());
+    let left = left(driver, Timer::Probation);
     api::Status {
         schema: 1,
         name: driver.fixed.setup.name.clone(),
@@ -173,7 +173,6 @@ pub(super) fn line(driver: &Driver) -> String {
 
 /// The same, of a step.
 pub(super) fn line_in(driver: &Driver, phase: Phase) -> String {
-    let now = Instant::now();
     let predecessor = driver.predecessor.as_ref().map(Predecessor::identity);
     let scene = Scene {
         me: who(driver),
@@ -181,11 +180,17 @@ pub(super) fn line_in(driver: &Driver, phase: Phase) -> String {
         predecessor: predecessor.map(Who::from),
         successor: successor_who(driver),
         hold: driver.machine.hold(),
-        left: driver.machine.probation_left(now),
-        unproved: driver.machine.cold_trial_left(now),
+        left: left(driver, Timer::Probation),
+        unproved: left(driver, Timer::ColdTrial),
         stopping: driver.machine.stopping(),
     };
     words::status_line(&scene, jiff::Timestamp::now())
+}
+
+/// How long it is until then.
+fn left(driver: &Driver, timer: Timer) -> Option<Duration> {
+    let at = driver.machine.armed(timer)?;
+    Some(at.saturating_duration_since(Instant::now()))
 }
 
 /// This master, in words.
