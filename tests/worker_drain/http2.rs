@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_seqpacket::UnixSeqpacketListener;
@@ -293,6 +293,55 @@ async fn no_request_is_lost_between_the_two_phases_of_goaway() {
     whole.sort_unstable();
     assert_eq!(whole, [1, 3, 5]);
     assert_eq!(last_ids, [(1 << 31) - 1, 5]);
+}
+
+/// A client that gives back the windows which it reads from still does so when our last byte is in the
+/// kernel. To close over that would reset the connection, and the end of the answer would be lost.
+#[tokio::test]
+async fn a_slow_client_gets_the_whole_answer_behind_a_goaway() {
+    let mut worker = TestWorker::start().await;
+    let mut stream = reads_slowly(&worker, 8_000_000).await;
+    worker.drain(Some(Duration::from_secs(60))).await;
+    assert!(whole_answer(&mut stream).await == pattern(8_000_000));
+    // One that has gone is not waited for.
+    drop(stream);
+    let gone = Instant::now();
+    let report = worker.drained().await;
+    assert_eq!((report.finished, report.cut), (1, 0));
+    assert!(gone.elapsed() < Duration::from_secs(3));
+}
+
+/// A client that takes little at a time, from the kernel's buffer only: its windows are no limit. The
+/// answer has begun.
+async fn reads_slowly(worker: &TestWorker, bytes: u32) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    let mut stream = socket.connect(worker.address).await.unwrap();
+    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    hello.extend(written(4, 0, 0, b"\0\x04\x7f\xff\xff\xff"));
+    hello.extend(written(8, 0, 0, &0x7fff_0000_u32.to_be_bytes()));
+    hello.extend(headers(1, &format!("/download/{bytes}")));
+    stream.write_all(&hello).await.unwrap();
+    while frame(&mut stream).await.expect("an answer").0 != 1 {}
+    stream
+}
+
+/// The body to the end of the connection. What is read of it is given back frame by frame.
+async fn whole_answer(stream: &mut TcpStream) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Some((kind, flags, _, payload)) = frame(stream).await {
+        match kind {
+            0 if !payload.is_empty() => {
+                let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+                stream.write_all(&written(8, 0, 0, &len)).await.unwrap();
+                body.extend(payload);
+            }
+            6 if flags & 1 == 0 => stream.write_all(&pong(&payload)).await.unwrap(),
+            3 => panic!("reset"),
+            _ => {}
+        }
+    }
+    body
 }
 
 /// A connection that has been moved, and that nobody takes next, is told so like any other: first the

@@ -85,7 +85,9 @@ struct Driver<'a> {
 enum End {
     /// Out of hyper, to wait or to go elsewhere.
     Leave(Stream, Blob, BytesMut),
-    /// hyper is through with it, or nobody is there.
+    /// hyper is through with it: it has written all there was.
+    Done,
+    /// Broken, or nobody there.
     Over,
     /// `h2` does not go on where another one was.
     Failed,
@@ -182,8 +184,8 @@ impl<'a> Driver<'a> {
             if let Poll::Ready(Err(_)) = self.wire.lock().poll_out(cx) {
                 return Poll::Ready(End::Over);
             }
-            if Pin::new(&mut self.http).poll(cx).is_ready() {
-                return Poll::Ready(End::Over);
+            if let Poll::Ready(result) = Pin::new(&mut self.http).poll(cx) {
+                return Poll::Ready(result.map_or(End::Over, |()| End::Done));
             }
             let now = Instant::now();
             {
@@ -366,6 +368,13 @@ impl<'a> Driver<'a> {
                 proxy_header_due: false,
                 http2: Some(Box::new(blob)),
             }),
+            End::Done => {
+                let stream = self.wire.lock().stream.take();
+                if let Some(stream) = stream {
+                    linger(stream).await;
+                }
+                None
+            }
             End::Over => None,
             End::Failed => {
                 tracing::warn!("an HTTP/2 connection that was passed on could not go on");
