@@ -269,7 +269,7 @@ impl<'a> Driver<'a> {
                 End::Leave | End::Switches | End::Broken => false,
             };
             if may_still_send {
-                linger(stream).await;
+                linger(stream, &gate).await;
             }
             return None;
         }

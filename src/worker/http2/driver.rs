@@ -371,7 +371,7 @@ impl<'a> Driver<'a> {
             End::Done => {
                 let stream = self.wire.lock().stream.take();
                 if let Some(stream) = stream {
-                    linger(stream).await;
+                    linger(stream, &self.gate).await;
                 }
                 None
             }
@@ -386,7 +386,7 @@ impl<'a> Driver<'a> {
                 };
                 if let (Some(mut stream), Some(last)) = (stream, last) {
                     stream.say_last(&goaway(last));
-                    linger(stream).await;
+                    linger(stream, &self.gate).await;
                 }
                 None
             }

@@ -62,5 +62,5 @@ const HTTP1_REQUIRED: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0
 /// Ends a connection of a client that speaks HTTP/2 where `[http] http2` is off.
 pub(super) async fn refuse(mut connection: Connection) {
     connection.stream.say_last(HTTP1_REQUIRED);
-    linger(connection.stream).await;
+    linger(connection.stream, &connection.gate).await;
 }
