@@ -1,5 +1,6 @@
 //! HTTP/2: what a client can hold, and for how long.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -300,9 +301,9 @@ async fn no_request_is_lost_between_the_two_phases_of_goaway() {
 #[tokio::test]
 async fn a_slow_client_gets_the_whole_answer_behind_a_goaway() {
     let mut worker = TestWorker::start().await;
-    let mut stream = reads_slowly(&worker, 8_000_000).await;
+    let mut stream = reads_slowly(&worker, &[8_000_000]).await;
     worker.drain(Some(Duration::from_secs(60))).await;
-    assert!(whole_answer(&mut stream).await == pattern(8_000_000));
+    assert!(answers(&mut stream).await[&1] == pattern(8_000_000));
     // One that has gone is not waited for.
     drop(stream);
     let gone = Instant::now();
@@ -311,37 +312,91 @@ async fn a_slow_client_gets_the_whole_answer_behind_a_goaway() {
     assert!(gone.elapsed() < Duration::from_secs(3));
 }
 
-/// A client that takes little at a time, from the kernel's buffer only: its windows are no limit. The
-/// answer has begun.
-async fn reads_slowly(worker: &TestWorker, bytes: u32) -> TcpStream {
+/// A client that takes little at a time: its buffer is small, and its windows are no limit. It asks for so
+/// many bytes on each stream; the answers have begun.
+async fn reads_slowly(worker: &TestWorker, streams: &[u32]) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
     let mut stream = socket.connect(worker.address).await.unwrap();
     let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     hello.extend(written(4, 0, 0, b"\0\x04\x7f\xff\xff\xff"));
     hello.extend(written(8, 0, 0, &0x7fff_0000_u32.to_be_bytes()));
-    hello.extend(headers(1, &format!("/download/{bytes}")));
+    for (id, bytes) in (1..).step_by(2).zip(streams) {
+        hello.extend(headers(id, &format!("/download/{bytes}")));
+    }
     stream.write_all(&hello).await.unwrap();
     while frame(&mut stream).await.expect("an answer").0 != 1 {}
     stream
 }
 
-/// The body to the end of the connection. What is read of it is given back frame by frame.
-async fn whole_answer(stream: &mut TcpStream) -> Vec<u8> {
-    let mut body = Vec::new();
-    while let Some((kind, flags, _, payload)) = frame(stream).await {
+/// The bodies to the end of the connection, by stream. What is read of them is given back frame by frame.
+async fn answers(stream: &mut TcpStream) -> BTreeMap<u32, Vec<u8>> {
+    let mut bodies: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    while let Some((kind, flags, id, payload)) = frame(stream).await {
         match kind {
             0 if !payload.is_empty() => {
                 let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
                 stream.write_all(&written(8, 0, 0, &len)).await.unwrap();
-                body.extend(payload);
+                bodies.entry(id).or_default().extend(payload);
             }
             6 if flags & 1 == 0 => stream.write_all(&pong(&payload)).await.unwrap(),
             3 => panic!("reset"),
             _ => {}
         }
     }
-    body
+    bodies
+}
+
+/// A pause longer than an idle client's may be behind a GOAWAY.
+const PAUSE: Duration = Duration::from_secs(7);
+
+/// The application is through with the answer, and what is left of it waits for room in the client's
+/// windows. A GOAWAY does not shorten the time that the client has for that.
+#[tokio::test]
+async fn a_client_that_pauses_within_its_windows_gets_the_whole_answer_behind_a_goaway() {
+    let mut worker = TestWorker::start().await;
+    let mut stream = TcpStream::connect(worker.address).await.unwrap();
+    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    hello.extend(written(4, 0, 0, b"\0\x04\0\0\x03\xe8"));
+    hello.extend(headers(1, "/download/10000"));
+    stream.write_all(&hello).await.unwrap();
+    let mut got = Vec::new();
+    while got.len() < 1_000 {
+        let (kind, _, _, payload) = frame(&mut stream).await.expect("an answer");
+        if kind == 0 {
+            got.extend(payload);
+        }
+    }
+    worker.drain(Some(Duration::from_secs(60))).await;
+    loop {
+        let (kind, flags, _, payload) = frame(&mut stream).await.expect("a PING");
+        if (kind, flags & 1) == (6, 0) {
+            stream.write_all(&pong(&payload)).await.unwrap();
+            break;
+        }
+    }
+    sleep(PAUSE).await;
+    let window = written(8, 0, 1, &9_000_u32.to_be_bytes());
+    stream.write_all(&window).await.unwrap();
+    got.extend(answers(&mut stream).await.remove(&1).unwrap_or_default());
+    assert!(got == pattern(10_000), "{} bytes", got.len());
+    drop(stream);
+    assert_eq!(worker.drained().await.finished, 1);
+}
+
+/// The same with room in the socket's buffers.
+#[tokio::test]
+async fn a_client_that_stops_reading_for_a_while_gets_the_whole_answer_behind_a_goaway() {
+    let mut worker = TestWorker::start().await;
+    // More than the socket takes, and of each no more than h2 does.
+    let mut stream = reads_slowly(&worker, &[300_000; 30]).await;
+    worker.drain(Some(Duration::from_secs(60))).await;
+    sleep(PAUSE).await;
+    let answers = answers(&mut stream).await;
+    assert_eq!(answers.len(), 30);
+    assert!(answers.values().all(|body| *body == pattern(300_000)));
+    drop(stream);
+    assert_eq!(worker.drained().await.finished, 1);
 }
 
 /// A connection that has been moved, and that nobody takes next, is told so like any other: first the

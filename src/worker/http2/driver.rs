@@ -242,6 +242,9 @@ impl<'a> Driver<'a> {
                 let idle_due = self.idle_since + self.patience();
                 self.look_again = if self.gate.streams() > 0 || self.goodbye_due {
                     now + GOODBYE
+                } else if self.said_goodbye {
+                    // What it has not taken yet is its, and no longer time.
+                    idle_due.min(now + GOODBYE)
                 } else {
                     idle_due
                 };
@@ -280,12 +283,11 @@ impl<'a> Driver<'a> {
     /// not take.
     fn patience(&self) -> Duration {
         let http = &self.worker.http;
-        if self.said_goodbye {
-            GOODBYE
-        } else if self.wire.lock().shim.oldest().is_some() {
-            http.keepalive_timeout.max(http.send_timeout)
-        } else {
-            http.keepalive_timeout
+        match (self.said_goodbye, self.wire.lock().owes()) {
+            (true, true) => http.send_timeout,
+            (true, false) => GOODBYE,
+            (false, true) => http.keepalive_timeout.max(http.send_timeout),
+            (false, false) => http.keepalive_timeout,
         }
     }
 

@@ -129,14 +129,23 @@ impl Ledger {
         self.refusal
     }
 
-    /// Says no more: it cannot move.
+    /// It cannot move. Behind a GOAWAY its streams go on, and are followed to their end; otherwise
+    /// nothing more is known of it.
     pub(super) fn refuse(&mut self, why: Refusal) {
-        self.refusal.get_or_insert(why);
-        self.open = Vec::new();
-        self.block = None;
+        if why == Refusal::GoAway {
+            self.refusal.get_or_insert(why);
+        } else if self.is_followed() {
+            self.refusal = Some(why);
+            self.open = Vec::new();
+            self.block = None;
+        }
     }
 
-    /// Since when the oldest open stream is open.
+    fn is_followed(&self) -> bool {
+        matches!(self.refusal, None | Some(Refusal::GoAway))
+    }
+
+    /// Since when the oldest open stream is open, as far as they are followed.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.open.iter().map(|stream| stream.since).min()
     }
@@ -190,7 +199,7 @@ impl Ledger {
             frames::WINDOW_UPDATE if head.stream == 0 => self.grow(payload),
             _ => Ok(()),
         };
-        if self.refusal.is_some() {
+        if !self.is_followed() {
             return;
         }
         let done = match (head.kind, &self.block) {
@@ -333,7 +342,7 @@ impl Ledger {
             }
             _ => {}
         }
-        if self.refusal.is_some() {
+        if !self.is_followed() {
             return;
         }
         let done = match head.kind {

@@ -83,6 +83,12 @@ impl<S> Core<S> {
             && self.shim.is_quiet()
     }
 
+    /// The client has not taken everything: the socket does not, its windows have no room, or a stream is
+    /// open.
+    pub(super) fn owes(&self) -> bool {
+        self.is_dirty || self.shim.is_waiting() || self.shim.oldest().is_some()
+    }
+
     /// `h2` gets what was held.
     pub(super) fn thaw(&mut self) {
         self.shim.thaw(Instant::now());

@@ -291,6 +291,26 @@ fn what_cannot_move_or_is_not_understood_is_refused() {
 }
 
 #[test]
+fn behind_a_goaway_streams_are_followed_to_their_end() {
+    let mut ledger = begun();
+    client(&mut ledger, HEADERS, ALL, 1, GET);
+    us(&mut ledger, GOAWAY, 0, 0, &[0; 8]);
+    // In the air when it was said.
+    client(&mut ledger, HEADERS, ALL, 3, GET);
+    us(&mut ledger, DATA, END_STREAM, 1, b"x");
+    assert!(ledger.oldest().is_some());
+    us(&mut ledger, RST_STREAM, 0, 3, &[0; 4]);
+    assert_eq!(ledger.oldest(), None);
+    assert!(!ledger.is_complete());
+    // Nothing is believed of what is not understood.
+    client(&mut ledger, HEADERS, ALL, 5, GET);
+    client(&mut ledger, SETTINGS, 0, 0, &[0; 5]);
+    client(&mut ledger, HEADERS, ALL, 7, GET);
+    assert_eq!(ledger.oldest(), None);
+    assert_eq!(ledger.refusal(), Some(Refusal::Frame));
+}
+
+#[test]
 fn no_bytes_make_it_panic() {
     for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
