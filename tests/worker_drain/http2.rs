@@ -399,6 +399,23 @@ async fn a_client_that_stops_reading_for_a_while_gets_the_whole_answer_behind_a_
     assert_eq!(worker.drained().await.finished, 1);
 }
 
+/// All is in the socket's buffer, and the client has not read as far as the GOAWAY: that it speaks shows
+/// that it goes on reading.
+#[tokio::test]
+async fn a_client_that_is_far_from_the_goaway_gets_the_whole_answer_before_it() {
+    let mut worker = TestWorker::start().await;
+    let mut stream = reads_slowly(&worker, &[300_000]).await;
+    worker.drain(Some(Duration::from_secs(60))).await;
+    for _ in 0..14 {
+        sleep(PAUSE / 14).await;
+        let window = written(8, 0, 0, &1_u32.to_be_bytes());
+        stream.write_all(&window).await.unwrap();
+    }
+    assert!(answers(&mut stream).await[&1] == pattern(300_000));
+    drop(stream);
+    assert_eq!(worker.drained().await.finished, 1);
+}
+
 /// A connection that has been moved, and that nobody takes next, is told so like any other: first the
 /// announcement, and what the client asked for before it had heard is answered.
 #[tokio::test]

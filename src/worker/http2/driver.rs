@@ -73,8 +73,8 @@ struct Driver<'a> {
     goodbye_due: bool,
     /// `h2` must have answered what it was fed.
     arrived_by: Option<Instant>,
-    /// Requests and writes at the last look.
-    seen: (u32, u32),
+    /// Requests, writes, and behind a GOAWAY reads, at the last look.
+    seen: (u32, u32, u32),
     idle_since: Instant,
     /// When to see whether it has been idle for too long. Not sooner when it becomes idle: the client
     /// may still be reading.
@@ -153,7 +153,7 @@ impl<'a> Driver<'a> {
             said_goodbye: false,
             goodbye_due: false,
             arrived_by: moved.then(|| now + ARRIVAL),
-            seen: (gate.requests(), 0),
+            seen: (gate.requests(), 0, 0),
             gate,
             idle_since,
             look_again: idle_since + worker.http.keepalive_timeout,
@@ -215,7 +215,9 @@ impl<'a> Driver<'a> {
                     self.gate.tell(Order::Last, None);
                     continue;
                 }
-                let seen = (self.gate.requests(), core.writes);
+                // Who has heard nothing of the end yet, and speaks, reads what is before it.
+                let reads = if self.said_goodbye { core.reads } else { 0 };
+                let seen = (self.gate.requests(), core.writes, reads);
                 if self.gate.streams() > 0 || seen != self.seen {
                     self.seen = seen;
                     self.idle_since = now;
@@ -280,7 +282,7 @@ impl<'a> Driver<'a> {
     }
 
     /// How long it may be idle: without a stream, or with the end of an answer that its client does
-    /// not take.
+    /// not take; behind a GOAWAY silent, too.
     fn patience(&self) -> Duration {
         let http = &self.worker.http;
         match (self.said_goodbye, self.wire.lock().owes()) {

@@ -39,6 +39,8 @@ pub(super) struct Core<S> {
     is_woken: bool,
     /// Writes that brought something to the socket (wraps).
     pub(super) writes: u32,
+    /// Reads that brought something from it (wraps).
+    pub(super) reads: u32,
 }
 
 /// One read of our own.
@@ -54,6 +56,7 @@ impl<S> Wire<S> {
             has_ended: false,
             is_woken: false,
             writes: 0,
+            reads: 0,
         })))
     }
 
@@ -138,6 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
             if ready!(poll_read_buf(Pin::new(stream), cx, inbox))? == 0 {
                 self.has_ended = true;
             }
+            self.reads = self.reads.wrapping_add(1);
             self.shim.pump(Instant::now());
             while self.shim.give(<[u8]>::len) {}
         }
@@ -172,6 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
                 ready!(polled)?;
                 let read = &buf.filled()[before..];
                 if !read.is_empty() {
+                    self.reads = self.reads.wrapping_add(1);
                     self.shim.read(read, Instant::now());
                 }
                 return Poll::Ready(Ok(()));
@@ -194,6 +199,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
             let nothing = read.is_pending();
             if let Poll::Ready(read) = read {
                 read?;
+                self.reads = self.reads.wrapping_add(1);
                 self.shim.pump(now);
             }
             if let Poll::Ready(Err(e)) = self.poll_out(cx) {
