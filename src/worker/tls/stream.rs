@@ -80,7 +80,7 @@ impl TlsStream {
     /// Ready when a read may bring something, an error or an EOF.
     pub(in crate::worker) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let parts = self.0.as_ref().expect(WHOLE);
-        if parts.sealed.has_plain() {
+        if parts.sealed.has_plain() || parts.sealed.records.memory.close_seen {
             return Poll::Ready(Ok(()));
         }
         parts.socket.poll_readable(cx)

@@ -1,9 +1,12 @@
 //! Our records beside rustls': the same handshake, the same secrets, and every byte compared.
 
+use std::future::poll_fn;
 use std::io::{IoSlice, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
+use futures_util::poll;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -18,6 +21,8 @@ use super::keys::{Secret, Suite};
 use super::provider;
 use super::records::{Direction, Failure, Memory, Opened, Output, Records};
 use super::sealed::{Plain, Sealed};
+use super::stream::TlsStream;
+use crate::worker::stream::Stream;
 
 /// What rustls tells its key log: label, the client's random, the secret.
 type Told = (String, Vec<u8>, Vec<u8>);
@@ -607,6 +612,27 @@ fn a_fatal_alert_of_the_client_is_not_answered_and_a_close_ends_the_reading() {
             .seal(b"we may still answer"[..].into(), &mut out)
             .unwrap();
     }
+}
+
+/// Our end of the connection over a socket, the client, and its end.
+fn over_a_socket() -> (TlsStream, ClientConnection, UnixStream) {
+    let Trio { client, ours, .. } = Trio::new(suite_of(V13));
+    let (socket, theirs) = UnixStream::pair().unwrap();
+    let (socket, _) = Stream::from_fd(socket.into()).unwrap();
+    (TlsStream::new(socket, ours), client, theirs)
+}
+
+#[tokio::test]
+async fn the_end_that_a_client_has_said_can_be_read_again() {
+    let (mut ours, mut client, mut theirs) = over_a_socket();
+    client.send_close_notify();
+    theirs.write_all(&said_by(&mut client)).unwrap();
+    let mut bytes = BytesMut::with_capacity(9);
+    let end = poll_fn(|cx| ours.poll_read_some(cx, &mut bytes)).await;
+    assert_eq!(end.unwrap(), 0);
+    // It sends no more, and has not closed its socket.
+    let readable = poll!(poll_fn(|cx| ours.poll_readable(cx)));
+    assert!(readable.is_ready());
 }
 
 #[test]
