@@ -204,11 +204,11 @@ async fn wait(connection: &mut Connection, worker: &Worker, heard: Word) -> Woke
             }
         }
         while timer.as_mut().poll(cx).is_ready() {
-            // The kernel has the last word: never close over a request that is already here.
-            if !connection.stream.has_unread() {
+            let now = Instant::now();
+            if connection.brings_nothing(worker.http.header_timeout, now) {
                 return Poll::Ready(Woken::Late);
             }
-            timer.as_mut().reset(Instant::now() + RECHECK);
+            timer.as_mut().reset(now + RECHECK);
         }
         Poll::Pending
     })
@@ -231,6 +231,15 @@ impl Connection {
         } else {
             self.proxy_header_due || undecided(&self.leftover)
         }
+    }
+
+    /// Its time is up: whether nothing of a request is here. The kernel has the last word; a record that has
+    /// begun gets the time of a head.
+    pub(super) fn brings_nothing(&mut self, header_timeout: Duration, now: Instant) -> bool {
+        if self.stream.has_unread() {
+            return false;
+        }
+        !self.stream.has_begun() || *self.head_since.get_or_insert(now) + header_timeout <= now
     }
 
     /// Whether a worker can go on with it that reads these. One that reads no TLS connections shakes no

@@ -196,6 +196,11 @@ impl Stream {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         matches!(rustix::net::recv(self, &mut byte, flags), Ok((n, _)) if n > 0)
     }
+
+    /// Whether a part of a record is here, over TLS, which is no plain text before it is whole.
+    pub(super) fn has_begun(&self) -> bool {
+        matches!(self, Self::Tls(s) if s.has_begun())
+    }
 }
 
 impl AsFd for Stream {

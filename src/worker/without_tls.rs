@@ -147,6 +147,10 @@ impl TlsStream {
         match self.0 {}
     }
 
+    pub(super) fn has_begun(&self) -> bool {
+        match self.0 {}
+    }
+
     pub(super) fn poll_read_some(
         &mut self,
         _: &mut Context<'_>,

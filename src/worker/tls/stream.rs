@@ -92,6 +92,12 @@ impl TlsStream {
         parts.sealed.has_plain() || parts.socket.has_unread()
     }
 
+    /// Whether a part of a record is here.
+    pub(in crate::worker) fn has_begun(&self) -> bool {
+        let begun = |parts: &Parts| !parts.sealed.input.is_empty();
+        self.0.as_ref().is_some_and(begun)
+    }
+
     /// Reads what is there; 0 at the end.
     pub(in crate::worker) fn poll_read_some(
         &mut self,

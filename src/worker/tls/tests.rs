@@ -4,8 +4,9 @@ use std::future::poll_fn;
 use std::io::{IoSlice, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::poll;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::CryptoProvider;
@@ -14,6 +15,7 @@ use rustls::{
     AlertDescription, ClientConfig, ClientConnection, ContentType, KeyLog, RootCertStore,
     ServerConfig, ServerConnection, SupportedCipherSuite, SupportedProtocolVersion,
 };
+use tokio::time::Instant;
 
 use super::blob::{Blob, BlobError};
 use super::info::TlsInfo;
@@ -22,7 +24,9 @@ use super::provider;
 use super::records::{Direction, Failure, Memory, Opened, Output, Records};
 use super::sealed::{Plain, Sealed};
 use super::stream::TlsStream;
-use crate::worker::stream::Stream;
+use crate::worker::connection::{Connection, Served};
+use crate::worker::connections::Connections;
+use crate::worker::stream::{Peer, Stream};
 
 /// What rustls tells its key log: label, the client's random, the secret.
 type Told = (String, Vec<u8>, Vec<u8>);
@@ -633,6 +637,53 @@ async fn the_end_that_a_client_has_said_can_be_read_again() {
     // It sends no more, and has not closed its socket.
     let readable = poll!(poll_fn(|cx| ours.poll_readable(cx)));
     assert!(readable.is_ready());
+}
+
+#[tokio::test]
+async fn a_request_that_has_begun_in_half_a_record_gets_the_time_of_a_head() {
+    let (stream, mut client, mut theirs) = over_a_socket();
+    let (gate, live) = Connections::new(None, 1, 1).enter(true);
+    let served = Served {
+        name: "https".into(),
+        router: axum::Router::new(),
+        raw: None,
+        tls: true,
+        proxy_protocol: false,
+    };
+    let mut now = Instant::now();
+    let mut connection = Connection {
+        stream: Stream::Tls(Box::new(stream)),
+        leftover: Bytes::new(),
+        gate,
+        live,
+        served: Arc::new(served),
+        peer: Peer::Tcp(([127, 0, 0, 1], 1).into()),
+        requests: 1,
+        idle_since: now,
+        head_since: None,
+        handshake_due: false,
+        proxy_header_due: false,
+        http2: None,
+    };
+    let most = Duration::from_secs(10);
+    assert!(connection.brings_nothing(most, now));
+    client.writer().write_all(b"GET").unwrap();
+    let record = said_by(&mut client);
+    theirs.write_all(&record[..9]).unwrap();
+    let mut bytes = BytesMut::with_capacity(9);
+    poll_fn(|cx| connection.stream.poll_readable(cx))
+        .await
+        .unwrap();
+    let stream = &mut connection.stream;
+    let nothing = poll!(poll_fn(|cx| stream.poll_read_some(cx, &mut bytes)));
+    assert!(nothing.is_pending());
+    assert!(!connection.brings_nothing(most, now));
+    now += most / 2;
+    assert!(!connection.brings_nothing(most, now));
+    now += most / 2;
+    assert!(connection.brings_nothing(most, now));
+    theirs.write_all(&record[9..]).unwrap();
+    assert!(!connection.brings_nothing(most, now), "the kernel has it");
 }
 
 #[test]
