@@ -166,6 +166,11 @@ impl Ending {
         })))
     }
 
+    #[cfg(test)]
+    pub(crate) fn never() -> Self {
+        Self(Some(Box::pin(std::future::pending())))
+    }
+
     /// Whether its time has come.
     pub(crate) fn poll(&mut self, cx: &mut task::Context<'_>) -> Poll<()> {
         if let Some(due) = &mut self.0 {

@@ -24,9 +24,11 @@ use super::provider;
 use super::records::{Direction, Failure, Memory, Opened, Output, Records};
 use super::sealed::{Plain, Sealed};
 use super::stream::TlsStream;
+use crate::context::Ending;
 use crate::worker::connection::{Connection, Served};
 use crate::worker::connections::Connections;
 use crate::worker::stream::{Peer, Stream};
+use crate::worker::ws::{CLOSE, Farewell};
 
 /// What rustls tells its key log: label, the client's random, the secret.
 type Told = (String, Vec<u8>, Vec<u8>);
@@ -619,8 +621,8 @@ fn a_fatal_alert_of_the_client_is_not_answered_and_a_close_ends_the_reading() {
 }
 
 /// Our end of the connection over a socket, the client, and its end.
-fn over_a_socket() -> (TlsStream, ClientConnection, UnixStream) {
-    let Trio { client, ours, .. } = Trio::new(suite_of(V13));
+fn over_a_socket(trio: Trio) -> (TlsStream, ClientConnection, UnixStream) {
+    let Trio { client, ours, .. } = trio;
     let (socket, theirs) = UnixStream::pair().unwrap();
     let (socket, _) = Stream::from_fd(socket.into()).unwrap();
     (TlsStream::new(socket, ours), client, theirs)
@@ -628,7 +630,7 @@ fn over_a_socket() -> (TlsStream, ClientConnection, UnixStream) {
 
 #[tokio::test]
 async fn the_end_that_a_client_has_said_can_be_read_again() {
-    let (mut ours, mut client, mut theirs) = over_a_socket();
+    let (mut ours, mut client, mut theirs) = over_a_socket(Trio::new(suite_of(V13)));
     client.send_close_notify();
     theirs.write_all(&said_by(&mut client)).unwrap();
     let mut bytes = BytesMut::with_capacity(9);
@@ -641,7 +643,7 @@ async fn the_end_that_a_client_has_said_can_be_read_again() {
 
 #[tokio::test]
 async fn a_request_that_has_begun_in_half_a_record_gets_the_time_of_a_head() {
-    let (stream, mut client, mut theirs) = over_a_socket();
+    let (stream, mut client, mut theirs) = over_a_socket(Trio::new(suite_of(V13)));
     let (gate, live) = Connections::new(None, 1, 1).enter(true);
     let served = Served {
         name: "https".into(),
@@ -806,6 +808,24 @@ fn a_connection_of_tls_1_2_says_when_it_wears_out_and_fails_at_the_limit() {
     let heard = trio.client.process_new_packets().unwrap_err();
     let alert = rustls::Error::AlertReceived(AlertDescription::InternalError);
     assert_eq!(heard, alert);
+}
+
+#[tokio::test]
+async fn a_web_socket_over_tls_1_2_is_told_to_come_again_before_its_keys_are_worn_out() {
+    let mut trio = Trio::new(suite_of(V12));
+    trio.ours.records.limit_to(10);
+    let (stream, mut client, mut theirs) = over_a_socket(trio);
+    let mut stream = Stream::Tls(Box::new(stream));
+    let mut farewell = Farewell::new(Ending::never());
+    let message = b"\x81\x01x";
+    for _ in 0..6 {
+        let said = poll_fn(|cx| farewell.poll_write(&mut stream, cx, message)).await;
+        assert_eq!(said.unwrap(), message.len());
+    }
+    let mut heard = vec![0; 4096];
+    let len = theirs.read(&mut heard).unwrap();
+    let heard = hear(&mut client, &heard[..len]);
+    assert_eq!(heard, [&message.repeat(4)[..], CLOSE].concat());
 }
 
 #[test]

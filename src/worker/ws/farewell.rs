@@ -61,7 +61,7 @@ impl Farewell {
         loop {
             match &mut self.stage {
                 Stage::Open => {
-                    if self.ending.poll(cx).is_pending() {
+                    if self.ending.poll(cx).is_pending() && !stream.wears_out() {
                         return false;
                     }
                     self.stage = Stage::Due;
@@ -105,7 +105,7 @@ impl Farewell {
         }
         let n = ready!(Pin::new(&mut *stream).poll_write(cx, bytes))?;
         self.sent.pass(&bytes[..n]);
-        if matches!(self.stage, Stage::Due) {
+        if matches!(self.stage, Stage::Due) || stream.wears_out() {
             self.poll_over(stream, cx);
         }
         Poll::Ready(Ok(n))

@@ -144,7 +144,8 @@ impl WebSocket {
                 return Poll::Ready(Event::Drain);
             }
             drop(gate.orders.permit());
-            if between && self.ending.poll(cx).is_ready() {
+            let worn_out = socket.get_ref().stream.wears_out();
+            if between && (worn_out || self.ending.poll(cx).is_ready()) {
                 self.closing = Some(Box::pin(sleep(PATIENCE)));
                 // It fails only when all is over, which the next lines find out.
                 let restart = close_frame(CloseCode::Restart, "service restart");
