@@ -155,10 +155,11 @@ impl Machine {
             }
             Event::OwnerAnswered(_) if self.committed_one_is_gone() => {
                 // Nobody else would see it die: its zombie goes to PID 1 (or the keeper) with our
-                // exit, and is noticed there. Our workers finish by themselves.
+                // exit, and is noticed there. Our workers finish by themselves. Should the service
+                // manager have us for the main process still, it must not take this for a stop.
                 self.say_held(s);
                 self.enter(Phase::Done, s);
-                s.act(Action::Exit(0));
+                s.act(Action::Exit(crate::api::exit::FAILED));
             }
             Event::PredecessorClosed => self.say_stopping(s),
             Event::PredecessorExited => {

@@ -152,7 +152,7 @@ impl Walk {
                     _ => node.asked.retain(|k| *k != kind),
                 }
             }
-            Action::Exit(_) => {
+            Action::Exit(code) => {
                 let machine = node.machine.as_ref().unwrap();
                 let stops = machine.stopping();
                 if !node.asked.is_empty() {
@@ -162,8 +162,8 @@ impl Walk {
                 self.say(pid, "exits");
                 // Whose predecessor lives stays a zombie until another one is named.
                 let parent = before.is_some_and(|b| self.nodes[b as usize - 1].alive);
-                // What has not come to serve may end by itself.
-                if self.main == pid && !asked && !parent && self.heard_ready {
+                // What has not come to serve may end by itself, and what fails is started anew.
+                if self.main == pid && !asked && !parent && self.heard_ready && code == 0 {
                     self.wrong = Some("the main process exits by itself".into());
                 }
                 self.end(pid);
