@@ -97,7 +97,9 @@ impl KnownReleases {
         };
         let serves = named(serves);
         self.change(app, |known| known.reject(&named(tried), Some(&serves)));
-        applications.point_back(tried);
+        if let Err(left) = applications.point_back(tried) {
+            tracing::warn!("{left}");
+        }
     }
 
     /// What runs has proved itself.
@@ -196,25 +198,28 @@ impl Applications {
         Some((Releases { from, to }, other))
     }
 
-    /// The link leads to what serves, if it still leads to this one.
-    pub(super) fn point_back(&self, refused: &Release) {
+    /// The link leads to what serves, if it still leads to this one. An error says what is left to do.
+    pub(super) fn point_back(&self, refused: &Release) -> Result<(), String> {
         let Some((app, ours)) = self.running() else {
-            return;
+            return Ok(());
         };
         let (link, ours) = (&app.directory, &ours.path);
         let still = Release::of(link, app).is_ok_and(|now| now == *refused);
         if !still || refused.path == *ours {
-            return;
+            return Ok(());
         }
         match Link::find(link).and_then(|link| link.point(ours)) {
             Ok(true) => tracing::info!("{} leads to {} again", link.display(), ours.display()),
             Ok(false) => {}
-            Err(e) => tracing::warn!(
-                "{} still leads to the release that was refused: {e}; point it to {}",
-                link.display(),
-                ours.display()
-            ),
+            Err(e) => {
+                return Err(format!(
+                    "{} still leads to the release that was refused: {e}; point it to {}",
+                    link.display(),
+                    ours.display()
+                ));
+            }
         }
+        Ok(())
     }
 
     /// The configuration on disk. The release that runs stays, whatever its link leads to by now.

@@ -112,10 +112,11 @@ impl Driver {
     /// The successor is sent away. It answers its operator when it hears this: the disk first, for a
     /// moment.
     pub(super) fn retire_successor(&mut self, reason: String) {
-        // Who ordered it is answered when the successor hears this: the link leads back by then.
+        // Who ordered it is answered when the successor hears this: the link leads back by then. (If it
+        // cannot, that is said when the upgrade is concluded.)
         let tried = self.story.upgrade().and_then(|one| one.release.as_ref());
         if let Some(tried) = tried {
-            self.applications.point_back(tried);
+            let _ = self.applications.point_back(tried);
         }
         if self.disk.is_busy() {
             self.held.retire = Some((Instant::now(), reason));

@@ -243,6 +243,23 @@ fn a_release_that_was_refused_is_nothing_to_go_back_to_though_the_link_leads_to_
 }
 
 #[test]
+fn a_link_that_the_service_cannot_point_back_is_told_of_once() {
+    let scene = two("left", "");
+    let owner = scene.service.status().expect("an owner").owner_pid;
+    scene.deploy("2").assert_code(0);
+    // In the way of the new link.
+    let new = format!("current.new.{owner}");
+    std::fs::create_dir(scene.current().with_file_name(new)).unwrap();
+    scene.service.cli(&["rollback"]).assert_code(0);
+    scene.service.wait_owner(1, "serving");
+    let history = scene.service.cli(&["history"]).stdout;
+    assert!(history.contains("rolled back"), "{history}");
+    let log = scene.service.log_text();
+    let told = log.matches("still leads to the release that was refused");
+    assert_eq!(told.count(), 1, "{log}");
+}
+
+#[test]
 fn a_deploy_while_another_release_gets_ready_is_told_how_to_go_on() {
     let scene = two("launching", "");
     scene.release("hang", "hang");
