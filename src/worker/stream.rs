@@ -83,6 +83,11 @@ impl Stream {
         matches!(self, Self::Tls(s) if s.wears_out())
     }
 
+    /// Whether something that was written waits for the socket.
+    pub(super) fn has_unwritten(&self) -> bool {
+        matches!(self, Self::Tls(s) if s.has_unwritten())
+    }
+
     /// Ready when the socket has bytes, an error or an EOF.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

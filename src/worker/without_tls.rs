@@ -135,6 +135,10 @@ impl TlsStream {
         match self.0 {}
     }
 
+    pub(super) fn has_unwritten(&self) -> bool {
+        match self.0 {}
+    }
+
     pub(super) fn socket(&self) -> &Stream {
         match self.0 {}
     }

@@ -93,7 +93,7 @@ async fn adopts(builder: &http2::Builder<Tasks>) -> Option<()> {
     let mut connection = std::pin::pin!(builder.serve_connection(io, service_fn(answer)));
     let ours = std::future::poll_fn(|cx| {
         loop {
-            if connection.as_mut().poll(cx).is_ready() {
+            if wire.poll_h2(connection.as_mut(), cx).is_ready() {
                 return std::task::Poll::Ready(());
             }
             if !wire.lock().is_woken() {

@@ -181,11 +181,8 @@ impl<'a> Driver<'a> {
                 self.leaving = Leaving::default();
                 self.wire.lock().thaw();
             }
-            if let Poll::Ready(Err(_)) = self.wire.lock().poll_out(cx) {
-                return Poll::Ready(End::Over);
-            }
-            if let Poll::Ready(result) = Pin::new(&mut self.http).poll(cx) {
-                return Poll::Ready(result.map_or(End::Over, |()| End::Done));
+            if let Poll::Ready(done) = self.wire.poll_h2(Pin::new(&mut self.http), cx) {
+                return Poll::Ready(done.map_or(End::Over, |()| End::Done));
             }
             let now = Instant::now();
             {
@@ -195,7 +192,7 @@ impl<'a> Driver<'a> {
                 }
                 let is_arriving = core.shim.is_arriving();
                 let late = is_arriving && self.arrived_by.is_some_and(|due| due <= now);
-                if late && !core.shim.out().is_empty() {
+                if late && core.has_unwritten() {
                     // It is the client that takes nothing, and `send_timeout` is for that.
                     self.arrived_by = Some(now + ARRIVAL);
                 } else if late || core.shim.has_failed() {
@@ -385,7 +382,7 @@ impl<'a> Driver<'a> {
                 let (stream, last) = {
                     let mut core = self.wire.lock();
                     let highest = core.shim.highest();
-                    let whole = core.shim.out().is_empty();
+                    let whole = !core.has_unwritten();
                     (core.stream.take(), whole.then_some(highest))
                 };
                 if let (Some(mut stream), Some(last)) = (stream, last) {

@@ -24,6 +24,9 @@ pub(in crate::worker) fn builder(http: &Http) -> http2::Builder<Tasks> {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(http.max_streams)
+        // What was held for a move comes at once: as many as may be open may have been given up by
+        // then. (`RESETS_MAX` bounds how many a client gives up.)
+        .max_pending_accept_reset_streams(usize::try_from(http.max_streams).unwrap_or(usize::MAX))
         .max_header_list_size(HEADERS_MAX)
         // Never `adaptive_window`: it tells other settings later.
         .initial_connection_window_size(CONNECTION_WINDOW)

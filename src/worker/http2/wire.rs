@@ -1,19 +1,24 @@
 //! The socket as `h2` sees it: [`Shim`] over a stream. The driver has the other handle, and takes the
 //! stream back when the connection leaves.
+//!
+//! `h2` flushes after every frame of DATA. What is small is put together here and written when `h2` has
+//! nothing more to say, so it is polled by [`Wire::poll_h2`]: many answers cost one system call (and
+//! over TLS one record).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::blob::Blob;
 use super::shim::Shim;
 use crate::worker::lock;
+use crate::worker::stream::Stream;
 
 /// A handle.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub(super) struct Core<S> {
     /// `None`: the connection has left.
     pub(super) stream: Option<S>,
     pub(super) shim: Shim,
+    /// `h2` has written this, and believes that the socket has it. Goes before what is ours.
+    batch: BytesMut,
     /// The last read of `h2` found nothing.
     has_read_all: bool,
     /// `h2` has written since it flushed.
@@ -46,18 +53,30 @@ pub(super) struct Core<S> {
 /// One read of our own.
 const READ: usize = 16 * 1024;
 
+/// So much is put together: what fits into one TLS record.
+const BATCH: usize = 16 * 1024;
+
+/// A stream that may hold back what was written to it.
+pub(super) trait Holds {
+    /// Whether it has something that the socket has not taken.
+    fn holds(&self) -> bool;
+}
+
+impl Holds for Stream {
+    fn holds(&self) -> bool {
+        self.has_unwritten()
+    }
+}
+
+impl Holds for DuplexStream {
+    fn holds(&self) -> bool {
+        false
+    }
+}
+
 impl<S> Wire<S> {
     pub(super) fn new(stream: S, shim: Shim) -> Self {
-        Self(Arc::new(Mutex::new(Core {
-            stream: Some(stream),
-            shim,
-            has_read_all: false,
-            is_dirty: false,
-            has_ended: false,
-            is_woken: false,
-            writes: 0,
-            reads: 0,
-        })))
+        Self(Arc::new(Mutex::new(Core::new(stream, shim))))
     }
 
     /// The other one.
@@ -70,10 +89,55 @@ impl<S> Wire<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// Polls `h2`, and writes what it has said. Ready: the connection is over; `None`: it broke off.
+    pub(super) fn poll_h2<E>(
+        &self,
+        h2: Pin<&mut impl Future<Output = Result<(), E>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<()>> {
+        if let Poll::Ready(done) = h2.poll(cx) {
+            return Poll::Ready(done.ok());
+        }
+        match self.lock().poll_out(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            _ => Poll::Pending,
+        }
+    }
+}
+
 impl<S> Core<S> {
+    fn new(stream: S, shim: Shim) -> Self {
+        Self {
+            stream: Some(stream),
+            shim,
+            batch: BytesMut::new(),
+            has_read_all: false,
+            is_dirty: false,
+            has_ended: false,
+            is_woken: false,
+            writes: 0,
+            reads: 0,
+        }
+    }
+
     /// Whether `h2` must be polled again though nothing has woken it.
     pub(super) fn is_woken(&mut self) -> bool {
         std::mem::take(&mut self.is_woken)
+    }
+
+    /// `h2` gets what was held.
+    pub(super) fn thaw(&mut self) {
+        self.shim.thaw(Instant::now());
+        self.is_woken = true;
+    }
+}
+
+impl<S: Holds> Core<S> {
+    /// Whether the client has not taken all that was said to it.
+    pub(super) fn has_unwritten(&mut self) -> bool {
+        let holds = self.stream.as_ref().is_some_and(Holds::holds);
+        holds || !self.batch.is_empty() || !self.shim.out().is_empty()
     }
 
     /// Nothing is under way, neither here nor in `h2`. To be asked when it was polled and has nothing
@@ -83,19 +147,17 @@ impl<S> Core<S> {
             && self.has_read_all
             && !self.is_dirty
             && !self.has_ended
+            && !self.has_unwritten()
             && self.shim.is_quiet()
     }
 
     /// The client has not taken everything: the socket does not, its windows have no room, or a stream is
     /// open.
-    pub(super) fn owes(&self) -> bool {
-        self.is_dirty || self.shim.is_waiting() || self.shim.oldest().is_some()
-    }
-
-    /// `h2` gets what was held.
-    pub(super) fn thaw(&mut self) {
-        self.shim.thaw(Instant::now());
-        self.is_woken = true;
+    pub(super) fn owes(&mut self) -> bool {
+        self.is_dirty
+            || self.has_unwritten()
+            || self.shim.is_waiting()
+            || self.shim.oldest().is_some()
     }
 
     /// The end of this connection here, when it is quiet and nothing late can come.
@@ -109,20 +171,38 @@ impl<S> Core<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
-    /// Writes what is ours to write. Ready: the socket has all of it.
-    pub(super) fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.shim.out().is_empty() {
-            let Some(stream) = &mut self.stream else {
-                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+    /// Writes what was put together, and what is ours to write. Ready: the socket has all of it.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let next: &[u8] = match &*self.batch {
+                [] => self.shim.out(),
+                batch => batch,
             };
-            let n = ready!(Pin::new(stream).poll_write(cx, self.shim.out()))?;
+            let Some(stream) = &mut self.stream else {
+                return Poll::Ready(match next {
+                    [] => Ok(()),
+                    _ => Err(io::ErrorKind::NotConnected.into()),
+                });
+            };
+            let stream = Pin::new(stream);
+            if next.is_empty() {
+                return stream.poll_flush(cx);
+            }
+            let n = ready!(stream.poll_write(cx, next))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.shim.sent(n);
+            if self.batch.is_empty() {
+                self.shim.sent(n);
+            } else {
+                self.batch.advance(n);
+            }
+            if self.batch.is_empty() {
+                // An idle connection holds no buffers.
+                self.batch = BytesMut::new();
+            }
             self.writes = self.writes.wrapping_add(1);
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Writes all there is. For `h2`, which closes now and reads no more, the end of an answer that waits
@@ -223,13 +303,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
                 return Poll::Ready(Err(e));
             }
         }
-        let Some(stream) = &mut self.stream else {
+        if self.stream.is_none() {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
+        }
+        let len = bufs.iter().map(|buf| buf.len()).sum();
         if self.shim.writes_directly() {
-            let n = ready!(Pin::new(stream).poll_write_vectored(cx, bufs))?;
+            if self.batch.len() + len > BATCH {
+                ready!(self.poll_out(cx))?;
+            }
+            let n = if len > BATCH {
+                let Some(stream) = &mut self.stream else {
+                    return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+                };
+                self.writes = self.writes.wrapping_add(1);
+                ready!(Pin::new(stream).poll_write_vectored(cx, bufs))?
+            } else {
+                for buf in bufs {
+                    self.batch.extend_from_slice(buf);
+                }
+                len
+            };
             self.shim.written(bufs, n);
-            self.writes = self.writes.wrapping_add(1);
             return Poll::Ready(Ok(n));
         }
         if self.shim.is_full() {
@@ -238,7 +332,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
         for buf in bufs {
             self.shim.write(buf);
         }
-        let len = bufs.iter().map(|buf| buf.len()).sum();
         match self.poll_out(cx) {
             Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
             _ => Poll::Ready(Ok(len)),
@@ -246,9 +339,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_out(cx))?;
-        if let Some(stream) = &mut self.stream {
-            ready!(Pin::new(stream).poll_flush(cx))?;
+        // It may say more yet.
+        if self.batch.is_empty() || !self.shim.writes_directly() {
+            ready!(self.poll_out(cx))?;
         }
         self.is_dirty = false;
         self.is_woken |= self.shim.flushed();
@@ -298,5 +391,126 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             Some(stream) => Pin::new(stream).poll_shutdown(cx),
             None => Poll::Ready(Ok(())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::super::arrive::PREFACE;
+    use super::super::frames;
+    use super::super::settings::CONNECTION_WINDOW;
+    use super::*;
+
+    /// Takes `room` bytes; so many writes.
+    #[derive(Debug, Default)]
+    struct Socket {
+        taken: Vec<u8>,
+        room: usize,
+        writes: u32,
+    }
+
+    impl Holds for Socket {
+        fn holds(&self) -> bool {
+            false
+        }
+    }
+
+    impl AsyncRead for Socket {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Socket {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let n = buf.len().min(self.room);
+            if n == 0 {
+                return Poll::Pending;
+            }
+            self.room -= n;
+            self.writes += 1;
+            self.taken.extend(&buf[..n]);
+            Poll::Ready(Ok(n))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn core(room: usize) -> Core<Socket> {
+        let socket = Socket {
+            room,
+            ..Socket::default()
+        };
+        let mut core = Core::new(socket, Shim::new(PREFACE, CONNECTION_WINDOW));
+        // Until the preface has gone to `h2` nothing is direct.
+        while core.shim.give(<[u8]>::len) {}
+        assert!(core.shim.writes_directly());
+        core
+    }
+
+    fn data(len: usize) -> Vec<u8> {
+        let mut frame = Vec::new();
+        frames::write(&mut frame, frames::DATA, 0, 1, &vec![7; len]);
+        frame
+    }
+
+    #[test]
+    fn small_answers_are_one_write_and_large_ones_are_not_copied() {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut core = core(usize::MAX);
+        let mut said = Vec::new();
+        let mut say = |core: &mut Core<Socket>, cx: &mut Context<'_>, len: usize| {
+            let frame = data(len);
+            let written = core.poll_write(cx, &[IoSlice::new(&frame)]);
+            assert!(matches!(written, Poll::Ready(Ok(n)) if n == frame.len()));
+            assert!(core.poll_flush(cx).is_ready());
+            said.extend(frame);
+        };
+        for _ in 0..14 {
+            say(&mut core, cx, 1024);
+        }
+        assert_eq!(core.stream.as_ref().unwrap().writes, 0);
+        assert!(core.has_unwritten());
+        assert!(core.poll_out(cx).is_ready());
+        assert_eq!(core.stream.as_ref().unwrap().writes, 1);
+        assert!(!core.has_unwritten());
+        // In order, whatever waits.
+        say(&mut core, cx, 1024);
+        say(&mut core, cx, BATCH);
+        assert_eq!(core.stream.as_ref().unwrap().writes, 3);
+        assert_eq!(core.stream.unwrap().taken, said);
+    }
+
+    #[test]
+    fn what_the_socket_does_not_take_is_not_forgotten_and_not_much() {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut core = core(100);
+        let frame = data(1024);
+        let mut taken = 0;
+        while let Poll::Ready(written) = core.poll_write(cx, &[IoSlice::new(&frame)]) {
+            taken += written.unwrap();
+            assert!(core.poll_flush(cx).is_ready());
+        }
+        assert!(taken <= BATCH + 100, "{taken}");
+        assert!(core.poll_out(cx).is_pending() && core.has_unwritten() && !core.is_quiet());
+        core.stream.as_mut().unwrap().room = usize::MAX;
+        assert!(core.poll_out(cx).is_ready() && !core.has_unwritten());
+        assert_eq!(core.stream.unwrap().taken.len(), taken);
     }
 }

@@ -68,6 +68,13 @@ impl TlsStream {
         self.0.as_ref().is_some_and(worn)
     }
 
+    /// Whether sealed bytes wait for the socket.
+    pub(in crate::worker) fn has_unwritten(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|parts| parts.sealed.has_output())
+    }
+
     /// The socket below, for what asks the kernel.
     pub(in crate::worker) fn socket(&self) -> &Stream {
         &self.0.as_ref().expect(WHOLE).socket

@@ -75,10 +75,7 @@ impl Mover {
             let mut looks_away = random.u32(..4);
             let left = poll_fn(|cx| {
                 loop {
-                    if let Poll::Ready(Err(_)) = wire.lock().poll_out(cx) {
-                        return Poll::Ready(None);
-                    }
-                    if http.as_mut().poll(cx).is_ready() {
+                    if wire.poll_h2(http.as_mut(), cx).is_ready() {
                         return Poll::Ready(None);
                     }
                     let mut core = wire.lock();
