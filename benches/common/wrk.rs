@@ -22,10 +22,12 @@ pub fn is_installed() -> bool {
     process::version("wrk", "-v").is_some()
 }
 
-/// What the load speaks.
+/// What the load speaks, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
     Http,
+    /// With a pause of 0 to 2 ms after each answer: less than the server could do.
+    Paced,
     Https,
     /// HTTP/2 over TLS, so many streams at a time on each connection.
     Http2(usize),
@@ -53,13 +55,18 @@ pub fn measure_as(
     time: Duration,
     pids: &[u32],
 ) -> Speed {
+    let spec = || Spec::new(address).connections(connections).path(path);
     let before = process::cpu_of(pids);
     let began = std::time::Instant::now();
     let (requests, p99) = match speaks {
         Speaks::Http2(streams) => h2load(address, path, (connections, streams), time),
         Speaks::Https => wrk("https", address, path, connections, time),
         Speaks::Http if is_installed() => wrk("http", address, path, connections, time),
-        Speaks::Http => strict(address, path, connections, time),
+        Speaks::Http => strict(spec(), time),
+        Speaks::Paced => strict(
+            spec().think(Duration::ZERO..=Duration::from_millis(2)),
+            time,
+        ),
     };
     let elapsed = began.elapsed().min(time.max(Duration::from_millis(1)));
     let used = process::cpu_of(pids) - before;
@@ -152,8 +159,7 @@ fn as_duration(text: &str) -> Option<Duration> {
     Some(Duration::from_secs_f64(seconds))
 }
 
-fn strict(address: SocketAddr, path: &str, connections: usize, time: Duration) -> (u64, Duration) {
-    let spec = Spec::new(address).connections(connections).path(path);
+fn strict(spec: Spec, time: Duration) -> (u64, Duration) {
     let load = Load::start(spec);
     load.wait_connected(SOON);
     load.mark("measured");
