@@ -123,7 +123,7 @@ pub struct App {
     /// How many there should be; `None`: a master of before does not say.
     #[serde(default)]
     pub instances: Option<u16>,
-    /// Why an instance ended last.
+    /// Why an instance ended last, or did not answer any more.
     #[serde(default)]
     pub ended: Option<String>,
     /// The first process of each instance.

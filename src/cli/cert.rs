@@ -114,8 +114,11 @@ fn write_new(path: &Path, mode: u32, group: Option<Gid>, text: &str) -> io::Resu
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    // Without the group the key is its owner's alone.
-    let mode = if group.is_none() { mode & 0o604 } else { mode };
+    // Without the group what is not for everybody is its owner's alone.
+    let mode = match group {
+        None if mode & 0o004 == 0 => mode & 0o600,
+        _ => mode,
+    };
     let written = share(&file, mode, group).and_then(|()| file.write_all(text.as_bytes()));
     written.inspect_err(|_| {
         let _ = fs::remove_file(path);

@@ -217,7 +217,7 @@ fn app(status: &Status) -> Option<String> {
         let _ = write!(line, ", started again {}", count(app.restarts, "time"));
     }
     if let Some(why) = &app.ended {
-        let _ = write!(line, ", the last end: {}", text::one_line(why));
+        let _ = write!(line, ", the last fault: {}", text::one_line(why));
     }
     let trial = status.release.as_ref().filter(|known| known.on_trial);
     if let Some(known) = trial {

@@ -157,10 +157,10 @@ pub struct Instances {
     /// How many of them answer now; `None`: a supervisor of before does not say.
     #[serde(default)]
     pub ready: Option<u16>,
-    /// How many of them ended by their own fault, and do not answer again yet.
+    /// How many of them ended by their own fault, or hang, and do not answer again yet.
     #[serde(default)]
     pub failing: u16,
-    /// Why one of them ended last.
+    /// Why one of them ended last, or did not answer any more.
     #[serde(default)]
     pub ended: Option<String>,
 }

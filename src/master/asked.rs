@@ -41,9 +41,13 @@ impl Driver {
         let tell = |message| step_event(phase, generation, id, message);
         let refused = self.story.unwritten.refused_builds();
         let config = &self.configured.config;
-        let hosted = self
+        let mut hosted = self
             .releases
             .on_disk(config, &self.applications, self.story.last());
+        if matches!(order, control::Order::Apply(_)) {
+            let loaded = self.fixed.setup.sources.load_for_any_release();
+            hosted.unusable = loaded.ok().and_then(|(_, unusable)| unusable);
+        }
         let order = self
             .orders
             .take(order, answer, &mut self.disk, &refused, &hosted, tell);

@@ -90,6 +90,14 @@ impl Orders {
                     order.supersede = true;
                     return self.take_upgrade(order, answer, disk, hosted);
                 }
+                if let Some(why) = &hosted.unusable {
+                    answer.end(api::Verdict {
+                        exit: exit::CONFIG,
+                        message: words::no_release(why),
+                        id: None,
+                    });
+                    return None;
+                }
                 if rejected {
                     let message = words::refused_before(disk.store.path());
                     tracing::warn!("{message}");

@@ -28,6 +28,8 @@ pub(super) struct OnDisk {
     pub(super) other: bool,
     /// One that was not refused, too: nobody tries that again by itself.
     pub(super) new: bool,
+    /// For `apply`: why what the link leads to cannot be started.
+    pub(super) unusable: Option<ConfigError>,
     /// The last upgrade, which was committed, was from this release to another one.
     pub(super) ended: Option<PathBuf>,
     link: Option<PathBuf>,
@@ -67,16 +69,17 @@ impl KnownReleases {
         applications: &Applications,
         last: Option<&Last>,
     ) -> OnDisk {
-        let other = applications.other_release();
+        let (app, other) = (config.app.as_ref(), applications.other_release());
         // One that failed has changed nothing: what is gone back from is the program.
         let ended = last.filter(|last| last.outcome == Outcome::Committed);
         let ended = ended.and_then(|last| last.releases.as_ref());
         OnDisk {
-            link: config.app.as_ref().map(|app| app.directory.clone()),
+            link: app.map(|app| app.directory.clone()),
             new: other
                 .as_ref()
                 .is_some_and(|one| !self.was_rejected(applications, one)),
             other: other.is_some(),
+            unusable: None,
             ended: ended.map(|releases| releases.from.clone()),
         }
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::api::{Last, Outcome};
+use crate::config::ConfigError;
 use crate::machine::Phase;
 use crate::machine::message::Identity;
 
@@ -156,6 +157,13 @@ pub(super) fn runs_already(version: &str, release: Option<&Path>) -> String {
         ),
         None => format!("{version} runs already: it is the program on disk"),
     }
+}
+
+/// `apply`, and there is nothing where a release should be.
+pub(super) fn no_release(why: &ConfigError) -> String {
+    format!(
+        "{why}\nnothing was changed: what serves goes on (`reload` reads the configuration alone)"
+    )
 }
 
 /// `apply`, and the program on disk was refused before.

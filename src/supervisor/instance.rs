@@ -1,6 +1,7 @@
 //! One instance of the application: started, asked whether it is ready, started again when it ends,
 //! and ended.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -58,6 +59,8 @@ pub(super) enum Word {
     /// Why, unless it was stopped.
     Ended(Option<(Restart, String)>),
     Ready,
+    /// It runs, and why it is taken for one that hangs.
+    Silent(String),
     /// It is started again.
     Restarts(Restart),
     Failed(String),
@@ -79,6 +82,10 @@ enum End {
 /// Ends within the window that are forgiven before it is said.
 const FORGIVEN: usize = 3;
 const WINDOW: Duration = Duration::from_secs(60);
+
+/// Between two questions whether it is ready still, and for the answer.
+const STILL_EVERY: Duration = Duration::from_secs(2);
+const STILL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Between two questions whether it is ready.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -164,6 +171,7 @@ impl Instance {
                 _ = running.process.exited() => Some(Ended::ByItself),
                 held = self.holds_too_much(running.process.pid()) => Some(Ended::TooMuch(held)),
                 never = shot.watch() => match never {},
+                never = self.is_still_ready() => match never {},
             };
         }
         let patience = match why {
@@ -204,7 +212,7 @@ impl Instance {
         self.say(Word::Ended(match &end {
             End::Stopped => None,
             End::Broken(reason, why) => {
-                let why = why.lines().next().unwrap_or_default();
+                let why = why.split(output::LAST_LINES).next().unwrap_or_default();
                 Some((*reason, why.to_owned()))
             }
         }))
@@ -336,6 +344,34 @@ impl Instance {
             if last_timed_out {
                 // A first page may take long to make; a question that got lost is asked again.
                 patience *= 2;
+            }
+        }
+    }
+
+    /// Asks again and again, where there is a path for it, and says when that changes. One that hangs is
+    /// not ended: it may have much to do.
+    async fn is_still_ready(&self) -> Infallible {
+        let Some(path) = &self.hosting.app.ready else {
+            return std::future::pending().await;
+        };
+        let mut silent = false;
+        loop {
+            sleep(STILL_EVERY).await;
+            let why = match probe::ask(&self.place.upstream, path, STILL_PATIENCE).await {
+                Ok(status) if !status.is_server_error() => {
+                    if std::mem::take(&mut silent) {
+                        tracing::info!("{} answers GET {path} again", self.label());
+                        self.say(Word::Ready).await;
+                    }
+                    continue;
+                }
+                Ok(status) => format!("GET {path} is answered {status}"),
+                Err(e) => format!("GET {path}: {e}"),
+            };
+            let why = format!("{} is not ready any more: {why}", self.label());
+            if !std::mem::replace(&mut silent, true) {
+                tracing::warn!("{why}");
+                self.say(Word::Silent(why)).await;
             }
         }
     }

@@ -108,13 +108,13 @@ struct Supervisor {
     heard: mpsc::Receiver<Heard>,
     upstreams: Vec<Upstream>,
     ready: Vec<bool>,
-    /// It ended by its own fault, and does not answer again yet.
+    /// It ended by its own fault, or hangs, and does not answer again yet.
     failing: Vec<bool>,
     pids: Vec<Option<u32>>,
     leaders: Leaders,
     restarts: u64,
     restarts_by: Restarts,
-    /// Why an instance ended last.
+    /// Why an instance ended last, or did not answer any more.
     ended: Option<String>,
     /// As it was measured last, and when.
     private_kib: u64,
@@ -329,6 +329,12 @@ impl Supervisor {
                     let upstreams = self.upstreams.clone();
                     self.tell(FromSupervisor::Ready { upstreams }).await;
                 }
+            }
+            Word::Silent(why) => {
+                self.ready[number] = false;
+                self.failing[number] = true;
+                self.ended = Some(why);
+                self.report_to_all().await;
             }
             Word::Failed(reason) => {
                 // One that has been ready comes back: whoever asks is told that it is.

@@ -12,6 +12,9 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+/// Between why it ended and what it said.
+pub(super) const LAST_LINES: &str = "; its last lines:";
+
 /// The last lines of one instance.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tail(Arc<Mutex<VecDeque<String>>>);
@@ -51,7 +54,7 @@ impl Tail {
             return "; it printed nothing".into();
         }
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        format!("; its last lines:\n  {}", lines.join("\n  "))
+        format!("{LAST_LINES}\n  {}", lines.join("\n  "))
     }
 }
 

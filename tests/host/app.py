@@ -43,6 +43,7 @@ HELD = []
 # Of one that leaves as gunicorn does, by what it has: connections, and whether it is told to.
 OPEN = set()
 LEAVING = threading.Event()
+STUCK = threading.Event()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -75,8 +76,13 @@ class Handler(BaseHTTPRequestHandler):
         return f"app/{RELEASE}"
 
     def do_GET(self):
-        if self.path == "/healthz":
+        if self.path == "/healthz" and STUCK.is_set():
+            time.sleep(3600)
+        elif self.path == "/healthz":
             self.answer("ok", 500 if FAULT == "sick" else 200)
+        elif self.path in ("/stick", "/unstick"):
+            STUCK.set() if self.path == "/stick" else STUCK.clear()
+            self.answer("done")
         elif self.path == "/pid":
             self.answer(str(os.getpid()))
         elif self.path == "/env":

@@ -210,7 +210,7 @@ fn a_release_whose_application_does_not_come_back_has_not_proved_itself() {
         (
             "10s",
             "3s",
-            "1 of 1 instances of the application did not come back",
+            "1 of 1 instances of the application do not answer",
         ),
     ] {
         let scene = Scene::prepare("comes-back", SOCKET, "");
@@ -226,6 +226,41 @@ fn a_release_whose_application_does_not_come_back_has_not_proved_itself() {
         let history = scene.service.cli(&["history"]).stdout;
         assert!(history.contains(why), "{history}");
     }
+}
+
+#[test]
+fn a_release_that_hangs_at_the_end_of_its_probation_has_not_proved_itself() {
+    let scene = Scene::prepare("sticks", SOCKET, "");
+    scene.probation("8s");
+    scene.release("2", "");
+    scene.service.start();
+    scene.service.wait_owner(1, "serving");
+    scene.deploy("2").assert_code(0);
+    assert_eq!(scene.get("/stick"), "done");
+    scene.wait_log("is not ready any more: GET /healthz: no answer within 3s");
+    let status = scene.service.cli(&["status"]).stdout;
+    assert!(status.contains("0 of 1 instance answer"), "{status}");
+    scene.service.wait_owner(1, "serving");
+    assert_eq!(scene.pointed(), "1");
+    let history = scene.service.cli(&["history"]).stdout;
+    assert!(history.contains("do not answer: "), "{history}");
+    // It is not ended, and may come back.
+    assert_eq!(scene.get("/stick"), "done");
+    scene.wait_log("g1 the application is not ready any more");
+    assert_eq!(scene.get("/unstick"), "done");
+    scene.wait_log("g1 the application answers GET /healthz again");
+}
+
+#[test]
+fn apply_says_that_a_link_leads_nowhere() {
+    let scene = Scene::begin("nowhere", SOCKET, "");
+    scene.point("none");
+    let applied = scene.service.cli(&["apply"]);
+    applied.assert_code(78);
+    let said = &applied.stderr;
+    assert!(said.contains("directory"), "{said}");
+    assert_eq!(scene.get("/"), "1");
+    scene.service.cli(&["reload"]).assert_code(0);
 }
 
 /// The service that went back at night could not write the link's directory.

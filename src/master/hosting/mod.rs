@@ -293,7 +293,7 @@ impl Applications {
         (failing > 0).then(|| {
             let of = ours.app.instances;
             let why = ours.instances.ended.as_deref().unwrap_or("it ended");
-            format!("{failing} of {of} instances of the application did not come back: {why}")
+            format!("{failing} of {of} instances of the application do not answer: {why}")
         })
     }
 
