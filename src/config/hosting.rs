@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -21,7 +21,7 @@ pub(super) fn release(app: &App, site: &Site) -> Result<(), Invalid> {
     match (&site.at, &site.root) {
         // An absolute one is no part of the release.
         (Some(_), Some(root)) if root.is_relative() => {
-            at(&["site", "root"], site_root(&app.directory.join(root)))
+            at(&["site", "root"], site_root(&led_to(app).join(root)))
         }
         _ => Ok(()),
     }
@@ -164,11 +164,17 @@ fn place(app: &App) -> Result<(), Problem> {
     unless(told, || Problem::NoSocket)
 }
 
+/// The release itself: whoever reads of a missing file may find the link elsewhere.
+fn led_to(app: &App) -> PathBuf {
+    let end = app.directory.canonicalize();
+    end.unwrap_or_else(|_| app.directory.clone())
+}
+
 fn program(app: &App) -> Result<(), Problem> {
     let program = command(app)?;
     // Others are looked for in PATH, which only the start knows.
     if program.contains('/') {
-        let path = app.directory.join(program);
+        let path = led_to(app).join(program);
         runnable(&path).map_err(|why| Problem::Program { path, why })?;
     }
     Ok(())

@@ -85,6 +85,8 @@ fn the_files_beside_it_are_those_of_its_release() {
     scene.release("bare", "");
     let refused = scene.deploy("bare").stderr;
     assert!(refused.contains("site.root"), "{refused}");
+    // Not by the link, which leads elsewhere again.
+    assert!(refused.contains("releases/bare/static"), "{refused}");
     is("1");
     files("2");
     scene.deploy("2").assert_code(0);
