@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::status::outcome;
 use super::text::{self, Paint, short, table};
-use crate::api::{Last, Releases, Upgrade, exit};
+use crate::api::{Last, Outcome, Releases, Upgrade, exit};
 
 /// The history file as it is: what can be read, and how much cannot.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -191,7 +191,10 @@ pub fn story(last: &Last) -> String {
     }
     lines.extend(last.reason.iter().map(|why| format!("reason       {why}")));
     lines.extend([
-        format!("finished     {}", text::clock(&last.finished_at)),
+        match last.outcome {
+            Outcome::UnderWay => format!("begun        {}", text::clock(&last.finished_at)),
+            _ => format!("finished     {}", text::clock(&last.finished_at)),
+        },
         format!("takeover     {}", ms(last.takeover_ms)),
         format!("drain        {}", ms(last.drain_ms)),
         format!(

@@ -100,7 +100,10 @@ fn phase(status: &Status, now: Timestamp, command: &str) -> (String, Option<Stri
         }
         Phase::Parked => format!("stays ready to take over again; {to} serves"),
         Phase::Reclaiming => format!("takes the service back from {to}"),
-        Phase::Evicting => format!("serves again; the rejected {to} leaves"),
+        Phase::Evicting => match upgrade.and_then(|u| u.to.as_deref()) {
+            Some(rejected) => format!("serves again; the rejected {rejected} leaves"),
+            None => "serves again; its rejected successor leaves".into(),
+        },
         Phase::Draining => {
             let rest = count(connections(&status.masters), "connection");
             return ("leaves".into(), Some(format!("{rest} to finish")));

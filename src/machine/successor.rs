@@ -355,6 +355,12 @@ impl Machine {
     /// The predecessor is gone: the service is ours alone.
     fn alone(&mut self, s: &mut Step) {
         let said = self.predecessor.is_some_and(|p| p.committed) || self.phase == Phase::Committing;
+        let gone = Failure::new(if self.phase == Phase::Yielded {
+            "the predecessor did not take the service back and is gone (the log says why); there is no \
+             way back in memory"
+        } else {
+            "the predecessor is gone; there is no way back in memory"
+        });
         self.timers.disarm(Timer::Heartbeat);
         self.hold = false;
         if self.predecessor.is_some_and(|p| p.exited) {
@@ -373,7 +379,6 @@ impl Machine {
         s.act(Action::DropListeners);
         self.enter(Phase::Serving, s);
         self.settle_pending(OrderKind::Commit, Verdict::Done, s);
-        let gone = Failure::new("the predecessor is gone; there is no way back in memory");
         self.settle_pending(OrderKind::Rollback, Verdict::Failed(gone.clone()), s);
         self.settle_pending(OrderKind::Upgrade, Verdict::Failed(gone), s);
         s.act(Action::Conclude(Outcome::Committed, None));

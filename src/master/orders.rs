@@ -90,6 +90,13 @@ impl Orders {
                     order.supersede = true;
                     return self.take_upgrade(order, answer, disk, hosted);
                 }
+                if rejected {
+                    let message = words::refused_before(disk.store.path());
+                    tracing::warn!("{message}");
+                    answer.step(tell(message));
+                    // Not to be started at the next boot either.
+                    disk.reject(Found::of(&opened));
+                }
                 if let Some(why) = &hosted.unusable {
                     answer.end(api::Verdict {
                         exit: exit::CONFIG,
@@ -97,13 +104,6 @@ impl Orders {
                         id: None,
                     });
                     return None;
-                }
-                if rejected {
-                    let message = words::refused_before(disk.store.path());
-                    tracing::warn!("{message}");
-                    answer.step(tell(message));
-                    // Not to be started at the next boot either.
-                    disk.reject(Found::of(&opened));
                 }
                 Order::Reload
             }

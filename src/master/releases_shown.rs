@@ -28,9 +28,19 @@ impl KnownReleases {
                     ours.path.display()
                 )
             }
+            (Some(now), None) if now.path == ours.path => format!(
+                "the release in {link}, or its variables, changed since it was started: `apply` runs it \
+                 as it is now"
+            ),
             (Some(_), None) => {
                 format!("the release in {link} is not the one that runs: `apply` runs it")
             }
+            (_, unusable) if !ours.path.exists() => format!(
+                "{} serves, and is not on disk any more: after a restart nothing does{}; `deploy` another \
+                 release",
+                ours.path.display(),
+                unusable.map(|why| format!(" ({why})")).unwrap_or_default(),
+            ),
             (_, unusable) => format!(
                 "what {link} leads to cannot be started{}: {} serves, and after a restart what last \
                  proved itself",

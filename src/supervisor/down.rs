@@ -13,7 +13,7 @@ enum State {
     Answers,
     /// It ends, or starts and may soon answer.
     Starts,
-    /// The last time that it was started it did not come to answer.
+    /// The last time that it was started it did not come to answer; or it hangs.
     Fails,
 }
 

@@ -61,6 +61,8 @@ pub(super) enum Word {
     Ready,
     /// It runs, and why it is taken for one that hangs.
     Silent(String),
+    /// It does not hang any more.
+    Answers,
     /// It is started again.
     Restarts(Restart),
     Failed(String),
@@ -86,6 +88,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Between two questions whether it is ready still, and for the answer.
 const STILL_EVERY: Duration = Duration::from_secs(2);
 const STILL_PATIENCE: Duration = Duration::from_secs(3);
+/// So many in a row are not answered by one that hangs; by one with much to do, one may be.
+const MISSES: u32 = 2;
 
 /// Between two questions whether it is ready.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -135,8 +139,7 @@ impl Instance {
 
     /// Whether it ended because everybody was told to: it may learn that a moment before we do.
     async fn was_told(&mut self) -> bool {
-        let lately = |told: &Option<Instant>| told.is_some_and(|at| at.elapsed() < LEAVES);
-        let all_end = self.ending.wait_for(lately);
+        let all_end = self.ending.wait_for(|told| told.is_some_and(lately));
         self.ended_politely && timeout(TOLD, all_end).await.is_ok_and(|told| told.is_ok())
     }
 
@@ -320,11 +323,11 @@ impl Instance {
             };
             let last_timed_out =
                 matches!(&asked, Err(e) if e.kind() == std::io::ErrorKind::TimedOut);
-            let last = match asked {
+            let last = match &asked {
                 // Nobody promised what `/` answers.
                 Ok(status) if app.ready.is_none() || status.as_u16() < 500 => return Ok(()),
                 // Not yet, it says itself.
-                Ok(status) if status == http::StatusCode::SERVICE_UNAVAILABLE => {
+                Ok(status) if *status == http::StatusCode::SERVICE_UNAVAILABLE => {
                     format!("GET {path} is answered {status}")
                 }
                 Ok(status) => {
@@ -335,8 +338,16 @@ impl Instance {
             if Instant::now() + pause >= end {
                 let within = Duration::from_millis(self.hosting.ready_within_ms);
                 let within = humantime::format_duration(within);
+                let hint = match (&asked, app.listens()) {
+                    (Err(e), Listens::Port)
+                        if e.kind() == std::io::ErrorKind::ConnectionRefused =>
+                    {
+                        " (it must listen on the port that it is told, at 127.0.0.1)"
+                    }
+                    _ => "",
+                };
                 return Err(format!(
-                    "was not ready within {within} (nine tenths of [upgrade] start_timeout): {last}"
+                    "was not ready within {within} (nine tenths of [upgrade] start_timeout): {last}{hint}"
                 ));
             }
             sleep(pause).await;
@@ -354,23 +365,31 @@ impl Instance {
         let Some(path) = &self.hosting.app.ready else {
             return std::future::pending().await;
         };
-        let mut silent = false;
+        let mut missed: u32 = 0;
         loop {
-            sleep(STILL_EVERY).await;
+            // What nobody answers lies in its queue: it is asked less and less often.
+            let pause = STILL_EVERY * 2_u32.pow(missed.saturating_sub(MISSES).min(4));
+            sleep(if missed == 1 { Duration::ZERO } else { pause }).await;
             let why = match probe::ask(&self.place.upstream, path, STILL_PATIENCE).await {
                 Ok(status) if !status.is_server_error() => {
-                    if std::mem::take(&mut silent) {
+                    if missed >= MISSES {
                         tracing::info!("{} answers GET {path} again", self.label());
-                        self.say(Word::Ready).await;
+                        self.down.answers(self.number);
+                        self.say(Word::Answers).await;
                     }
+                    missed = 0;
                     continue;
                 }
+                // It was told to leave, as everybody was.
+                _ if self.ending.borrow().is_some_and(lately) => continue,
                 Ok(status) => format!("GET {path} is answered {status}"),
                 Err(e) => format!("GET {path}: {e}"),
             };
-            let why = format!("{} is not ready any more: {why}", self.label());
-            if !std::mem::replace(&mut silent, true) {
+            missed += 1;
+            if missed == MISSES {
+                let why = format!("{} is not ready any more: {why}", self.label());
                 tracing::warn!("{why}");
+                self.down.has_ended(self.number, false);
                 self.say(Word::Silent(why)).await;
             }
         }
@@ -460,6 +479,11 @@ impl Instance {
     async fn say(&self, word: Word) {
         let _ = self.words.send((self.number, word)).await;
     }
+}
+
+/// Whether everybody who was told to leave then may still be at it.
+fn lately(told: Instant) -> bool {
+    told.elapsed() < LEAVES
 }
 
 /// Rounded up: what is over a limit is not shown as the limit.

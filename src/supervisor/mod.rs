@@ -114,8 +114,10 @@ struct Supervisor {
     leaders: Leaders,
     restarts: u64,
     restarts_by: Restarts,
-    /// Why an instance ended last, or did not answer any more.
+    /// Why an instance ended last.
     ended: Option<String>,
+    /// Why it is taken for one that hangs.
+    silent: Vec<Option<String>>,
     /// As it was measured last, and when.
     private_kib: u64,
     measured: Option<Instant>,
@@ -154,6 +156,7 @@ impl Supervisor {
             restarts: 0,
             restarts_by: Restarts::default(),
             ended: None,
+            silent: vec![None; count],
             private_kib: 0,
             measured: None,
             verdict: None,
@@ -308,6 +311,7 @@ impl Supervisor {
             }
             Word::Ended(why) => {
                 self.pids[number] = None;
+                self.silent[number] = None;
                 self.ready[number] = false;
                 // What is started again for its memory has done nothing wrong.
                 let memory = why.as_ref().is_none_or(|(why, _)| *why == Restart::Memory);
@@ -330,10 +334,16 @@ impl Supervisor {
                     self.tell(FromSupervisor::Ready { upstreams }).await;
                 }
             }
+            Word::Answers => {
+                self.ready[number] = true;
+                self.failing[number] = false;
+                self.silent[number] = None;
+                self.report_to_all().await;
+            }
             Word::Silent(why) => {
                 self.ready[number] = false;
                 self.failing[number] = true;
-                self.ended = Some(why);
+                self.silent[number] = Some(why);
                 self.report_to_all().await;
             }
             Word::Failed(reason) => {
@@ -355,7 +365,13 @@ impl Supervisor {
             private_kib: self.private_kib,
             ready: u16::try_from(count(&self.ready)).ok(),
             failing: u16::try_from(count(&self.failing)).unwrap_or(u16::MAX),
-            ended: self.ended.clone(),
+            ended: self
+                .silent
+                .iter()
+                .flatten()
+                .next()
+                .or(self.ended.as_ref())
+                .cloned(),
         })
     }
 

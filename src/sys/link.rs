@@ -227,6 +227,12 @@ impl Link {
         rustix::fs::fsync(&self.directory).map_err(Into::into)
     }
 
+    /// Its own path.
+    #[must_use]
+    pub fn itself(&self) -> PathBuf {
+        self.path.join(&self.name)
+    }
+
     /// What [`Self::lock`] makes.
     #[must_use]
     pub fn lock_file(&self) -> PathBuf {

@@ -233,7 +233,7 @@ fn a_release_whose_application_does_not_come_back_has_not_proved_itself() {
 #[test]
 fn a_release_that_hangs_at_the_end_of_its_probation_has_not_proved_itself() {
     let scene = Scene::prepare("sticks", SOCKET, "");
-    scene.probation("8s");
+    scene.probation("14s");
     scene.release("2", "");
     scene.service.start();
     scene.service.wait_owner(1, "serving");

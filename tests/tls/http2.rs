@@ -22,7 +22,9 @@ fn over_tls_nothing_is_lost_and_nobody_connects_again_in_ten_upgrades_and_ten_ro
     let relay = TlsRelay::http2(server(&service), &authority);
     let last = ten_and_ten(&service, Spec::new(relay.address()));
     assert_eq!(last.http2.passed, last.tls.passed);
-    assert_eq!(relay.handshakes(), (CLIENTS as u64, 0));
+    // The first ticket may come before the last of them connects.
+    let (full, resumed) = relay.handshakes();
+    assert_eq!(full + resumed, CLIENTS as u64);
 }
 
 #[test]

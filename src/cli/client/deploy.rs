@@ -74,7 +74,13 @@ impl Client<'_> {
             let pointed = kept.and_then(|kept| {
                 // For a `rollback` that must not ask the service where to go back to.
                 match before.as_ref().filter(|_| !stays) {
-                    Some(before) if link.is_link()? => kept.make(before)?,
+                    // The name may be another user's, in a directory where only he may remove it.
+                    Some(before) if link.is_link()? => kept.make(before).map_err(|e| {
+                        io::Error::new(
+                            e.kind(),
+                            format!("{} cannot be made: {e}", kept.itself().display()),
+                        )
+                    })?,
                     _ => {}
                 }
                 link.point(&directory)
@@ -203,6 +209,11 @@ fn not_pointed(pointed: io::Result<bool>, link: &Path, directory: &Path) -> Opti
                 "{link} is not a link: `deploy` needs one that leads to the release; `apply` runs what is \
                  in the directory now"
             );
+            Some(verdict(exit::CONFIG, message))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let directory = directory.display();
+            let message = format!("{link} is not there: `ln -s {directory} {link}`, then `apply`");
             Some(verdict(exit::CONFIG, message))
         }
         Err(e) => {

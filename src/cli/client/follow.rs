@@ -203,9 +203,14 @@ impl Client<'_> {
             _ => self.patience.answer,
         };
         let over = Instant::now() + limit;
-        while self.control.status().await?.phase == phase && Instant::now() < over {
+        while Instant::now() < over {
+            match self.control.status().await {
+                Ok(status) if status.phase == phase => {}
+                Err(trouble) if !trouble.may_pass() => return Err(trouble),
+                _ => return Ok(()),
+            }
             tokio::select! {
-                event = next(&mut events), if events.is_some() => if event?.is_none() {
+                event = next(&mut events), if events.is_some() => if !matches!(event, Ok(Some(_))) {
                     events = None;
                 },
                 () = sleep_until(over.min(Instant::now() + self.patience.look)) => {}

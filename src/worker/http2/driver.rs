@@ -71,8 +71,9 @@ struct Driver<'a> {
     /// It is to be said when `h2` is where it should be after a move: before that it would be taken for
     /// an answer to what `h2` was fed, and what came with the connection would not be heard.
     goodbye_due: bool,
-    /// `h2` must have answered what it was fed.
+    /// `h2` must have answered what it was fed; and when it was fed.
     arrived_by: Option<Instant>,
+    began: Instant,
     /// Requests, writes, and behind a GOAWAY reads, at the last look.
     seen: (u32, u32, u32),
     idle_since: Instant,
@@ -153,6 +154,7 @@ impl<'a> Driver<'a> {
             said_goodbye: false,
             goodbye_due: false,
             arrived_by: moved.then(|| now + ARRIVAL),
+            began: now,
             seen: (gate.requests(), 0, 0),
             gate,
             idle_since,
@@ -192,8 +194,9 @@ impl<'a> Driver<'a> {
                 }
                 let is_arriving = core.shim.is_arriving();
                 let late = is_arriving && self.arrived_by.is_some_and(|due| due <= now);
-                if late && core.has_unwritten() {
-                    // It is the client that takes nothing, and `send_timeout` is for that.
+                let patient = now < self.began + self.worker.http.send_timeout;
+                if late && patient && core.has_unwritten() {
+                    // It is the client that takes nothing.
                     self.arrived_by = Some(now + ARRIVAL);
                 } else if late || core.shim.has_failed() {
                     return Poll::Ready(End::Failed);

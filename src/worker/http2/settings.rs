@@ -16,6 +16,9 @@ pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const _: () = assert!(CONNECTION_WINDOW >= 2 * 65_535);
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
+/// What `h2` lets a client give up before it was looked at, when nobody says otherwise.
+const RESETS: u32 = 20;
+
 /// How hyper is set up.
 pub(in crate::worker) fn builder(http: &Http) -> http2::Builder<Tasks> {
     let mut builder = http2::Builder::new(Tasks {
@@ -26,7 +29,7 @@ pub(in crate::worker) fn builder(http: &Http) -> http2::Builder<Tasks> {
         .max_concurrent_streams(http.max_streams)
         // What was held for a move comes at once: as many as may be open may have been given up by
         // then. (`RESETS_MAX` bounds how many a client gives up.)
-        .max_pending_accept_reset_streams(usize::try_from(http.max_streams).unwrap_or(usize::MAX))
+        .max_pending_accept_reset_streams(http.max_streams.max(RESETS) as usize)
         .max_header_list_size(HEADERS_MAX)
         // Never `adaptive_window`: it tells other settings later.
         .initial_connection_window_size(CONNECTION_WINDOW)
