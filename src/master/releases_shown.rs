@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::hosting::Applications;
+use super::release_file::named;
 use super::releases::KnownReleases;
 use crate::api::{self, Last, Outcome, Releases};
 use crate::config::{self, Config};
@@ -19,6 +20,7 @@ impl KnownReleases {
         if now.as_ref() == Some(ours) {
             return None;
         }
+        let is_good = self.of(app).good == Some(named(ours));
         Some(match (now, unusable) {
             (Some(now), None) if self.was_rejected(applications, &now) => {
                 format!(
@@ -35,7 +37,8 @@ impl KnownReleases {
             (Some(_), None) => {
                 format!("the release in {link} is not the one that runs: `apply` runs it")
             }
-            (_, unusable) if !ours.path.exists() => format!(
+            // A restart would start the good one.
+            (_, unusable) if is_good && !ours.path.exists() => format!(
                 "{} serves, and is not on disk any more: after a restart nothing does{}; `deploy` another \
                  release",
                 ours.path.display(),

@@ -254,6 +254,35 @@ fn a_release_that_hangs_at_the_end_of_its_probation_has_not_proved_itself() {
 }
 
 #[test]
+fn what_a_restart_would_start_is_said_when_the_release_that_runs_is_gone() {
+    let scene = two("gone", "");
+    let status = || scene.service.cli(&["status"]).stdout;
+    let gone = |release: &str| fs::remove_dir_all(scene.releases().join(release)).unwrap();
+    scene.deploy("2").assert_code(0);
+    scene.service.cli(&["commit"]).assert_code(0);
+    scene.service.wait_owner(2, "serving");
+    gone("2");
+    let said = status();
+    assert!(said.contains("after a restart nothing does"), "{said}");
+    assert_eq!(scene.get("/"), "2");
+    // One that is on trial is not what a restart falls back to.
+    scene.release("2", "");
+    scene.release("3", "");
+    scene.point("3");
+    scene.service.cli(&["stop"]).assert_code(0);
+    scene.service.wait_exit();
+    scene.service.start();
+    scene.service.wait_owner(1, "serving");
+    assert_eq!(scene.get("/"), "3");
+    gone("3");
+    let said = status();
+    assert!(
+        said.contains("after a restart what last proved itself"),
+        "{said}"
+    );
+}
+
+#[test]
 fn apply_says_that_a_link_leads_nowhere() {
     let scene = Scene::begin("nowhere", SOCKET, "");
     scene.point("none");
