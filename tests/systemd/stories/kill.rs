@@ -108,8 +108,12 @@ pub fn every_worker(host: &mut Host) {
     let load = load::steady();
     let workers = host.titled("handover: worker process");
     assert_eq!(workers.len(), 2);
-    // At once: a client that lost the first would find the second and lose that, too.
-    let kill = format!("kill -KILL {} {}", workers[0], workers[1]);
+    // Frozen, so that both die at once: a client that lost the first would find the second, and lose
+    // that, too.
+    let kill = format!(
+        "systemctl freeze handover.service; kill -KILL {} {}; systemctl thaw handover.service",
+        workers[0], workers[1]
+    );
     host.container.sh(&kill).ok();
     until("two other workers", SOON, || {
         let now = host.titled("handover: worker process");
