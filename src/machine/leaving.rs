@@ -120,7 +120,18 @@ impl Machine {
         self.timers.disarm(Timer::Heartbeat);
         self.main_is_the_predecessors();
         self.enter(Phase::Draining, s);
+        self.ask_who_serves(s);
         self.finish(s);
+    }
+
+    /// The one whom this master left the service to is gone: it may have died before it had the service, or
+    /// have left it to another one since.
+    fn ask_who_serves(&mut self, s: &mut Step) {
+        let gone = self.predecessor.is_some_and(|p| p.exited) && self.successor.is_none();
+        if gone && !self.stopping() && !self.released {
+            self.asks = true;
+            s.act(Action::AskOwner);
+        }
     }
 
     fn drain_as(&mut self, how: Signal, s: &mut Step) {
@@ -153,17 +164,26 @@ impl Machine {
                 self.successor = None;
                 self.finish(s);
             }
-            Event::OwnerAnswered(_) if self.committed_one_is_gone() => {
-                // Nobody else would see it die: its zombie goes to PID 1 (or the keeper) with our
-                // exit, and is noticed there. Our workers finish by themselves. Should the service
-                // manager have us for the main process still, it must not take this for a stop.
+            Event::OwnerAnswered(false) if self.asks || self.committed_one_is_gone() => {
+                // Nobody serves, and nobody else would see it: the zombie of a successor goes to PID 1
+                // (or the keeper) with our exit, and is noticed there. Our workers finish by themselves.
+                // Should the service manager have us for the main process still, it must not take this
+                // for a stop.
+                if self.asks {
+                    self.name_main(Who::Me, s);
+                }
                 self.say_held(s);
                 self.enter(Phase::Done, s);
                 s.act(Action::Exit(crate::api::exit::FAILED));
             }
+            Event::OwnerAnswered(true) if self.asks => {
+                self.asks = false;
+                self.finish(s);
+            }
             Event::PredecessorClosed => self.say_stopping(s),
             Event::PredecessorExited => {
                 self.say_stopping(s);
+                self.ask_who_serves(s);
                 self.finish(s);
             }
             // It hangs: nobody may stay behind when the service stops.
@@ -252,7 +272,7 @@ impl Machine {
         let waits_for_others = waits_for_successor || waits_for_predecessor || waits_for_drainers;
         // Should the service manager still take us for the main process, it would end the service.
         let names = !self.stopping() && self.main == Some(Who::Successor) && !self.main_known;
-        let waits = self.workers_left || waits_for_others || names;
+        let waits = self.workers_left || waits_for_others || names || self.asks;
         if self.phase == Phase::Draining && !waits {
             self.settle_rest("the master left", s);
             self.say_held(s);

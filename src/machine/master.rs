@@ -68,6 +68,8 @@ pub struct Machine {
     pub(super) said_stopping: bool,
     /// The other master stops it, and told us to leave.
     pub(super) released: bool,
+    /// Whether somebody serves, since the one whom the service was left to has gone.
+    pub(super) asks: bool,
 }
 
 /// What a master knows of its predecessor.
@@ -231,6 +233,7 @@ impl Machine {
             stopping: None,
             said_stopping: false,
             released: false,
+            asks: false,
         }
     }
 

@@ -45,7 +45,9 @@ impl Machine {
                 s.act(Action::Settle(OrderKind::Rollback, Verdict::Refused(why)));
             }
             Event::Order(Order::Rollback { nothing: None }) => {
-                // Nobody is parked: the previous binary comes back from disk, by a hot upgrade.
+                // Nobody is parked: the previous binary comes back from disk, by a hot upgrade. It is not
+                // refused for those who drain.
+                self.has_room(true, s);
                 self.pend(OrderKind::Rollback);
                 self.launch(false, true, s);
             }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::kit::*;
-use crate::machine::event::{Event, FromSuccessor, Order, Signal};
-use crate::machine::{Action, OrderKind, Phase, Timer, Verdict};
+use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Order, Signal};
+use crate::machine::{Action, OrderKind, Phase, Timer, Verdict, Who};
 
 #[test]
 fn a_new_one_told_to_leave_finishes_what_it_holds() {
@@ -45,6 +45,33 @@ fn a_new_one_that_does_not_own_the_service_says_that_it_leaves() {
             );
         }
     }
+}
+
+/// The old one died while it took the service back, or has passed it on since.
+#[test]
+fn one_that_left_the_service_to_somebody_who_is_gone_asks_who_serves() {
+    let retired = || {
+        let mut one = One::at(Phase::Yielded, Automatic);
+        // The death is seen before the last word is read.
+        let _ = one.on(Event::PredecessorExited);
+        let last = FromPredecessor::Retire("rolled back".into());
+        place(&one.on(Event::Predecessor(last)), &Action::AskOwner);
+        let _ = one.on(Event::WorkersGone);
+        one
+    };
+    let busy = || {
+        let mut one = One::at(Phase::Probation, Automatic);
+        let _ = one.signal(Signal::Int);
+        place(&one.on(Event::PredecessorExited), &Action::AskOwner);
+        one
+    };
+    for mut one in [busy(), retired()] {
+        // It becomes the main process, whose failure starts the service anew.
+        let actions = one.on(Event::OwnerAnswered(false));
+        assert_order(&actions, &[Action::NameMain(Who::Me), Action::Exit(1)]);
+    }
+    assert_eq!(busy().on(Event::WorkersGone), [], "it has asked");
+    place(&retired().on(Event::OwnerAnswered(true)), &Action::Exit(0));
 }
 
 #[test]

@@ -509,7 +509,9 @@ impl Walk {
         if self.nodes.len() > 1 && !self.heard_ready {
             return Err("an upgrade begins, and READY=1 was never heard".into());
         }
-        if machines.iter().any(|m| m.stopping()) || self.stops || self.told_all {
+        // Who was asked to stop may have died since.
+        let stops = self.stops || self.told_all || self.leaves.is_some();
+        if machines.iter().any(|m| m.stopping()) || stops {
             return Ok(());
         }
         let hung = living.clone().any(|node| node.hangs);
