@@ -519,6 +519,9 @@ impl HttpBody for Upload {
             return Poll::Ready(None);
         };
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+            if let Of::Connection(gate) = &self.of {
+                gate.register_reader(cx.waker());
+            }
             ready!(self.poll_silence(cx));
             self.body = None;
             match &self.of {
@@ -533,7 +536,7 @@ impl HttpBody for Upload {
             // hyper ends such a connection.
             Some(Err(_)) => {
                 if let Of::Connection(gate) = &self.of {
-                    gate.stick();
+                    gate.end();
                 }
                 true
             }

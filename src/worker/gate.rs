@@ -45,6 +45,8 @@ pub(super) struct Gate {
     /// See [`WEB_SOCKET`].
     farewell: Mutex<Option<Box<Farewell>>>,
     driver: AtomicWaker,
+    /// Who reads the request's body.
+    reader: AtomicWaker,
 }
 
 /// No further request is read (one that is under way is).
@@ -248,6 +250,7 @@ impl Gate {
         };
         let number = unread.number;
         let Poll::Ready(read_whole) = unread.poll(cx) else {
+            self.body_lacks();
             return;
         };
         *slot = None;
@@ -296,15 +299,31 @@ impl Gate {
     }
 
     /// The client closed its half. True: hyper must not know yet, an answer is under way (hyper
-    /// would abort it; a client that only has nothing more to say waits for it).
+    /// would abort it; a client that only has nothing more to say waits for it). Whether hyper has the
+    /// whole body of the request, its reader finds out.
     pub(super) fn hold_eof(&self) -> bool {
-        let hold =
-            self.marks() & (IN_FLIGHT | STICKY | EOF_DUE) == IN_FLIGHT && !self.body_pending();
+        let hold = self.marks() & (IN_FLIGHT | SWITCH_GRANTED | EOF_DUE) == IN_FLIGHT;
         if hold {
             self.set(EOF_HELD);
             self.driver.wake();
+            self.reader.wake();
         }
         hold
+    }
+
+    /// Whom to wake when the client has closed its half.
+    pub(super) fn register_reader(&self, waker: &Waker) {
+        self.reader.register(waker);
+        self.body_lacks();
+    }
+
+    /// The request's body has not ended, and nothing of it is left to read. When hyper was not told of
+    /// the client's EOF, that is what it waits for: it asks for more only when it has handed on all it had.
+    fn body_lacks(&self) {
+        if self.eof_held() {
+            self.release_eof();
+            self.driver.wake();
+        }
     }
 
     /// hyper is about to write.
@@ -346,7 +365,7 @@ impl Gate {
         self.body
             .store(if has_body { number } else { 0 }, Ordering::Release);
         let ends = if last { STICKY } else { 0 };
-        self.change(HEAD | DRY | BODY_LATE, IN_FLIGHT | ends);
+        self.change(HEAD | DRY | BODY_LATE | EOF_HELD, IN_FLIGHT | ends);
         number
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::AsyncWriteExt as _;
-use tokio::time::{Instant, sleep};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::Client;
 use crate::worker::{TestWorker, checksum, pattern};
@@ -264,6 +264,59 @@ async fn a_client_that_has_closed_its_half_gets_its_answer() {
     assert!(client.at_eof().await);
     drop(client);
     ends_well(worker, 1).await;
+}
+
+/// Whether hyper has the whole body when it meets the end, or has still to hand on a part of it.
+#[tokio::test]
+async fn a_client_that_has_closed_its_half_behind_a_body_gets_its_answer() {
+    let worker = TestWorker::start().await;
+    let (sized, chunked) = ("Content-Length: 5", "Transfer-Encoding: chunked");
+    let (close, sized_close) = (
+        "Connection: close",
+        "Connection: close\r\nContent-Length: 5",
+    );
+    let chunks = "5\r\nhello\r\n0\r\n\r\n";
+    for (line, fields, body) in [
+        ("GET /hello HTTP/1.0", "", ""),
+        ("GET /hello HTTP/1.1", close, ""),
+        ("GET /slow/20 HTTP/1.0", "", ""),
+        ("POST /upload HTTP/1.1", sized, "hello"),
+        ("POST /upload HTTP/1.1", chunked, chunks),
+        ("POST /upload HTTP/1.1", sized_close, "hello"),
+        ("POST /upload HTTP/1.0", sized, "hello"),
+        ("POST /ignore HTTP/1.1", sized, "hello"),
+        ("POST /ignore HTTP/1.1", chunked, chunks),
+        ("POST /ignore HTTP/1.0", sized, "hello"),
+    ] {
+        for _ in 0..20 {
+            let mut client = Client::accepted(&worker).await;
+            let fields = format!("Host: t\r\n{fields}");
+            let request = format!("{line}\r\n{}\r\n\r\n{body}", fields.trim_end());
+            client.send(request).await;
+            client.stream.shutdown().await.unwrap();
+            assert_eq!(client.answer().await.status, 200, "{line} {fields}");
+            assert!(client.at_eof().await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_closed_its_half_within_a_body_is_not_waited_for() {
+    let worker = TestWorker::start().await;
+    for path in ["/upload", "/ignore"] {
+        for pause_ms in [0, 50] {
+            let mut client = Client::accepted(&worker).await;
+            let head = format!("POST {path} HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\n");
+            client.send(head + "hello").await;
+            pause(pause_ms).await;
+            client.stream.shutdown().await.unwrap();
+            // Else it would be ten seconds.
+            let mut rest = Vec::new();
+            let end = client.stream.read_to_end(&mut rest);
+            let end = timeout(Duration::from_secs(8), end).await;
+            let _ = end.unwrap_or_else(|_| panic!("{path}: no end"));
+        }
+    }
 }
 
 #[tokio::test]

@@ -94,6 +94,8 @@ enum End {
     Switches,
     /// hyper has refused a head, and said so.
     Refused,
+    /// Within a request or an answer.
+    Failed,
     /// Broken, or nobody there.
     Broken,
 }
@@ -156,7 +158,7 @@ impl<'a> Driver<'a> {
                 return Poll::Ready(match result {
                     Ok(()) => End::Done,
                     Err(e) if e.is_parse() => End::Refused,
-                    Err(_) => End::Broken,
+                    Err(_) => End::Failed,
                 });
             }
             if self.gate.switches() {
@@ -265,7 +267,7 @@ impl<'a> Driver<'a> {
                     true
                 }
                 End::Refused => true,
-                End::Done => gate.closing(),
+                End::Done | End::Failed => gate.closing(),
                 End::Leave | End::Switches | End::Broken => false,
             };
             if may_still_send {
