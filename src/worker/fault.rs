@@ -1,26 +1,42 @@
-//! Requests that nobody may answer but with an error, whatever the application is: HTTP/1.1 that
-//! does not say, or not clearly, which host it is for (RFC 9112, 3.2). A proxy before us and the
-//! application behind us must never take one request for two different hosts.
+//! Requests that nobody may answer but with an error, whatever the application is: those that do not
+//! say, or not clearly, which host they are for (RFC 9112, 3.2; RFC 9113, 8.3.1), or where they end. A
+//! proxy before us and the application behind us must never take one request for two different hosts, nor
+//! for two requests.
 
 use std::net::Ipv6Addr;
 
-use http::header::HOST;
-use http::{Method, Request, Uri, Version};
+use http::header::{HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Uri, Version};
 
 /// Whether the answer is 400.
 pub(super) fn is_faulty<B>(request: &Request<B>) -> bool {
-    let version = request.version();
-    if version > Version::HTTP_11 {
-        // `h2` looks at these itself.
-        return false;
-    }
+    let (version, uri) = (request.version(), request.uri());
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => is_host(host.as_bytes()),
-        (None, None) => version < Version::HTTP_11,
-        _ => false,
+        (Some(host), None) => Some(host.as_bytes()),
+        (None, None) => None,
+        _ => return true,
     };
-    !host || !is_target(request.method(), request.uri())
+    if version > Version::HTTP_11 {
+        // The rest of its target `h2` looks at itself.
+        let authority = uri
+            .authority()
+            .map(|authority| authority.as_str().as_bytes());
+        let differ = host.is_some() && authority.is_some() && host != authority;
+        return differ || !authority.or(host).is_some_and(is_host);
+    }
+    let is_host = host.map_or(version < Version::HTTP_11, is_host);
+    !is_host || !is_target(request.method(), uri) || !is_framed(request.headers())
+}
+
+/// hyper reads `chunked` behind other codings, which nobody would undo, and behind another `chunked`.
+fn is_framed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        _ => false,
+    }
 }
 
 /// A path, a whole URI, and for the methods that have it, `host:port` or an asterisk.
@@ -161,6 +177,27 @@ mod tests {
         ] {
             assert!(!is_host(host.as_bytes()), "{host}");
         }
+    }
+
+    #[test]
+    fn http_2_says_once_whom_it_is_for() {
+        let faulty = |target: &str, hosts: &[&str]| {
+            let mut request = Request::get(target).version(Version::HTTP_2);
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            is_faulty(&request.body(()).unwrap())
+        };
+        assert!(!faulty("https://a:80/", &[]));
+        assert!(!faulty("https://a:80/", &["a:80"]));
+        assert!(!faulty("/", &["a"]));
+        assert!(faulty("/", &[]));
+        assert!(faulty("/", &[""]));
+        assert!(faulty("/", &["a/b"]));
+        assert!(faulty("/", &["a", "a"]));
+        assert!(faulty("https://a/", &["a", "a"]));
+        assert!(faulty("https://a/", &["b"]));
+        assert!(faulty("https://u:p@a/", &[]));
     }
 
     #[test]

@@ -18,6 +18,10 @@ async fn a_request_that_does_not_say_clearly_whom_it_is_for_is_answered_with_400
         "GET evil.com:80 HTTP/1.1\r\nHost: a\r\n",
         "GET * HTTP/1.1\r\nHost: a\r\n",
         "POST /upload HTTP/1.1\r\nContent-Length: 3\r\n",
+        // Nor where it ends.
+        "POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n",
+        "POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n",
+        "POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
     ] {
         let mut client = Client::connect(&worker).await;
         client.send(format!("{head}\r\n")).await;
