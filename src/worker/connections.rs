@@ -23,8 +23,11 @@ pub(super) struct Connections {
     max: usize,
     full: watch::Sender<bool>,
     ended: Notify,
-    /// One for each answer that may be made at a time: it may open a file.
+    /// One for each connection's answer that may be made at a time: it may open a file.
     answers: Arc<Semaphore>,
+    /// And for each that is made beside others of its connection (HTTP/2), so that a few connections do
+    /// not take what the others need.
+    more: Arc<Semaphore>,
     pub(super) figures: Figures,
 }
 
@@ -102,8 +105,10 @@ impl Fullness {
 }
 
 impl Connections {
-    /// `max`: connections; `answers`: how many are made at a time.
-    pub(super) fn new(board: Option<Board>, max: usize, answers: usize) -> Arc<Self> {
+    /// `max`: connections; `answers`, `more`: how many answers are made at a time, the first of their
+    /// connections and others.
+    pub(super) fn new(board: Option<Board>, max: usize, answers: usize, more: usize) -> Arc<Self> {
+        let permits = |n: usize| Arc::new(Semaphore::new(n.min(Semaphore::MAX_PERMITS)));
         Arc::new(Self {
             open: Mutex::new(Open {
                 next: 0,
@@ -119,7 +124,8 @@ impl Connections {
             max,
             full: watch::Sender::new(false),
             ended: Notify::new(),
-            answers: Arc::new(Semaphore::new(answers.min(Semaphore::MAX_PERMITS))),
+            answers: permits(answers),
+            more: permits(more),
             figures: Figures::default(),
         })
     }
@@ -189,14 +195,18 @@ impl Connections {
         self.count() as u64 <= mean + mean / 8 + 2
     }
 
-    /// Room for an answer, if there is some.
-    pub(super) fn room_for_answer(&self) -> Option<Room> {
-        Arc::clone(&self.answers).try_acquire_owned().ok().map(Room)
+    fn room(&self, alone: bool) -> Arc<Semaphore> {
+        Arc::clone(if alone { &self.answers } else { &self.more })
+    }
+
+    /// Room for an answer, if there is some; `alone`: its connection makes no other one now.
+    pub(super) fn room_for_answer(&self, alone: bool) -> Option<Room> {
+        self.room(alone).try_acquire_owned().ok().map(Room)
     }
 
     /// Waits until there is room for an answer.
-    pub(super) async fn wait_for_answer(&self) -> Room {
-        match Arc::clone(&self.answers).acquire_owned().await {
+    pub(super) async fn wait_for_answer(&self, alone: bool) -> Room {
+        match self.room(alone).acquire_owned().await {
             Ok(room) => Room(room),
             // Nobody closes it.
             Err(_) => std::future::pending().await,
@@ -308,5 +318,24 @@ impl Drop for Live {
         }
         drop(open);
         self.of.ended.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_beside_each_other_leave_room_for_those_of_other_connections() {
+        let connections = Connections::new(None, 2, 2, 3);
+        let more = || connections.room_for_answer(false);
+        let held = [more(), more(), more()];
+        assert!(held.iter().all(Option::is_some) && more().is_none());
+        let alone = || connections.room_for_answer(true);
+        let (first, second) = (alone(), alone());
+        assert!(first.is_some() && second.is_some() && alone().is_none());
+        drop(held);
+        assert!(alone().is_none());
+        connections.wait_for_answer(false).await;
     }
 }

@@ -102,7 +102,8 @@ impl Worker {
         let connections = Connections::new(
             board.map(|fd| Board::join(fd, start.slot)),
             max_connections,
-            files - max_connections,
+            files - max_connections - share(files),
+            share(files),
         );
         if let Some(hosted) = &start.hosted {
             application.keep(|| hosted.clone());
@@ -272,18 +273,24 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// eighth for the application.
 fn files() -> usize {
     let (files, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    let files = files.saturating_sub((files / 8).max(64)).max(2);
+    let files = files.saturating_sub((files / 8).max(64)).max(3);
     usize::try_from(files).unwrap_or(usize::MAX)
 }
 
 /// How many connections are accepted. A connection is a descriptor, and so is the file that an answer
-/// sends, so half of them are connections; one of HTTP/1.1 makes one answer at a time, and never waits
-/// for another one's file then. Whoever sets a higher limit knows that most of the answers open none.
+/// sends: none waits for another one's file. Only those that HTTP/2 makes beside each other share what is
+/// set aside for them. Whoever sets a higher limit knows that most of the answers open none.
 fn max_connections(files: usize, configured: u64) -> usize {
+    let rest = files - share(files);
     match usize::try_from(configured) {
-        Ok(0) | Err(_) => files / 2,
-        Ok(n) => n.min(files - (files / 8).max(1)),
+        Ok(0) | Err(_) => rest / 2,
+        Ok(n) => n.min(rest - share(files)),
     }
+}
+
+/// Of the descriptors, for what is not the usual case.
+fn share(files: usize) -> usize {
+    (files / 8).max(1)
 }
 
 #[cfg(test)]
@@ -292,10 +299,10 @@ mod tests {
 
     #[test]
     fn connections_leave_room_for_the_files_of_their_answers() {
-        assert_eq!(max_connections(896, 0), 448);
+        assert_eq!(max_connections(896, 0), 392);
         assert_eq!(max_connections(896, 100), 100);
-        assert_eq!(max_connections(896, 10_000), 784);
-        assert_eq!(max_connections(2, 0), 1);
-        assert_eq!(max_connections(2, u64::MAX), 1);
+        assert_eq!(max_connections(896, 10_000), 672);
+        assert_eq!(max_connections(3, 0), 1);
+        assert_eq!(max_connections(3, u64::MAX), 1);
     }
 }

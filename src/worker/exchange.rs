@@ -88,13 +88,14 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
         let (of, request) = self.enter(request, faulty);
         // A router is always ready, and cloning one is cloning an `Arc`.
         let mut router = self.router.clone();
-        let room = self.connections.room_for_answer();
+        let alone = !self.multiplexed || self.gate.streams() == 1;
+        let room = self.connections.room_for_answer(alone);
         let stage = if faulty {
             Stage::Fails(StatusCode::BAD_REQUEST)
         } else if room.is_some() {
             Stage::begin(&subject, &mut router, request)
         } else {
-            let room = wait_for_room(Arc::clone(&self.connections));
+            let room = wait_for_room(Arc::clone(&self.connections), alone);
             Stage::Waits(Box::pin(room), Some(Box::new((router, request))))
         };
         Answering {
@@ -263,8 +264,8 @@ impl Stage {
     }
 }
 
-async fn wait_for_room(connections: Arc<Connections>) -> Room {
-    connections.wait_for_answer().await
+async fn wait_for_room(connections: Arc<Connections>, alone: bool) -> Room {
+    connections.wait_for_answer(alone).await
 }
 
 impl Future for Answering {
