@@ -23,7 +23,7 @@ pub(super) fn asked(value: &[u8], length: u64) -> Asked {
     let Some((unit, ranges)) = value.split_at_checked(UNIT.len()) else {
         return Asked::Whole;
     };
-    if !unit.eq_ignore_ascii_case(UNIT) || ranges.is_empty() {
+    if !unit.eq_ignore_ascii_case(UNIT) || ranges.is_empty() || length == 0 {
         return Asked::Whole;
     }
     let mut parts = Vec::new();
@@ -124,9 +124,9 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_has_no_ranges() {
+    fn of_an_empty_file_there_are_no_parts() {
         for value in ["bytes=0-", "bytes=-1", "bytes=0-0"] {
-            assert_eq!(asked(value.as_bytes(), 0), Asked::Nothing, "{value}");
+            assert_eq!(asked(value.as_bytes(), 0), Asked::Whole, "{value}");
         }
     }
 
