@@ -239,11 +239,19 @@ impl Host {
             .ok();
     }
 
+    /// SIGKILL to several: none runs any more when the first one dies.
+    pub fn kill_at_once(&self, pids: &[u32]) {
+        let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+        let pids = pids.join(" ");
+        self.container
+            .sh(&format!("kill -STOP {pids}; kill -KILL {pids}"))
+            .ok();
+    }
+
     /// What the service and systemd said about it, since `mark` was logged by `mark_journal`.
     pub fn journal_since(&self, mark: &str) -> String {
-        let ran = self
-            .container
-            .run(["journalctl", "--output=cat", "--no-pager"]);
+        let script = "journalctl --sync; journalctl --output=cat --no-pager";
+        let ran = self.container.sh(script);
         let text = ran.ok();
         let at = text
             .rfind(mark)

@@ -209,6 +209,8 @@ fn what_the_kernel_kills_for_want_of_memory_is_told_and_started_again(blog: &Blo
     let kept = before.iter().filter(|pid| kept.contains(pid)).count();
     assert_eq!(kept as u64 + killed, 2);
     assert_eq!(blog.main_pid(), main);
+    // What was answered meanwhile may be in its client's socket.
+    load.wait_answers(100, SOON);
     load.mark("after");
     load.wait_answers(100, SOON);
     let report = load.stop();
@@ -217,7 +219,7 @@ fn what_the_kernel_kills_for_want_of_memory_is_told_and_started_again(blog: &Blo
     // begun.
     let (told, cut) = (report.count(Kind::BadStatus), report.count(Kind::Eof));
     assert_eq!(report.failed(), told + cut, "{report}");
-    assert!(told + cut <= CLIENTS as u64, "{report}");
+    assert!(told + cut <= CLIENTS as u64 * killed, "{report}");
     assert_eq!(report.total.opened, CLIENTS as u64 + cut, "{report}");
 }
 
@@ -266,15 +268,11 @@ fn is_deployed_refused_taken_back_and_left_alone(blog: &Blog, example: &Example)
     blog.container.sh("chmod -R a+rX /srv/blog").ok();
     blog.systemctl(&["enable", "--now", UNIT]).ok();
     let serves = |release: &str| {
-        let ran = blog.container.run(["curl", "-sS", "http://127.0.0.1/"]);
         let [text, json] = [
-            format!("release {release}\n"),
+            format!("release {release}"),
             format!("\"release\":\"{release}\""),
         ];
-        assert!(
-            ran.stdout.ends_with(&text) || ran.stdout.contains(&json),
-            "{ran}"
-        );
+        blog.until_it_answers(|ran| ran.ends_with(&text) || ran.contains(&json));
     };
     serves("1");
     let load = clients();
@@ -417,8 +415,16 @@ impl Blog {
 
     #[track_caller]
     fn serves(&self, release: &str) {
-        let ran = self.container.run(["curl", "-sS", "http://127.0.0.1/"]);
-        assert_eq!(ran.ok(), format!("release {release}"));
+        self.until_it_answers(|text| text == format!("release {release}"));
+    }
+
+    /// A new connection may still meet the generation of before, for a moment.
+    #[track_caller]
+    fn until_it_answers(&self, so: impl Fn(&str) -> bool) {
+        until("an answer of the release that serves", SOON, || {
+            let ran = self.container.run(["curl", "-sS", "http://127.0.0.1/"]);
+            so(ran.stdout.trim_end()).then_some(())
+        });
     }
 }
 

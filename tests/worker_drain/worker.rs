@@ -238,7 +238,7 @@ impl TestWorker {
         answer.await.unwrap();
     }
 
-    /// The owner of the service, who answers its first question with these. Who asks again finds nobody.
+    /// The owner of the service, who answers one question with these. Who asks again finds nobody.
     pub fn owner(&self, targets: &[&OwnedFd], reads: Reads) -> tokio::task::JoinHandle<()> {
         let ends = targets.iter().map(|end| end.try_clone().unwrap());
         let targets = Targets {
@@ -247,8 +247,13 @@ impl TestWorker {
         };
         let mut owner = UnixSeqpacketListener::bind(&self.handoff).unwrap();
         tokio::spawn(async move {
-            let accepted = owner.accept().await.unwrap();
-            handoff::answer(accepted, &targets).await.unwrap();
+            loop {
+                let accepted = owner.accept().await.unwrap();
+                // Who has waited for a second asks again.
+                if handoff::answer(accepted, &targets).await.is_ok() {
+                    return;
+                }
+            }
         })
     }
 

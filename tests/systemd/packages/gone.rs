@@ -4,7 +4,7 @@ use std::net::TcpStream;
 
 use super::made::deb;
 use super::manager::{assert_serves, dpkg, dpkg_install};
-use crate::host::{BIG, Host};
+use crate::host::{BIG, Host, SOON, until};
 use crate::stories::load::InFlight;
 
 /// What was begun is finished, ports are free, and what is left is nobody's.
@@ -38,7 +38,10 @@ pub fn a_removal_finishes_requests_and_a_purge_leaves_nothing(host: &mut Host) {
 /// Nobody listens, nothing runs, nothing is where the program was.
 #[track_caller]
 pub fn assert_gone(host: &Host) {
-    let refused = TcpStream::connect("127.0.0.1:80").expect_err("nobody listens");
+    // The service manager closes what it has kept in a thread of its own.
+    let refused = until("nobody listens", SOON, || {
+        TcpStream::connect("127.0.0.1:80").err()
+    });
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     assert_eq!(host.titled("handover:"), Vec::<u32>::new());
     for path in [

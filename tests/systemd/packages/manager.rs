@@ -13,10 +13,13 @@ pub const IN_TIME: Duration = Duration::from_secs(30);
 /// A transaction with a boot's worth of scripts and an upgrade in it.
 const TRANSACTION: Duration = Duration::from_secs(150);
 
+/// Nobody waits for a commit: what is asked of a probation takes its time here.
+const PATIENT: &str = "workers = 2\n[upgrade]\nprobation = \"10m\"\n";
+
 /// What this machine's administrator says about the service.
 pub fn configure(host: &Host) {
     host.container
-        .write("/etc/handover/conf.d/test.toml", "workers = 2\n");
+        .write("/etc/handover/conf.d/test.toml", PATIENT);
 }
 
 /// `dpkg -i`. Nobody is there to answer questions.

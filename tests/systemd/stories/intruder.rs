@@ -105,7 +105,7 @@ pub fn nobody_holds_up_roots_guard(host: &mut Host) {
     host.handover(&["commit"]).ok();
     host.until_disk_is(Build::B);
     host.kill("KILL", second);
-    host.until_another_main(second, Duration::from_secs(10));
+    host.until_another_main(second, SOON);
     host.container.sh("pkill --full '^sleep 600'").ok();
     let _ = holder.wait();
 }

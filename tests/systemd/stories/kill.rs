@@ -91,8 +91,7 @@ pub fn both_masters_at_once(host: &mut Host) {
     let (load, before, after) = upgraded(host);
     load.stop().assert_clean();
     let load = load::fresh();
-    let kill = format!("kill -KILL {after} {before}");
-    host.container.sh(&kill).ok();
+    host.kill_at_once(&[after, before]);
     until("systemd started another", SOON, || {
         let main = host.main_pid();
         (main > 0 && main != before && main != after && host.state() == "active").then_some(())
@@ -108,13 +107,8 @@ pub fn every_worker(host: &mut Host) {
     let load = load::steady();
     let workers = host.titled("handover: worker process");
     assert_eq!(workers.len(), 2);
-    // Frozen, so that both die at once: a client that lost the first would find the second, and lose
-    // that, too.
-    let kill = format!(
-        "systemctl freeze handover.service; kill -KILL {} {}; systemctl thaw handover.service",
-        workers[0], workers[1]
-    );
-    host.container.sh(&kill).ok();
+    // A client that lost the first would find the second, and lose that, too.
+    host.kill_at_once(&workers);
     until("two other workers", SOON, || {
         let now = host.titled("handover: worker process");
         (now.len() == 2 && now.iter().all(|pid| !workers.contains(pid))).then_some(())
@@ -127,7 +121,7 @@ pub fn every_worker(host: &mut Host) {
 
 /// The last net: everything of the unit is shot and started again.
 pub fn a_hung_owner_is_shot_by_the_watchdog(host: &mut Host) {
-    host.drop_in("watchdog", "[Service]\nWatchdogSec=3\n");
+    host.drop_in("watchdog", "[Service]\nWatchdogSec=9\n");
     host.start();
     let before = host.assert_runs(Build::A);
     let load = load::fresh();

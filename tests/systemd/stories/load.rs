@@ -28,14 +28,15 @@ pub fn on(address: &str) -> Running {
 }
 
 /// Only clients that open a connection each time: for a service that goes away for a moment, which
-/// closes idle connections as it may. Nobody is refused; what comes meanwhile waits.
+/// closes idle connections as it may. Nobody is refused; what comes meanwhile waits, for several starts.
 pub fn fresh() -> Running {
+    let spec = |target| {
+        let spec = Spec::new(target).fresh().pause(PAUSE);
+        spec.timeout(Duration::from_secs(60))
+    };
     started(vec![
-        Spec::new("127.0.0.1:80")
-            .fresh()
-            .connections(4)
-            .pause(PAUSE),
-        Spec::new("[::1]:80").fresh().connections(2).pause(PAUSE),
+        spec("127.0.0.1:80").connections(4),
+        spec("[::1]:80").connections(2),
     ])
 }
 

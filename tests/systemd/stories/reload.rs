@@ -45,7 +45,7 @@ pub fn the_same_build_reloads_the_configuration(host: &mut Host) {
 
 /// Every kind of file that cannot serve: exit non-zero, the old one serves on, the disk is back.
 pub fn a_bad_release_fails_and_the_old_one_serves(host: &mut Host) {
-    host.configure("[upgrade]\nstart_timeout = \"2s\"");
+    host.configure("[upgrade]\nstart_timeout = \"10s\"");
     host.start();
     let before = host.assert_runs(Build::A);
     let load = load::steady();
@@ -227,13 +227,16 @@ pub fn systemd_may_start_anew_in_the_middle(host: &mut Host) {
 /// A `systemctl reload` that runs, and the process that systemd runs for it.
 fn reloading(host: &Host) -> (Child, u32) {
     // It is over in a tenth of a second: it is looked for from within, from before it begins, and without
-    // a process a look. The next one in the unit's cgroup is what systemd runs.
+    // a process a look. The next one in the unit's cgroup that PID 1 has started is what systemd runs.
     let look = "procs=/sys/fs/cgroup/system.slice/handover.service/cgroup.procs
         known=\" $(tr '\\n' ' ' <$procs) \"
         echo ready
         while :; do
             while read -r p; do
-                case $known in *\" $p \"*) ;; *) echo $p; exit ;; esac
+                case $known in *\" $p \"*) continue ;; esac
+                while read -r field parent; do
+                    case $field$parent in PPid:1) echo $p; exit ;; esac
+                done 2>/dev/null </proc/$p/status
             done <$procs
         done";
     let looks = ["timeout", "30", "sh", "-c", look];
