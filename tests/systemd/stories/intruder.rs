@@ -2,7 +2,6 @@
 //! lies in its directories; what it could gain by them is tried, and must be denied or be known.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use crate::host::{Host, SOON, until};
 use crate::release::{Bad, Build, PROGRAM};
