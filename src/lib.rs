@@ -132,13 +132,16 @@ pub fn daemon() -> Service {
             let hosted = cx.kept::<config::Hosted>();
             let beside = hosted.as_ref().map(|hosted| &*hosted.release);
             let site = site_of(&cx, beside)?;
-            let (Some(app), Some(hosted)) = (cx.settings().app.clone(), hosted) else {
+            let (Some(app), Some(hosted), Some(owners)) =
+                (cx.settings().app.clone(), hosted, cx.kept())
+            else {
                 return Ok(site::router(&site));
             };
             let front = host::router(&host::FrontContext {
                 app,
                 upstreams: hosted.upstreams,
                 tally: cx.kept().unwrap_or_default(),
+                owners,
             });
             Ok::<_, BoxError>(match &cx.settings().site.at {
                 Some(_) => site::beside(front, &site),

@@ -13,10 +13,11 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::bodies::{About, Download, Progress, Upload};
 use super::link::Link;
+use super::owners::Owners;
 use super::pool::{Pool, Turn};
 use super::refusal::{Complaints, Refusal};
 use super::{FrontContext, fields, tunnel};
@@ -25,6 +26,7 @@ use crate::worker::hop_of;
 /// The front of one application.
 pub(super) struct Front {
     pool: Pool,
+    owners: Owners,
     pub(super) limits: Limits,
     pub(super) complaints: Complaints,
 }
@@ -46,6 +48,7 @@ impl Front {
     pub(super) fn new(cx: &FrontContext) -> Self {
         Self {
             pool: Pool::new(&cx.upstreams, cx.app.idle_timeout),
+            owners: Owners::new(cx),
             limits: Limits {
                 connect: cx.app.connect_timeout,
                 answer: cx.app.answer_timeout,
@@ -56,7 +59,8 @@ impl Front {
         }
     }
 
-    /// Waits while the application is not there: it may be starting again.
+    /// Waits while the application is not there: it may be starting again. Where somebody else owns the
+    /// service meanwhile, its application does as well.
     async fn connect(
         &self,
         fresh: bool,
@@ -64,10 +68,15 @@ impl Front {
         head: &Head,
     ) -> Result<(Link, Turn), Refusal> {
         loop {
-            let failed = match timeout_at(patience.end, self.pool.connect(fresh)).await {
-                Ok(Ok(connected)) => return Ok(connected),
-                Ok(Err(e)) => e.to_string(),
-                Err(_) => "it does not accept".into(),
+            let failed = tokio::select! {
+                biased;
+                connected = timeout_at(patience.end, self.connect_once(fresh)) => match connected {
+                    Ok(Ok(connected)) => return Ok(connected),
+                    Ok(Err(e)) => e.to_string(),
+                    Err(_) => "it does not accept".into(),
+                },
+                // One that does not accept would hold this one up.
+                () = self.owners.told() => continue,
             };
             if !patience.wait().await {
                 return Err(Refusal::Unavailable(format!(
@@ -77,6 +86,17 @@ impl Front {
                     humantime::format_duration(self.limits.connect)
                 )));
             }
+        }
+    }
+
+    async fn connect_once(&self, fresh: bool) -> io::Result<(Link, Turn)> {
+        let ours = self.pool.connect(fresh);
+        let Some(owners) = self.owners.pool() else {
+            return ours.await;
+        };
+        match timeout(LONGEST_PAUSE, ours).await {
+            Ok(Ok(connected)) => Ok(connected),
+            _ => owners.connect(fresh).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The front of a hosted application: our workers keep the clients, and speak HTTP/1.1 to the
 //! application over a socket that nobody else knows. It is an application of the worker like any
-//! other (a [`Router`]); it knows nothing of upgrades.
+//! other (a [`Router`]); it knows nothing of upgrades, but where a request may go that it could not give to
+//! its application.
 //!
 //! ```text
 //! client ─▶ worker ─▶ fields ─▶ front ─▶ pool ─▶ the application's socket
@@ -14,6 +15,7 @@ mod bodies;
 mod fields;
 mod front;
 mod link;
+mod owners;
 mod pool;
 mod refusal;
 mod stream;
@@ -25,6 +27,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
+use tokio::sync::watch;
 
 use crate::config::{App, Upstream};
 use crate::worker::Tally;
@@ -38,6 +41,9 @@ pub struct FrontContext {
     pub upstreams: Vec<Upstream>,
     /// Counts what it does not answer.
     pub tally: Arc<Tally>,
+    /// Where the application of the service's owner listens, in a worker that drains: what this one
+    /// was not given may go there.
+    pub owners: watch::Receiver<Vec<Upstream>>,
 }
 
 /// The front.

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -28,6 +29,7 @@ struct Scene {
     accepted: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<()>>,
     tally: Arc<Tally>,
+    owners: watch::Sender<Vec<Upstream>>,
 }
 
 impl Scene {
@@ -46,6 +48,7 @@ impl Scene {
             accepted: Arc::default(),
             tasks: Vec::new(),
             tally: Arc::default(),
+            owners: watch::Sender::default(),
         }
     }
 
@@ -93,6 +96,7 @@ impl Scene {
             tally: Arc::clone(&self.tally),
             app: self.app.clone(),
             upstreams,
+            owners: self.owners.subscribe(),
         });
         let connect = |_| {
             let (ours, theirs) = UnixStream::pair().unwrap();
@@ -763,4 +767,37 @@ async fn connect_is_refused() {
     let answer = client.until("\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400 Bad Request"), "{answer}");
     assert_eq!(scene.accepted(), 0);
+}
+
+/// In a worker that drains: where it is told to go.
+#[tokio::test]
+async fn what_an_application_was_not_given_goes_to_the_owners() {
+    let told = |scene: &Scene, owners: &Scene| {
+        let at = owners.paths.iter().cloned().map(Upstream::Unix).collect();
+        scene.owners.send_replace(at);
+    };
+    let owners = Scene::saying(OK);
+    let dead = Scene::new(1);
+    // One that takes nobody, with its queue full.
+    let full = Scene::new(1);
+    let listener = std::os::unix::net::UnixListener::bind(&full.paths[0]).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let _queued = std::os::unix::net::UnixStream::connect(&full.paths[0]).unwrap();
+    for mut scene in [dead, full] {
+        scene.app.connect_timeout = 6 * SOON;
+        let mut clients = scene.clients(2);
+        let (before, after) = clients.split_at_mut(1);
+        before[0].send(GET).await;
+        let waits = timeout(Duration::from_millis(50), before[0].until("ok")).await;
+        assert!(waits.is_err(), "{waits:?}");
+        told(&scene, &owners);
+        before[0].until("ok").await;
+        after[0].ok().await;
+    }
+    // Nobody goes there whose own application answers.
+    let accepted = owners.accepted();
+    let scene = Scene::saying(OK);
+    told(&scene, &owners);
+    scene.client().ok().await;
+    assert_eq!((scene.accepted(), owners.accepted()), (1, accepted));
 }

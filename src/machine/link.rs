@@ -8,7 +8,7 @@ use super::tickets::TicketKeys;
 pub use crate::api::Fates;
 pub use crate::api::Handshakes;
 use crate::api::{Connections, Master};
-use crate::config::{Config, Hosted, Identities};
+use crate::config::{Config, Hosted, Identities, Upstream};
 
 /// Master to worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,6 +129,9 @@ pub struct HandoffAnswer {
     /// What all of its workers read.
     #[serde(flatten)]
     pub reads: Reads,
+    /// Where its hosted application listens: a request of which nothing was begun may go there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upstreams: Vec<Upstream>,
 }
 
 /// Which connections a worker takes over, beside plain ones of HTTP/1.1. The sender drains the others.

@@ -180,11 +180,12 @@ impl Driver {
             // The service changed hands at this moment: it asks again, and the owner answers.
             return Vec::new();
         }
-        let targets = if self.configured.config.drain.pass_connections {
+        let mut targets = if self.configured.config.drain.pass_connections {
             self.workers.receive_from(asker.pid())
         } else {
             Targets::default()
         };
+        targets.upstreams = self.applications.upstreams();
         self.handoff.answer(asker, targets);
         Vec::new()
     }

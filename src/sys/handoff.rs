@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_seqpacket::UnixSeqpacket;
 
 use super::channel::{Channel, ChannelError, MAX_FDS};
+use crate::config::Upstream;
 use crate::machine::link::{HANDOFF_VERSION, HandoffAnswer, HandoffRequest, News, Reads};
 
 /// A small queue: what waits in it is served by nobody (facts: 10,000 connections handed over at
@@ -73,6 +74,8 @@ pub struct Targets {
     pub ends: Vec<OwnedFd>,
     /// What all of these workers read.
     pub reads: Reads,
+    /// Where the application listens that these workers are in front of, if there is one.
+    pub upstreams: Vec<Upstream>,
 }
 
 impl Targets {
@@ -90,6 +93,7 @@ impl Targets {
             self.reads.least(more.reads)
         };
         self.ends.extend(more.ends);
+        self.upstreams.extend(more.upstreams);
     }
 }
 
@@ -131,6 +135,7 @@ async fn converse(
         Ok(Targets {
             ends: received.fds,
             reads: answer.reads,
+            upstreams: answer.upstreams,
         })
     };
     timeout(PATIENCE, conversation)
@@ -176,6 +181,7 @@ impl Asker {
             version: HANDOFF_VERSION,
             targets: ends.len(),
             reads: targets.reads,
+            upstreams: targets.upstreams.clone(),
         };
         timeout(PATIENCE, self.channel.send(&answer, ends))
             .await
@@ -219,9 +225,11 @@ mod tests {
         let mut listener = UnixSeqpacketListener::bind(&path).unwrap();
         let (sending, receiving) = pair().unwrap();
         let reads = Reads { tls: 1, http2: 0 };
+        let upstreams = vec![Upstream::Port(1)];
         let offered = Targets {
             ends: vec![sending],
             reads,
+            upstreams: upstreams.clone(),
         };
         let owner = async {
             let accepted = listener.accept().await.unwrap();
@@ -237,8 +245,10 @@ mod tests {
                 news: None,
             }
         );
-        let Targets { ends, reads: read } = ends.unwrap();
-        assert_eq!((ends.len(), read), (1, reads));
+        let targets = ends.unwrap();
+        let ends = targets.ends;
+        assert_eq!((ends.len(), targets.reads), (1, reads));
+        assert_eq!(targets.upstreams, upstreams);
         rustix::net::send(&ends[0], b"x", rustix::net::SendFlags::empty()).unwrap();
         let mut byte = [0; 2];
         let got = rustix::net::recv(&receiving, &mut byte, rustix::net::RecvFlags::empty());

@@ -50,6 +50,7 @@ impl Taker {
         Ok(Targets {
             ends: vec![sending],
             reads: self.reads,
+            ..Targets::default()
         })
     }
 }

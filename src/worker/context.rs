@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::access::AccessLog;
@@ -24,7 +24,7 @@ use super::lock;
 use super::order::Order;
 use super::stream::Stream;
 use super::tls::{TlsInfo, TlsSetup};
-use crate::config::{Http, Network};
+use crate::config::{Http, Network, Upstream};
 use crate::context::Context;
 use crate::machine::link::{HTTP2_WRITES, Reads, Start};
 use crate::sys::board::Board;
@@ -51,8 +51,12 @@ pub(super) struct Worker {
     /// `[log] access`.
     pub(super) access: Option<Arc<AccessLog>>,
     runtime: Option<PathBuf>,
-    /// `handoff.sock`, when connections may be passed on.
+    /// `handoff.sock`.
     handoff: Option<PathBuf>,
+    /// Whether connections may be passed on.
+    passes: bool,
+    /// Where the owner's hosted application listens, as it was last told.
+    owners_application: watch::Sender<Vec<Upstream>>,
     /// Since when idle connections are on their grace time, and how long it is.
     polite: Mutex<Option<(Instant, Duration)>>,
     /// Where connections go that leave; `None`: nobody takes them.
@@ -105,9 +109,11 @@ impl Worker {
             files - max_connections - share(files),
             share(files),
         );
+        let owners_application = watch::Sender::default();
         if let Some(hosted) = &start.hosted {
             application.keep(|| hosted.clone());
             application.keep(|| Arc::clone(&connections.figures.unanswered));
+            application.keep(|| owners_application.subscribe());
         }
         let handoff = start.handoff.as_deref();
         let runtime = handoff.and_then(Path::parent).map(Path::to_owned);
@@ -124,10 +130,9 @@ impl Worker {
             http2: super::http2::builder(&config.http),
             runtime,
             tls,
-            handoff: start
-                .handoff
-                .clone()
-                .filter(|_| config.drain.pass_connections),
+            handoff: start.handoff.clone(),
+            passes: config.drain.pass_connections,
+            owners_application,
             polite: Mutex::default(),
             outbox: Mutex::default(),
             passes_http2: AtomicBool::new(false),
@@ -211,8 +216,7 @@ impl Worker {
         let begun = Instant::now();
         loop {
             let e = match handoff::ask(path, self.generation).await {
-                Ok(targets) if targets.is_empty() => return Answer::NotYet,
-                Ok(targets) => return Answer::Targets(targets),
+                Ok(targets) => return self.answered(targets),
                 Err(e) => e,
             };
             // It was about to hand the service over: the owner answers when it is asked again.
@@ -222,10 +226,22 @@ impl Worker {
             }
             tracing::info!("nobody takes our connections: {e}");
             return match e {
-                HandoffError::Closed | HandoffError::Silent => Answer::NotYet,
+                HandoffError::Closed | HandoffError::Silent if self.passes => Answer::NotYet,
                 _ => Answer::Nobody,
             };
         }
+    }
+
+    fn answered(&self, mut targets: Targets) -> Answer {
+        let upstreams = std::mem::take(&mut targets.upstreams);
+        self.owners_application.send_replace(upstreams);
+        if !self.passes {
+            return Answer::Nobody;
+        }
+        if targets.is_empty() {
+            return Answer::NotYet;
+        }
+        Answer::Targets(targets)
     }
 
     pub(super) fn open_outbox(&self, outbox: Outbox) {

@@ -137,6 +137,33 @@ fn a_parked_application_may_be_stopped_and_a_rollback_starts_it_again() {
     load.stop().assert_clean().assert_kept();
 }
 
+/// Nothing of them was begun, and they wait in workers that leave.
+#[test]
+fn requests_that_wait_for_an_application_that_died_are_answered_by_the_one_that_serves() {
+    for (test, app) in [
+        ("waiters", ""),
+        ("waiters-stopped", "parked = \"stopped\"\n"),
+        ("waiters-kept", "[drain]\npass_connections = false\n"),
+    ] {
+        // Nobody sits that out.
+        let scene = two(test, &format!("connect_timeout = \"10m\"\n{app}"));
+        scene.deploy("2").assert_code(0);
+        let service = &scene.service;
+        service.wait_processes("no worker of g1", |_| service.workers(1).is_empty());
+        let second = pid(&scene);
+        fs::remove_file(scene.releases().join("2/app.py")).unwrap();
+        service.kill(second);
+        std::thread::scope(|scope| {
+            let ask = || scene.ask("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            for one in all {
+                assert_eq!(one.join().unwrap(), (200, "1".into()), "{test}");
+            }
+        });
+        service.wait_owner(1, "serving");
+    }
+}
+
 #[test]
 fn a_bad_release_is_refused_with_its_last_lines() {
     let scene = Scene::begin("refused", SOCKET, "");

@@ -459,7 +459,11 @@ async fn a_connection_waits_for_an_owner_whose_workers_are_late() {
     let _new = TestWorker::begin(config(), listener, 2, None, Some(receiving)).await;
     let accepted = socket.accept().await.unwrap();
     let ends = vec![sending];
-    let offered = Targets { ends, reads: READS };
+    let offered = Targets {
+        ends,
+        reads: READS,
+        ..Targets::default()
+    };
     handoff::answer(accepted, &offered).await.unwrap();
     orphan.gone().await;
     assert_eq!(asked_again(&mut stream, 5).await, "hello from g2");

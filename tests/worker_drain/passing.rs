@@ -19,7 +19,11 @@ async fn pause(ms: u64) {
 
 fn offered(sending: OwnedFd) -> Targets {
     let (ends, reads) = (vec![sending], READS);
-    Targets { ends, reads }
+    Targets {
+        ends,
+        reads,
+        ..Targets::default()
+    }
 }
 
 /// The next generation of `old`, accepting, and the sending end to it.

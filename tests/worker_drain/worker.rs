@@ -244,6 +244,7 @@ impl TestWorker {
         let targets = Targets {
             ends: ends.collect(),
             reads,
+            ..Targets::default()
         };
         let mut owner = UnixSeqpacketListener::bind(&self.handoff).unwrap();
         tokio::spawn(async move {

@@ -255,6 +255,13 @@ impl Applications {
         self.current.as_ref().map(|one| (&one.app, &one.release))
     }
 
+    /// Where it listens, once it is ready.
+    pub(super) fn upstreams(&self) -> Vec<Upstream> {
+        let current = self.current.as_ref();
+        let upstreams = current.and_then(Application::upstreams);
+        upstreams.cloned().unwrap_or_default()
+    }
+
     /// What a new generation would run, when it is another release than the one that runs.
     pub(super) fn other_release(&self) -> Option<Release> {
         let (app, running) = self.running()?;

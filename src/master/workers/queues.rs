@@ -44,6 +44,7 @@ impl Workers {
                     targets.extend(Targets {
                         ends: vec![tx],
                         reads: worker.reads,
+                        ..Targets::default()
                     });
                 }
                 Err(e) => tracing::error!("cannot make a pair for connections: {e}"),

@@ -129,6 +129,7 @@ pub(super) async fn pass_on(worker: &Arc<Worker>, targets: Targets) -> bool {
     let Targets {
         ends: targets,
         reads,
+        ..
     } = targets;
     worker.open_outbox(Outbox { parcels, reads });
     let done = tokio::select! {
