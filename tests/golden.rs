@@ -62,7 +62,7 @@ fn every_message_and_every_descriptor_has_a_file() {
             kinds.extend(will.fds.iter().map(descriptor));
         }
     }
-    assert_eq!(seen, (0..=12).collect(), "by the numbers in kind()");
+    assert_eq!(seen, (0..=14).collect(), "by the numbers in kind()");
     assert_eq!(kinds, (0..=8).collect(), "by the numbers in descriptor()");
 }
 
@@ -279,6 +279,14 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("ready", Message::Ready),
         ("takeover", Message::Takeover),
         ("ticket-keys", Message::TicketKeys),
+        ("wake", Message::Wake),
+        ("awake", Message::Awake { reason: None }),
+        (
+            "awake-not",
+            Message::Awake {
+                reason: Some("the application exited with code 3".into()),
+            },
+        ),
         ("heartbeat", Message::Heartbeat),
         ("commit", Message::Commit),
         ("release", Message::Release),
@@ -352,6 +360,8 @@ fn kind(message: &Message) -> u8 {
         Message::Status { .. } => 10,
         Message::Drained { .. } => 11,
         Message::TicketKeys => 12,
+        Message::Wake => 13,
+        Message::Awake { .. } => 14,
         Message::Unknown => u8::MAX,
     }
 }

@@ -83,6 +83,14 @@ pub enum Message {
         /// What became of its connections.
         connections: crate::api::Connections,
     },
+    /// Owner: get ready to take the service back, as far as that takes time or may fail.
+    Wake,
+    /// Predecessor: I could take the service back; or why I cannot.
+    Awake {
+        /// `None`: I could.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// Owner: the ring of TLS ticket keys has changed; its memory is the descriptor beside this.
     TicketKeys,
     /// A message of a newer minor version: ignored.

@@ -72,6 +72,19 @@ impl Machine {
         supersedes && self.phase == Phase::Probation
     }
 
+    /// Whether this order gives the service back to a predecessor that is parked.
+    #[must_use]
+    pub fn gives_back_for(&self, order: &Order) -> bool {
+        let back = matches!(order, Order::Rollback { .. }) && self.phase == Phase::Probation;
+        back || self.gives_up_for(order)
+    }
+
+    /// Whether this master could give the service back now.
+    #[must_use]
+    pub fn may_give_back(&self) -> bool {
+        self.phase == Phase::Probation && self.predecessor_listens()
+    }
+
     /// Whether this master only drains, and another generation serves.
     #[must_use]
     pub fn drains_aside(&self) -> bool {

@@ -19,6 +19,7 @@ impl Driver {
             self.happen(event).await;
         }
         self.resume().await;
+        self.hear_what_waited().await;
         let there = self.successor.line().is_some()
             || self.predecessor.as_ref().is_some_and(Predecessor::listens);
         let answered = self.inquiry.complete(&self.workers, there);
@@ -72,6 +73,7 @@ impl Driver {
             Input::DiskLate => self.disk_late(),
             Input::DiskAgain => self.disk.again(self.machine.phase().rests()),
             Input::TellNews => self.tell_news(),
+            Input::WakeLate(number) => self.wake_is_late(number),
             Input::StatusDue(number) => {
                 let due = self.inquiry.due(number);
                 self.answer_figures(due);
@@ -130,6 +132,8 @@ impl Driver {
                 self.drainers.count(connections);
                 self.story.drain_came_to(ms, connections);
             }
+            Said::Wakes => self.wake(),
+            Said::Awake(reason) => self.awake(reason),
             Said::TicketKeys(ring) => self.take_ticket_keys(ring),
             Said::Asks => {
                 let master = Some(Box::new(status::me(self)));

@@ -55,6 +55,9 @@ impl Driver {
         if self.machine.gives_up_for(&order) {
             return self.look_first();
         }
+        if self.machine.gives_back_for(&order) && self.can_wake() {
+            return self.wake_first();
+        }
         self.happen(Event::Order(order)).await;
     }
 

@@ -36,6 +36,7 @@ impl Driver {
         let Some(happened) = self.applications.heard(number, heard) else {
             return Vec::new();
         };
+        self.say_whether_awake(&happened);
         match happened {
             Happened::NextReady => return self.start_reload(),
             Happened::NextNotReady(why) => return vec![Event::ReloadFailed(Failure::new(why))],

@@ -31,6 +31,7 @@ use super::story::Story;
 use super::successor::Successor;
 use super::tls::Tls;
 use super::verdicts::Held;
+use super::waking::Waking;
 use super::workers::Workers;
 use crate::api;
 use crate::machine::message::Identity;
@@ -74,6 +75,7 @@ pub(super) struct Driver {
     pub(super) story: Story,
     pub(super) orders: Orders,
     pub(super) held: Held,
+    pub(super) waking: Waking,
     pub(super) inquiry: Inquiry,
     pub(super) health: Health,
     pub(super) pidfiles: PidFiles,

@@ -47,6 +47,8 @@ pub enum Input {
     DiskAgain,
     /// The owner is told how our drain goes, should it still go.
     TellNews,
+    /// The predecessor has not said whether it could take the service back.
+    WakeLate(u64),
     /// The inquiry of this number must be answered now.
     StatusDue(u64),
     /// A draining worker asks who takes its connections, or its master tells how it goes.

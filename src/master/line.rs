@@ -38,6 +38,10 @@ pub(super) enum Said {
     Retire(String, Option<String>),
     /// A predecessor's last worker has gone.
     Drained(u64, Connections),
+    /// It wants to give the service back: whether we could take it.
+    Wakes,
+    /// It could take the service back; or why it cannot.
+    Awake(Option<String>),
     /// The ring of TLS ticket keys has changed.
     TicketKeys(Option<OwnedFd>),
     /// It asks how we are.

@@ -48,7 +48,12 @@ impl Driver {
             result,
         } = looked;
         let Err(failure) = result else {
-            return Some(Event::Order(self.orders.hold(waiter)));
+            let order = self.orders.hold(waiter);
+            if self.can_wake() {
+                self.wake_first();
+                return None;
+            }
+            return Some(Event::Order(order));
         };
         let id = waiter.id().unwrap_or_default().to_owned();
         let phase = self.machine.phase();

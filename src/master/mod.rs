@@ -49,6 +49,7 @@ mod tls;
 mod unit;
 mod unwritten;
 mod verdicts;
+mod waking;
 mod words;
 mod workers;
 

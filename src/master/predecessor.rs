@@ -59,6 +59,7 @@ impl Predecessor {
             Ok(Message::Retire { reason, disk }) => return Said::Retire(reason, disk),
             Ok(Message::Drained { ms, connections }) => return Said::Drained(ms, connections),
             Ok(Message::TicketKeys) => return Said::TicketKeys(received.fds.into_iter().next()),
+            Ok(Message::Awake { reason }) => return Said::Awake(reason),
             Ok(Message::Status { master: None }) => return Said::Asks,
             Ok(Message::Status { master: Some(m) }) => return Said::Answers(*m),
             Ok(_) => return Said::Nothing,

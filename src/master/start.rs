@@ -33,6 +33,7 @@ use super::succeed;
 use super::successor::Successor;
 use super::tls::Tls;
 use super::verdicts::Held;
+use super::waking::Waking;
 use super::workers::Workers;
 use crate::api::Connections;
 use crate::config::Config;
@@ -242,6 +243,7 @@ pub(super) fn assemble(
         story: Story::new(fixed.me.clone(), History::new(fixed.setup.state.clone())),
         orders: Orders::default(),
         held: Held::default(),
+        waking: Waking::new(post.clone()),
         inquiry: Inquiry::new(post.clone()),
         health: Health::new(post.clone()),
         pidfiles: PidFiles::new(&fixed.setup.runtime, &fixed.setup.name),

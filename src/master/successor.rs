@@ -284,12 +284,14 @@ impl Link {
             Message::Release => FromSuccessor::Release,
             Message::Status { master: None } => return Said::Asks,
             Message::Status { master: Some(m) } => return Said::Answers(*m),
+            Message::Wake => return Said::Wakes,
             Message::Inheritance(_)
             | Message::Fds { .. }
             | Message::Takeover
             | Message::Retire { .. }
             | Message::Drained { .. }
             | Message::TicketKeys
+            | Message::Awake { .. }
             | Message::Unknown => return Said::Nothing,
         };
         Said::Event(Event::Successor(said))

@@ -137,6 +137,66 @@ fn a_parked_application_may_be_stopped_and_a_rollback_starts_it_again() {
     load.stop().assert_clean().assert_kept();
 }
 
+#[test]
+fn nothing_is_given_back_to_a_release_that_cannot_start_again() {
+    let scene = two("cannot-go-back", "parked = \"stopped\"\n");
+    scene.release("3", "");
+    let before = pid(&scene);
+    let load = scene.load();
+    load.wait_server("app/1", 50, SOON);
+    scene.deploy("2").assert_code(0);
+    load.wait_server("app/2", 50, SOON);
+    wait_gone(before);
+    let second = pid(&scene);
+    let fault = scene.releases().join("1/fault");
+    fs::write(&fault, "import").unwrap();
+    let third = scene.releases().join("3");
+    let orders = [
+        vec!["rollback"],
+        vec!["deploy", "--supersede", third.to_str().unwrap()],
+    ];
+    for mut order in orders {
+        let config = scene.service.config().to_str().unwrap();
+        order.splice(0..0, ["--config", config]);
+        let refused = scene.service.cli(&order);
+        assert_eq!(refused.code, 1, "{refused}");
+        for words in [
+            "No module named 'no_such_module'",
+            "cannot take the service back",
+        ] {
+            assert!(refused.stderr.contains(words), "{words}: {refused}");
+        }
+        scene.service.wait_owner(2, "probation");
+        assert_eq!((pid(&scene), &*scene.pointed()), (second, "2"));
+    }
+    let history = scene.service.cli(&["history"]).stdout;
+    assert!(!history.contains("committed"), "{history}");
+    // When the cause is gone the way back is there.
+    fs::remove_file(fault).unwrap();
+    scene.service.cli(&["rollback"]).assert_code(0);
+    load.wait_server("app/1", 50, SOON);
+    load.stop().assert_clean().assert_kept();
+    assert_eq!(scene.pointed(), "1");
+}
+
+#[test]
+fn nothing_is_given_back_to_an_application_that_is_gone() {
+    let scene = two("gone-while-parked", "");
+    let before = pid(&scene);
+    scene.deploy("2").assert_code(0);
+    let service = &scene.service;
+    service.wait_processes("no worker of g1", |_| service.workers(1).is_empty());
+    fs::write(scene.releases().join("1/fault"), "exit").unwrap();
+    service.kill(before);
+    scene.wait_log("the application exited with code 3");
+    let refused = service.cli(&["rollback"]);
+    assert_eq!(refused.code, 1, "{refused}");
+    let words = "cannot take the service back: no instance of the application answers";
+    assert!(refused.stderr.contains(words), "{refused}");
+    service.wait_owner(2, "probation");
+    assert_eq!(scene.get("/"), "2");
+}
+
 /// Nothing of them was begun, and they wait in workers that leave.
 #[test]
 fn requests_that_wait_for_an_application_that_died_are_answered_by_the_one_that_serves() {

@@ -114,8 +114,10 @@ impl Client<'_> {
             // A connection that was lost says nothing about the upgrade: what serves does.
             let serving = self.serving().await.filter(|serving| *serving != directory);
             if let Some(serving) = serving {
-                // Where the service could not do it itself.
-                point_back(&link, path, &directory, before.as_deref(), &serving, screen);
+                // Where the service could not do it itself. One in its probation may serve on.
+                let led = now.as_deref().filter(|now| **now == *serving);
+                let before = led.or(before.as_deref());
+                point_back(&link, path, &directory, before, &serving, screen);
             }
         }
         drop(lock);
@@ -267,6 +269,16 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_link_that_is_missing_is_to_be_made() {
+        let missing = Err(io::ErrorKind::NotFound.into());
+        let (link, release) = (Path::new("/srv/current"), Path::new("/srv/2"));
+        let refused = not_pointed(missing, link, release).expect("a verdict");
+        assert_eq!(refused.exit, exit::CONFIG);
+        let words = "/srv/current is not there: `ln -s /srv/2 /srv/current`, then `apply`";
+        assert_eq!(refused.message, words);
     }
 
     /// What led there before may be older than what serves: `ln` and `apply` do not tell us.

@@ -1,0 +1,138 @@
+//! Before a hosted service is given back by an order: the predecessor gets its application ready, which
+//! takes time and may fail. Nothing is given up for one that could not serve.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::driver::Driver;
+use super::hosting::{Happened, NotReady};
+use super::input::Input;
+use super::orders::Waiter;
+use super::status::who;
+use crate::api::exit;
+use crate::machine::Event;
+use crate::machine::message::Message;
+
+/// The orders that wait for the predecessor's word.
+#[derive(Debug)]
+pub(super) struct Waking {
+    post: mpsc::Sender<Input>,
+    /// How often the predecessor was asked.
+    number: u64,
+    asleep: Vec<Waiter>,
+    /// For the machine.
+    awake: Vec<Waiter>,
+    /// A parked master: its successor waits for our application.
+    wanted: bool,
+}
+
+/// A start has its own limit; this is for a predecessor that says nothing.
+const MARGIN: Duration = Duration::from_secs(5);
+
+impl Waking {
+    pub(super) fn new(post: mpsc::Sender<Input>) -> Self {
+        Self {
+            post,
+            number: 0,
+            asleep: Vec::new(),
+            awake: Vec::new(),
+            wanted: false,
+        }
+    }
+
+    /// Nobody is waited for any more.
+    fn all_awake(&mut self) {
+        self.awake.append(&mut self.asleep);
+    }
+}
+
+/// The owner.
+impl Driver {
+    /// Whether there is a predecessor that has an application to get ready.
+    pub(super) fn can_wake(&self) -> bool {
+        self.machine.may_give_back() && self.configured.config.app.is_some()
+    }
+
+    /// Before the machine hears the order in hand.
+    pub(super) fn wake_first(&mut self) {
+        let Some(waiter) = self.orders.let_go() else {
+            return;
+        };
+        let waking = &mut self.waking;
+        waking.asleep.push(waiter);
+        if waking.asleep.len() > 1 {
+            return;
+        }
+        waking.number += 1;
+        let limit = self.configured.config.upgrade.start_timeout + MARGIN;
+        Input::WakeLate(waking.number).after(limit, &waking.post);
+        self.manager.extend_timeout(limit);
+        self.tell_predecessor(Message::Wake);
+    }
+
+    /// What the predecessor said.
+    pub(super) fn awake(&mut self, reason: Option<String>) {
+        let Some(reason) = reason else {
+            return self.waking.all_awake();
+        };
+        let message = format!(
+            "the generation before cannot take the service back: {reason}\n{} serves on, in its \
+             probation: `rollback` tries again, `commit` keeps what runs",
+            who(self)
+        );
+        tracing::error!("{message}");
+        for waiter in std::mem::take(&mut self.waking.asleep) {
+            waiter.end(exit::FAILED, message.clone());
+        }
+    }
+
+    /// It does not know the question, or hangs: the machine has its ways.
+    pub(super) fn wake_is_late(&mut self, number: u64) {
+        if number == self.waking.number {
+            self.waking.all_awake();
+        }
+    }
+
+    /// The machine hears what waited for the predecessor's word, or for a predecessor that is no more.
+    pub(super) async fn hear_what_waited(&mut self) {
+        if !self.machine.may_give_back() {
+            self.waking.all_awake();
+        }
+        for waiter in std::mem::take(&mut self.waking.awake) {
+            let order = self.orders.hold(waiter);
+            self.happen(Event::Order(order)).await;
+        }
+    }
+}
+
+/// The parked predecessor.
+impl Driver {
+    /// Our successor wants to give the service back.
+    pub(super) fn wake(&mut self) {
+        let config = &self.configured.config;
+        match self.applications.hold(config) {
+            Ok(_) => self.say_awake(self.applications.silence()),
+            Err(NotReady) => match self.applications.start(config) {
+                Ok(()) => self.waking.wanted = true,
+                Err(why) => self.say_awake(Some(why)),
+            },
+        }
+    }
+
+    /// What our application did, if somebody waits for that.
+    pub(super) fn say_whether_awake(&mut self, happened: &Happened) {
+        let reason = match happened {
+            Happened::Ready => None,
+            Happened::NotReady(why) => Some(why.clone()),
+            _ => return,
+        };
+        if std::mem::take(&mut self.waking.wanted) {
+            self.say_awake(reason);
+        }
+    }
+
+    fn say_awake(&self, reason: Option<String>) {
+        self.successor.say(Message::Awake { reason }, Vec::new());
+    }
+}
