@@ -125,6 +125,12 @@ impl Restarts {
         } += 1;
     }
 
+    /// Those that were its own doing: what is started again for its memory has done nothing wrong.
+    #[must_use]
+    pub fn by_itself(&self) -> u64 {
+        self.ended + self.crash + self.out_of_memory + self.not_ready
+    }
+
     /// Each by its name. `all` of them: a supervisor of another build may have reasons that we do not know.
     #[must_use]
     pub fn named(&self, all: u64) -> [(&'static str, u64); 6] {

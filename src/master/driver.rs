@@ -149,7 +149,7 @@ impl Driver {
     async fn ticked(&mut self) {
         let now = Instant::now();
         while let Some(timer) = self.machine.due(now) {
-            // Time proves nothing of an application that does not answer.
+            // Time proves nothing of an application that does not answer, or keeps ending.
             let fault = self.applications.fault().filter(|_| timer.proves());
             let event = fault.map_or(Event::Timer(timer), Event::WorkersFailed);
             self.happen(event).await;

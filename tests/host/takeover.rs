@@ -137,6 +137,24 @@ fn a_parked_application_may_be_stopped_and_a_rollback_starts_it_again() {
     load.stop().assert_clean().assert_kept();
 }
 
+/// Four ends in a minute are more than there are in a short probation, and at its end it answers.
+#[test]
+fn a_release_that_ended_twice_in_a_short_probation_is_taken_back() {
+    let scene = two("keeps-ending", "");
+    fs::write(scene.releases().join("2/fault"), "dies").unwrap();
+    scene.probation("4s");
+    scene.service.cli(&["reload"]).assert_code(0);
+    let load = scene.load();
+    load.wait_server("app/1", 50, SOON);
+    scene.deploy("2").assert_code(0);
+    let end = scene.service.cli(&["wait"]);
+    assert_eq!(end.code, 1, "{end}");
+    assert!(end.to_string().contains("exited with code 7"), "{end}");
+    load.wait_server("app/1", 50, SOON);
+    load.stop();
+    assert_eq!(scene.pointed(), "1");
+}
+
 #[test]
 fn nothing_is_given_back_to_a_release_that_cannot_start_again() {
     let scene = two("cannot-go-back", "parked = \"stopped\"\n");

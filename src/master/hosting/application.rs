@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::super::line::Line;
 use crate::api;
@@ -23,6 +24,10 @@ pub(super) struct Application {
     pub(super) instances: Instances,
     /// Once it is ready.
     pub(super) hold: Option<Arc<Hold>>,
+    /// Since when it has been ready, whatever ended meanwhile.
+    pub(super) since: Option<Instant>,
+    /// When an instance that had ended by itself was last started again.
+    pub(super) restarted: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -91,6 +96,7 @@ impl Application {
         match word {
             FromSupervisor::Ready { upstreams } => {
                 self.is_ready_at(upstreams);
+                self.since.get_or_insert_with(Instant::now);
                 // What it wrote into its directory while it started is no other release.
                 self.release.look_again(&self.app);
                 (!was_ready).then_some(Said::Ready)
@@ -105,11 +111,31 @@ impl Application {
                 None
             }
             FromSupervisor::Report(instances) => {
+                let ends = |of: &Instances| of.restarts_by.by_itself();
+                if ends(&instances) > ends(&self.instances) {
+                    self.restarted = Some(Instant::now());
+                }
                 self.instances = instances;
                 None
             }
             FromSupervisor::Unknown => None,
         }
+    }
+
+    /// Why time proves nothing of it, although it answers now.
+    pub(super) fn unproved(&self) -> Option<String> {
+        let (since, restarted) = self.since.zip(self.restarted)?;
+        let (ends, up) = (self.instances.restarts_by.by_itself(), restarted.elapsed());
+        (!is_proof(since.elapsed(), ends, up)).then(|| {
+            let times = if ends == 1 {
+                "once".into()
+            } else {
+                format!("{ends} times")
+            };
+            let ago = humantime::format_duration(Duration::from_secs(up.as_secs()));
+            let why = self.instances.ended.as_deref().unwrap_or_default();
+            format!("the application ended by itself {times}, the last time {ago} ago: {why}")
+        })
     }
 
     /// Its supervisor has gone: nobody else would end its instances now. Their numbers were told a
@@ -158,5 +184,35 @@ impl Application {
             supervisor: self.supervisor.pid(),
         };
         Some((running, ours))
+    }
+}
+
+/// Whether one that ended by itself has been up for long enough since, of all its life: a quarter of it
+/// after one end, half of it after several.
+fn is_proof(life: Duration, ends: u64, up: Duration) -> bool {
+    up >= life / if ends < 2 { 4 } else { 2 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_by_itself_is_proved_by_the_time_since_then() {
+        for (life, ends, up, proved) in [
+            // Ends every three seconds.
+            (8, 2, 2, false),
+            // Every twenty.
+            (60, 2, 20, false),
+            // Right before the end.
+            (60, 1, 14, false),
+            // Once.
+            (60, 1, 15, true),
+            // Some trouble at the begin.
+            (60, 3, 30, true),
+        ] {
+            let [life, up] = [life, up].map(Duration::from_secs);
+            assert_eq!(is_proof(life, ends, up), proved, "{life:?} {ends} {up:?}");
+        }
     }
 }

@@ -164,6 +164,8 @@ impl Launcher {
             end: Arc::new(end),
             instances: Instances::default(),
             hold: None,
+            since: None,
+            restarted: None,
         }
     }
 

@@ -290,18 +290,21 @@ impl Applications {
             .then(|| format!("no instance of the application answers: {why}"))
     }
 
-    /// Why what this generation started does not answer as it should.
+    /// Why what this generation started has not proved itself.
     pub(super) fn fault(&self) -> Option<String> {
         let ours = self
             .current
             .as_ref()
             .filter(|one| one.supervisor.is_ours())?;
         let failing = ours.instances.failing;
-        (failing > 0).then(|| {
-            let of = ours.app.instances;
-            let why = ours.instances.ended.as_deref().unwrap_or("it ended");
-            format!("{failing} of {of} instances of the application do not answer: {why}")
-        })
+        if failing == 0 {
+            return ours.unproved();
+        }
+        let of = ours.app.instances;
+        let why = ours.instances.ended.as_deref().unwrap_or("it ended");
+        Some(format!(
+            "{failing} of {of} instances of the application do not answer: {why}"
+        ))
     }
 
     /// For a successor: what runs, and an end that holds it.
