@@ -192,6 +192,11 @@ pub enum Problem {
     /// Two places in one command, or one that is not where it is to listen.
     #[error("the command names {0}, and the application is to listen at {1}: one place alone")]
     TwoPlaces(&'static str, &'static str),
+    /// Most likely mistyped.
+    #[error(
+        "the command names {0}, which nothing stands for: known are {{socket}}, {{port}} and {{fd}}"
+    )]
+    NoPlace(String),
     /// A program that is told nothing of its socket.
     #[error("the command does not name {{socket}}: nothing else tells the program where it is")]
     NoSocket,

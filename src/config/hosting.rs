@@ -161,7 +161,25 @@ fn place(app: &App) -> Result<(), Problem> {
         return Err(Problem::TwoPlaces(other, wanted));
     }
     let told = listens != Listens::Socket || app.named().next().is_some();
-    unless(told, || Problem::NoSocket)
+    unless(told, || Problem::NoSocket)?;
+    let mut words = app.command.iter();
+    let unknown = words.find_map(|word| place_of_nobody(word));
+    let unknown = unknown.filter(|_| app.listen.is_none() && app.named().next().is_none());
+    match unknown {
+        Some(unknown) => Err(Problem::NoPlace(unknown.into())),
+        None => Ok(()),
+    }
+}
+
+/// What stands where one of our words would, in braces, and is none of them. Others have braces, too: awk,
+/// shells, formats of logs.
+fn place_of_nobody(word: &str) -> Option<&str> {
+    let begin = word.rfind('{')?;
+    let (before, named) = word.split_at(begin);
+    let name = named.strip_prefix('{')?.strip_suffix('}')?;
+    let letters = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase());
+    let alone = before.is_empty() || before.ends_with([':', '=', '/', '@']);
+    (letters && alone).then_some(named)
 }
 
 /// The release itself: whoever reads of a missing file may find the link elsewhere.
@@ -193,16 +211,26 @@ fn runnable(path: &Path) -> Result<(), String> {
     }
     rustix::fs::access(path, rustix::fs::Access::EXEC_OK)
         .map_err(|_| "it is not executable (`chmod +x`)".to_owned())?;
-    let Some(interpreter) = interpreter(path) else {
+    let Some(line) = first_line(path) else {
         return Ok(());
     };
-    fs::metadata(&interpreter)
+    if line.ends_with('\r') {
+        return Err(
+            "its first line ends with CR LF, as on Windows, and so names no interpreter \
+                    that there is (`sed -i 's/\\r$//'` mends it)"
+                .into(),
+        );
+    }
+    let Some(interpreter) = line.split_whitespace().next() else {
+        return Ok(());
+    };
+    fs::metadata(interpreter)
         .map(drop)
         .map_err(|_| format!("its interpreter {interpreter} is not there"))
 }
 
-/// Of a script: the program in its first line.
-fn interpreter(path: &Path) -> Option<String> {
+/// Of a script: its interpreter and what that is given.
+fn first_line(path: &Path) -> Option<String> {
     use std::io::Read as _;
     let mut start = [0; 256];
     let read = open_file(path).ok()?.read(&mut start).ok()?;
@@ -210,8 +238,7 @@ fn interpreter(path: &Path) -> Option<String> {
         .strip_prefix(b"#!")?
         .split(|b| *b == b'\n')
         .next()?;
-    let line = std::str::from_utf8(line).ok()?;
-    Some(line.split_whitespace().next()?.to_owned())
+    Some(std::str::from_utf8(line).ok()?.to_owned())
 }
 
 const INSTANCES_MAX: u64 = 256;

@@ -202,14 +202,17 @@ impl Sources {
         let app = config.app.as_ref();
         let release = |app| hosting::release(app, &config.site).map_err(told);
         let unusable = app.and_then(|app| release(app).err());
-        if certificates && config.listeners.iter().any(|listener| listener.tls) {
+        let speaks_tls = config.listeners.iter().position(|listener| listener.tls);
+        if let Some(speaks_tls) = speaks_tls.filter(|_| certificates) {
             let place = |way: Vec<Step>, error| {
                 let problem = Problem::Tls(error);
                 told(Invalid { way, problem })
             };
             if config.tls.names_none() {
                 let error = CertificateError::NoCertificate;
-                return Err(place(vec![Step::Key("tls")], error));
+                let listener = [Step::Key("listener"), Step::Entry(speaks_tls)];
+                let way = listener.into_iter().chain([Step::Key("tls")]);
+                return Err(place(way.collect(), error));
             }
             let (mut identities, wrong) = config.tls.read();
             let fault = |wrong: Wrong| {

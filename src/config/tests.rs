@@ -686,6 +686,23 @@ fn the_command_line_names_an_application_too() {
 }
 
 #[test]
+fn braces_that_are_no_place_of_ours_are_the_programs() {
+    for word in [
+        "${HOME}/x",
+        "{\"a\":1}",
+        "awk '{print}'",
+        "%({x-id}i)s",
+        "x{y}",
+        "{}",
+        "{port}/{x}",
+    ] {
+        let text = format!("[app]\ndirectory = \"blog\"\ncommand = [\"./run\", {word:?}]\n");
+        let app = blog().file("web.toml", &text).config().app.unwrap();
+        assert_eq!(app.command, ["./run", word]);
+    }
+}
+
+#[test]
 fn a_site_beside_an_application_is_in_its_release() {
     let text = "[app]\ndirectory = \"blog\"\ncommand = [\"./run\"]\nlisten = \"fd\"\nmemory = \"512M\"\n\
                 [site]\nroot = \"static\"\nat = \"/static\"\n";
@@ -728,6 +745,10 @@ fn an_application_that_cannot_be_started_is_no_configuration() {
         (
             "directory = \"blog\"\ncommand = [\"./moved\"]\n",
             "its interpreter /gone/bin/python is not there",
+        ),
+        (
+            "directory = \"blog\"\ncommand = [\"./crlf\"]\n",
+            "its first line ends with CR LF",
         ),
         (
             &format!("{good}env_files = [\"bad\"]\n"),
@@ -779,6 +800,10 @@ fn an_application_listens_at_one_place_and_its_site_is_in_its_release() {
             "the command does not name {socket}",
         ),
         (
+            "directory = \"blog\"\ncommand = [\"./run\", \"unix:{sock}\"]\n",
+            "the command names {sock}, which nothing stands for: known are {socket}, {port} and {fd}",
+        ),
+        (
             &format!("{good}memory = \"half\"\n"),
             "\"half\" is no size such as \"512M\"",
         ),
@@ -822,9 +847,12 @@ fn is_refused(app: &str, wrong: &str) {
         .file("bad", "secret\n")
         .file("blog/plain", "")
         .file("blog/moved", "#!/gone/bin/python\n")
+        .file("blog/crlf", "#!/bin/sh\r\nexec true\r\n")
         .file("web.toml", &format!("[app]\n{app}"));
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(etc.path("blog/moved"), mode).unwrap();
+    for script in ["blog/moved", "blog/crlf"] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(etc.path(script), mode).unwrap();
+    }
     let error = etc.error(&sources());
     assert!(error.contains(wrong), "{app}: {error}");
     assert!(!error.contains("secret"), "{error}");
@@ -922,6 +950,14 @@ fn a_certificate_and_its_key_are_found_by_their_names() {
     assert_eq!(identities.list[0].names, ["a.example", "*.b.example"]);
     let shown = format!("{tls:?}");
     assert!(shown.contains("SecretBytes(..)"), "{shown}");
+}
+
+#[test]
+fn a_listener_that_speaks_tls_without_a_certificate_is_shown() {
+    let text = "[[listener]]\nname = \"https\"\naddress = \"[::]:443\"\ntls = true\n";
+    let error = Etc::new().file("web.toml", text).error(&sources());
+    let words = ":4:7: `listener.tls`: a listener has `tls = true`, but there is no certificate";
+    assert!(error.contains(words), "{error}");
 }
 
 #[test]
