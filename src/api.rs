@@ -158,6 +158,14 @@ pub struct Releases {
     pub to: PathBuf,
 }
 
+impl Releases {
+    /// The names of both directories, for people.
+    pub(crate) fn names(&self) -> Option<(String, String)> {
+        let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+        Some((name(&self.from)?, name(&self.to)?))
+    }
+}
+
 /// One worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {
@@ -383,6 +391,26 @@ pub struct Last {
     /// Of a hosted application.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub releases: Option<Releases>,
+}
+
+/// From what to what: two versions, or the names of two releases.
+fn ends(releases: Option<&Releases>, from: &str, to: Option<&str>) -> (String, String) {
+    let names = releases.and_then(Releases::names);
+    names.unwrap_or_else(|| (from.to_owned(), to.unwrap_or("?").to_owned()))
+}
+
+impl Upgrade {
+    /// From what to what, for people.
+    pub(crate) fn ends(&self) -> (String, String) {
+        ends(self.releases.as_ref(), &self.from, self.to.as_deref())
+    }
+}
+
+impl Last {
+    /// From what to what, for people.
+    pub(crate) fn ends(&self) -> (String, String) {
+        ends(self.releases.as_ref(), &self.from, self.to.as_deref())
+    }
 }
 
 /// What became of a draining generation's connections.

@@ -119,6 +119,24 @@ pub struct Cert {
     pub directory: Option<PathBuf>,
 }
 
+impl Ask {
+    /// Whether it changes something that goes on when nobody waits for it.
+    #[must_use]
+    pub fn is_order(&self) -> bool {
+        match self {
+            Self::Upgrade(_)
+            | Self::Apply
+            | Self::Deploy(_)
+            | Self::Commit
+            | Self::Rollback
+            | Self::Reload
+            | Self::Reopen
+            | Self::Stop => true,
+            Self::Wait(_) | Self::List | Self::Status { .. } | Self::History { .. } => false,
+        }
+    }
+}
+
 /// What is asked of a running service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {

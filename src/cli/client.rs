@@ -26,11 +26,14 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::args::{Ask, Globals};
 use super::history::{self, History, Journal};
 use super::places::{Env, Places};
 use crate::api::{self, Verdict, exit};
 use crate::sys::runtime::block_on;
+use crate::sys::signals::Signals;
 
 use connection::{Control, Trouble};
 pub use screen::Screen;
@@ -84,6 +87,8 @@ pub struct Client<'a> {
     env: &'a Env,
     /// What an operator types to reach this service.
     command: String,
+    /// What starts it.
+    start: String,
     patience: Patience,
     installation: Installation<'a>,
     /// `[app] directory`, of a service that hosts an application.
@@ -108,6 +113,7 @@ impl<'a> Client<'a> {
         let places = Places::find(globals, default_name, env, Path::exists);
         Self {
             command: command(program, globals),
+            start: start(program, globals, &places.name),
             patience: Patience::default(),
             control: Control::new(places.clone(), env.uid, Patience::default()),
             places,
@@ -140,7 +146,11 @@ impl<'a> Client<'a> {
             .build();
         match runtime {
             Ok(runtime) => {
-                let code = block_on(&runtime, self.perform(ask, screen));
+                let code = if ask.is_order() {
+                    block_on(&runtime, self.perform_or_break_off(ask, screen))
+                } else {
+                    block_on(&runtime, self.perform(ask, screen))
+                };
                 // A question to systemd may still wait for its answer; nobody needs it any more.
                 runtime.shutdown_background();
                 code
@@ -150,6 +160,43 @@ impl<'a> Client<'a> {
                 exit::FAILED
             }
         }
+    }
+
+    /// Ctrl-C ends this client and no order: it says so.
+    async fn perform_or_break_off(&self, ask: &Ask, screen: &mut Screen) -> u8 {
+        let interrupt = Signals::open(&[Signal::SIGINT]).ok();
+        let broken_off = async {
+            match interrupt {
+                Some(mut interrupt) => drop(interrupt.next().await),
+                None => std::future::pending().await,
+            }
+        };
+        self.perform_until(broken_off, ask, screen).await
+    }
+
+    async fn perform_until(
+        &self,
+        broken_off: impl Future<Output = ()>,
+        ask: &Ask,
+        screen: &mut Screen,
+    ) -> u8 {
+        tokio::select! {
+            biased;
+            code = self.perform(ask, screen) => return code,
+            () = broken_off => {}
+        }
+        let command = &self.command;
+        screen.complain(&if !self.control.has_ordered() {
+            "nothing was ordered".into()
+        } else if matches!(ask, Ask::Upgrade(_) | Ask::Deploy(_) | Ask::Apply) {
+            format!(
+                "the order was given, and goes on: `{command} wait` follows it, `{command} rollback` \
+                 gives it up"
+            )
+        } else {
+            format!("the order was given, and goes on: `{command} status` says how far it is")
+        });
+        INTERRUPTED
     }
 
     /// What the service says of itself: `Ok(None)` when nothing runs, an error when that cannot be
@@ -304,10 +351,9 @@ impl<'a> Client<'a> {
     fn explain(&self, trouble: &Trouble, screen: &mut Screen) -> u8 {
         let text = match trouble {
             Trouble::NotRunning { socket } => format!(
-                "nothing is running at {}: start it with `systemctl start {name}` or `{} run`",
+                "nothing is running at {}: start it with {}",
                 socket.display(),
-                self.command,
-                name = self.places.name,
+                self.start,
             ),
             Trouble::Silent { .. } => self.silent(trouble),
             trouble => trouble.to_string(),
@@ -372,6 +418,20 @@ fn command(program: &str, globals: &Globals) -> String {
     }
     command
 }
+
+/// What starts the service that was asked for: who names a file means that one.
+fn start(program: &str, globals: &Globals, name: &str) -> String {
+    match &globals.config {
+        Some(config) => format!("`{program} run --config {}`", config.display()),
+        None => format!(
+            "`systemctl start {name}` or `{} run`",
+            command(program, globals)
+        ),
+    }
+}
+
+/// As shells tell of a program that SIGINT ended.
+const INTERRUPTED: u8 = 128 + 2;
 
 const WHOLE_ID: usize = 32;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::status::outcome;
 use super::text::{self, Paint, short, table};
-use crate::api::{Last, Outcome, Releases, Upgrade, exit};
+use crate::api::{Last, Outcome, Upgrade, exit};
 
 /// The history file as it is: what can be read, and how much cannot.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -83,11 +83,12 @@ impl History {
         rows.extend(written.filter(|last| !told(last)).map(row));
         rows.extend(under_way.map(|upgrade| {
             let phase = upgrade.phase.replace('_', " ");
+            let (from, to) = upgrade.ends();
             let mut row = vec![
                 "under way".to_owned(),
                 short(&upgrade.id).to_owned(),
-                upgrade.from.clone(),
-                upgrade.to.clone().unwrap_or_else(|| "?".into()),
+                from,
+                to,
                 text::one_line(&phase),
             ];
             row.extend(["-", "-", "-"].map(str::to_owned));
@@ -143,7 +144,7 @@ const MOST: u64 = 64 * 1024 * 1024;
 fn row(last: &Last) -> Vec<String> {
     let ms =
         |ms: Option<u64>| ms.map_or("-".into(), |ms| text::duration(Duration::from_millis(ms)));
-    let (from, to) = ends(last);
+    let (from, to) = last.ends();
     vec![
         text::clock(&last.finished_at),
         short(&last.id).to_owned(),
@@ -158,16 +159,6 @@ fn row(last: &Last) -> Vec<String> {
             .map(text::first_line)
             .unwrap_or_default(),
     ]
-}
-
-/// From what to what: two versions, or the names of two releases.
-pub(super) fn ends(last: &Last) -> (String, String) {
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into());
-    let of = |which: fn(&Releases) -> &PathBuf| name(which(last.releases.as_ref()?));
-    (
-        of(|r| &r.from).unwrap_or_else(|| last.from.clone()),
-        of(|r| &r.to).unwrap_or_else(|| last.to.clone().unwrap_or_else(|| "?".into())),
-    )
 }
 
 /// What the history file knows of one upgrade, in lines.
@@ -313,6 +304,9 @@ FINISHED              ID        FROM   TO     OUTCOME      TAKEOVER  DRAIN  CUT 
         let history = History::read(&path).unwrap();
         assert_eq!(history.lines(), format!("{end}\n{other}\n"));
         assert!(history.table(None, false).contains("under way"));
+        let begun = story(&history.find("bbbb").unwrap().1);
+        assert!(begun.contains("\nbegun        2026-"), "{begun}");
+        assert!(!begun.contains("finished  "), "{begun}");
     }
 
     #[test]

@@ -8,4 +8,4 @@ pub mod client;
 pub mod history;
 pub mod places;
 pub mod status;
-mod text;
+pub(crate) mod text;

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::history;
 use super::text::{self, Paint, ago, count, short, table};
 use crate::api::{Build, Last, Master, Outcome, Phase, Status};
 
@@ -295,7 +294,7 @@ fn systemd(status: &Status, look: Look<'_>) -> String {
 }
 
 fn last(last: &Last, now: Timestamp, look: Look<'_>) -> String {
-    let (from, to) = history::ends(last);
+    let (from, to) = last.ends();
     let when = ago(&last.finished_at, now);
     let mut line = format!("{from} -> {to} {} {when} ago", outcome(last.outcome));
     if let Some(reason) = &last.reason {

@@ -120,7 +120,7 @@ pub(super) fn first_line(text: &str) -> String {
 
 /// With everything that could command a terminal, or hide what stands there, written out. Lines and
 /// tabs stay.
-pub(super) fn printable(text: impl Into<String>) -> String {
+pub(crate) fn printable(text: impl Into<String>) -> String {
     escape(text.into(), |c| match c {
         '\0'..='\x7f' => format!("\\x{:02x}", u32::from(c)),
         _ => c.escape_unicode().to_string(),

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::api::{Last, Outcome};
+use crate::api::{Last, Outcome, Releases};
 use crate::config::ConfigError;
 use crate::machine::Phase;
 use crate::machine::message::Identity;
@@ -195,7 +195,13 @@ pub(super) fn full(most: u64, who: &str) -> String {
 
 /// An upgrade ended, and why.
 pub(super) fn ended(last: &Last) -> String {
-    let (from, to) = (&last.from, last.to.as_deref().unwrap_or("the new program"));
+    let (from, to) = match last.releases.as_ref().and_then(Releases::names) {
+        Some(names) => names,
+        None => (
+            last.from.clone(),
+            last.to.clone().unwrap_or_else(|| "the new program".into()),
+        ),
+    };
     let how = match last.outcome {
         Outcome::Committed => format!("the upgrade from {from} to {to} is committed"),
         Outcome::RolledBack => format!("the upgrade to {to} was rolled back, {from} serves again"),

@@ -20,6 +20,7 @@ use crate::cli::cert;
 use crate::cli::check;
 use crate::cli::client::{Client, Installation, Screen};
 use crate::cli::places::{Env, Places};
+use crate::cli::text::printable;
 use crate::config::{
     Config, ConfigError, ListenerConfig, Overrides, Redirect, Room, Sources, Workers,
 };
@@ -676,8 +677,9 @@ impl Service {
             tracing::error!("{e}");
             return exit::FAILED;
         }
+        let typed = matches!(origin, Origin::First(_)) && !inherited.journal_stream;
         let setup = Setup {
-            name,
+            name: name.clone(),
             version: self.version.into(),
             program: inherited.program,
             args: inherited.args,
@@ -693,7 +695,13 @@ impl Service {
             origin,
         };
         master::run(setup).unwrap_or_else(|e| {
-            tracing::error!("{e}");
+            match e.to_string() {
+                // A line of the log is one line, and this has a picture.
+                told if typed && told.contains('\n') => {
+                    eprintln!("{}", printable(format!("{name}: {told}")));
+                }
+                told => tracing::error!("{told}"),
+            }
             e.exit()
         })
     }

@@ -37,6 +37,9 @@ fn a_deploy_loses_no_request_and_the_link_follows() {
     assert_eq!(scene.pointed(), "2");
     let history = scene.service.cli(&["history"]).stdout;
     assert!(history.contains("committed"), "{history}");
+    let waited = scene.service.cli(&["wait"]).stdout;
+    assert!(waited.contains("from 1 to 2 was committed"), "{waited}");
+    scene.wait_log("the upgrade from 1 to 2 is committed");
     let status = scene.service.cli(&["status"]).stdout;
     assert!(status.contains("releases/2"), "{status}");
 }

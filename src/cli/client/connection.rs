@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +46,7 @@ pub(super) struct Control {
     us: u32,
     socket: PathBuf,
     patience: Patience,
+    has_ordered: AtomicBool,
 }
 
 impl Control {
@@ -54,7 +56,13 @@ impl Control {
             places,
             us,
             patience,
+            has_ordered: AtomicBool::new(false),
         }
+    }
+
+    /// Whether somebody may have heard an order of ours.
+    pub(super) fn has_ordered(&self) -> bool {
+        self.has_ordered.load(Ordering::Relaxed)
     }
 
     /// `GET /v1/status`.
@@ -98,6 +106,7 @@ impl Control {
     /// `POST /v1/<verb>`.
     pub(super) async fn order(&self, verb: &str, body: Bytes) -> Result<Lines, Trouble> {
         let path = format!("/v1/{verb}");
+        self.has_ordered.store(true, Ordering::Relaxed);
         let answer = self.ask(Method::POST, &path, body).await?;
         Ok(answer.lines(Some(STORY)))
     }

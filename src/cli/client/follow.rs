@@ -359,9 +359,11 @@ fn took_over(status: &Status, upgrade: &Upgrade) -> Verdict {
         Some(ms) => format!("is final in {}", crate::cli::text::left(ms)),
         None => "is not final yet".into(),
     };
+    let (from, to) = upgrade.ends();
+    let serves = upgrade.releases.as_ref().map_or(&status.version, |_| &to);
     let message = format!(
-        "{} (g{}) serves, the upgrade from {} {how}",
-        status.version, status.generation, upgrade.from
+        "{serves} (g{}) serves, the upgrade from {from} {how}",
+        status.generation
     );
     Verdict {
         id: Some(upgrade.id.clone()),
@@ -378,7 +380,7 @@ fn of(last: &Last) -> Verdict {
         }
         Outcome::Refused => exit::REFUSED,
     };
-    let (from, to) = (&last.from, last.to.as_deref().unwrap_or("?"));
+    let (from, to) = last.ends();
     let mut message = format!("upgrade {} from {from} to {to} {}", last.id, was(last));
     if let Some(reason) = &last.reason {
         message = format!("{message}: {reason}");

@@ -2,6 +2,7 @@
 //! their control sockets.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Client;
@@ -52,15 +53,18 @@ impl Client<'_> {
         exit::OK
     }
 
-    /// Where a socket of ours is: below `/run`, the user's own directory, and where the flags say.
+    /// Where a socket of ours is: below `/run`, the user's own directories (root: those of all users),
+    /// and where the flags say.
     fn directories(&self) -> Vec<PathBuf> {
         let mut roots = vec![PathBuf::from("/run")];
         roots.extend(self.env.xdg_runtime_dir.clone());
+        if self.env.uid == 0 {
+            roots.extend(entries(Path::new("/run/user")));
+        }
         let mut found: Vec<PathBuf> = roots
             .iter()
-            .filter_map(|root| fs::read_dir(root).ok())
-            .flatten()
-            .filter_map(|entry| Some(entry.ok()?.path()))
+            .flat_map(|root| entries(root))
+            .chain(of_users(Path::new("/tmp"), self.env.uid))
             .chain([self.places.runtime.clone()])
             .filter(|dir| dir.join("control.sock").exists())
             .collect();
@@ -70,6 +74,54 @@ impl Client<'_> {
     }
 }
 
+fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let all = fs::read_dir(dir).into_iter().flatten();
+    all.filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+/// Where users without a runtime directory have theirs, `NAME-UID`: ours, or for root everybody's. Anybody
+/// may make such a directory, with another's number, too: who answers there is looked at.
+fn of_users(tmp: &Path, us: u32) -> impl Iterator<Item = PathBuf> + use<> {
+    let is_one = move |dir: &PathBuf| {
+        let of = dir
+            .to_str()
+            .and_then(|name| name.rsplit_once('-')?.1.parse().ok());
+        let owner = fs::symlink_metadata(dir).ok().filter(fs::Metadata::is_dir);
+        let owner = owner.map(|meta| meta.uid());
+        owner.is_some() && owner == of && (us == 0 || owner == Some(us))
+    };
+    entries(tmp).filter(is_one).take(MOST)
+}
+
+/// Each of them may keep us waiting.
+const MOST: usize = 64;
+
 fn name_of(runtime: &Path) -> Option<String> {
     Some(runtime.file_name()?.to_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_looks_into_the_directories_of_all_users() {
+        let tmp = tempfile::tempdir().unwrap();
+        let us = nix::unistd::geteuid().as_raw();
+        let made = |name: String| {
+            fs::create_dir(tmp.path().join(&name)).unwrap();
+            tmp.path().join(name)
+        };
+        let ours = made(format!("web-{us}"));
+        // Of another user's number, and of none.
+        made(format!("web-{}", us + 1));
+        made("web".into());
+        fs::write(tmp.path().join(format!("file-{us}")), "").unwrap();
+        let found = |us| of_users(tmp.path(), us).collect::<Vec<_>>();
+        assert_eq!(found(us), [&*ours]);
+        assert_eq!(found(0), [&*ours]);
+        if us != 0 {
+            assert!(found(us + 1).is_empty());
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::pin::Pin;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 
@@ -316,6 +317,63 @@ async fn nothing_running_is_69_and_says_where_and_what_to_do() {
         drop(place.listener());
         assert_eq!(place.ask(ask).await, exit::UNAVAILABLE);
     }
+}
+
+#[tokio::test]
+async fn who_breaks_off_is_told_what_becomes_of_the_order() {
+    let place = Place::new();
+    let broken_off = async |ask: Ask, when: Pin<Box<dyn Future<Output = ()>>>| {
+        let globals = Globals {
+            runtime_dir: Some(place.dir.path().to_owned()),
+            ..Globals::default()
+        };
+        let env = Env::default();
+        let put: &Put<'_> = &|_| Ok(());
+        let client = Client::new("handover", "handover", &globals, &env, installation(put));
+        let (out, err) = (Box::new(place.out.clone()), Box::new(place.err.clone()));
+        let mut screen = Screen::to("handover", out, err);
+        within(client.perform_until(when, &ask, &mut screen)).await
+    };
+    // Somebody accepts, and says nothing.
+    let silent = place.listener();
+    let now = Box::pin(std::future::ready(()));
+    let upgrade = Ask::Upgrade(Upgrade {
+        binary: Some("x".into()),
+        ..Upgrade::default()
+    });
+    assert_eq!(broken_off(upgrade, now).await, 130);
+    assert!(place.err.text().contains("nothing was ordered"));
+    drop(silent);
+    std::fs::remove_file(place.path("control.sock")).unwrap();
+    for (ask, words) in [
+        (Ask::Apply, "`handover --runtime-dir"),
+        (Ask::Apply, "rollback` gives it up"),
+        (Ask::Commit, "status` says how far it is"),
+    ] {
+        let (given, mut orders) = tokio::sync::mpsc::unbounded_channel();
+        let owner = Owner::start(place.listener(), serving(), move |order, answer| {
+            given.send((order, answer)).unwrap();
+        });
+        let when = Box::pin(async move { drop(orders.recv().await) });
+        assert_eq!(broken_off(ask, when).await, 130);
+        let told = place.err.text();
+        assert!(told.contains("goes on") && told.contains(words), "{told}");
+        drop(owner);
+        std::fs::remove_file(place.path("control.sock")).unwrap();
+    }
+}
+
+#[test]
+fn a_service_is_started_by_what_it_was_asked_for_with() {
+    let mut globals = Globals {
+        name: Some("blog".into()),
+        ..Globals::default()
+    };
+    let by_name = "`systemctl start blog` or `handover --name blog run`";
+    assert_eq!(start("handover", &globals, "blog"), by_name);
+    globals.config = Some("blog.toml".into());
+    let by_file = "`handover run --config blog.toml`";
+    assert_eq!(start("handover", &globals, "blog"), by_file);
 }
 
 #[tokio::test]

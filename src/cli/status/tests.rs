@@ -158,6 +158,16 @@ systemd   main process 4312, which owns the service
     );
 }
 
+/// Its end may be written down before it has left, and its version never known.
+#[test]
+fn a_rejected_successor_is_told_of_without_its_version() {
+    let mut status = serving();
+    status.phase = "evicting".into();
+    let said = head(&status);
+    let words = "serves again; its rejected successor leaves";
+    assert!(said.contains(words), "{said}");
+}
+
 #[test]
 fn a_quiet_service_after_a_failure_shows_what_does_not_fit() {
     let mut status = serving();
