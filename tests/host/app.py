@@ -224,6 +224,8 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
 
 
 where = sys.argv[1] if len(sys.argv) > 1 else os.environ["PORT"]
+if FAULT == "elsewhere":
+    where = "0"
 if where.startswith("fd:"):
     assert os.environ["LISTEN_PID"] == str(os.getpid()), "not for us"
     server = Server(None, Handler, bind_and_activate=False)

@@ -140,6 +140,18 @@ fn a_parked_application_may_be_stopped_and_a_rollback_starts_it_again() {
     load.stop().assert_clean().assert_kept();
 }
 
+#[test]
+fn a_release_that_listens_elsewhere_is_told_where_it_should() {
+    let scene = Scene::begin("elsewhere", "{port}", "");
+    scene.configure_with("2s", "{port}", "");
+    scene.service.cli(&["reload"]).assert_code(0);
+    scene.release("2", "elsewhere");
+    let refused = scene.deploy("2");
+    assert_eq!(refused.code, 1, "{refused}");
+    let words = "it must listen on the port that it is told, at 127.0.0.1";
+    assert!(refused.stderr.contains(words), "{refused}");
+}
+
 /// Four ends in a minute are more than there are in a short probation, and at its end it answers.
 #[test]
 fn a_release_that_ended_twice_in_a_short_probation_is_taken_back() {
