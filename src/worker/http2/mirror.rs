@@ -8,13 +8,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
-/// The table of a decoder.
-#[derive(Debug)]
+/// The table of a decoder. It takes no more memory than the table counts (RFC 7541, 4.1), as long as
+/// strings are not longer on the wire than they are.
 pub(super) struct Mirror {
     /// The newest first.
     entries: VecDeque<Entry>,
+    /// Their values as they came, one behind the other, the oldest first; and before them what is gone.
+    values: Zeroizing<Vec<u8>>,
+    gone: usize,
     /// Of all entries (RFC 7541, 4.1).
     size: usize,
     /// The encoder's choice.
@@ -23,26 +26,37 @@ pub(super) struct Mirror {
     limit: usize,
 }
 
-/// A literal with incremental indexing that makes this entry: the representation's first byte and the
-/// name, then the value.
 struct Entry {
     name: Name,
-    value: Zeroizing<Box<[u8]>>,
-    size: usize,
+    /// How long it is on the wire.
+    value: u32,
+    /// See [`Mirror::size`].
+    size: u32,
 }
 
-/// Entries share it: two bytes of a client's make an entry of a name that is in the table, which must not
-/// cost us the name.
 #[derive(Clone)]
-struct Name {
-    wire: Arc<Zeroizing<Box<[u8]>>>,
+enum Name {
+    /// Of the static table.
+    Static(u8),
+    /// Entries share it: two bytes of a client's make an entry of a name that is in the table, which must
+    /// not cost us the name.
+    Literal(Arc<Literal>),
+}
+
+struct Literal {
+    /// As it came.
+    wire: Zeroizing<Box<[u8]>>,
+    /// How long it is.
     len: usize,
 }
 
-/// No lengths: they are known from nowhere else.
-impl std::fmt::Debug for Entry {
+/// No strings, and no lengths of them: they are known from nowhere else.
+impl std::fmt::Debug for Mirror {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Entry").finish_non_exhaustive()
+        f.debug_struct("Mirror")
+            .field("entries", &self.entries.len())
+            .field("max", &self.max)
+            .finish_non_exhaustive()
     }
 }
 
@@ -67,6 +81,8 @@ impl Mirror {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             entries: VecDeque::new(),
+            values: Zeroizing::default(),
+            gone: 0,
             size: 0,
             max: TABLE,
             limit,
@@ -115,22 +131,48 @@ impl Mirror {
     /// A header block that makes the table what it is, and is no request: an `h2` that is given it
     /// decodes it, resets its stream, and tells nobody.
     pub(super) fn priming(&self) -> Zeroizing<Vec<u8>> {
-        let room = self
-            .entries
-            .iter()
-            .map(|entry| entry.name.wire.len() + entry.value.len())
-            .sum::<usize>();
+        let names = self.entries.iter().map(|entry| match &entry.name {
+            Name::Static(_) => 1,
+            Name::Literal(name) => 1 + name.wire.len(),
+        });
+        let room = names.sum::<usize>() + self.values.len() - self.gone;
         // Never grown, so that no copy of a secret stays behind in a smaller buffer.
         let mut block = Zeroizing::new(Vec::with_capacity(room + 8 + MALFORMED.len()));
         if self.max != TABLE {
             write_integer(&mut block, 0x20, 5, self.max);
         }
-        for entry in self.entries.iter().rev() {
-            block.extend_from_slice(&entry.name.wire);
-            block.extend_from_slice(&entry.value);
+        let mut values = &self.values[self.gone..];
+        for (n, entry) in self.entries.iter().enumerate().rev() {
+            match &entry.name {
+                Name::Static(index) => block.push(0x40 | index),
+                Name::Literal(name) => {
+                    // Of an entry that has it already: it is shared there, too.
+                    let index = self.distance(n, name).map_or(0, |behind| STATIC + behind);
+                    write_integer(&mut block, 0x40, 6, index);
+                    if index == 0 {
+                        block.extend_from_slice(&name.wire);
+                    }
+                }
+            }
+            let (value, rest) = values.split_at(entry.value as usize);
+            block.extend_from_slice(value);
+            values = rest;
         }
+        debug_assert!(block.len() <= room + 8);
         block.extend_from_slice(MALFORMED);
         block
+    }
+
+    /// How far behind entry `n` the next one is that shares its name.
+    fn distance(&self, n: usize, name: &Arc<Literal>) -> Option<usize> {
+        if Arc::strong_count(name) == 1 {
+            return None;
+        }
+        let mut older = self.entries.iter().skip(n + 1);
+        let found = older.position(
+            |entry| matches!(&entry.name, Name::Literal(other) if Arc::ptr_eq(name, other)),
+        );
+        found.map(|n| n + 1)
     }
 
     fn check(&self, index: usize) -> Result<(), NotUnderstood> {
@@ -142,53 +184,86 @@ impl Mirror {
 
     /// A literal with incremental indexing.
     fn push(&mut self, at: &mut Reader<'_>) -> Result<(), NotUnderstood> {
-        let begin = at.0;
         let index = at.integer(6)?;
-        let of_entry = index.checked_sub(STATIC + 1);
-        let name = if let Some(n) = of_entry {
-            self.entries.get(n).ok_or(NotUnderstood)?.name.clone()
-        } else {
-            let len = match index.checked_sub(1) {
-                Some(n) => STATIC_NAMES[n],
-                None => decoded_len(&at.string()?)?,
-            };
-            if len == 0 {
-                // `h2` does not put it into its table (RFC 9110, 5.1: there is no such name).
-                return Err(NotUnderstood);
-            }
-            let wire = begin[..begin.len() - at.0.len()].into();
-            Name {
-                wire: Arc::new(Zeroizing::new(wire)),
-                len,
-            }
+        let name = match (index.checked_sub(STATIC + 1), u8::try_from(index)) {
+            (Some(n), _) => self.entries.get(n).ok_or(NotUnderstood)?.name.clone(),
+            (None, Ok(index @ 1..)) => Name::Static(index),
+            (None, _) => Name::Literal(Arc::new(Literal::read(at)?)),
         };
         let value = at.0;
         let value_len = decoded_len(&at.string()?)?;
         let value = &value[..value.len() - at.0.len()];
-        let size = name.len + value_len + ENTRY;
+        let size = name.len() + value_len + ENTRY;
         // One that is too large leaves nothing (RFC 7541, 4.4).
         self.evict(size);
         if size <= self.max {
             self.size += size;
-            self.entries.push_front(Entry {
-                name,
-                value: Zeroizing::new(value.into()),
-                size,
-            });
+            self.append(value);
+            let (value, size) = (narrow(value.len())?, narrow(size)?);
+            if self.entries.len() == self.entries.capacity() {
+                self.entries.reserve_exact(4 + self.entries.len() / 4);
+            }
+            self.entries.push_front(Entry { name, value, size });
         }
         debug_assert!(self.size <= self.max);
         Ok(())
     }
 
+    /// Puts a value behind the others. Where they must be moved for it, no copy stays behind, and nothing
+    /// of what is gone.
+    fn append(&mut self, value: &[u8]) {
+        if self.values.len() + value.len() > self.values.capacity() {
+            let live = &self.values[self.gone..];
+            let len = live.len() + value.len();
+            let mut moved = Zeroizing::new(Vec::with_capacity(len + (len / 4).max(64)));
+            moved.extend_from_slice(live);
+            (self.values, self.gone) = (moved, 0);
+        }
+        self.values.extend_from_slice(value);
+    }
+
     /// Makes room for so much.
     fn evict(&mut self, room: usize) {
         while self.size + room > self.max {
-            match self.entries.pop_back() {
-                Some(entry) => self.size -= entry.size,
-                None => return,
-            }
+            let Some(entry) = self.entries.pop_back() else {
+                return;
+            };
+            self.size -= entry.size as usize;
+            let end = self.gone + entry.value as usize;
+            self.values[self.gone..end].zeroize();
+            self.gone = end;
         }
     }
+}
+
+impl Name {
+    fn len(&self) -> usize {
+        match self {
+            Self::Static(index) => STATIC_NAMES[usize::from(*index) - 1],
+            Self::Literal(name) => name.len,
+        }
+    }
+}
+
+impl Literal {
+    fn read(at: &mut Reader<'_>) -> Result<Self, NotUnderstood> {
+        let begin = at.0;
+        let len = decoded_len(&at.string()?)?;
+        if len == 0 {
+            // `h2` does not put it into its table (RFC 9110, 5.1: there is no such name).
+            return Err(NotUnderstood);
+        }
+        let wire = begin[..begin.len() - at.0.len()].into();
+        Ok(Self {
+            wire: Zeroizing::new(wire),
+            len,
+        })
+    }
+}
+
+/// Of what is in a table: none is so large.
+fn narrow(len: usize) -> Result<u32, NotUnderstood> {
+    len.try_into().map_err(|_| NotUnderstood)
 }
 
 /// A string literal as it came.

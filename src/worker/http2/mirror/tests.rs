@@ -104,11 +104,60 @@ fn a_name_that_entries_share_is_copied_once() {
     block.extend(b"\x7e\x00".repeat(1000));
     mirror.walk(&block).unwrap();
     assert_eq!(table(&mirror), (3, 3 * 1032));
-    let name = &mirror.entries[0].name.wire;
-    assert_eq!(Arc::strong_count(name), 3);
+    let shared = |mirror: &Mirror| match &mirror.entries[0].name {
+        Name::Literal(name) => Arc::strong_count(name),
+        Name::Static(_) => 0,
+    };
+    assert_eq!(shared(&mirror), 3);
+    // So is it behind a move, and on the way.
+    let priming = mirror.priming();
+    assert!(priming.len() < 1_100, "{}", priming.len());
     let mut primed = Mirror::new(TABLE);
-    primed.walk(&mirror.priming()).unwrap();
+    primed.walk(&priming).unwrap();
     assert_eq!(table(&primed), table(&mirror));
+    assert_eq!(shared(&primed), 3);
+}
+
+/// Memory that a mirror holds.
+fn weight(mirror: &Mirror) -> usize {
+    let mut names = std::collections::BTreeMap::new();
+    for entry in &mirror.entries {
+        if let Name::Literal(name) = &entry.name {
+            // Counted twice, the name, and what an allocation has beside it.
+            names.insert(
+                Arc::as_ptr(name),
+                16 + size_of::<Literal>() + 16 + name.wire.len() + 16,
+            );
+        }
+    }
+    mirror.entries.capacity() * size_of::<Entry>()
+        + mirror.values.capacity()
+        + names.values().sum::<usize>()
+}
+
+/// A table that clients fill took four times what it counts, in each of thousands of connections.
+#[test]
+fn a_full_table_takes_no_more_than_it_counts() {
+    // An id in each request.
+    let mut ids = Mirror::new(TABLE);
+    ids.walk(b"\x40\x08x-kit-id\x03000").unwrap();
+    // Paths and authorities, which change each time.
+    let mut paths = Mirror::new(TABLE);
+    for n in 0..2000 {
+        let id = format!("\x7e\x0d{n:013}");
+        ids.walk(id.as_bytes()).unwrap();
+        let path = format!("\x44\x13/path/{n:013}\x41\x09localhost");
+        paths.walk(path.as_bytes()).unwrap();
+        assert!(weight(&ids) <= TABLE + 512, "{}: {}", n, weight(&ids));
+        assert!(weight(&paths) <= TABLE + 512, "{}: {}", n, weight(&paths));
+    }
+    assert!(ids.size > TABLE - 64 && paths.size > TABLE - 64);
+    for mirror in [ids, paths] {
+        let mut primed = Mirror::new(TABLE);
+        primed.walk(&mirror.priming()).unwrap();
+        assert_eq!(*primed.priming(), *mirror.priming());
+        assert!(weight(&primed) <= TABLE, "{}", weight(&primed));
+    }
 }
 
 #[test]
