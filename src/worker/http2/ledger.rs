@@ -98,6 +98,9 @@ pub(super) const SETTINGS_MAX: usize = 16;
 /// Streams that are followed at a time; `h2` allows fewer, and resets the others at once.
 const OPEN_MAX: usize = 4096;
 
+/// Room for so many is kept between two of them.
+const OPEN_KEPT: usize = 4;
+
 /// A connection that has had so many streams (of 2^31) ends soon.
 const HIGHEST: u32 = 0x7fff_0000;
 
@@ -177,15 +180,24 @@ impl Ledger {
     fn remove_ended(&mut self, id: u32) {
         if let Ok(n) = self.open.binary_search_by_key(&id, |stream| stream.id) {
             if self.open[n].client_ended && self.open[n].we_ended {
-                self.open.remove(n);
+                self.remove(n);
             }
         }
+    }
+
+    fn remove(&mut self, n: usize) -> Stream {
+        let stream = self.open.remove(n);
+        if self.open.is_empty() {
+            // One that is idle does not remember how busy it was.
+            self.open.shrink_to(OPEN_KEPT);
+        }
+        stream
     }
 
     /// A stream was reset. Whether the client might still be sending on it.
     fn reset(&mut self, id: u32) -> bool {
         match self.open.binary_search_by_key(&id, |stream| stream.id) {
-            Ok(n) => !self.open.remove(n).client_ended,
+            Ok(n) => !self.remove(n).client_ended,
             Err(_) => false,
         }
     }

@@ -130,6 +130,10 @@ impl Outward {
             let frame = self.raw.split_to(len).freeze();
             self.route(head, frame, ledger);
         }
+        if self.raw.is_empty() {
+            // An idle connection holds no buffers.
+            self.raw = BytesMut::new();
+        }
     }
 
     /// For the socket.
@@ -269,6 +273,7 @@ impl Outward {
             }
             return;
         }
+        self.waiting = VecDeque::new();
     }
 
     fn emit(&mut self, head: Head, frame: &[u8], ledger: &mut Ledger) {

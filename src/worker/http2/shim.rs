@@ -80,6 +80,14 @@ impl Shim {
         self.inward.inbox()
     }
 
+    /// The socket had nothing: room that was made for it is given back.
+    pub(super) fn read_nothing(&mut self) {
+        let inbox = self.inward.inbox();
+        if inbox.is_empty() {
+            *inbox = BytesMut::new();
+        }
+    }
+
     /// Looks at what was read from the socket.
     pub(super) fn pump(&mut self, now: Instant) {
         if !self.outward.is_expecting() {

@@ -287,6 +287,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
             }
             if nothing {
                 self.has_read_all = true;
+                self.shim.read_nothing();
                 return Poll::Pending;
             }
         }
@@ -509,6 +510,17 @@ mod tests {
             assert!(core.poll_write(cx, &[IoSlice::new(&frame)]).is_pending());
             assert_eq!(core.writes, 0);
         }
+    }
+
+    /// It kept what one read may bring, 16 KiB, from its first move on.
+    #[test]
+    fn a_connection_that_waits_for_its_client_holds_no_buffer_for_it() {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut core = core(usize::MAX);
+        core.shim.freeze();
+        let mut buf = [0; 8];
+        assert!(core.poll_read(cx, &mut ReadBuf::new(&mut buf)).is_pending());
+        assert_eq!(core.shim.inbox().capacity(), 0);
     }
 
     #[test]

@@ -326,3 +326,21 @@ fn no_bytes_make_it_panic() {
         assert!(!ledger.is_complete());
     }
 }
+
+#[test]
+fn one_that_is_idle_holds_no_room_for_the_streams_it_had() {
+    let mut ledger = begun();
+    for id in (1..200).step_by(2) {
+        client(&mut ledger, frames::HEADERS, ALL, id, GET);
+    }
+    assert!(ledger.open.capacity() >= 100);
+    for id in (1..200).step_by(2) {
+        us(&mut ledger, frames::HEADERS, ALL, id, &[0x88]);
+    }
+    assert!(ledger.is_complete());
+    assert!(
+        ledger.open.capacity() <= OPEN_KEPT,
+        "{}",
+        ledger.open.capacity()
+    );
+}
