@@ -512,6 +512,15 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
+/// How many bytes that were written to a socket its peer has not acknowledged (a Unix socket's: has not
+/// read), a FIN counted as one (`SIOCOUTQ`, tcp(7), unix(7)).
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one `int` there. (`TIOCOUTQ` is the same number.)
+    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+    usize::try_from(bytes).map_err(io::Error::other)
+}
+
 /// Gives the signals that whoever started us had set to be ignored their default action, but for
 /// `except`. Handlers stay.
 pub(super) fn default_dispositions(except: &[Signal]) {

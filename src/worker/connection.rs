@@ -143,7 +143,7 @@ pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
         }
         if connection.leftover.starts_with(PREFACE) || connection.agreed_on_http2() {
             if !worker.http.http2 {
-                return Box::pin(http2::refuse(connection)).await;
+                return Box::pin(http2::refuse(connection, &worker)).await;
             }
             match Box::pin(http2::serve(connection, &worker, heard)).await {
                 Some(left) => connection = left,

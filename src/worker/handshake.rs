@@ -60,7 +60,7 @@ pub(super) async fn shake_hands(mut connection: Connection, worker: &Worker) -> 
             }
             if let HandshakeError::PlainHttp | HandshakeError::Tls(_) = failed {
                 // Closed with bytes unread it would reset, and take our last word with it.
-                linger(connection.stream, &gate).await;
+                linger(connection.stream, &gate, worker.http.send_timeout).await;
             }
             None
         }

@@ -416,6 +416,46 @@ async fn a_client_that_is_far_from_the_goaway_gets_the_whole_answer_before_it() 
     assert_eq!(worker.drained().await.finished, 1);
 }
 
+/// The same with a client that says nothing for a while, and then gives back what it reads.
+#[tokio::test]
+async fn what_the_kernel_holds_for_a_silent_client_is_not_lost() {
+    let mut worker = TestWorker::start().await;
+    let mut stream = reads_slowly(&worker, &[300_000]).await;
+    worker.drain(Some(Duration::from_secs(60))).await;
+    sleep(PAUSE).await;
+    assert!(answers(&mut stream).await[&1] == pattern(300_000));
+    drop(stream);
+    assert_eq!(worker.drained().await.finished, 1);
+}
+
+/// It has all that was said, and acknowledges no PING of ours. What it says brings nobody nearer to the end:
+/// not even what is answered.
+#[tokio::test]
+async fn a_client_that_talks_and_does_not_go_is_not_waited_for() {
+    let mut config = config();
+    config.http.send_timeout = Duration::from_secs(6);
+    let mut worker = TestWorker::with(config).await;
+    let (mut reads, mut writes) = asked_once(&worker).await.into_split();
+    worker.drain(Some(Duration::from_secs(60))).await;
+    let talk = tokio::spawn(async move {
+        loop {
+            let mut words = written(8, 0, 0, &1_u32.to_be_bytes());
+            words.extend(written(6, 0, 0, b"are you?"));
+            if writes.write_all(&words).await.is_err() {
+                return;
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    });
+    let mut said = Vec::new();
+    let end = timeout(SOON, reads.read_to_end(&mut said)).await;
+    assert_eq!(end.expect("an end").unwrap(), said.len());
+    talk.abort();
+    let _ = talk.await;
+    drop(reads);
+    assert_eq!(worker.drained().await.finished, 1);
+}
+
 /// A connection that has been moved, and that nobody takes next, is told so like any other: first the
 /// announcement, and what the client asked for before it had heard is answered.
 #[tokio::test]

@@ -3,31 +3,48 @@
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::worker::gate::Gate;
 use crate::worker::stream::Stream;
 
 /// How long we read on in all, and how long we wait for more (nginx's `lingering_time` and
-/// `lingering_timeout`).
+/// `lingering_timeout`), when the client has what was said.
 const TIME: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// Says that this is the end, then reads and forgets what the client still sends until it has seen
 /// that. A socket closed with unread bytes in it makes the kernel send a reset, which would destroy
-/// our last answer at the client (RFC 9112, 9.6). No order is for it any longer: the others do not wait.
-pub(in crate::worker) async fn linger(mut stream: Stream, gate: &Gate) {
+/// our last answer at the client (RFC 9112, 9.6); so does what comes when it is closed, as long as a part
+/// of the answer is still in the kernel. For that a client has `send_timeout`, between two pieces. No order
+/// is for it any longer: the others do not wait.
+pub(in crate::worker) async fn linger(mut stream: Stream, gate: &Gate, send_timeout: Duration) {
     gate.orders.man(false);
     stream.end_writing();
     let mut rest = vec![0; 16 * 1024];
-    let _ = timeout(TIME, async {
-        while let Ok(Ok(1..)) = timeout(SILENCE, stream.read(&mut rest)).await {}
-    })
-    .await;
+    let (mut left, mut taken_at) = (stream.unacknowledged(), Instant::now());
+    loop {
+        let read = timeout(SILENCE, stream.read(&mut rest)).await;
+        let before = std::mem::replace(&mut left, stream.unacknowledged());
+        if left < before {
+            taken_at = Instant::now();
+        }
+        let waits = left > 0 && taken_at.elapsed() < send_timeout;
+        let goes_on = match read {
+            Ok(Ok(1..)) => waits || taken_at.elapsed() < TIME,
+            // An end, which is the client's, or nothing.
+            Ok(_) => false,
+            Err(_) => waits,
+        };
+        if !goes_on {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
@@ -45,12 +62,31 @@ mod tests {
         let gate = Gate::default();
         gate.orders.man(true);
         gate.tell(Order::Leave, permit());
-        let mut lingering = std::pin::pin!(linger(stream, &gate));
+        let mut lingering = std::pin::pin!(linger(stream, &gate, SILENCE));
         assert!(futures_util::poll!(&mut lingering).is_pending());
         assert_eq!(permits.available_permits(), 1, "told before");
         gate.tell(Order::Leave, permit());
         assert_eq!(permits.available_permits(), 1, "told meanwhile");
         drop(theirs);
         lingering.await;
+    }
+
+    /// How long it takes with a client that says nothing and keeps its half open.
+    async fn silent(takes: bool) -> Duration {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (stream, _) = Stream::from_fd(ours.into()).unwrap();
+        assert_eq!(stream.send_now(b"the end").unwrap(), 7);
+        if takes {
+            theirs.read_exact(&mut [0; 7]).unwrap();
+        }
+        let begun = Instant::now();
+        linger(stream, &Gate::default(), SILENCE * 12).await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_client_has_not_taken_is_waited_for() {
+        assert_eq!(silent(true).await.as_secs(), SILENCE.as_secs());
+        assert_eq!(silent(false).await.as_secs(), 12 * SILENCE.as_secs());
     }
 }

@@ -271,7 +271,7 @@ impl<'a> Driver<'a> {
                 End::Leave | End::Switches | End::Broken => false,
             };
             if may_still_send {
-                linger(stream, &gate).await;
+                linger(stream, &gate, self.worker.http.send_timeout).await;
             }
             return None;
         }

@@ -44,9 +44,20 @@ pub(in crate::worker) async fn serve(
     worker: &Worker,
     heard: Word,
 ) -> Option<Connection> {
-    let mut driver = Driver::new(connection, worker, heard)?;
-    let end = poll_fn(|cx| driver.poll(cx)).await;
-    driver.end(end).await
+    // hyper's connection is large: there is one place for it in this future, not one for each step.
+    let ended = {
+        let mut driver = Driver::new(connection, worker, heard)?;
+        let end = poll_fn(|cx| driver.poll(cx)).await;
+        driver.end(end)
+    };
+    match ended {
+        Ended::Left(connection) => Some(connection),
+        Ended::Lingers(stream, gate, _live) => {
+            linger(stream, &gate, worker.http.send_timeout).await;
+            None
+        }
+        Ended::Over => None,
+    }
 }
 
 struct Driver<'a> {
@@ -71,16 +82,29 @@ struct Driver<'a> {
     /// It is to be said when `h2` is where it should be after a move: before that it would be taken for
     /// an answer to what `h2` was fed, and what came with the connection would not be heard.
     goodbye_due: bool,
-    /// `h2` must have answered what it was fed; and when it was fed.
-    arrived_by: Option<Instant>,
-    began: Instant,
-    /// Requests, writes, and behind a GOAWAY reads, at the last look.
-    seen: (u32, u32, u32),
+    /// Since when `h2` has not answered all it was fed after a move.
+    arriving: Option<Instant>,
+    /// Requests, and writes or behind a GOAWAY parts of answers, at the last look.
+    seen: (u32, u32),
+    /// Since when nothing of an answer goes to the client and nothing of a request comes.
     idle_since: Instant,
+    /// Reads at the last look, and when one brought something last.
+    reads: u32,
+    heard_at: Instant,
+    /// So much of what was said the client's kernel did not have at a look since `idle_since`.
+    unacknowledged: Option<usize>,
     /// When to see whether it has been idle for too long. Not sooner when it becomes idle: the client
     /// may still be reading.
     look_again: Instant,
     timer: Pin<Box<Sleep>>,
+}
+
+/// What comes behind that.
+enum Ended {
+    Left(Connection),
+    /// The client is to see the end of what was said; so long it is open.
+    Lingers(Stream, Arc<Gate>, Live),
+    Over,
 }
 
 enum End {
@@ -153,15 +177,17 @@ impl<'a> Driver<'a> {
             leaving: Leaving::default(),
             said_goodbye: false,
             goodbye_due: false,
-            arrived_by: moved.then(|| now + ARRIVAL),
-            began: now,
-            seen: (gate.requests(), 0, 0),
+            arriving: moved.then_some(now),
+            seen: (gate.requests(), 0),
             gate,
             idle_since,
+            reads: 0,
+            heard_at: now,
+            unacknowledged: None,
             look_again: idle_since + worker.http.keepalive_timeout,
             timer: Box::pin(sleep_until(now + ARRIVAL)),
         };
-        if moved && leftover.is_empty() && driver.idle_since + driver.patience() <= now {
+        if moved && leftover.is_empty() && driver.idle_due(now) <= now {
             driver.say_goodbye();
         }
         Some(driver)
@@ -187,27 +213,26 @@ impl<'a> Driver<'a> {
                 return Poll::Ready(done.map_or(End::Over, |()| End::Done));
             }
             let now = Instant::now();
+            let mut due = None;
             {
                 let mut core = self.wire.lock();
                 if core.is_woken() {
                     continue;
                 }
-                let is_arriving = core.shim.is_arriving();
-                let late = is_arriving && self.arrived_by.is_some_and(|due| due <= now);
-                let patient = now < self.began + self.worker.http.send_timeout;
-                if late && patient && core.has_unwritten() {
-                    // It is the client that takes nothing.
-                    self.arrived_by = Some(now + ARRIVAL);
-                } else if late || core.shim.has_failed() {
+                if !core.shim.is_arriving() {
+                    self.arriving = None;
+                }
+                if let Some(since) = self.arriving {
+                    let send_timeout = self.worker.http.send_timeout;
+                    due = Some(arrived_by(since, core.has_unwritten(), send_timeout));
+                }
+                if due.is_some_and(|due| due <= now) || core.shim.has_failed() {
                     return Poll::Ready(End::Failed);
                 }
-                if !is_arriving {
-                    self.arrived_by = None;
-                    if std::mem::take(&mut self.goodbye_due) {
-                        drop(core);
-                        self.say_goodbye();
-                        continue;
-                    }
+                if self.arriving.is_none() && std::mem::take(&mut self.goodbye_due) {
+                    drop(core);
+                    self.say_goodbye();
+                    continue;
                 }
                 let worn_out = core.stream.as_ref().is_some_and(Stream::wears_out);
                 if worn_out && word.order() == Order::Serve {
@@ -215,15 +240,8 @@ impl<'a> Driver<'a> {
                     self.gate.tell(Order::Last, None);
                     continue;
                 }
-                // Who has heard nothing of the end yet, and speaks, reads what is before it.
-                let reads = if self.said_goodbye { core.reads } else { 0 };
-                let seen = (self.gate.requests(), core.writes, reads);
-                if self.gate.streams() > 0 || seen != self.seen {
-                    self.seen = seen;
-                    self.idle_since = now;
-                }
             }
-            let mut due = self.arrived_by;
+            self.look(now);
             if leaves && !self.said_goodbye {
                 match self.leave() {
                     Poll::Ready(Some(end)) => return Poll::Ready(end),
@@ -241,7 +259,7 @@ impl<'a> Driver<'a> {
                 drop(self.gate.orders.permit());
             }
             if self.look_again <= now {
-                let idle_due = self.idle_since + self.patience();
+                let idle_due = self.idle_due(now);
                 self.look_again = if self.gate.streams() > 0 || self.goodbye_due {
                     now + GOODBYE
                 } else if self.said_goodbye {
@@ -252,7 +270,8 @@ impl<'a> Driver<'a> {
                 };
                 if self.look_again <= now {
                     if self.said_goodbye {
-                        return Poll::Ready(End::Over);
+                        let taken = self.unacknowledged == Some(0) && !self.wire.lock().owes();
+                        return Poll::Ready(if taken { End::Done } else { End::Over });
                     }
                     self.say_goodbye();
                     continue;
@@ -281,15 +300,56 @@ impl<'a> Driver<'a> {
             && stream.is_some_and(|stream| self.worker.takes_http2(stream))
     }
 
-    /// How long it may be idle: without a stream, or with the end of an answer that its client does
-    /// not take; behind a GOAWAY silent, too.
-    fn patience(&self) -> Duration {
+    /// Sees whether anything has gone on.
+    fn look(&mut self, now: Instant) {
+        let core = self.wire.lock();
+        // Behind a GOAWAY an answer to a PING brings nobody nearer to the end.
+        let said = if self.said_goodbye {
+            core.shim.answered()
+        } else {
+            core.writes
+        };
+        let seen = (self.gate.requests(), said);
+        if self.gate.streams() > 0 || seen != self.seen {
+            self.seen = seen;
+            self.idle_since = now;
+            self.unacknowledged = None;
+        }
+        if core.reads != self.reads {
+            self.reads = core.reads;
+            self.heard_at = now;
+        }
+    }
+
+    /// Until when it may be idle: without a stream, or with the end of an answer that its client does not
+    /// take.
+    fn idle_due(&mut self, now: Instant) -> Instant {
         let http = &self.worker.http;
-        match (self.said_goodbye, self.wire.lock().owes()) {
-            (true, true) => http.send_timeout,
-            (true, false) => GOODBYE,
-            (false, true) => http.keepalive_timeout.max(http.send_timeout),
-            (false, false) => http.keepalive_timeout,
+        let mut core = self.wire.lock();
+        let owes = core.owes();
+        if !self.said_goodbye {
+            let least = if owes {
+                http.send_timeout
+            } else {
+                Duration::ZERO
+            };
+            return self.idle_since + http.keepalive_timeout.max(least);
+        }
+        let left = core.stream.as_ref().map_or(0, Stream::unacknowledged);
+        let before = self.unacknowledged.unwrap_or(left);
+        if left < before {
+            self.idle_since = now;
+        }
+        self.unacknowledged = Some(left.min(before));
+        let (soon, late) = (GOODBYE, http.send_timeout);
+        if owes {
+            self.idle_since + late
+        } else if left > 0 {
+            self.idle_since + late.max(soon)
+        } else {
+            // Who speaks may still be reading what is before the GOAWAY, but not for ever.
+            let most = self.idle_since + late.max(soon);
+            (self.idle_since.max(self.heard_at) + soon).min(most)
         }
     }
 
@@ -354,11 +414,11 @@ impl<'a> Driver<'a> {
         Pin::new(&mut self.http).graceful_shutdown();
     }
 
-    async fn end(self, end: End) -> Option<Connection> {
+    fn end(self, end: End) -> Ended {
         let requests = self.before + u64::from(self.gate.requests().wrapping_sub(self.start));
         drop(self.http);
         match end {
-            End::Leave(stream, blob, leftover) => Some(Connection {
+            End::Leave(stream, blob, leftover) => Ended::Left(Connection {
                 stream,
                 leftover: leftover.freeze(),
                 gate: self.gate,
@@ -372,30 +432,36 @@ impl<'a> Driver<'a> {
                 proxy_header_due: false,
                 http2: Some(Box::new(blob)),
             }),
-            End::Done => {
-                let stream = self.wire.lock().stream.take();
-                if let Some(stream) = stream {
-                    linger(stream, &self.gate).await;
-                }
-                None
-            }
-            End::Over => None,
+            End::Done => match self.wire.lock().stream.take() {
+                Some(stream) => Ended::Lingers(stream, self.gate, self.live),
+                None => Ended::Over,
+            },
+            End::Over => Ended::Over,
             End::Failed => {
                 tracing::warn!("an HTTP/2 connection that was passed on could not go on");
-                let (stream, last) = {
-                    let mut core = self.wire.lock();
-                    let highest = core.shim.highest();
-                    let whole = !core.has_unwritten();
-                    (core.stream.take(), whole.then_some(highest))
-                };
-                if let (Some(mut stream), Some(last)) = (stream, last) {
-                    stream.say_last(&goaway(last));
-                    linger(stream, &self.gate).await;
+                let mut core = self.wire.lock();
+                let last = core.shim.highest();
+                match core.stream.take() {
+                    Some(mut stream) if !core.has_unwritten() => {
+                        stream.say_last(&goaway(last));
+                        Ended::Lingers(stream, self.gate, self.live)
+                    }
+                    _ => Ended::Over,
                 }
-                None
             }
         }
     }
+}
+
+/// When `h2` must have answered all it was fed. As long as something waits for the socket it is the client
+/// that takes nothing.
+fn arrived_by(since: Instant, unwritten: bool, send_timeout: Duration) -> Instant {
+    since
+        + if unwritten {
+            ARRIVAL.max(send_timeout)
+        } else {
+            ARRIVAL
+        }
 }
 
 /// Nothing behind stream `last` was looked at.
@@ -405,4 +471,35 @@ fn goaway(last: u32) -> Vec<u8> {
     let mut frame = Vec::new();
     frames::write(&mut frame, frames::GOAWAY, 0, 0, &payload);
     frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_takes_nothing_is_not_taken_for_an_h2_that_is_lost() {
+        let since = Instant::now();
+        let minute = Duration::from_secs(60);
+        assert_eq!(arrived_by(since, false, minute), since + ARRIVAL);
+        assert_eq!(arrived_by(since, true, minute), since + minute);
+        // It is never less.
+        let short = ARRIVAL / 2;
+        assert_eq!(arrived_by(since, true, short), since + ARRIVAL);
+    }
+
+    /// Without calling it.
+    fn size_of_future<'w, F>(_: impl FnOnce(Connection, &'w Worker, Word) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It held hyper's connection four times.
+    #[test]
+    fn a_connection_weighs_little_more_than_in_bare_hyper() {
+        let (ours, hypers) = (size_of_future(serve), size_of::<Http>());
+        assert!(
+            ours <= hypers + 768,
+            "{ours} bytes, {hypers} of them hyper's"
+        );
+    }
 }

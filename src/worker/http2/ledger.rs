@@ -32,6 +32,8 @@ pub(super) struct Ledger {
     pub(super) receive: i64,
     /// So much DATA we may send.
     pub(super) send: i64,
+    /// Frames of answers so far (wraps).
+    pub(super) answered: u32,
     /// The client's header table.
     pub(super) mirror: Mirror,
     /// We have reset a stream, and what the client sent before it knew may still come.
@@ -119,6 +121,7 @@ impl Ledger {
             unanswered: 0,
             receive: WINDOW,
             send: WINDOW,
+            answered: 0,
             mirror: Mirror::new(TABLE),
             late: false,
             block: None,
@@ -344,6 +347,9 @@ impl Ledger {
 
     /// A frame of ours, on its way to the client.
     pub(super) fn our_frame(&mut self, head: Head, payload: &[u8]) {
+        if matches!(head.kind, frames::DATA | frames::HEADERS) {
+            self.answered = self.answered.wrapping_add(1);
+        }
         match head.kind {
             frames::DATA => {
                 self.send -= i64::from(head.len);

@@ -38,6 +38,7 @@ pub(super) use self::blob::Blob;
 pub(super) use self::check::can_move;
 pub(super) use self::driver::serve;
 pub(super) use self::settings::builder;
+use super::Worker;
 use super::connection::Connection;
 use super::http1::linger::linger;
 
@@ -60,7 +61,12 @@ const RESETS_MAX: u32 = 1000;
 const HTTP1_REQUIRED: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0d";
 
 /// Ends a connection of a client that speaks HTTP/2 where `[http] http2` is off.
-pub(super) async fn refuse(mut connection: Connection) {
+pub(super) async fn refuse(mut connection: Connection, worker: &Worker) {
     connection.stream.say_last(HTTP1_REQUIRED);
-    linger(connection.stream, &connection.gate).await;
+    linger(
+        connection.stream,
+        &connection.gate,
+        worker.http.send_timeout,
+    )
+    .await;
 }

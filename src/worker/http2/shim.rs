@@ -177,6 +177,11 @@ impl Shim {
         self.ledger.oldest()
     }
 
+    /// Parts of answers so far (wraps).
+    pub(super) fn answered(&self) -> u32 {
+        self.ledger.answered
+    }
+
     /// The newest stream of the client's.
     pub(super) fn highest(&self) -> u32 {
         self.ledger.highest
