@@ -25,6 +25,7 @@ mod wire;
 
 pub use failure::{Failure, Kind};
 pub use histogram::Histogram;
+pub use http2::FILLING;
 pub use load::{Load, Running};
 pub use spec::{Expect, Spec, Traffic, Upload};
 pub use tally::{Counts, Report, Seen};

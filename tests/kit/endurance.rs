@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::version::{TLS12, TLS13};
 
 use super::build;
-use super::client::{Load, Report, Spec, Target};
+use super::client::{FILLING, Load, Report, Spec, Target};
 use super::proc;
 use super::service::Service;
 use super::tls::TlsRelay;
@@ -138,6 +138,12 @@ pub fn run(test: &str, workbench: PathBuf, plan: Plan, mut say: impl FnMut(usize
     load.wait_connected(SOON);
     torture.wait_connected(SOON);
     let connections = plan.connections + TORTURE;
+    // Header tables take memory until they are full, whatever is upgraded.
+    let fill = || {
+        let filling = if plan.protocol.is_http2() { FILLING } else { 0 };
+        let wanted = filling * plan.connections as u64;
+        load.wait_answers(wanted.saturating_sub(load.answers()), 10 * SOON);
+    };
     // A connection that was passed on and not asked yet holds less than others.
     let all_ask = || load.wait_answers(2 * plan.connections as u64, SOON);
     let began = Instant::now();
@@ -165,6 +171,7 @@ pub fn run(test: &str, workbench: PathBuf, plan: Plan, mut say: impl FnMut(usize
         load.wait_answers(plan.connections as u64 / 10, SOON);
         torture.wait_answers(TORTURE as u64, SOON);
         if round == 1 {
+            fill();
             all_ask();
             second = hold(&service, connections, None);
         }

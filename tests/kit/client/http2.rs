@@ -33,6 +33,10 @@ pub(super) struct Client {
 /// Many smaller pieces are an attack to `h2` (`too_many_data_frames`).
 const PIECE_MIN: usize = 512;
 
+/// So many requests of a connection follow each other at once. Each puts its name, 60 bytes, into the header
+/// table at the server, which is full then (4,096 bytes; RFC 7541) and takes no more memory.
+pub const FILLING: u64 = 80;
+
 /// Whose failure it is.
 struct Place {
     connection: u64,
@@ -121,13 +125,15 @@ impl Client {
         let mut rng = fastrand::Rng::with_seed(self.spec.seed.wrapping_add(name as u64));
         let mut stop = self.stop.clone();
         // Connections that come one after the other must not give a name twice.
-        for asked in (place.connection << 32).. {
+        let first = place.connection << 32;
+        for asked in first.. {
             let Ok(ready) = asks.clone().ready().await else {
                 return;
             };
             if *stop.borrow() {
                 return;
             }
+            let filling = asked - first < FILLING / of as u64;
             let id = torture::identity(&self.spec, name, asked);
             let request = torture::request(&mut rng, &self.spec, &id);
             let abandons = rng.u64(..ABANDONED) == 0;
@@ -139,7 +145,7 @@ impl Client {
             }
             let (low, high) = (think.start().as_micros(), think.end().as_micros());
             let pause = Duration::from_micros(rng.u64(low as u64..=high as u64));
-            if !pause.is_zero() {
+            if !filling && !pause.is_zero() {
                 tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => return,
                     () = sleep(pause) => {}
