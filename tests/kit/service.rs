@@ -30,6 +30,7 @@ use super::client::{Spec, Target};
 use super::manager::{Active, Manager};
 use super::port::Port;
 use super::proc::{self, Pinned, Process, Role};
+use super::wait::{look_again, wait_until};
 
 /// How long anything ordinary may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -290,11 +291,7 @@ impl Service {
         );
         assert!(pinned.signal(signal), "{pid} has just gone");
         if signal == Signal::STOP {
-            let end = Instant::now() + SOON;
-            while !proc::is_stopped(pid) {
-                assert!(Instant::now() < end, "{pid} does not stop");
-                std::thread::yield_now();
-            }
+            wait_until(&format!("{pid} to stop"), || proc::is_stopped(pid));
         }
     }
 
@@ -319,7 +316,7 @@ impl Service {
                     pinned.signal(Signal::STOP);
                 }
             }
-            std::thread::yield_now();
+            look_again();
         }
         for process in self.processes() {
             self.make_sure_of(process.pid);
@@ -375,6 +372,14 @@ impl Service {
     /// What was logged so far.
     pub fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until these words were logged so many times.
+    #[track_caller]
+    pub fn wait_log(&self, words: &str, times: usize) {
+        wait_until(&format!("the log to say {words:?}"), || {
+            self.log_text().matches(words).count() >= times
+        });
     }
 
     /// Adds a line to the story that a failing test prints.
