@@ -6,10 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::worker::TestWorker;
-
-/// No answer in this test takes longer.
-const PATIENCE: Duration = Duration::from_secs(20);
+use super::worker::{PATIENCE, TestWorker};
 
 /// A connection.
 #[derive(Debug)]
@@ -54,7 +51,7 @@ impl Client {
     pub async fn accepted(worker: &TestWorker) -> Self {
         let before = worker.report().await.accepted;
         let client = Self::connect(worker).await;
-        while worker.report().await.accepted == before {}
+        worker.until(|report| report.accepted > before).await;
         client
     }
 }

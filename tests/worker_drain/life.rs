@@ -92,7 +92,7 @@ async fn beyond_the_limit_connections_wait_until_another_ends() {
 #[tokio::test]
 async fn a_head_that_does_not_end_is_answered_with_408() {
     let mut config = config();
-    config.http.header_timeout = Duration::from_millis(400);
+    config.http.header_timeout = Duration::from_secs(1);
     let worker = TestWorker::with(config).await;
     let mut fresh = Client::connect(&worker).await;
     let mut used = Client::connect(&worker).await;
@@ -111,12 +111,12 @@ async fn a_head_that_does_not_end_is_answered_with_408() {
     assert_eq!(used.answer().await.status, 408);
     assert!(mute.at_eof().await);
     let took = begun.elapsed().as_millis();
-    assert!((400..700).contains(&took), "{took}");
+    assert!((1000..6000).contains(&took), "{took}; idle it is 75 s");
 }
 
 #[tokio::test]
 async fn an_idle_connection_is_kept_for_the_keep_alive_time_and_no_longer() {
-    for (keepalive, least, most) in [(500, 400, 800), (4000, 3900, 4600)] {
+    for keepalive in [500, 4000] {
         let mut config = config();
         config.http.keepalive_timeout = Duration::from_millis(keepalive);
         let worker = TestWorker::with(config).await;
@@ -124,8 +124,9 @@ async fn an_idle_connection_is_kept_for_the_keep_alive_time_and_no_longer() {
         client.get("/hello").await;
         let begun = Instant::now();
         assert!(client.at_eof().await);
-        let took = begun.elapsed().as_millis();
-        assert!((least..most).contains(&took), "{took}");
+        let took = u64::try_from(begun.elapsed().as_millis()).unwrap();
+        let right = keepalive - 100..keepalive + 5000;
+        assert!(right.contains(&took), "{took}; the default is 75 s");
     }
 }
 
@@ -183,13 +184,13 @@ async fn an_oversized_ignored_body_ends_the_connection_after_a_whole_answer() {
         "{answer}"
     );
     writing.await.unwrap();
-    while worker.report().await.connections > 0 {}
+    worker.until(|report| report.connections == 0).await;
 }
 
 #[tokio::test]
 async fn a_slow_reader_is_served_and_one_that_takes_nothing_is_not() {
     let mut config = config();
-    config.http.send_timeout = Duration::from_millis(600);
+    config.http.send_timeout = Duration::from_secs(2);
     // Only for idle connections.
     config.http.keepalive_timeout = Duration::from_millis(100);
     let worker = TestWorker::with(config).await;
@@ -202,10 +203,10 @@ async fn a_slow_reader_is_served_and_one_that_takes_nothing_is_not() {
     }
     slow.head().await;
     for step in 0..10 {
-        pause(200).await;
+        pause(300).await;
         slow.exactly(6_000_000).await;
         if step == 6 {
-            assert_eq!(worker.report().await.connections, 1);
+            worker.until(|report| report.connections == 1).await;
         }
     }
 }
@@ -217,13 +218,10 @@ async fn the_request_of_a_client_that_has_vanished_is_not_worked_on_for_ever() {
     client
         .send("GET /slow/60000 HTTP/1.1\r\nHost: t\r\n\r\n")
         .await;
-    while worker.report().await.requests == 0 {}
+    worker.until(|report| report.requests == 1).await;
     drop(client);
     let begun = Instant::now();
-    while worker.report().await.connections > 0 {
-        pause(100).await;
-        assert!(begun.elapsed() < Duration::from_secs(14));
-    }
+    worker.until(|report| report.connections == 0).await;
     assert!(begun.elapsed() > Duration::from_secs(9));
 }
 
@@ -248,8 +246,8 @@ async fn an_ignored_body_that_trickles_is_not_read_for_ever() {
     let ended = tokio::io::AsyncReadExt::read_to_end(&mut read, &mut rest).await;
     let took = begun.elapsed().as_millis();
     assert!(
-        ended.is_ok() && (400..2500).contains(&took),
-        "{ended:?} after {took}"
+        ended.is_ok() && (400..8000).contains(&took),
+        "{ended:?} after {took}; all of it is 10 s"
     );
     trickling.abort();
 }

@@ -37,14 +37,7 @@ async fn successor(old: &TestWorker, generation: u64) -> (TestWorker, OwnedFd) {
 
 /// Waits until `worker` has taken over so many.
 async fn received(worker: &TestWorker, count: u64) {
-    let begun = Instant::now();
-    loop {
-        let report = worker.report().await;
-        if report.received == count {
-            return;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(5), "{report:?}");
-    }
+    worker.until(|report| report.received == count).await;
 }
 
 fn passed(report: &Report) -> (u64, u64, u64, u64) {
@@ -66,7 +59,8 @@ async fn an_idle_connection_goes_on_in_the_next_generation() {
     let begun = Instant::now();
     old.pass_to(&[&sending]).await;
     assert_eq!(passed(&old.drained().await), (2, 0, 0, 0));
-    assert!(begun.elapsed() < Duration::from_millis(500));
+    // Who finds nobody has waited so long before it ends them.
+    assert!(begun.elapsed() < Duration::from_secs(5));
     for _ in 0..3 {
         for client in [&mut used, &mut fresh] {
             let answer = client.get("/hello").await;
@@ -121,7 +115,8 @@ async fn what_is_in_flight_is_answered_here_and_the_next_request_there() {
     else {
         unreachable!()
     };
-    slow.send("GET /slow/800 HTTP/1.1\r\nHost: t\r\n\r\n").await;
+    slow.send("GET /slow/3000 HTTP/1.1\r\nHost: t\r\n\r\n")
+        .await;
     upload
         .send("POST /upload HTTP/1.1\r\nHost: t\r\nContent-Length: 50000\r\n\r\n")
         .await;
@@ -130,7 +125,7 @@ async fn what_is_in_flight_is_answered_here_and_the_next_request_there() {
         .send("GET /download/20000000 HTTP/1.1\r\nHost: t\r\n\r\n")
         .await;
     stream
-        .send("GET /stream/5/200 HTTP/1.1\r\nHost: t\r\n\r\n")
+        .send("GET /stream/5/600 HTTP/1.1\r\nHost: t\r\n\r\n")
         .await;
     late.send("GET /late-end/700 HTTP/1.1\r\nHost: t\r\n\r\n")
         .await;
@@ -146,16 +141,15 @@ async fn what_is_in_flight_is_answered_here_and_the_next_request_there() {
         .send("POST /background HTTP/1.1\r\nHost: t\r\nContent-Length: 20\r\n\r\n0123456789")
         .await;
     piped
-        .send("GET /slow/600 HTTP/1.1\r\nHost: t\r\n\r\nGET /echo/a HTTP/1.1\r\nHost: t\r\n\r\nGET /echo/b HT")
+        .send("GET /slow/3000 HTTP/1.1\r\nHost: t\r\n\r\nGET /echo/a HTTP/1.1\r\nHost: t\r\n\r\nGET /echo/b HT")
         .await;
-    pause(100).await;
+    old.until(|report| report.requests == 9).await;
     let (new, sending) = successor(&old, 2).await;
     old.pass_to(&[&sending]).await;
-    pause(300).await;
-    // hyper ends an answer of known length with its last byte.
-    assert_eq!(old.report().await.connections, 8, "the others are busy");
+    // hyper ends an answer of known length with its last byte; the others are busy.
+    old.until(|report| report.connections == 8).await;
 
-    assert_eq!(slow.answer().await.text(), "after 800");
+    assert_eq!(slow.answer().await.text(), "after 3000");
     upload.send(&body[20_000..]).await;
     assert_eq!(upload.answer().await.text(), checksum(&body));
     assert!(download.answer().await.body == pattern(20_000_000));
@@ -170,7 +164,7 @@ async fn what_is_in_flight_is_answered_here_and_the_next_request_there() {
     assert_eq!(expect.answer().await.text(), checksum(b"hello"));
     assert_eq!(background.answer().await.text(), "later");
     background.send("0123456789").await;
-    assert_eq!(piped.answer().await.text(), "after 600");
+    assert_eq!(piped.answer().await.text(), "after 3000");
     assert_eq!(piped.answer().await.text(), "a");
     piped.send("TP/1.1\r\nHost: t\r\n\r\n").await;
     assert_eq!(piped.answer().await.text(), "b");
@@ -190,16 +184,16 @@ async fn a_connection_that_was_to_end_ends() {
     let mut gone = Client::accepted(&old).await;
     gone.get("/hello").await;
     close
-        .send("GET /slow/300 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        .send("GET /slow/2000 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
         .await;
-    ancient.send("GET /slow/300 HTTP/1.0\r\n\r\n").await;
-    pause(50).await;
+    ancient.send("GET /slow/2000 HTTP/1.0\r\n\r\n").await;
+    old.until(|report| report.requests == 3).await;
     gone.stream.shutdown().await.unwrap();
     assert!(gone.at_eof().await);
     let (new, sending) = successor(&old, 2).await;
     old.pass_to(&[&sending]).await;
-    assert_eq!(close.answer().await.text(), "after 300");
-    assert_eq!(ancient.answer().await.text(), "after 300");
+    assert_eq!(close.answer().await.text(), "after 2000");
+    assert_eq!(ancient.answer().await.text(), "after 2000");
     assert!(close.at_eof().await && ancient.at_eof().await);
     assert_eq!(passed(&old.drained().await), (0, 2, 0, 0));
     assert_eq!(new.report().await.connections, 0);
@@ -226,8 +220,7 @@ async fn an_upgraded_connection_stays_to_its_end() {
     }
     let (new, sending) = successor(&old, 2).await;
     old.pass_to(&[&sending]).await;
-    pause(200).await;
-    assert_eq!(new.report().await.received, 40);
+    received(&new, 40).await;
     for client in &mut clients {
         client.send("hear me").await;
         assert_eq!(client.exactly(7).await, b"HEAR ME");
@@ -274,14 +267,15 @@ async fn a_receiver_that_hangs_is_given_up() {
     let mut old = TestWorker::start().await;
     let mut clients = Vec::new();
     for _ in 0..600 {
-        clients.push(Client::accepted(&old).await);
+        clients.push(Client::connect(&old).await);
     }
+    old.until(|report| report.accepted == 600).await;
     let (new, alive) = successor(&old, 2).await;
     let (hung, receiving) = handoff::pair().unwrap();
     old.pass_to(&[&hung, &alive]).await;
     assert_eq!(passed(&old.drained().await), (600, 0, 0, 0));
     // It got a queue full of its half, and no more.
-    while new.report().await.received <= 300 {}
+    new.until(|report| report.received > 300).await;
     // What is in its queue is served when somebody takes it: here a late replacement.
     new.tell(&ToWorker::ReceiveFrom, &[&receiving]).await;
     for client in &mut clients {
@@ -370,13 +364,13 @@ async fn an_orphan_asks_the_owner_and_passes_its_connections_on() {
     let mut busy = Client::accepted(&orphan).await;
     busy.send("GET /slow/9000 HTTP/1.1\r\nHost: t\r\n\r\n")
         .await;
-    pause(50).await;
-    let (_new, sending) = successor(&orphan, 2).await;
+    orphan.until(|report| report.requests == 1).await;
+    let (new, sending) = successor(&orphan, 2).await;
     orphan.channel = None;
     let accepted = socket.accept().await.unwrap();
     let request = handoff::answer(accepted, &offered(sending)).await.unwrap();
     assert_eq!(request.generation, 1);
-    pause(100).await;
+    received(&new, 1).await;
     assert_eq!(idle.get("/hello").await.text(), "hello from g2");
     // Somebody serves on: nobody hurries, not even beyond the stop timeout of 8 s.
     assert_eq!(busy.answer().await.text(), "after 9000");
@@ -397,7 +391,8 @@ async fn an_orphan_that_nobody_could_answer_leaves_quickly() {
     orphan.channel = None;
     assert!(idle.at_eof().await);
     orphan.gone().await;
-    assert!(begun.elapsed() < Duration::from_millis(2500));
+    // It may take the stop timeout of 8 s for what is in flight.
+    assert!(begun.elapsed() < Duration::from_secs(6));
 }
 
 /// A parked master has the socket; its workers need a while on a busy machine.
@@ -462,25 +457,29 @@ async fn a_receiver_takes_more_than_it_would_accept() {
 #[tokio::test]
 async fn the_time_a_head_may_take_goes_on_in_the_next_generation() {
     let mut config = config();
-    config.http.header_timeout = Duration::from_millis(1200);
+    let limit = Duration::from_secs(5);
+    config.http.header_timeout = limit;
     let mut worker = TestWorker::with(config.clone()).await;
     let mut client = Client::accepted(&worker).await;
     client.send("GET /hello HTTP/1.1\r\nX: ").await;
     let begun = Instant::now();
+    let mut passed_on = begun;
     for generation in 2..6 {
-        pause(200).await;
+        pause(500).await;
         client.send("x").await;
         let (sending, receiving) = handoff::pair().unwrap();
         let listener = worker.listener.try_clone().unwrap();
         let config = config.clone();
         let new = TestWorker::begin(config, listener, generation, None, Some(receiving)).await;
+        passed_on = Instant::now();
         worker.pass_to(&[&sending]).await;
         assert_eq!(passed(&worker.drained().await), (1, 0, 0, 0));
         worker = new;
     }
     assert_eq!(client.answer().await.status, 408);
-    let took = begun.elapsed().as_millis();
-    assert!((1190..1900).contains(&took), "{took}");
+    assert!(begun.elapsed() > limit - Duration::from_millis(10));
+    let last = passed_on.elapsed();
+    assert!(last < limit, "it began anew: {last:?}");
 }
 
 #[tokio::test]
@@ -490,7 +489,7 @@ async fn a_thousand_idle_connections_are_passed_on_without_anybody_noticing() {
     for _ in 0..1000 {
         clients.push(Client::connect(&old).await);
     }
-    while old.report().await.accepted < 1000 {}
+    old.until(|report| report.accepted == 1000).await;
     let (new, sending) = successor(&old, 2).await;
     let begun = Instant::now();
     old.pass_to(&[&sending]).await;

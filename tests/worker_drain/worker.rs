@@ -30,9 +30,12 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_seqpacket::UnixSeqpacketListener;
 use tower_http::set_header::SetResponseHeaderLayer;
+
+/// Nothing that is waited for takes longer.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running worker.
 #[derive(Debug)]
@@ -223,6 +226,19 @@ impl TestWorker {
         match self.hear().await {
             FromWorker::Report(report) => report,
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until its figures are as wanted.
+    pub async fn until(&self, wanted: impl Fn(&Report) -> bool) -> Report {
+        let begun = Instant::now();
+        loop {
+            let report = self.report().await;
+            if wanted(&report) {
+                return report;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{report:?}");
+            sleep(Duration::from_millis(1)).await;
         }
     }
 
