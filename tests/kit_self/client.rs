@@ -231,7 +231,7 @@ fn silence_is_a_timeout() {
         read_request(&mut stream);
         read_request(&mut stream);
     });
-    let spec = Spec::new(address).timeout(Duration::from_millis(50));
+    let spec = Spec::new(address).timeout(Duration::from_secs(1));
     only(&caught(spec), Kind::Timeout);
 }
 
@@ -296,7 +296,7 @@ fn swapped_pipelined_answers_are_of_wrong_identity() {
         read_request(&mut stream);
     });
     let spec = Spec::new(address).app().pipelined(2).seed(7);
-    let report = caught(spec.timeout(Duration::from_millis(300)));
+    let report = caught(spec.timeout(Duration::from_secs(1)));
     assert!(report.count(Kind::WrongIdentity) >= 2, "{report}");
     assert!(
         report.failures[0].detail.contains("7-0-2"),

@@ -283,7 +283,7 @@ fn stop_waits_for_everybody_unless_the_main_process_is_alien_and_alone() {
 
 #[test]
 fn who_is_deaf_to_term_is_killed_after_the_timeout() {
-    let (stage, mut main) = stage(|unit| unit.timeout_stop = Duration::from_millis(200));
+    let (stage, mut main) = stage(|unit| unit.timeout_stop = Duration::from_secs(2));
     main.does("spawn deaf");
     let child = stage.theatre.enter();
     assert!(!stage.manager.stop());
@@ -310,12 +310,12 @@ fn stopping_is_told_with_everybody_who_still_lives() {
 
 #[test]
 fn a_watchdog_that_is_not_fed_shoots_everybody() {
-    let (stage, mut main) = stage(|unit| unit.watchdog = Some(Duration::from_millis(300)));
-    assert_eq!(main.does("env WATCHDOG_USEC"), "300000");
+    let (stage, mut main) = stage(|unit| unit.watchdog = Some(Duration::from_secs(2)));
+    assert_eq!(main.does("env WATCHDOG_USEC"), "2000000");
     assert_eq!(main.does("env WATCHDOG_PID"), main.pid.to_string());
     main.does("notify READY=1");
     for _ in 0..6 {
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(400));
         main.does("notify WATCHDOG=1");
     }
     main.does("barrier");
@@ -332,7 +332,7 @@ fn a_watchdog_that_is_not_fed_shoots_everybody() {
 
 #[test]
 fn a_reload_reports_the_client_s_exit_code_and_may_be_extended() {
-    let (stage, mut main) = stage(|unit| unit.timeout_start = Duration::from_millis(500));
+    let (stage, mut main) = stage(|unit| unit.timeout_start = Duration::from_secs(2));
     main.does("notify READY=1");
     stage.manager.wait_ready();
     let check = "test $MAINPID = \"$0\" || exit 9; exit 4";
@@ -343,11 +343,11 @@ fn a_reload_reports_the_client_s_exit_code_and_may_be_extended() {
     let reloaded = stage.manager.reload(&["sleep", "20"]);
     assert!(reloaded.status.is_none(), "killed at the timeout");
     std::thread::scope(|scope| {
-        let reload = scope.spawn(|| stage.manager.reload(&["sleep", "1"]));
+        let reload = scope.spawn(|| stage.manager.reload(&["sleep", "3"]));
         stage.manager.wait_for("the reload", |s| {
             (s.active == Active::Reloading).then_some(())
         });
-        main.does("notify EXTEND_TIMEOUT_USEC=5000000");
+        main.does("notify EXTEND_TIMEOUT_USEC=20000000");
         let reloaded = reload.join().expect("no panic");
         assert_eq!(reloaded.status.and_then(|s| s.code()), Some(0));
     });
@@ -356,7 +356,7 @@ fn a_reload_reports_the_client_s_exit_code_and_may_be_extended() {
 #[test]
 fn a_start_that_never_gets_ready_is_ended() {
     let (stage, main) = stage(|unit| {
-        unit.timeout_start = Duration::from_millis(100);
+        unit.timeout_start = Duration::from_secs(2);
         unit.restart = Restart::No;
     });
     stage
