@@ -134,6 +134,11 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(3600)
         elif self.path == "/slow" and FAULT == "hangs-up":
             os._exit(9)
+        elif self.path == "/held":
+            print("it is held", flush=True)
+            while not os.path.exists("let-go"):
+                time.sleep(0.01)
+            self.answer(RELEASE)
         elif self.path.startswith("/slow"):
             print("slow begins", flush=True)
             time.sleep(1)

@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::kit::client::{Load, Running, Target};
 use crate::kit::proc;
-
 use crate::kit::service::{Output, SOON, Service};
+use crate::kit::wait::wait_until;
 
 /// Nothing happens by itself within a test.
 const START: &str = "10s";
@@ -117,11 +117,15 @@ impl Scene {
 
     #[track_caller]
     pub fn wait_log(&self, words: &str) {
-        let end = Instant::now() + SOON;
-        while !self.service.log_text().contains(words) {
-            assert!(Instant::now() < end, "the log never has {words:?}");
-            std::thread::yield_now();
-        }
+        self.service.wait_log(words, 1);
+    }
+
+    /// Until the first generation serves again, and it is written down why.
+    #[track_caller]
+    pub fn wait_back(&self) {
+        self.service.wait_status("the way back", |s| {
+            s.generation == 1 && s.phase == "serving" && s.upgrade.is_none()
+        });
     }
 
     pub fn load(&self) -> Running {
@@ -174,9 +178,5 @@ pub fn gone(pid: u32) -> bool {
 
 #[track_caller]
 pub fn wait_gone(pid: u32) {
-    let end = Instant::now() + SOON;
-    while !gone(pid) {
-        assert!(Instant::now() < end, "process {pid} is still there");
-        std::thread::yield_now();
-    }
+    wait_until(&format!("the end of process {pid}"), || gone(pid));
 }

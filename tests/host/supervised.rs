@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use crate::kit::build;
 use crate::kit::service::SOON;
+use crate::kit::wait::wait_until;
 use crate::scene::{Scene, gone, pid, wait_gone};
 
 const SOCKET: &str = "{socket}";
@@ -121,12 +122,13 @@ fn a_supervisor_that_was_told_to_leave_alone_starts_its_application_again() {
 fn a_stop_ends_though_the_supervisor_dies_in_it() {
     let scene = Scene::begin("dies-in-stop", SOCKET, "");
     std::thread::scope(|scope| {
-        let slow = scope.spawn(|| scene.ask("GET /slow HTTP/1.1\r\nhost: x\r\n\r\n"));
-        scene.wait_log("slow begins");
+        let slow = scope.spawn(|| scene.ask("GET /held HTTP/1.1\r\nhost: x\r\n\r\n"));
+        scene.wait_log("it is held");
         let supervisor = the_supervisor(&scene);
         let stop = scope.spawn(|| scene.service.cli(&["stop"]));
         scene.wait_log("stops: it finishes what it has");
         scene.service.kill(supervisor);
+        fs::write(scene.releases().join("1/let-go"), "").unwrap();
         stop.join().unwrap().assert_code(0);
         let _ = slow.join();
     });
@@ -262,11 +264,7 @@ fn a_start_that_failed_leaves_no_socket_behind() {
         // It listens, and answers that it is not well.
         scene.release("2", "sick");
         scene.deploy("2").assert_code(1);
-        let end = Instant::now() + SOON;
-        while files() != before {
-            assert!(Instant::now() < end, "{before:?}, now {:?}", files());
-            std::thread::yield_now();
-        }
+        wait_until(&format!("{before:?} alone"), || files() == before);
     }
 }
 
@@ -301,7 +299,7 @@ fn instances_over_their_limit_are_started_again_one_after_the_other() {
 
 #[test]
 fn what_it_does_not_answer_is_counted_by_what_the_client_got() {
-    let scene = Scene::begin("counted", SOCKET, "answer_timeout = \"200ms\"\n");
+    let scene = Scene::begin("counted", SOCKET, "answer_timeout = \"3s\"\n");
     let ask = |path: &str| {
         scene
             .ask(&format!(

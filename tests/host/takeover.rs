@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::kit::client::Target;
 use crate::kit::service::SOON;
+use crate::kit::wait::wait_until;
 use crate::scene::{Scene, gone, pid, wait_gone};
 
 const SOCKET: &str = "{socket}";
@@ -270,7 +271,7 @@ fn a_bad_release_is_refused_with_its_last_lines() {
         ("away", "an application stays in the foreground"),
         ("hang", "was not ready within"),
     ] {
-        scene.configure_with(if fault == "hang" { "2s" } else { "10s" }, SOCKET, "");
+        scene.configure_with(if fault == "hang" { "4s" } else { "10s" }, SOCKET, "");
         scene.service.cli(&["reload"]).assert_code(0);
         scene.release(fault, fault);
         let refused = scene.deploy(fault);
@@ -328,10 +329,10 @@ fn a_release_that_was_superseded_in_its_probation_is_nothing_to_go_back_to() {
 #[test]
 fn a_release_whose_application_does_not_come_back_has_not_proved_itself() {
     for (start, probation, why) in [
-        ("3s", "10m", "does not come back"),
+        ("6s", "10m", "does not come back"),
         (
-            "10s",
-            "3s",
+            "20s",
+            "8s",
             "1 of 1 instances of the application do not answer",
         ),
     ] {
@@ -342,7 +343,7 @@ fn a_release_whose_application_does_not_come_back_has_not_proved_itself() {
         scene.service.wait_owner(1, "serving");
         scene.deploy("once").assert_code(0);
         let _ = scene.ask("GET /crash HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        scene.service.wait_owner(1, "serving");
+        scene.wait_back();
         assert_eq!(scene.get("/"), "1");
         assert_eq!(scene.pointed(), "1");
         let history = scene.service.cli(&["history"]).stdout;
@@ -362,7 +363,7 @@ fn a_release_that_hangs_at_the_end_of_its_probation_has_not_proved_itself() {
     scene.wait_log("is not ready any more: GET /healthz: no answer within 3s");
     let status = scene.service.cli(&["status"]).stdout;
     assert!(status.contains("0 of 1 instance answer"), "{status}");
-    scene.service.wait_owner(1, "serving");
+    scene.wait_back();
     assert_eq!(scene.pointed(), "1");
     let history = scene.service.cli(&["history"]).stdout;
     assert!(history.contains("do not answer: "), "{history}");
@@ -437,7 +438,7 @@ fn a_link_that_the_service_cannot_point_back_is_told_of_once() {
     let new = format!("current.new.{owner}");
     std::fs::create_dir(scene.current().with_file_name(new)).unwrap();
     scene.service.cli(&["rollback"]).assert_code(0);
-    scene.service.wait_owner(1, "serving");
+    scene.wait_back();
     let history = scene.service.cli(&["history"]).stdout;
     assert!(history.contains("rolled back"), "{history}");
     let log = scene.service.log_text();
@@ -485,11 +486,7 @@ fn a_deploy_that_is_followed_to_its_end_can_be_superseded() {
         let followed = scope.spawn(|| deploy("2", &["--until", "commit"]));
         scene.service.wait_owner(2, "probation");
         let lock = scene.current().with_file_name(".current.lock");
-        let end = Instant::now() + SOON;
-        while lock.exists() {
-            assert!(Instant::now() < end, "the lock stays beyond the takeover");
-            std::thread::yield_now();
-        }
+        wait_until("the lock to go with the takeover", || !lock.exists());
         deploy("3", &["--supersede"]).assert_code(0);
         let followed = followed.join().unwrap();
         assert_eq!(followed.code, 1, "{followed}");
@@ -510,11 +507,9 @@ fn an_application_can_read_what_it_is_for() {
     let scene = two("phase", "");
     let first = scene.get("/phase");
     let says = |file: &str, word: &str| {
-        let end = Instant::now() + SOON;
         let read = || std::fs::read_to_string(file).unwrap_or_default();
-        while read() != format!("{word}\n") {
-            assert!(Instant::now() < end, "{file} says {}, not {word}", read());
-        }
+        let wanted = format!("{word}\n");
+        wait_until(&format!("{file} to say {word}"), || read() == wanted);
     };
     says(&first, "serving");
     scene.deploy("2").assert_code(0);
@@ -524,10 +519,9 @@ fn an_application_can_read_what_it_is_for() {
     says(&second, "serving");
     scene.service.cli(&["rollback"]).assert_code(0);
     says(&first, "serving");
-    let end = Instant::now() + SOON;
-    while std::path::Path::new(&second).exists() {
-        assert!(Instant::now() < end, "{second} is still there");
-    }
+    wait_until(&format!("the end of {second}"), || {
+        !std::path::Path::new(&second).exists()
+    });
     // An upgrade of ours hands the application over, and its file with it.
     scene
         .service
