@@ -20,6 +20,12 @@ use crate::worker::Tally;
 
 const SOON: Duration = Duration::from_secs(10);
 
+/// For an application that answers.
+const PATIENT: Duration = Duration::from_secs(5);
+
+/// For one that does not.
+const QUICK: Duration = Duration::from_millis(300);
+
 /// An application of our making, and the front before it.
 struct Scene {
     _dir: tempfile::TempDir,
@@ -40,9 +46,9 @@ impl Scene {
             paths: paths.collect(),
             _dir: dir,
             app: App {
-                connect_timeout: Duration::from_millis(500),
-                answer_timeout: Duration::from_millis(300),
-                stall_timeout: Duration::from_millis(300),
+                connect_timeout: PATIENT,
+                answer_timeout: PATIENT,
+                stall_timeout: PATIENT,
                 ..App::default()
             },
             accepted: Arc::default(),
@@ -368,6 +374,7 @@ const SLOW_POST: &str = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\n\r\
 #[tokio::test]
 async fn an_answer_that_waits_for_a_slow_request_does_not_stand_still() {
     let mut scene = Scene::new(1);
+    scene.app.stall_timeout = Duration::from_secs(1);
     scene.plays(0, |_, stream| answers_early(stream));
     let mut client = scene.client();
     client.send(SLOW_POST).await;
@@ -498,6 +505,7 @@ async fn what_comes_after_the_announced_length_is_nobodys_answer() {
 #[tokio::test]
 async fn one_that_hangs_before_its_answer_is_a_504() {
     let mut scene = Scene::new(1);
+    scene.app.answer_timeout = QUICK;
     scene.plays(0, |_, mut stream| async move {
         request(&mut stream).await;
         // The front lets go of it.
@@ -510,6 +518,7 @@ async fn one_that_hangs_before_its_answer_is_a_504() {
 #[tokio::test]
 async fn one_that_hangs_in_its_answer_ends_it() {
     let mut scene = Scene::new(1);
+    scene.app.stall_timeout = QUICK;
     scene.plays(0, |_, mut stream| async move {
         request(&mut stream).await;
         let begin = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
@@ -524,6 +533,7 @@ async fn one_that_hangs_in_its_answer_ends_it() {
 #[tokio::test]
 async fn one_that_never_reads_the_request_takes_no_memory_and_is_a_504() {
     let mut scene = Scene::new(1);
+    scene.app.answer_timeout = QUICK;
     scene.plays(0, |_, stream| async move {
         std::future::pending::<()>().await;
         drop(stream);
@@ -657,6 +667,7 @@ async fn a_body_that_was_begun_never_goes_out_again() {
 #[tokio::test]
 async fn an_application_that_always_hangs_up_is_not_asked_for_ever() {
     let mut scene = Scene::new(1);
+    scene.app.connect_timeout = QUICK;
     scene.plays(0, |_, stream| async move {
         stream.readable().await.unwrap();
     });
@@ -679,7 +690,8 @@ async fn clients_wait_for_an_application_that_starts_again() {
 
 #[tokio::test]
 async fn one_that_does_not_come_back_is_a_503_that_says_when_to_ask_again() {
-    let scene = Scene::new(1);
+    let mut scene = Scene::new(1);
+    scene.app.connect_timeout = QUICK;
     let mut client = scene.client();
     client.send(GET).await;
     let answer = client.until("\r\n\r\n").await;

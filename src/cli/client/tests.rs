@@ -48,7 +48,7 @@ impl Write for Buffer {
 }
 
 const PATIENCE: Patience = Patience {
-    answer: Duration::from_millis(300),
+    answer: Duration::from_secs(5),
     gap: Duration::from_millis(200),
     learn: Duration::from_millis(300),
     retry: Duration::from_millis(10),
@@ -64,6 +64,13 @@ impl Place {
             err: Buffer::default(),
             patience: PATIENCE,
         }
+    }
+
+    /// With an owner that does not answer.
+    fn hasty() -> Self {
+        let mut place = Self::new();
+        place.patience.answer = Duration::from_millis(500);
+        place
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -634,7 +641,7 @@ async fn list_shows_who_answers() {
 
 #[tokio::test]
 async fn an_owner_that_does_not_answer_is_named_with_what_to_do() {
-    let place = Place::new();
+    let place = Place::hasty();
     let _listener = place.listener();
     std::fs::write(place.path("handover.pid"), "4312\n").unwrap();
     for ask in [upgrade(Until::Takeover), Ask::Rollback, Ask::Stop] {
@@ -648,7 +655,7 @@ async fn an_owner_that_does_not_answer_is_named_with_what_to_do() {
 
 #[tokio::test]
 async fn a_full_queue_is_an_owner_that_does_not_answer() {
-    let place = Place::new();
+    let place = Place::hasty();
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
     let path = place.path("control.sock");
     let address = socket2::SockAddr::unix(&path).unwrap();
@@ -713,7 +720,7 @@ fn parked(place: &Place) -> Child {
 
 #[tokio::test]
 async fn rollback_wakes_the_parked_master_when_the_owner_hangs() {
-    let place = Place::new();
+    let place = Place::hasty();
     let listener = place.listener();
     let inherited = listener.try_clone().unwrap();
     let mut child = parked(&place);
@@ -748,7 +755,7 @@ async fn rollback_wakes_the_parked_master_when_the_owner_hangs() {
 
 #[tokio::test]
 async fn other_orders_wake_nobody_but_say_that_rollback_would() {
-    let place = Place::new();
+    let place = Place::hasty();
     let _listener = place.listener();
     let mut child = parked(&place);
     assert_eq!(place.ask(Ask::Commit).await, exit::FAILED);
@@ -978,8 +985,7 @@ async fn an_answer_without_an_end_is_left() {
         "junk\n",
         "{\"event\":\"step\",\"generation\":1,\"phase\":\"x\",\"message\":\"and on\"}\n",
     ] {
-        let mut place = Place::new();
-        place.patience.answer = Duration::from_secs(5);
+        let place = Place::new();
         endless(place.listener(), again);
         for ask in [Ask::Commit, upgrade(Until::Takeover)] {
             assert_eq!(place.ask(ask.clone()).await, exit::FAILED, "{again:?}");
