@@ -20,7 +20,7 @@ fn service(
     let (story, leads, failures) = (story.clone(), Arc::clone(leads), Arc::clone(failures));
     Service::new("test").http("http", "[::]:80", move |cx: Context| {
         let (story, leads, failures) = (story.clone(), Arc::clone(&leads), Arc::clone(&failures));
-        cx.leader("a report/of mine", Duration::from_millis(300), move |cx| {
+        cx.leader("a report/of mine", Duration::from_secs(10), move |cx| {
             let (story, leads) = (story.clone(), Arc::clone(&leads));
             let fails = failures.fetch_sub(1, Ordering::SeqCst) == 1;
             async move {
