@@ -20,6 +20,7 @@ use kit::client::{Kind, Load, Running, Target};
 use kit::proc::{Process, Role};
 use kit::service::{SOON, Service, Setup};
 use kit::terminal::{CTRL_BACKSLASH, CTRL_C, Terminal};
+use kit::wait::wait_until;
 use rustix::process::Signal;
 
 const ALONE: &str = "g1 1.0.0 serving: 2 accepting, owner, pid";
@@ -75,24 +76,14 @@ fn light(service: &Service) -> Running {
     load
 }
 
-/// Waits until the log says so, this many times in all.
-#[track_caller]
-fn wait_log(service: &Service, words: &str, times: usize) {
-    let end = Instant::now() + SOON;
-    while service.log_text().matches(words).count() < times {
-        assert!(Instant::now() < end, "the log does not say {words:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// A signal that changes nothing, but is logged.
 #[track_caller]
 fn refused(service: &Service, generation: u64, signal: Signal, name: &str, picture: &[&str]) {
     let words = format!("{name} is refused");
     let before = service.log_text().matches(&words).count();
     service.signal(service.master(generation).pid, signal);
-    wait_log(service, &words, before + 1);
-    assert_eq!(service.picture(), picture);
+    service.wait_log(&words, before + 1);
+    service.wait_picture(picture);
 }
 
 /// A request whose answer has begun.
@@ -104,14 +95,21 @@ struct InFlight {
 impl InFlight {
     /// An answer of so many pieces, one every 100 ms.
     fn begin(service: &Service, pieces: usize) -> Self {
+        Self::ask(service, &format!("chunks={pieces}&size=100&ms=100"))
+    }
+
+    /// One that is too long to end before it is read.
+    fn held(service: &Service) -> Self {
+        Self::ask(service, "chunks=6000&size=4096")
+    }
+
+    fn ask(service: &Service, answer: &str) -> Self {
         let Target::Tcp(address) = service.target("http") else {
             panic!("a TCP listener");
         };
         let mut stream = TcpStream::connect(address).expect("somebody listens");
         stream.set_read_timeout(Some(SOON)).expect("a deadline");
-        let request = format!(
-            "GET /stream?chunks={pieces}&size=100&ms=100 HTTP/1.1\r\nHost: kit.test\r\n\r\n"
-        );
+        let request = format!("GET /stream?{answer} HTTP/1.1\r\nHost: kit.test\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("a connection");
         let mut answer = vec![0; 17];
         stream.read_exact(&mut answer).expect("an answer's begin");
@@ -180,7 +178,7 @@ fn hup_takes_a_new_configuration_and_loses_no_request() {
     let workers = service.workers(1);
     service.write_config("workers = 2\nwrong = 1");
     service.signal(master.pid, Signal::HUP);
-    wait_log(&service, "wrong", 1);
+    service.wait_log("wrong", 1);
     let status = service.wait_phase("serving");
     assert!(!status.config.matches_disk);
     assert_eq!(service.workers(1), workers);
@@ -204,7 +202,7 @@ fn usr1_and_winch_change_nothing_and_workers_obey_none_of_them() {
     let before = service.processes();
     refused(&service, 1, Signal::WINCH, "SIGWINCH", &[ALONE]);
     service.signal(service.master(1).pid, Signal::USR1);
-    wait_log(&service, "SIGUSR1 from process", 1);
+    service.wait_log("SIGUSR1 from process", 1);
     for worker in service.workers(1) {
         for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH] {
             service.signal(worker.pid, signal);
@@ -220,7 +218,7 @@ fn usr1_and_winch_change_nothing_and_workers_obey_none_of_them() {
 #[test]
 fn term_lets_requests_finish_however_often_it_comes() {
     let service = serving("term");
-    let request = InFlight::begin(&service, 10);
+    let request = InFlight::held(&service);
     let master = service.master(1).pid;
     service.signal(master, Signal::TERM);
     service.wait_processes("the drain", |all| {
@@ -245,7 +243,10 @@ fn term_cuts_what_takes_longer_than_the_stop_timeout() {
     ended(&service, 0);
     let took = began.elapsed();
     assert!(took > Duration::from_millis(900), "{took:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(
+        took < Duration::from_secs(15),
+        "{took:?}; all of it is a minute"
+    );
 }
 
 #[test]
@@ -272,7 +273,11 @@ fn int_ends_at_once_also_a_drain() {
     service.signal(service.master(1).pid, Signal::INT);
     assert!(!request.completes());
     ended(&service, 0);
-    assert!(began.elapsed() < Duration::from_secs(5));
+    let took = began.elapsed();
+    assert!(
+        took < Duration::from_secs(15),
+        "{took:?}; all of it is a minute"
+    );
 }
 
 #[test]
@@ -308,7 +313,7 @@ fn beside_each_other_what_makes_no_sense_is_refused() {
     for generation in [1, 2] {
         service.signal(service.master(generation).pid, Signal::USR1);
     }
-    wait_log(&service, "SIGUSR1 from process", 2);
+    service.wait_log("SIGUSR1 from process", 2);
     // The new one takes its configuration again.
     let before = service.workers(2);
     service.signal(service.master(2).pid, Signal::HUP);
@@ -330,7 +335,7 @@ fn while_the_old_one_is_parked_what_makes_no_sense_is_refused() {
     for generation in [1, 2] {
         service.signal(service.master(generation).pid, Signal::USR1);
     }
-    wait_log(&service, "SIGUSR1 from process", 2);
+    service.wait_log("SIGUSR1 from process", 2);
     let before = service.workers(2);
     service.signal(service.master(2).pid, Signal::HUP);
     service.wait_processes("other workers of the new one", |all| {
@@ -341,8 +346,8 @@ fn while_the_old_one_is_parked_what_makes_no_sense_is_refused() {
     // Too early: they wait for the old one.
     for (signal, name) in [(Signal::USR2, "SIGUSR2"), (Signal::WINCH, "SIGWINCH")] {
         service.signal(service.master(2).pid, signal);
-        wait_log(&service, &format!("{name} waits until"), 1);
-        assert_eq!(service.picture(), PARKED);
+        service.wait_log(&format!("{name} waits until"), 1);
+        service.wait_picture(&PARKED);
     }
     service.signal(service.master(1).pid, Signal::HUP);
     service.wait_picture(&[BESIDE[0], "g2 2.0.0 standby: no workers, pid"]);
@@ -352,7 +357,7 @@ fn while_the_old_one_is_parked_what_makes_no_sense_is_refused() {
 #[test]
 fn a_signal_that_waits_is_dropped_when_its_moment_does_not_come() {
     let service = setup("dropped")
-        .config("workers = 2\n[upgrade]\nstart_timeout = \"1s\"")
+        .config("workers = 2\n[upgrade]\nstart_timeout = \"4s\"")
         .start();
     service.wait_phase("serving");
     begin(&service);
@@ -360,8 +365,8 @@ fn a_signal_that_waits_is_dropped_when_its_moment_does_not_come() {
     service.signal(service.master(1).pid, Signal::WINCH);
     service.wait_picture(&PARKED);
     service.signal(service.master(2).pid, Signal::WINCH);
-    wait_log(&service, "SIGWINCH is dropped", 1);
-    assert_eq!(service.picture(), PARKED);
+    service.wait_log("SIGWINCH is dropped", 1);
+    service.wait_picture(&PARKED);
 }
 
 #[test]
@@ -651,7 +656,8 @@ fn term_to_the_keeper_in_the_middle_of_an_upgrade_ends_everything() {
         let began = Instant::now();
         service.signal(service.keeper(), Signal::TERM);
         ended(&service, 0);
-        assert!(began.elapsed() < Duration::from_secs(8), "{test}");
+        // A start that hangs has a minute.
+        assert!(began.elapsed() < Duration::from_secs(15), "{test}");
         let _ = fs::remove_file(&opened);
     }
 }
@@ -674,25 +680,23 @@ fn a_terminal_s_resize_and_hang_up_mean_nothing() {
     terminal.resize(120);
     terminal.resize(60);
     load.wait_answers(20, SOON);
-    assert_eq!(service.picture(), [ALONE]);
+    service.wait_picture(&[ALONE]);
     // The foreground job stays what it was, over a commit too.
     begin(&service);
     service.wait_picture(&BESIDE);
     terminal.resize(120);
     load.wait_answers(10, SOON);
-    assert_eq!(service.picture(), BESIDE);
+    service.wait_picture(&BESIDE);
     service.signal(service.master(1).pid, Signal::WINCH);
     service.wait_picture(&PARKED);
     service.signal(service.master(1).pid, Signal::QUIT);
     service.wait_picture(&[COMMITTED]);
-    assert!(
-        terminal.text().contains("is committed"),
-        "{}",
-        terminal.text()
-    );
+    wait_until("the commit on the terminal", || {
+        terminal.text().contains("is committed")
+    });
     terminal.hang_up();
     load.wait_answers(20, SOON);
-    assert_eq!(service.picture(), [COMMITTED]);
+    service.wait_picture(&[COMMITTED]);
     // With nobody to write to, another upgrade and its way back.
     service.cli(&["rollback"]).assert_code(0);
     service.wait_status("the first version", |s| s.version == "1.0.0");
