@@ -107,6 +107,38 @@ async fn a_client_that_takes_its_time_gets_everything() {
     assert_eq!(slow, "chunk 0;chunk 1;chunk 2;");
 }
 
+/// Neither its PINGs nor ours are a use of the connection.
+#[tokio::test]
+async fn an_idle_client_is_sent_away_however_often_it_says_ping() {
+    const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    const GOAWAY: u8 = 7;
+    let mut config = config();
+    config.http.keepalive_timeout = Duration::from_secs(2);
+    let worker = TestWorker::with(config).await;
+    let stream = TcpStream::connect(worker.address).await.unwrap();
+    let (mut reads, mut writes) = stream.into_split();
+    let begins = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    writes.write_all(begins).await.unwrap();
+    let pings = tokio::spawn(async move {
+        while writes.write_all(&PING).await.is_ok() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let is_sent_away = async {
+        let mut head = [0; 9];
+        loop {
+            reads.read_exact(&mut head).await.unwrap();
+            if head[3] == GOAWAY {
+                return;
+            }
+            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+            reads.read_exact(&mut vec![0; length]).await.unwrap();
+        }
+    };
+    timeout(SOON, is_sent_away).await.expect("a GOAWAY");
+    pings.abort();
+}
+
 #[tokio::test]
 async fn the_limit_of_streams_is_the_configured_one() {
     let mut config = config();

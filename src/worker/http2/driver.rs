@@ -84,8 +84,8 @@ struct Driver<'a> {
     goodbye_due: bool,
     /// Since when `h2` has not answered all it was fed after a move.
     arriving: Option<Instant>,
-    /// Requests, and writes or behind a GOAWAY parts of answers, at the last look.
-    seen: (u32, u32),
+    /// Requests, parts of answers, and writes while something of an answer was left, at the last look.
+    seen: (u32, u32, u32),
     /// Since when nothing of an answer goes to the client and nothing of a request comes.
     idle_since: Instant,
     /// Reads at the last look, and when one brought something last.
@@ -178,7 +178,7 @@ impl<'a> Driver<'a> {
             said_goodbye: false,
             goodbye_due: false,
             arriving: moved.then_some(now),
-            seen: (gate.requests(), 0),
+            seen: (gate.requests(), 0, 0),
             gate,
             idle_since,
             reads: 0,
@@ -302,14 +302,13 @@ impl<'a> Driver<'a> {
 
     /// Sees whether anything has gone on.
     fn look(&mut self, now: Instant) {
-        let core = self.wire.lock();
-        // Behind a GOAWAY an answer to a PING brings nobody nearer to the end.
-        let said = if self.said_goodbye {
-            core.shim.answered()
-        } else {
-            core.writes
-        };
-        let seen = (self.gate.requests(), said);
+        let mut core = self.wire.lock();
+        // A PING and its answer are no use of the connection, and bring nobody nearer to the end. Taking
+        // what is left of an answer is.
+        let mut seen = (self.gate.requests(), core.shim.answered(), self.seen.2);
+        if !self.said_goodbye && core.owes() {
+            seen.2 = core.writes;
+        }
         if self.gate.streams() > 0 || seen != self.seen {
             self.seen = seen;
             self.idle_since = now;
