@@ -388,7 +388,9 @@ fn what_was_added_is_stored_also_when_the_predecessor_dies_before_the_takeover()
         .wait_for("an owner", |s| ended(s).then_some(()));
     service.wait_phase("serving");
     Queued::ask(b, 4).assert_served();
-    assert_eq!(stored(&service), pairs(&[("http", a), ("more", b)]));
+    wait_until("the store", || {
+        stored(&service) == pairs(&[("http", a), ("more", b)])
+    });
 }
 
 /// A reload in a probation lets nothing go that the parked master would need.
@@ -438,7 +440,9 @@ fn a_changed_address_is_let_go_first_at_a_cold_start() {
         status.phase == "serving" && status.listeners[0].address == everywhere.to_string()
     });
     Queued::ask(a, 4).assert_served();
-    assert_eq!(stored(&service), pairs(&[("http", everywhere)]));
+    wait_until("the store", || {
+        stored(&service) == pairs(&[("http", everywhere)])
+    });
     assert_eq!(service.manager().look(|s| s.starts), 2);
 }
 

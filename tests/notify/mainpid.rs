@@ -8,6 +8,7 @@ use crate::kit::client::Load;
 use crate::kit::manager::{Active, Event, State};
 use crate::kit::proc::Process;
 use crate::kit::service::Service;
+use crate::kit::wait::look_again;
 use crate::scene::{
     Download, NEXT, SOON, assert_manners, commit, messages, next, position, rollback, serving,
     serving_as, upgrade, wait_until, with_site,
@@ -101,13 +102,16 @@ fn a_dead_successor_stays_a_zombie_until_the_manager_knows_who_serves() {
     service.wait_processes("parked without workers", |_| service.workers(1).is_empty());
 
     manager.freeze(true);
+    let killed = Instant::now();
     service.kill(g2);
-    // The barrier is not answered: whatever else happens, the dead one is not reaped.
-    let end = Instant::now() + Duration::from_millis(500);
-    while Instant::now() < end {
-        let dead = Process::look(g2).expect("not reaped");
-        assert!(dead.is_zombie());
-        std::thread::sleep(Duration::from_millis(5));
+    // The barrier is not answered: for 2 s, whatever else happens, the dead one is not reaped.
+    loop {
+        let dead = Process::look(g2);
+        if killed.elapsed() > Duration::from_secs(1) {
+            break;
+        }
+        assert!(dead.expect("not reaped").is_zombie());
+        look_again();
     }
     manager.freeze(false);
     manager.wait_main(g1);

@@ -111,14 +111,14 @@ fn a_hung_successor_is_met_by_its_predecessor_before_the_watchdog_shoots_them_bo
 
 #[test]
 fn an_owner_whose_workers_are_all_stopped_is_not_fed_and_shot() {
-    let service = serving_as(Service::setup("deaf"), watched(3));
+    let service = serving_as(Service::setup("deaf"), watched(5));
     let manager = service.manager();
     let g1 = service.master(1).pid;
     wait_fed(&service, g1, 2);
     let workers = service.workers(1);
     // One that answers is enough.
     service.signal(workers[0].pid, Signal::STOP);
-    wait_fed(&service, g1, 5);
+    wait_fed(&service, g1, 4);
     service.signal(workers[1].pid, Signal::STOP);
     manager.wait_for("the watchdog", |s| {
         s.happened(|e| *e == Event::WatchdogMissed).then_some(())
@@ -152,14 +152,14 @@ fn a_busy_operator_does_not_starve_it() {
 fn a_predecessor_feeds_it_while_it_takes_the_service_back() {
     let service = serving_as(
         Service::setup("taking_back").config("workers = 1"),
-        watched(3),
+        watched(5),
     );
     let g1 = service.master(1).pid;
     upgrade(&service);
     let g2 = service.master(2).pid;
     service.wait_processes("parked without workers", |_| service.workers(1).is_empty());
     // Parked for longer than it would be forgiven as an owner.
-    wait_fed(&service, g2, 5);
+    wait_fed(&service, g2, 4);
     service.kill(g2);
     service.manager().wait_main(g1);
     wait_fed(&service, g1, 4);
@@ -175,8 +175,8 @@ fn a_predecessor_whose_workers_do_not_come_up_again_is_not_fed_and_shot() {
         .name("workbench")
         .image(build::other_version_of_example("workbench", "1.0.0"))
         .env("WORKBENCH_GATE", &gate)
-        .config("workers = 1\n[upgrade]\nstart_timeout = \"1s\"\nprobation = \"10m\"\n");
-    let service = serving_as(setup, watched(3));
+        .config("workers = 1\n[upgrade]\nstart_timeout = \"4s\"\nprobation = \"10m\"\n");
+    let service = serving_as(setup, watched(4));
     let g1 = service.master(1).pid;
     service.replace(&next);
     service.cli(&["upgrade"]).assert_code(0);
