@@ -113,6 +113,21 @@ fn spread<S>(service: &Service, number: u64, connect: impl Fn() -> S) -> Vec<u64
     now
 }
 
+/// Of 64 connections to one socket no worker takes more than `most`. One that a busy machine keeps from
+/// running for a moment leaves its share to the others: three rounds.
+#[track_caller]
+fn shares<S>(service: &Service, most: u64, connect: impl Fn() -> S) {
+    let mut rounds = Vec::new();
+    while rounds.len() < 3 {
+        let dealt = spread(service, 64, &connect);
+        if dealt.iter().all(|n| *n <= most) {
+            return;
+        }
+        rounds.push(dealt);
+    }
+    panic!("{rounds:?}");
+}
+
 /// Fresh connections, and some that stay.
 fn load(service: &Service) -> Running {
     let spec = || service.load("http").pause(Duration::from_millis(1));
@@ -152,8 +167,7 @@ fn connections_are_dealt_out_and_every_worker_has_a_socket_of_its_own() {
     // Shared, and balanced.
     let path = service.dir().join("local.sock");
     let connect = || std::os::unix::net::UnixStream::connect(&path).expect("a connection");
-    let shared = spread(&service, 64, connect);
-    assert!(shared.iter().all(|n| *n <= 24), "{shared:?}");
+    shares(&service, 24, connect);
 }
 
 /// The workbench, whose workers do not get ready while the gate is shut.
@@ -389,10 +403,9 @@ fn a_slot_that_cannot_be_opened_is_shared_and_logged() {
     assert_eq!(shared.len(), 1);
     let log = service.log_text();
     assert!(log.contains("cannot open another socket on"), "{log}");
-    let dealt = spread(&service, 64, || {
+    shares(&service, 32, || {
         TcpStream::connect(to).expect("a connection")
     });
-    assert!(dealt.iter().all(|n| *n <= 32), "{dealt:?}");
     drop(foreign);
     let load = load(&service);
     service.cli(&["reload"]).assert_code(0);

@@ -44,7 +44,8 @@ fn what_lies_in_the_queue_of_a_killed_worker_goes_to_its_replacement() {
     service.wait_owner(2, "probation");
     // The other one has its share when it has taken as many as it ever will while one half waits.
     service.wait_status("the transfer to be under way", |_| received(&service) > 32);
-    service.kill(victim);
+    // On a busy machine it may have been replaced because it hangs.
+    service.make_sure_of(victim);
     for client in &mut clients {
         assert_eq!(client.get("/who").generation(), "g2");
     }
@@ -66,7 +67,7 @@ fn a_queue_outlives_its_senders_and_its_receiver() {
     service.signal(service.master(1).pid, Signal::WINCH);
     service.wait_owner(2, "probation");
     service.wait_processes("the end of the senders", |_| service.workers(1).is_empty());
-    service.kill(victim);
+    service.make_sure_of(victim);
     for client in &mut clients {
         assert_eq!(client.get("/who").generation(), "g2");
     }
