@@ -27,12 +27,16 @@ struct Story {
     processes: Vec<Process>,
 }
 
-/// Quick deadlines: a release that hangs is given up after a second.
-const CONFIG: &str = "workers = 2\n[upgrade]\nstart_timeout = \"1s\"\nprobation = \"30s\"\n";
+const CONFIG: &str = "workers = 2\n[upgrade]\nstart_timeout = \"20s\"\nprobation = \"30s\"\n";
 
 impl Story {
     fn begin(test: &str) -> Self {
         Self::begin_with(test, CONFIG)
+    }
+
+    /// One that gives up a release that hangs after 3 s.
+    fn impatient(test: &str) -> Self {
+        Self::begin_with(test, &CONFIG.replace("20s", "3s"))
     }
 
     fn begin_with(test: &str, config: &str) -> Self {
@@ -100,6 +104,7 @@ impl Story {
         self.load.wait_answers(50, SOON);
         let report = self.load.stop();
         report.assert_clean();
+        self.service.write_config(CONFIG);
         self.service.cli(&["reload"]).assert_code(0);
         self.service.cli(&["stop"]).assert_code(0);
         assert!(self.service.wait_exit().success());
@@ -309,30 +314,30 @@ fn one_made_by_another_compiler_that_crashes_is_refused() {
 
 #[test]
 fn one_that_hangs_at_its_pre_flight_is_given_up() {
-    let story = Story::begin("hangs_preflight");
+    let story = Story::impatient("hangs_preflight");
     story.install("hangs at pre-flight");
-    story.never_takes_over(1, &["pre-flight", "did not end within 1s (start_timeout)"]);
+    story.never_takes_over(1, &["pre-flight", "did not end within 3s (start_timeout)"]);
 }
 
 #[test]
 fn one_that_hangs_before_it_greets_is_given_up() {
-    let story = Story::begin("hangs_mute");
+    let story = Story::impatient("hangs_mute");
     story.install("hangs before hello");
-    story.never_takes_over(1, &["was not ready within 1s (start_timeout)"]);
+    story.never_takes_over(1, &["was not ready within 3s (start_timeout)"]);
 }
 
 #[test]
 fn one_that_hangs_after_it_greeted_is_given_up() {
-    let story = Story::begin("hangs_hello");
+    let story = Story::impatient("hangs_hello");
     story.install("hangs after hello");
-    story.never_takes_over(1, &["was not ready within 1s (start_timeout)"]);
+    story.never_takes_over(1, &["was not ready within 3s (start_timeout)"]);
 }
 
 #[test]
 fn one_that_is_deaf_to_term_is_killed() {
-    let story = Story::begin("deaf");
+    let story = Story::impatient("deaf");
     story.install("is deaf");
-    story.never_takes_over(1, &["was not ready within 1s (start_timeout)"]);
+    story.never_takes_over(1, &["was not ready within 3s (start_timeout)"]);
 }
 
 #[test]
@@ -387,7 +392,6 @@ fn a_release_with_a_bad_configuration_ends_with_78_and_the_line() {
     story.service.wait_owner(1, "serving");
     story.service.wait_census(&story.before);
     story.disk_is_back();
-    fs::write(&story.service.config, good).expect("a file");
     story.end();
 }
 
@@ -409,7 +413,6 @@ fn a_new_listener_that_cannot_be_bound_fails_the_upgrade_and_names_the_port() {
     story.service.replace(&build::other_version("2.0.0"));
     story.fails(1, &["more", &address, "in use"]);
     story.as_before();
-    story.service.write_config(CONFIG);
     story.end();
 }
 
@@ -436,9 +439,9 @@ fn one_whose_application_says_why_it_cannot_start_is_quoted() {
 
 #[test]
 fn one_whose_workers_are_never_ready_is_given_up() {
-    let story = Story::begin("never_ready");
+    let story = Story::impatient("never_ready");
     story.install("workers are never ready");
-    story.never_takes_over(1, &["was not ready within 1s (start_timeout)"]);
+    story.never_takes_over(1, &["was not ready within 3s (start_timeout)"]);
 }
 
 /// What takes over and fails then: the predecessor's workers are new ones.
@@ -523,7 +526,7 @@ fn a_master_killed_in_probation_is_met_by_its_predecessor() {
 
 #[test]
 fn a_master_killed_before_the_takeover_is_no_loss() {
-    let story = Story::begin_with("killed_early", &CONFIG.replace("\"1s\"", "\"20s\""));
+    let story = Story::begin("killed_early");
     story.install("workers are never ready");
     let order = story.service.cli_start(&["upgrade"]);
     story
@@ -540,7 +543,7 @@ fn a_master_killed_before_the_takeover_is_no_loss() {
 
 #[test]
 fn a_program_replaced_again_while_it_starts_is_left_alone() {
-    let story = Story::begin_with("replaced", &CONFIG.replace("\"1s\"", "\"3s\""));
+    let story = Story::impatient("replaced");
     story.install("workers are never ready");
     let order = story.service.cli_start(&["upgrade"]);
     story
