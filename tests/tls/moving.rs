@@ -9,6 +9,7 @@ use crate::kit::client::{Load, Spec};
 use crate::kit::proc::{Process, Role};
 use crate::kit::service::Service;
 use crate::kit::tls::TlsRelay;
+use crate::kit::wait::wait_until;
 use crate::{LONG, begin, passed_and_cut, roll_back, server, upgrade};
 
 fn relays(service: &Service) -> [TlsRelay; 2] {
@@ -18,7 +19,7 @@ fn relays(service: &Service) -> [TlsRelay; 2] {
 
 /// Until the workers of before have left: on a busy machine an answer may last from one change to the next,
 /// and its connection would move once for both.
-fn changed(service: &Service, change: impl FnOnce()) {
+pub fn changed(service: &Service, change: impl FnOnce()) {
     let workers = |all: &[Process]| -> Vec<Process> {
         let is_worker = |p: &&Process| matches!(p.role(), Role::Worker(_));
         all.iter().filter(is_worker).cloned().collect()
@@ -77,6 +78,9 @@ fn clients_that_come_back_resume_in_every_generation() {
         .map(|relay| Spec::new(relay.address()).fresh());
     let load = Load::start_all(specs.collect());
     load.wait_answers(20, LONG);
+    wait_until("the first handshake of both", || {
+        relays.iter().all(|relay| relay.handshakes().0 > 0)
+    });
     let full = |relays: &[TlsRelay]| relays.iter().map(|r| r.handshakes().0).sum::<u64>();
     let before = full(&relays);
     upgrade(&service);
