@@ -172,7 +172,8 @@ fn a_hundred_idle_connections_of_somebody_else_do_not_delay_root() {
         for verb in ["reload", "status"] {
             let output = service.cli(&[verb]);
             output.assert_code(0);
-            assert!(output.took < Duration::from_secs(3), "{output}");
+            // Who waits for one of them to speak waits 5 s.
+            assert!(output.took < Duration::from_millis(4900), "{output}");
         }
     } else {
         eprintln!("skipped: no python3");

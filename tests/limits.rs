@@ -212,11 +212,7 @@ fn a_worker_that_ends_when_no_descriptor_is_left_is_replaced_when_there_is_one_a
     let (master, workers) = (service.master(1).pid, service.workers(1));
     allow_files(master, 1);
     service.kill(workers[0].pid);
-    let end = Instant::now() + SOON;
-    while !service.log_text().contains("cannot start a worker") {
-        assert!(Instant::now() < end, "{}", service.log_text());
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
+    service.wait_log("cannot start a worker", 1);
     allow_files(master, 1024);
     let there = |pid| service.workers(1).iter().any(|worker| worker.pid == pid);
     let end = Instant::now() + SOON * 2;

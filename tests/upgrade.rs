@@ -15,6 +15,7 @@ use kit::client::{Load, Running, Target};
 use kit::endurance::{self, Plan, Protocol};
 use kit::proc;
 use kit::service::{Output, SOON, Service, install};
+use kit::wait::wait_until;
 use rustix::process::Signal;
 
 const TWO: &str = "2.0.0";
@@ -57,11 +58,9 @@ fn is_on_disk(service: &Service, file: &str, program: &PathBuf) {
     let path = service.program.with_file_name(file);
     let wanted = fs::read(program).unwrap_or_else(|e| panic!("{}: {e}", program.display()));
     // It is kept beside the takeover, not before it.
-    let end = Instant::now() + SOON;
-    while !fs::read(&path).is_ok_and(|found| found == wanted) {
-        assert!(Instant::now() < end, "{file} is not {}", program.display());
-        std::thread::yield_now();
-    }
+    wait_until(&format!("{file} to be {}", program.display()), || {
+        fs::read(&path).is_ok_and(|found| found == wanted)
+    });
 }
 
 #[track_caller]
@@ -354,7 +353,10 @@ fn a_leaving_worker_that_hangs_holds_the_answer_up_for_a_second() {
     let took = begun.elapsed();
     service.signal(hangs, Signal::CONT);
     assert!(took > Duration::from_secs(1), "{took:?}");
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(
+        took < Duration::from_secs(10),
+        "{took:?}; a drain may take minutes"
+    );
     alone(&service, 1);
 }
 
@@ -831,21 +833,9 @@ fn an_upgrade_that_was_interrupted_is_no_success() {
     let history = service.cli(&["history"]);
     history.assert_code(0);
     says(&history.stdout, &["under way", TWO]);
-    // Stopped first: whoever outlives the others for a moment would decide.
-    let all: Vec<_> = service
-        .processes()
-        .into_iter()
-        .filter_map(|process| proc::Pinned::open(process.pid))
-        .collect();
-    for signal in [Signal::STOP, Signal::KILL] {
-        for process in &all {
-            process.signal(signal);
-        }
-    }
-    for process in &all {
-        process.wait_ended(SOON);
-    }
+    service.cut_power();
     service.wait_exit();
+    service.wait_processes("nobody", <[_]>::is_empty);
     service.start();
     service.wait_owner(1, "serving");
     let waited = service.cli(&["wait", &id]);
