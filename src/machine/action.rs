@@ -44,6 +44,8 @@ pub enum Action {
     DrainEnded,
     /// Ask, on the hand-off socket, whether another generation owns the service.
     AskOwner,
+    /// The same, with the patience that somebody needs who takes the service back just now.
+    SeekOwner,
     /// Start a successor.
     Launch {
         /// Restore the previous binary first (a rollback after the commit).

@@ -128,9 +128,9 @@ impl Machine {
     /// have left it to another one since.
     fn ask_who_serves(&mut self, s: &mut Step) {
         let gone = self.predecessor.is_some_and(|p| p.exited) && self.successor.is_none();
-        if gone && !self.stopping() && !self.released {
+        if gone && !self.stopping() && !self.released && !self.told {
             self.asks = true;
-            s.act(Action::AskOwner);
+            s.act(Action::SeekOwner);
         }
     }
 
@@ -169,9 +169,6 @@ impl Machine {
                 // (or the keeper) with our exit, and is noticed there. Our workers finish by themselves.
                 // Should the service manager have us for the main process still, it must not take this
                 // for a stop.
-                if self.asks {
-                    self.name_main(Who::Me, s);
-                }
                 self.say_held(s);
                 self.enter(Phase::Done, s);
                 s.act(Action::Exit(crate::api::exit::FAILED));
@@ -204,12 +201,16 @@ impl Machine {
                 self.finish(s);
             }
             Event::Signal(Signal::Int) => {
+                self.told_while_it_drains(s);
                 self.kill_workers(s);
                 if self.stopping() {
                     self.hurry_others(Signal::Int, s);
                 }
             }
-            Event::Signal(Signal::Term) => self.hurry(s),
+            Event::Signal(Signal::Term) => {
+                self.told_while_it_drains(s);
+                self.hurry(s);
+            }
             Event::Signal(signal @ (Signal::Hup | Signal::Usr2)) => {
                 s.refuse_signal(signal, "this master is leaving");
             }
@@ -257,6 +258,11 @@ impl Machine {
         if self.stopping() {
             self.hurry_others(Signal::Term, s);
         }
+    }
+
+    fn told_while_it_drains(&mut self, s: &mut Step) {
+        (self.told, self.asks) = (true, false);
+        self.finish(s);
     }
 
     fn committed_one_is_gone(&self) -> bool {

@@ -70,6 +70,8 @@ pub struct Machine {
     pub(super) released: bool,
     /// Whether somebody serves, since the one whom the service was left to has gone.
     pub(super) asks: bool,
+    /// A signal told this master to leave while it drains. That may be a stop of the whole service.
+    pub(super) told: bool,
 }
 
 /// What a master knows of its predecessor.
@@ -234,6 +236,7 @@ impl Machine {
             said_stopping: false,
             released: false,
             asks: false,
+            told: false,
         }
     }
 

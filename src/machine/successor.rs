@@ -1,6 +1,8 @@
 //! A master whose predecessor lives: from the exec to the predecessor's EOF. (A cold start goes
 //! through `Starting` too, without a predecessor.)
 
+use std::time::Instant;
+
 use super::action::{Action, Note, Verdict, Who};
 use super::event::{
     Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal, dealt_with,
@@ -349,6 +351,13 @@ impl Machine {
             | Event::SuccessorExited(_)
             | Event::PredecessorExited
             | dealt_with!() => {}
+        }
+    }
+
+    /// Somebody waits for what gives the service back: nothing is committed by time before `until`.
+    pub fn prolong_probation(&mut self, until: Instant) {
+        if let Some(at) = self.timers.get(Timer::Probation) {
+            self.timers.arm(Timer::Probation, at.max(until));
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) struct OwnDrain {
     last_word: Option<Drained>,
 }
 
-/// How long we wait for the owner's answer. Until it answers, a dead owner goes unnoticed.
+/// How long we wait for the owner's answer, and until we ask again.
 const OWNER: Duration = Duration::from_millis(500);
 /// How often the owner hears of a drain that lasts.
 const EVERY: Duration = Duration::from_secs(2);
@@ -81,11 +81,23 @@ impl OwnDrain {
         });
     }
 
-    /// Whether there is an owner: it is the one who answers.
-    pub(super) fn ask_owner(&self, me: api::Master) {
-        let (told, post) = (self.say(me, None), self.post.clone());
+    /// Whether there is an owner: it is the one who answers. Asked again for as long as `patience` says:
+    /// who takes the service back does not answer yet.
+    pub(super) fn ask_owner(&self, me: api::Master, patience: Duration) {
+        let (fixed, post) = (Arc::clone(&self.fixed), self.post.clone());
         tokio::spawn(async move {
-            let owned = matches!(tokio::time::timeout(OWNER, told).await, Ok(Ok(())));
+            let last = Instant::now() + patience;
+            let owned = loop {
+                let told = say(&fixed, me.clone(), None);
+                let next = tokio::time::sleep(OWNER);
+                if matches!(tokio::time::timeout(OWNER, told).await, Ok(Ok(()))) {
+                    break true;
+                }
+                if Instant::now() >= last {
+                    break false;
+                }
+                next.await;
+            };
             let _ = post.send(Input::Event(Event::OwnerAnswered(owned))).await;
         });
     }
@@ -105,9 +117,17 @@ impl OwnDrain {
         master: api::Master,
         drained: Option<Drained>,
     ) -> impl Future<Output = Result<(), HandoffError>> + use<> {
-        let path = self.fixed.setup.runtime.join(SOCKET);
-        let generation = self.fixed.me.generation;
-        let news = News { master, drained };
-        async move { handoff::tell(&path, generation, news).await }
+        say(&self.fixed, master, drained)
     }
+}
+
+fn say(
+    fixed: &Constants,
+    master: api::Master,
+    drained: Option<Drained>,
+) -> impl Future<Output = Result<(), HandoffError>> + use<> {
+    let path = fixed.setup.runtime.join(SOCKET);
+    let generation = fixed.me.generation;
+    let news = News { master, drained };
+    async move { handoff::tell(&path, generation, news).await }
 }

@@ -1,7 +1,7 @@
 //! Actions, carried out: one arm an action, told to the part that does it. What takes time is a task
 //! of that part, which reports to the queue.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal as Os;
 
@@ -134,7 +134,12 @@ impl Driver {
                 tracing::warn!("master {pid}, which only drains, does not leave: it is killed");
                 self.drainers.signal(pid, Os::SIGKILL);
             }
-            Action::AskOwner => self.drain.ask_owner(status::me(self)),
+            // Until the answer, a dead owner goes unnoticed.
+            Action::AskOwner => self.drain.ask_owner(status::me(self), Duration::ZERO),
+            Action::SeekOwner => {
+                let patience = self.configured.config.upgrade.start_timeout;
+                self.drain.ask_owner(status::me(self), patience);
+            }
             // The service manager.
             Action::NameMain(who) => {
                 let done = self.name_main(who).await;

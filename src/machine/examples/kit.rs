@@ -116,7 +116,7 @@ impl One {
         one
     }
 
-    /// The service manager and the owner answer at once.
+    /// The service manager and the owner answer at once, who is sought does not.
     #[must_use]
     pub fn on(&mut self, event: Event) -> Vec<Action> {
         let swapped = event == Event::Reloaded;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Order, Signal};
-use crate::machine::{Action, OrderKind, Phase, Timer, Verdict, Who};
+use crate::machine::{Action, OrderKind, Phase, Timer, Verdict};
 
 #[test]
 fn a_new_one_told_to_leave_finishes_what_it_holds() {
@@ -55,22 +55,36 @@ fn one_that_left_the_service_to_somebody_who_is_gone_asks_who_serves() {
         // The death is seen before the last word is read.
         let _ = one.on(Event::PredecessorExited);
         let last = FromPredecessor::Retire("rolled back".into());
-        place(&one.on(Event::Predecessor(last)), &Action::AskOwner);
+        place(&one.on(Event::Predecessor(last)), &Action::SeekOwner);
         let _ = one.on(Event::WorkersGone);
         one
     };
     let busy = || {
         let mut one = One::at(Phase::Probation, Automatic);
         let _ = one.signal(Signal::Int);
-        place(&one.on(Event::PredecessorExited), &Action::AskOwner);
+        place(&one.on(Event::PredecessorExited), &Action::SeekOwner);
         one
     };
     for mut one in [busy(), retired()] {
-        // It becomes the main process, whose failure starts the service anew.
+        // Should it be the main process still, its failure starts the service anew.
         let actions = one.on(Event::OwnerAnswered(false));
-        assert_order(&actions, &[Action::NameMain(Who::Me), Action::Exit(1)]);
+        place(&actions, &Action::Exit(1));
     }
-    assert_eq!(busy().on(Event::WorkersGone), [], "it has asked");
+    // It has asked.
+    assert_eq!(busy().on(Event::WorkersGone), [Action::DrainEnded]);
+    // It may be that the whole service stops.
+    let mut one = busy();
+    let _ = one.signal(Signal::Term);
+    place(&one.on(Event::WorkersGone), &Action::Exit(0));
+    let mut one = One::at(Phase::Yielded, Automatic);
+    let _ = one.on(Event::Predecessor(FromPredecessor::Retire(
+        "rolled back".into(),
+    )));
+    let _ = one.signal(Signal::Term);
+    assert!(
+        !one.on(Event::PredecessorExited)
+            .contains(&Action::SeekOwner)
+    );
     place(&retired().on(Event::OwnerAnswered(true)), &Action::Exit(0));
 }
 

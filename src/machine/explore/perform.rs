@@ -172,7 +172,9 @@ impl Explorer {
                 }
                 self.answer(world, who, Event::MainNamed { who: whom, done });
             }
-            Action::AskOwner => self.answer(world, who, Event::OwnerAnswered(false)),
+            Action::AskOwner | Action::SeekOwner => {
+                self.answer(world, who, Event::OwnerAnswered(false))
+            }
             Action::Reclaim => {
                 if !me(world, who).owns() {
                     world.bad = Some("MAINPID is claimed back by one who does not own the service");

@@ -3,7 +3,7 @@
 use super::{NO_LIMIT, Walk, timing};
 use crate::machine::event::{Event, Failure, Signal};
 use crate::machine::explore::world::Workers;
-use crate::machine::{Action, Machine, OrderKind, Verdict, Who};
+use crate::machine::{Action, Machine, OrderKind, Phase, Verdict, Who};
 
 impl Walk {
     pub(super) fn perform(&mut self, pid: u32, actions: Vec<Action>) {
@@ -133,6 +133,16 @@ impl Walk {
                 }
                 self.happens(pid, Event::MainNamed { who: Who::Me, done });
             }
+            Action::SeekOwner => {
+                let may_serve = |one: &super::Node| {
+                    let phase = one.machine.as_ref().map(Machine::phase);
+                    phase.is_some_and(|phase| !matches!(phase, Phase::Draining | Phase::Done))
+                };
+                let others = self.nodes.iter().zip(1..);
+                let owned = others.filter(|(one, other)| *other != pid && one.alive && !one.hangs);
+                let owned = owned.map(|(one, _)| one).any(may_serve);
+                self.happens(pid, Event::OwnerAnswered(owned));
+            }
             Action::AskOwner => {
                 let owned = self.owner().is_some_and(|owner| owner != pid);
                 self.happens(pid, Event::OwnerAnswered(owned));
@@ -158,7 +168,7 @@ impl Walk {
                 if !node.asked.is_empty() {
                     self.wrong = Some(format!("{:?} is never answered", node.asked));
                 }
-                let asked = self.stops || self.told_all || stops;
+                let asked = self.stops || self.told_all || stops || self.leaves.is_some();
                 self.say(pid, "exits");
                 // Whose predecessor lives stays a zombie until another one is named.
                 let parent = before.is_some_and(|b| self.nodes[b as usize - 1].alive);
