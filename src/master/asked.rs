@@ -28,6 +28,15 @@ impl Driver {
         if order.looks_at_disk() && self.waits_for_disk() {
             return self.put_off(PutOff::Order(order, answer));
         }
+        if matches!(order, control::Order::Commit) && self.waking.waits() {
+            return answer.end(api::Verdict {
+                exit: api::exit::REFUSED,
+                message:
+                    "a rollback is under way: the generation before gets its application ready"
+                        .into(),
+                id: None,
+            });
+        }
         let no_way_back = self.workers.irreversible();
         if let Some(why) = no_way_back.filter(|_| matches!(order, control::Order::Rollback)) {
             return answer.end(api::Verdict {

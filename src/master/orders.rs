@@ -329,6 +329,11 @@ impl Waiter {
         self.upgrade.as_ref().map(|upgrade| &*upgrade.id)
     }
 
+    /// Whether it is a rollback.
+    pub(super) fn goes_back(&self) -> bool {
+        matches!(self.order, Order::Rollback { .. })
+    }
+
     pub(super) fn end(self, exit: u8, message: String) {
         self.answer.end(api::Verdict {
             exit,

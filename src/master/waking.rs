@@ -1,7 +1,7 @@
 //! Before a hosted service is given back by an order: the predecessor gets its application ready, which
 //! takes time and may fail. Nothing is given up for one that could not serve.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -10,9 +10,10 @@ use super::hosting::{Happened, NotReady};
 use super::input::Input;
 use super::orders::Waiter;
 use super::status::who;
+use super::words;
 use crate::api::exit;
-use crate::machine::Event;
 use crate::machine::message::Message;
+use crate::machine::{Event, Phase};
 
 /// The orders that wait for the predecessor's word.
 #[derive(Debug)]
@@ -41,6 +42,11 @@ impl Waking {
         }
     }
 
+    /// Whether an order waits for the predecessor's word.
+    pub(super) fn waits(&self) -> bool {
+        !self.asleep.is_empty()
+    }
+
     /// Nobody is waited for any more.
     fn all_awake(&mut self) {
         self.awake.append(&mut self.asleep);
@@ -67,12 +73,17 @@ impl Driver {
         waking.number += 1;
         let limit = self.configured.config.upgrade.start_timeout + MARGIN;
         Input::WakeLate(waking.number).after(limit, &waking.post);
+        // The probation does not end in between.
+        self.machine
+            .prolong_probation(Instant::now() + limit + MARGIN);
         self.manager.extend_timeout(limit);
         self.tell_predecessor(Message::Wake);
     }
 
     /// What the predecessor said.
     pub(super) fn awake(&mut self, reason: Option<String>) {
+        // With an application that does not answer here either, nothing is lost.
+        let reason = reason.filter(|_| self.applications.silence().is_none());
         let Some(reason) = reason else {
             return self.waking.all_awake();
         };
@@ -100,9 +111,36 @@ impl Driver {
             self.waking.all_awake();
         }
         for waiter in std::mem::take(&mut self.waking.awake) {
+            if let Some(verdict) = self.no_way_back_any_more(&waiter) {
+                waiter.end(verdict.0, verdict.1);
+                continue;
+            }
             let order = self.orders.hold(waiter);
             self.happen(Event::Order(order)).await;
         }
+    }
+}
+
+/// What happened while an order waited.
+impl Driver {
+    /// For the machine of now the order of before may be another one.
+    fn no_way_back_any_more(&self, waiter: &Waiter) -> Option<(u8, String)> {
+        if !waiter.goes_back() {
+            return None;
+        }
+        if let Some(why) = self.workers.irreversible() {
+            return Some((exit::REFUSED, words::no_way_back(why)));
+        }
+        let phase = self.machine.phase();
+        let alone = matches!(phase, Phase::Committing | Phase::Serving | Phase::Reloading);
+        alone.then(|| {
+            let message = format!(
+                "the generation before is gone, and there is no way back in memory: {} serves for good; \
+                 `status` says what `rollback` goes back to now",
+                who(self)
+            );
+            (exit::FAILED, message)
+        })
     }
 }
 

@@ -21,6 +21,8 @@ if FAULT == "once":
     open("started", "w").close()
 if FAULT == "slow":
     time.sleep(1)
+if FAULT == "late":
+    time.sleep(10)
 if FAULT == "leaks":
     # Longer than between two looks at the other one's memory.
     time.sleep(3)
