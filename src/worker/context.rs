@@ -227,7 +227,11 @@ impl Worker {
             tracing::info!("nobody takes our connections: {e}");
             return match e {
                 HandoffError::Closed | HandoffError::Silent if self.passes => Answer::NotYet,
-                _ => Answer::Nobody,
+                _ => {
+                    // Its application has gone, too, and its address may be anybody's.
+                    self.owners_application.send_replace(Vec::new());
+                    Answer::Nobody
+                }
             };
         }
     }

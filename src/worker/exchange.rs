@@ -516,12 +516,14 @@ impl HttpBody for Upload {
         cx: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.asked = true;
+        // Only what hyper had read by then counts.
+        let held = matches!(&self.of, Of::Connection(gate) if gate.eof_held());
         let Some(body) = self.body.as_mut() else {
             return Poll::Ready(None);
         };
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
             if let Of::Connection(gate) = &self.of {
-                gate.register_reader(cx.waker());
+                gate.body_waits(cx.waker(), held);
             }
             ready!(self.poll_silence(cx));
             self.body = None;

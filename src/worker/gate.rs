@@ -250,7 +250,8 @@ impl Gate {
         };
         let number = unread.number;
         let Poll::Ready(read_whole) = unread.poll(cx) else {
-            self.body_lacks();
+            // hyper runs in this very task.
+            self.body_waits(cx.waker(), self.eof_held());
             return;
         };
         *slot = None;
@@ -311,18 +312,16 @@ impl Gate {
         hold
     }
 
-    /// Whom to wake when the client has closed its half.
-    pub(super) fn register_reader(&self, waker: &Waker) {
-        self.reader.register(waker);
-        self.body_lacks();
-    }
-
-    /// The request's body has not ended, and nothing of it is left to read. When hyper was not told of
-    /// the client's EOF, that is what it waits for: it asks for more only when it has handed on all it had.
-    fn body_lacks(&self) {
-        if self.eof_held() {
+    /// The request's body has not ended, and nothing of it is left to read: its reader is woken when the
+    /// client closes its half. When hyper had not been told of that before the look (`held`), it waits for
+    /// just that: it asks for more only when it has handed on all it had.
+    pub(super) fn body_waits(&self, reader: &Waker, held: bool) {
+        self.reader.register(reader);
+        if held {
             self.release_eof();
             self.driver.wake();
+        } else if self.eof_held() {
+            reader.wake_by_ref();
         }
     }
 
