@@ -188,7 +188,7 @@ impl<'a> Client<'a> {
         let command = &self.command;
         screen.complain(&if !self.control.has_ordered() {
             "nothing was ordered".into()
-        } else if matches!(ask, Ask::Upgrade(_) | Ask::Deploy(_) | Ask::Apply) {
+        } else if matches!(ask, Ask::Upgrade(_) | Ask::Deploy(_)) {
             format!(
                 "the order was given, and goes on: `{command} wait` follows it, `{command} rollback` \
                  gives it up"

@@ -354,7 +354,7 @@ async fn who_breaks_off_is_told_what_becomes_of_the_order() {
     std::fs::remove_file(place.path("control.sock")).unwrap();
     for (ask, words) in [
         (Ask::Apply, "`handover --runtime-dir"),
-        (Ask::Apply, "rollback` gives it up"),
+        (Ask::Upgrade(Upgrade::default()), "rollback` gives it up"),
         (Ask::Commit, "status` says how far it is"),
     ] {
         let (given, mut orders) = tokio::sync::mpsc::unbounded_channel();
