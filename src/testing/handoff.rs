@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::Mutex;
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 
 use super::generation::Taker;
@@ -16,26 +16,27 @@ pub(super) const SOCKET: &str = "handoff.sock";
 /// The socket, for as long as the runtime lives.
 #[derive(Debug)]
 pub(super) struct Door {
-    taker: watch::Sender<Arc<Taker>>,
+    taker: Arc<Mutex<Taker>>,
 }
 
 impl Door {
     pub(super) fn open(runtime: &Path, taker: Taker) -> io::Result<Self> {
         let listener = UnixSeqpacketListener::bind(runtime.join(SOCKET))?;
-        let (door, taker) = watch::channel(Arc::new(taker));
-        tokio::spawn(answer_all(listener, taker));
-        Ok(Self { taker: door })
+        let taker = Arc::new(Mutex::new(taker));
+        tokio::spawn(answer_all(listener, Arc::clone(&taker)));
+        Ok(Self { taker })
     }
 
-    /// This one takes them from now on.
-    pub(super) fn leads_to(&self, taker: Taker) {
-        self.taker.send_replace(Arc::new(taker));
+    /// This one takes them from now on. Whoever was told of the one before, that one has heard of: a worker
+    /// that drains takes nothing that it hears of later.
+    pub(super) async fn leads_to(&self, taker: Taker) {
+        *self.taker.lock().await = taker;
     }
 }
 
-async fn answer_all(mut listener: UnixSeqpacketListener, taker: watch::Receiver<Arc<Taker>>) {
+async fn answer_all(mut listener: UnixSeqpacketListener, taker: Arc<Mutex<Taker>>) {
     while let Ok(accepted) = listener.accept().await {
-        let taker = Arc::clone(&taker.borrow());
+        let taker = Arc::clone(&taker);
         tokio::spawn(async move {
             // Who is not answered asks again.
             if let Err(e) = answer(accepted, &taker).await {
@@ -45,8 +46,9 @@ async fn answer_all(mut listener: UnixSeqpacketListener, taker: watch::Receiver<
     }
 }
 
-async fn answer(accepted: UnixSeqpacket, taker: &Taker) -> Result<(), HandoffError> {
+async fn answer(accepted: UnixSeqpacket, taker: &Mutex<Taker>) -> Result<(), HandoffError> {
     let asker = handoff::hear(accepted).await?;
-    asker.answer(&taker.end().await?).await?;
+    let targets = taker.lock().await.end().await?;
+    asker.answer(&targets).await?;
     Ok(())
 }

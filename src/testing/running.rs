@@ -306,7 +306,7 @@ impl Masters {
         new.accept().await?;
         let number = new.number;
         match &self.door {
-            Some(door) => door.leads_to(new.taker()),
+            Some(door) => door.leads_to(new.taker()).await,
             None => self.door = Some(Door::open(&self.runtime, new.taker())?),
         }
         if let Some(old) = self.serving.take() {
