@@ -144,7 +144,7 @@ fn a_parked_application_may_be_stopped_and_a_rollback_starts_it_again() {
 #[test]
 fn a_release_that_listens_elsewhere_is_told_where_it_should() {
     let scene = Scene::begin("elsewhere", "{port}", "");
-    scene.configure_with("2s", "{port}", "");
+    scene.configure_with("5s", "{port}", "");
     scene.service.cli(&["reload"]).assert_code(0);
     scene.release("2", "elsewhere");
     let refused = scene.deploy("2");
@@ -211,6 +211,40 @@ fn nothing_is_given_back_to_a_release_that_cannot_start_again() {
     load.wait_server("app/1", 50, SOON);
     load.stop().assert_clean().assert_kept();
     assert_eq!(scene.pointed(), "1");
+}
+
+/// The release that is to go is not committed in between, neither by time nor by somebody.
+#[test]
+fn a_probation_lasts_while_the_release_before_gets_ready() {
+    let scene = two("slow-way-back", "parked = \"stopped\"\n");
+    let before = pid(&scene);
+    let release = scene.releases().join("2");
+    let service = &scene.service;
+    let order = |words: &[&str]| {
+        let config = ["--config", service.config().to_str().unwrap()];
+        service.cli(&[&config[..], words].concat())
+    };
+    let release = release.to_str().unwrap();
+    order(&["deploy", "--probation", "8s", release]).assert_code(0);
+    wait_gone(before);
+    fs::write(scene.releases().join("1/fault"), "late").unwrap();
+    std::thread::scope(|scope| {
+        let back = scope.spawn(|| order(&["rollback"]));
+        scene.wait_log("rollback: ordered");
+        let refused = order(&["commit"]);
+        assert_eq!(refused.code, 75, "{refused}");
+        assert!(
+            refused.stderr.contains("a rollback is under way"),
+            "{refused}"
+        );
+        back.join().unwrap().assert_code(0);
+    });
+    assert_eq!((scene.get("/"), scene.pointed()), ("1".into(), "1".into()));
+    let history = order(&["history"]).stdout;
+    assert!(
+        history.contains("rolled back") && !history.contains("committed"),
+        "{history}"
+    );
 }
 
 #[test]

@@ -111,14 +111,15 @@ fn a_hung_successor_is_met_by_its_predecessor_before_the_watchdog_shoots_them_bo
 
 #[test]
 fn an_owner_whose_workers_are_all_stopped_is_not_fed_and_shot() {
-    let service = serving_as(Service::setup("deaf"), watched(5));
+    // A worker that hangs is replaced after ten seconds: the second one hangs before.
+    let service = serving_as(Service::setup("deaf"), watched(4));
     let manager = service.manager();
     let g1 = service.master(1).pid;
     wait_fed(&service, g1, 2);
     let workers = service.workers(1);
     // One that answers is enough.
     service.signal(workers[0].pid, Signal::STOP);
-    wait_fed(&service, g1, 4);
+    wait_fed(&service, g1, 3);
     service.signal(workers[1].pid, Signal::STOP);
     manager.wait_for("the watchdog", |s| {
         s.happened(|e| *e == Event::WatchdogMissed).then_some(())

@@ -71,7 +71,7 @@ pub fn a_refusal_is_told_to_those_who_ask(host: &mut Host) {
 pub fn a_boot_is_complete_when_the_release_serves_for_good(host: &mut Host) {
     configure(host);
     host.container.write(
-        "/etc/handover/conf.d/probation.toml",
+        "/etc/handover/conf.d/trial.toml",
         "[upgrade]\nprobation = \"6s\"\n",
     );
     dpkg_install(host, "1.0.0").ok();
