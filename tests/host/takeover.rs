@@ -216,7 +216,10 @@ fn nothing_is_given_back_to_a_release_that_cannot_start_again() {
 /// The release that is to go is not committed in between, neither by time nor by somebody.
 #[test]
 fn a_probation_lasts_while_the_release_before_gets_ready() {
-    let scene = two("slow-way-back", "parked = \"stopped\"\n");
+    let stopped = "parked = \"stopped\"\n";
+    let scene = two("slow-way-back", stopped);
+    scene.configure_with("1m", SOCKET, stopped);
+    scene.service.cli(&["reload"]).assert_code(0);
     let before = pid(&scene);
     let release = scene.releases().join("2");
     let service = &scene.service;

@@ -173,7 +173,7 @@ impl Explorer {
                 self.answer(world, who, Event::MainNamed { who: whom, done });
             }
             Action::AskOwner | Action::SeekOwner => {
-                self.answer(world, who, Event::OwnerAnswered(false))
+                self.answer(world, who, Event::OwnerAnswered(false));
             }
             Action::Reclaim => {
                 if !me(world, who).owns() {
