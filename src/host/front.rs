@@ -72,7 +72,10 @@ impl Front {
                 biased;
                 connected = timeout_at(patience.end, self.connect_once(fresh)) => match connected {
                     Ok(Ok(connected)) => return Ok(connected),
-                    Ok(Err(e)) => e.to_string(),
+                    Ok(Err(e)) => {
+                        self.owners.want();
+                        e.to_string()
+                    }
                     Err(_) => "it does not accept".into(),
                 },
                 // One that does not accept would hold this one up.
@@ -91,12 +94,17 @@ impl Front {
 
     async fn connect_once(&self, fresh: bool) -> io::Result<(Link, Turn)> {
         let ours = self.pool.connect(fresh);
-        let Some(owners) = self.owners.pool() else {
+        if !self.owners.is_known() {
             return ours.await;
+        }
+        let failed = match timeout(LONGEST_PAUSE, ours).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(e)) => e,
+            Err(late) => late.into(),
         };
-        match timeout(LONGEST_PAUSE, ours).await {
-            Ok(Ok(connected)) => Ok(connected),
-            _ => owners.connect(fresh).await,
+        match self.owners.pool().await {
+            Some(owners) => owners.connect(fresh).await,
+            None => Err(failed),
         }
     }
 }

@@ -27,10 +27,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
-use tokio::sync::watch;
 
 use crate::config::{App, Upstream};
-use crate::worker::Tally;
+use crate::worker::{OwnersApplication, Tally};
 
 /// What a front is made from.
 #[derive(Debug, Clone)]
@@ -43,7 +42,7 @@ pub struct FrontContext {
     pub tally: Arc<Tally>,
     /// Where the application of the service's owner listens, in a worker that drains: what this one
     /// was not given may go there.
-    pub owners: watch::Receiver<Vec<Upstream>>,
+    pub owners: Arc<OwnersApplication>,
 }
 
 /// The front.

@@ -1,19 +1,18 @@
-//! The application of who owns the service, as a worker that drains was told: what our own application
-//! was not given may go there.
+//! The application of who owns the service, for a worker that drains: what our own application was not
+//! given may go there.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::FrontContext;
 use super::pool::Pool;
 use crate::config::Upstream;
+use crate::worker::OwnersApplication;
 
 pub(super) struct Owners {
-    told: watch::Receiver<Vec<Upstream>>,
+    application: Arc<OwnersApplication>,
     idle_timeout: Duration,
-    /// What we were told of when it was last asked for.
+    /// Where it was when it was last asked for.
     known: Mutex<(Vec<Upstream>, Arc<Pool>)>,
 }
 
@@ -21,28 +20,37 @@ impl Owners {
     pub(super) fn new(cx: &FrontContext) -> Self {
         let idle_timeout = cx.app.idle_timeout;
         Self {
-            told: cx.owners.clone(),
+            application: Arc::clone(&cx.owners),
             idle_timeout,
             known: Mutex::new((Vec::new(), Arc::new(Pool::new(&[], idle_timeout)))),
         }
     }
 
-    /// Until somebody else's is known that was not.
-    pub(super) async fn told(&self) {
-        let mut told = self.told.clone();
-        let was_known = !told.borrow().is_empty();
-        if was_known || told.wait_for(|at| !at.is_empty()).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+    /// Our own application takes nobody.
+    pub(super) fn want(&self) {
+        self.application.want();
     }
 
-    /// `None`: nobody else's is known.
-    pub(super) fn pool(&self) -> Option<Arc<Pool>> {
-        let told = self.told.borrow();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.0 != *told {
-            *known = (told.clone(), Arc::new(Pool::new(&told, self.idle_timeout)));
+    pub(super) fn is_known(&self) -> bool {
+        self.application.is_known()
+    }
+
+    /// Until somebody else's is known that was not.
+    pub(super) async fn told(&self) {
+        if self.is_known() {
+            std::future::pending::<()>().await;
         }
-        (!told.is_empty()).then(|| Arc::clone(&known.1))
+        self.application.known().await;
+    }
+
+    /// `None`: there is nobody else's now.
+    pub(super) async fn pool(&self) -> Option<Arc<Pool>> {
+        let at = self.application.now().await;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 != at {
+            let pool = Pool::new(&at, self.idle_timeout);
+            *known = (at, Arc::new(pool));
+        }
+        (!known.0.is_empty()).then(|| Arc::clone(&known.1))
     }
 }

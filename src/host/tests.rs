@@ -10,13 +10,12 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{FrontContext, router};
 use crate::config::{App, Upstream};
-use crate::worker::Tally;
+use crate::worker::{OwnersApplication, Tally};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -35,7 +34,7 @@ struct Scene {
     accepted: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<()>>,
     tally: Arc<Tally>,
-    owners: watch::Sender<Vec<Upstream>>,
+    owners: Arc<OwnersApplication>,
 }
 
 impl Scene {
@@ -54,7 +53,7 @@ impl Scene {
             accepted: Arc::default(),
             tasks: Vec::new(),
             tally: Arc::default(),
-            owners: watch::Sender::default(),
+            owners: Arc::default(),
         }
     }
 
@@ -102,7 +101,7 @@ impl Scene {
             tally: Arc::clone(&self.tally),
             app: self.app.clone(),
             upstreams,
-            owners: self.owners.subscribe(),
+            owners: Arc::clone(&self.owners),
         });
         let connect = |_| {
             let (ours, theirs) = UnixStream::pair().unwrap();
@@ -786,7 +785,7 @@ async fn connect_is_refused() {
 async fn what_an_application_was_not_given_goes_to_the_owners() {
     let told = |scene: &Scene, owners: &Scene| {
         let at = owners.paths.iter().cloned().map(Upstream::Unix).collect();
-        scene.owners.send_replace(at);
+        scene.owners.tell(at);
     };
     let owners = Scene::saying(OK);
     let dead = Scene::new(1);

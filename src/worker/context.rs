@@ -1,5 +1,6 @@
 //! What every part of a worker needs.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep};
 
 use super::access::AccessLog;
 use super::connection::Connection;
@@ -22,9 +23,10 @@ use super::handoff::Session;
 use super::http2::streams::Tasks;
 use super::lock;
 use super::order::Order;
+use super::owners::OwnersApplication;
 use super::stream::Stream;
 use super::tls::{TlsInfo, TlsSetup};
-use crate::config::{Http, Network, Upstream};
+use crate::config::{Http, Network};
 use crate::context::Context;
 use crate::machine::link::{HTTP2_WRITES, Reads, Start};
 use crate::sys::board::Board;
@@ -55,8 +57,7 @@ pub(super) struct Worker {
     handoff: Option<PathBuf>,
     /// Whether connections may be passed on.
     passes: bool,
-    /// Where the owner's hosted application listens, as it was last told.
-    owners_application: watch::Sender<Vec<Upstream>>,
+    owners_application: Arc<OwnersApplication>,
     /// Since when idle connections are on their grace time, and how long it is.
     polite: Mutex<Option<(Instant, Duration)>>,
     /// Where connections go that leave; `None`: nobody takes them.
@@ -109,11 +110,11 @@ impl Worker {
             files - max_connections - share(files),
             share(files),
         );
-        let owners_application = watch::Sender::default();
+        let owners_application = Arc::<OwnersApplication>::default();
         if let Some(hosted) = &start.hosted {
             application.keep(|| hosted.clone());
             application.keep(|| Arc::clone(&connections.figures.unanswered));
-            application.keep(|| owners_application.subscribe());
+            application.keep(|| Arc::clone(&owners_application));
         }
         let handoff = start.handoff.as_deref();
         let runtime = handoff.and_then(Path::parent).map(Path::to_owned);
@@ -229,16 +230,25 @@ impl Worker {
                 HandoffError::Closed | HandoffError::Silent if self.passes => Answer::NotYet,
                 _ => {
                     // Its application has gone, too, and its address may be anybody's.
-                    self.owners_application.send_replace(Vec::new());
+                    self.owners_application.tell(Vec::new());
                     Answer::Nobody
                 }
             };
         }
     }
 
+    /// Asks whenever our front needs the owner's application.
+    pub(super) async fn ask_for_the_front(&self) -> Infallible {
+        loop {
+            self.owners_application.wanted().await;
+            self.ask().await;
+            sleep(AGAIN).await;
+        }
+    }
+
     fn answered(&self, mut targets: Targets) -> Answer {
         let upstreams = std::mem::take(&mut targets.upstreams);
-        self.owners_application.send_replace(upstreams);
+        self.owners_application.tell(upstreams);
         if !self.passes {
             return Answer::Nobody;
         }
@@ -288,6 +298,9 @@ const POLITE: Duration = Duration::from_secs(5);
 
 /// How long the owner is asked again when it hangs up.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two questions for the front.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// How many descriptors connections and their answers may take: the limit of open files, less an
 /// eighth for the application.

@@ -115,6 +115,7 @@ async fn drain(
         biased;
         () = leave(&worker, receivers, targets, terms) => {}
         () = application.connections_overdue() => connections.cut(),
+        never = worker.ask_for_the_front(), if terms.reason != DrainReason::Stop => match never {},
     }
     tokio::select! {
         biased;
