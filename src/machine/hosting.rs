@@ -85,6 +85,8 @@ pub enum FromSupervisor {
 /// Why an instance was started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
+    /// It had served, and ended as programs do that renew their process; or somebody else told it to.
+    OnPurpose,
     /// It ended by itself, as if all were well.
     Ended,
     /// It ended by itself, with another exit code or of a signal.
@@ -101,6 +103,8 @@ pub enum Restart {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Restarts {
+    /// [`Restart::OnPurpose`]
+    on_purpose: u64,
     /// [`Restart::Ended`]
     ended: u64,
     /// [`Restart::Crash`]
@@ -113,10 +117,19 @@ pub struct Restarts {
     not_ready: u64,
 }
 
+impl Restart {
+    /// The program has done nothing wrong.
+    #[must_use]
+    pub fn is_blameless(self) -> bool {
+        matches!(self, Self::OnPurpose | Self::Memory)
+    }
+}
+
 impl Restarts {
     /// Once more.
     pub fn count(&mut self, why: Restart) {
         *match why {
+            Restart::OnPurpose => &mut self.on_purpose,
             Restart::Ended => &mut self.ended,
             Restart::Crash => &mut self.crash,
             Restart::Memory => &mut self.memory,
@@ -125,7 +138,7 @@ impl Restarts {
         } += 1;
     }
 
-    /// Those that were its own doing: what is started again for its memory has done nothing wrong.
+    /// Those that were its own fault.
     #[must_use]
     pub fn by_itself(&self) -> u64 {
         self.ended + self.crash + self.out_of_memory + self.not_ready
@@ -133,8 +146,9 @@ impl Restarts {
 
     /// Each by its name. `all` of them: a supervisor of another build may have reasons that we do not know.
     #[must_use]
-    pub fn named(&self, all: u64) -> [(&'static str, u64); 6] {
+    pub fn named(&self, all: u64) -> [(&'static str, u64); 7] {
         let known = [
+            ("on_purpose", self.on_purpose),
             ("ended", self.ended),
             ("crash", self.crash),
             ("memory", self.memory),
@@ -142,9 +156,17 @@ impl Restarts {
             ("not_ready", self.not_ready),
         ];
         let sum = known.iter().map(|(_, count)| count).sum();
-        let [ended, crash, memory, out_of_memory, not_ready] = known;
+        let [on_purpose, ended, crash, memory, out_of_memory, not_ready] = known;
         let other = ("other", all.saturating_sub(sum));
-        [ended, crash, memory, out_of_memory, not_ready, other]
+        [
+            on_purpose,
+            ended,
+            crash,
+            memory,
+            out_of_memory,
+            not_ready,
+            other,
+        ]
     }
 }
 
@@ -205,17 +227,18 @@ mod tests {
 
     #[test]
     fn each_reason_is_counted_under_its_own_name() {
-        use Restart::{Crash, Ended, Memory, NotReady, OutOfMemory};
-        for (number, why) in [Ended, Crash, Memory, OutOfMemory, NotReady]
+        use Restart::{Crash, Ended, Memory, NotReady, OnPurpose, OutOfMemory};
+        for (number, why) in [OnPurpose, Ended, Crash, Memory, OutOfMemory, NotReady]
             .into_iter()
             .enumerate()
         {
             let mut restarts = Restarts::default();
             restarts.count(why);
             let counts = restarts.named(1).map(|(_, count)| count);
-            let mut expected = [0; 6];
+            let mut expected = [0; 7];
             expected[number] = 1;
             assert_eq!(counts, expected, "{why:?}");
+            assert_eq!(restarts.by_itself() == 0, why.is_blameless(), "{why:?}");
         }
     }
 }

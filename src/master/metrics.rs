@@ -109,7 +109,7 @@ impl Text {
         self.each("app_unanswered_total", "counter", help, "reason", values);
     }
 
-    fn restarts(&mut self, all: [(&str, u64); 6]) {
+    fn restarts(&mut self, all: [(&str, u64); 7]) {
         let help = "How often an instance of this release's application was started again, by why it ended.";
         self.each("app_restarts_total", "counter", help, "reason", all);
     }

@@ -85,6 +85,10 @@ enum End {
 const FORGIVEN: usize = 3;
 const WINDOW: Duration = Duration::from_secs(60);
 
+/// A program that has served for so long, and ends with exit code 0, means to: it renews its process after
+/// so many requests, or so much time.
+const SERVED: Duration = Duration::from_secs(10);
+
 /// Between two questions whether it is ready still, and for the answer.
 const STILL_EVERY: Duration = Duration::from_secs(2);
 const STILL_PATIENCE: Duration = Duration::from_secs(3);
@@ -108,17 +112,26 @@ impl Instance {
             if !was_ready {
                 return self.say(Word::Failed(why)).await;
             }
-            if self.was_told().await {
+            let reason = if self.was_told().await {
                 tracing::info!("{why}; every process of the service was told to leave");
                 let stopped = self.stops.wait_for(|stop| *stop);
                 if timeout(LEAVES, stopped).await.is_ok() {
                     return;
                 }
                 tracing::error!("{}: the service is still there", self.label());
+                Restart::OnPurpose
             } else {
-                tracing::error!("{why}");
-            }
-            let (pause, spent) = budget.failed(std::time::Instant::now());
+                if reason == Restart::OnPurpose {
+                    tracing::info!("{why}: it is started again");
+                } else {
+                    tracing::error!("{why}");
+                }
+                reason
+            };
+            let (pause, spent) = match reason {
+                Restart::OnPurpose => (Duration::ZERO, false),
+                _ => budget.failed(std::time::Instant::now()),
+            };
             if spent {
                 self.say(Word::Failed(format!("the application keeps ending: {why}")))
                     .await;
@@ -163,6 +176,7 @@ impl Instance {
             ready = self.ready(Instant::now() + limit) => ready.err().map(Ended::NotReady),
         };
         let answered = why.is_none();
+        let since = Instant::now();
         if answered {
             *was_ready = true;
             self.place.remember();
@@ -181,6 +195,7 @@ impl Instance {
             Some(Ended::Stopped | Ended::TooMuch(_)) => self.hosting.app.stop_timeout,
             _ => Duration::ZERO,
         };
+        let served = since.elapsed();
         self.down.has_ended(self.number, answered);
         self.place.remember();
         let exit = self.end(&mut running, patience).await;
@@ -197,6 +212,11 @@ impl Instance {
                 let held = mib(held);
                 let why = format!("{label} held {held} MiB, [app] memory is {limit}");
                 End::Broken(Restart::Memory, why)
+            }
+            Some(Ended::ByItself) if exit.success() && answered && served >= SERVED => {
+                let served = humantime::format_duration(Duration::from_secs(served.as_secs()));
+                let why = format!("{label} ended by itself, with exit code 0, after {served}");
+                End::Broken(Restart::OnPurpose, why)
             }
             Some(Ended::ByItself) if exit.success() => {
                 let why =

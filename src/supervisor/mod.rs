@@ -313,10 +313,10 @@ impl Supervisor {
                 self.pids[number] = None;
                 self.silent[number] = None;
                 self.ready[number] = false;
-                // What is started again for its memory has done nothing wrong.
-                let memory = why.as_ref().is_none_or(|(why, _)| *why == Restart::Memory);
-                self.failing[number] = !memory;
-                self.ended = why.map(|(_, why)| why);
+                self.failing[number] = why.as_ref().is_some_and(|(why, _)| !why.is_blameless());
+                // What went as it should is no news.
+                let news = why.filter(|(why, _)| *why != Restart::OnPurpose);
+                self.ended = news.map(|(_, why)| why);
                 self.report_to_all().await;
             }
             Word::Restarts(why) => {

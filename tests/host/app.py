@@ -43,6 +43,11 @@ if FAULT == "dies":
         os._exit(7)
     if os.path.getsize("lives") <= 2:
         threading.Thread(target=die, daemon=True).start()
+if FAULT == "renews":
+    def renew():
+        time.sleep(10.5)
+        os._exit(0)
+    threading.Thread(target=renew, daemon=True).start()
 if FAULT == "flood":
     def flood():
         while True:

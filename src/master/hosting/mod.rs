@@ -86,6 +86,11 @@ impl Applications {
         }
     }
 
+    /// The release that this generation keeps to.
+    pub(super) fn keeps(&self) -> Option<&Path> {
+        self.ours.as_ref().map(|(_, release)| &**release)
+    }
+
     /// The release that is started, whatever the link leads to.
     pub(super) fn keep_to(&mut self, directory: PathBuf, release: PathBuf) {
         self.ours = Some((directory, release));
@@ -186,7 +191,7 @@ impl Applications {
         self.let_go_of(next);
     }
 
-    /// Our last worker has gone: `parked = "stopped"` frees the application's memory.
+    /// `parked = "stopped"` frees the application's memory.
     pub(super) fn rest(&mut self) {
         let current = self.current.as_ref();
         if current.is_some_and(|one| one.app.parked == Parked::Stopped) {
@@ -275,7 +280,7 @@ impl Applications {
     }
 
     /// How often its instances were started again, by why.
-    pub(super) fn restarts(&self) -> [(&'static str, u64); 6] {
+    pub(super) fn restarts(&self) -> [(&'static str, u64); 7] {
         let instances = self.current.as_ref().map(|one| &one.instances);
         let instances = instances.cloned().unwrap_or_default();
         instances.restarts_by.named(instances.restarts)
