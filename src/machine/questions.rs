@@ -69,7 +69,19 @@ impl Machine {
                 ..
             }
         );
-        supersedes && self.phase == Phase::Probation
+        supersedes && self.phase == Phase::Probation && self.may_have_room(order)
+    }
+
+    /// Whether an upgrade is not refused for the generations that still drain.
+    fn may_have_room(&self, order: &Order) -> bool {
+        let ends_one = matches!(
+            order,
+            Order::Upgrade {
+                end_oldest: true,
+                ..
+            }
+        );
+        ends_one || !self.crowded()
     }
 
     /// Whether this order gives the service back to a predecessor that is parked.

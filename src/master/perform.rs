@@ -44,9 +44,7 @@ impl Driver {
             }
             Action::DrainEnded => {
                 self.drain_ended();
-                if self.machine.phase().may_serve_again() {
-                    self.applications.rest();
-                }
+                self.rest();
             }
             Action::CheckHealth => {
                 let upgrade = &self.configured.config.upgrade;
@@ -223,6 +221,7 @@ impl Driver {
     }
 
     fn entered(&mut self, from: Phase, to: Phase) {
+        self.expect_nothing();
         if to.settles_sockets() && self.configured.settle_sockets(&self.manager) {
             self.workers.replace_sockets(&self.configured.sockets);
         }

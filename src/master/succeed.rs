@@ -182,6 +182,10 @@ fn succeed(
     };
     let mut driver = assemble(setup, signals, parts, machine, queue)?;
     driver.workers.know_master(pid);
+    let ours = driver.configured.config.app.is_some();
+    driver
+        .waking
+        .predecessor_hosts(inheritance.app.is_some(), ours);
     let releases = releases::take_over(
         &driver.configured.config,
         &mut driver.applications,

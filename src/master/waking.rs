@@ -9,7 +9,8 @@ use super::driver::Driver;
 use super::hosting::{Happened, NotReady};
 use super::input::Input;
 use super::orders::Waiter;
-use super::status::who;
+use super::status::{predecessor_who, who};
+use super::store::Found;
 use super::words;
 use crate::api::exit;
 use crate::machine::message::Message;
@@ -24,8 +25,12 @@ pub(super) struct Waking {
     asleep: Vec<Waiter>,
     /// For the machine.
     awake: Vec<Waiter>,
+    /// The predecessor has an application, or may have one.
+    there_is_one: bool,
     /// A parked master: its successor waits for our application.
     wanted: bool,
+    /// A parked master: the service comes back at any moment.
+    expects: bool,
 }
 
 /// A start has its own limit; this is for a predecessor that says nothing.
@@ -38,8 +43,15 @@ impl Waking {
             number: 0,
             asleep: Vec::new(),
             awake: Vec::new(),
+            there_is_one: false,
             wanted: false,
+            expects: false,
         }
+    }
+
+    /// What the predecessor runs, and what we do, which it may not have told because it was not ready.
+    pub(super) fn predecessor_hosts(&mut self, its: bool, ours: bool) {
+        self.there_is_one = its || ours;
     }
 
     /// Whether an order waits for the predecessor's word.
@@ -55,9 +67,10 @@ impl Waking {
 
 /// The owner.
 impl Driver {
-    /// Whether there is a predecessor that has an application to get ready.
+    /// Whether there is a predecessor that has an application to get ready. (Others are not asked: one that
+    /// hangs would be waited for.)
     pub(super) fn can_wake(&self) -> bool {
-        self.machine.may_give_back() && self.configured.config.app.is_some()
+        self.machine.may_give_back() && self.waking.there_is_one
     }
 
     /// Before the machine hears the order in hand.
@@ -87,13 +100,19 @@ impl Driver {
         let Some(reason) = reason else {
             return self.waking.all_awake();
         };
+        let before = predecessor_who(self);
+        let before = before.map_or_else(|| "the generation before".into(), |who| who.to_string());
         let message = format!(
-            "the generation before cannot take the service back: {reason}\n{} serves on, in its \
-             probation: `rollback` tries again, `commit` keeps what runs",
+            "{before} cannot take the service back: {reason}\n{} serves on, in its probation: \
+             `rollback` tries again, `commit` keeps what runs",
             who(self)
         );
         tracing::error!("{message}");
         for waiter in std::mem::take(&mut self.waking.asleep) {
+            // It failed: the program on disk is the one that serves.
+            if !waiter.goes_back() && !self.disk.store.disk().matches_running {
+                self.disk.reject(Found::of(&self.disk.store.open()));
+            }
             waiter.end(exit::FAILED, message.clone());
         }
     }
@@ -148,6 +167,7 @@ impl Driver {
 impl Driver {
     /// Our successor wants to give the service back.
     pub(super) fn wake(&mut self) {
+        self.waking.expects = true;
         let config = &self.configured.config;
         match self.applications.hold(config) {
             Ok(_) => self.say_awake(self.applications.silence()),
@@ -170,7 +190,21 @@ impl Driver {
         }
     }
 
-    fn say_awake(&self, reason: Option<String>) {
+    fn say_awake(&mut self, reason: Option<String>) {
+        self.waking.expects = reason.is_none();
         self.successor.say(Message::Awake { reason }, Vec::new());
+    }
+
+    /// Our last worker has gone: `parked = "stopped"` frees the application's memory, unless it is about to
+    /// be needed.
+    pub(super) fn rest(&mut self) {
+        if self.machine.phase().may_serve_again() && !self.waking.expects {
+            self.applications.rest();
+        }
+    }
+
+    /// What was expected has come, or something else.
+    pub(super) fn expect_nothing(&mut self) {
+        self.waking.expects = false;
     }
 }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use crate::kit::build;
 use crate::kit::client::Target;
 use crate::kit::service::SOON;
 use crate::kit::wait::wait_until;
@@ -171,6 +172,23 @@ fn a_release_that_ended_twice_in_a_short_probation_is_taken_back() {
     assert_eq!(scene.pointed(), "1");
 }
 
+/// As `uvicorn --limit-max-requests` does.
+#[test]
+fn a_release_that_renews_its_process_proves_itself() {
+    let scene = two("renews", "");
+    fs::write(scene.releases().join("2/fault"), "renews").unwrap();
+    scene.probation("13s");
+    scene.service.cli(&["reload"]).assert_code(0);
+    scene.deploy("2").assert_code(0);
+    let before = pid(&scene);
+    scene.service.cli(&["wait"]).assert_code(0);
+    wait_gone(before);
+    assert_eq!(scene.get("/"), "2");
+    scene.wait_log("ended by itself, with exit code 0, after 10s: it is started again");
+    let status = scene.service.cli(&["status"]).stdout;
+    assert!(!status.contains("the last fault"), "{status}");
+}
+
 #[test]
 fn nothing_is_given_back_to_a_release_that_cannot_start_again() {
     let scene = two("cannot-go-back", "parked = \"stopped\"\n");
@@ -211,6 +229,43 @@ fn nothing_is_given_back_to_a_release_that_cannot_start_again() {
     load.wait_server("app/1", 50, SOON);
     load.stop().assert_clean().assert_kept();
     assert_eq!(scene.pointed(), "1");
+}
+
+/// The program on disk is what serves, then.
+#[test]
+fn a_program_that_cannot_supersede_is_not_left_on_disk() {
+    let scene = two("cannot-supersede", "parked = \"stopped\"\n");
+    let before = pid(&scene);
+    scene.deploy("2").assert_code(0);
+    wait_gone(before);
+    fs::write(scene.releases().join("1/fault"), "import").unwrap();
+    let service = &scene.service;
+    service.replace(&build::twin(&build::own()));
+    let refused = service.cli(&["upgrade", "--supersede"]);
+    assert_eq!(refused.code, 1, "{refused}");
+    let words = "release 1 (g1) cannot take the service back";
+    assert!(refused.stderr.contains(words), "{refused}");
+    service.wait_status("what runs on disk", |s| s.disk.matches_running);
+    let files = service.bin_files();
+    assert!(files.iter().any(|f| f.ends_with(".rejected")), "{files:?}");
+    service.wait_owner(2, "probation");
+}
+
+/// Nor by a generation that hosts nothing itself.
+#[test]
+fn nothing_is_given_back_to_an_application_that_only_the_generation_before_has() {
+    let scene = Scene::begin("only-before", SOCKET, "parked = \"stopped\"\n");
+    let before = pid(&scene);
+    let service = &scene.service;
+    service.replace(&build::twin(&build::own()));
+    service.write_config("workers = 2\n[upgrade]\nprobation = \"10m\"\n");
+    service.cli(&["upgrade"]).assert_code(0);
+    wait_gone(before);
+    fs::write(scene.releases().join("1/fault"), "import").unwrap();
+    let refused = service.cli(&["rollback"]);
+    assert_eq!(refused.code, 1, "{refused}");
+    assert!(refused.stderr.contains("no_such_module"), "{refused}");
+    service.wait_owner(2, "probation");
 }
 
 /// The release that is to go is not committed in between, neither by time nor by somebody.
@@ -293,6 +348,32 @@ fn requests_that_wait_for_an_application_that_died_are_answered_by_the_one_that_
         });
         service.wait_owner(1, "serving");
     }
+}
+
+/// The workers of a master that was killed have asked for it all along.
+#[test]
+fn requests_that_wait_are_answered_by_an_owner_that_takes_long() {
+    let app = "connect_timeout = \"10m\"\nparked = \"stopped\"\n";
+    let scene = two("waiters-long", app);
+    scene.configure_with("1m", SOCKET, app);
+    scene.service.cli(&["reload"]).assert_code(0);
+    let before = pid(&scene);
+    scene.deploy("2").assert_code(0);
+    wait_gone(before);
+    let (service, second) = (&scene.service, pid(&scene));
+    fs::write(scene.releases().join("1/fault"), "late").unwrap();
+    fs::remove_file(scene.releases().join("2/app.py")).unwrap();
+    service.kill(second);
+    std::thread::scope(|scope| {
+        let ask = || scene.ask("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let all: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        let owner = service.wait_status("the way back", |s| s.phase == "yielded");
+        service.kill(owner.owner_pid);
+        for one in all {
+            assert_eq!(one.join().unwrap(), (200, "1".into()));
+        }
+    });
+    service.wait_owner(1, "serving");
 }
 
 #[test]

@@ -380,6 +380,30 @@ fn a_drainer_that_was_told_to_hurry_is_not_told_by_the_next_master_again() {
     );
 }
 
+/// The predecessor's application would be started, and the file looked at, for nothing.
+#[test]
+fn what_there_is_no_room_for_wakes_nobody() {
+    let mut one = One::at(Phase::Probation, Automatic);
+    one.machine.timing.generations = 1;
+    let supersede = |end_oldest| Order::Upgrade {
+        hold: false,
+        current: false,
+        end_oldest,
+        supersede: Some(Supersede {
+            id: "0".into(),
+            hold: false,
+            probation_ms: None,
+            release: false,
+        }),
+    };
+    assert!(one.machine.gives_back_for(&supersede(false)));
+    joins(&mut one, 7);
+    assert!(!one.machine.gives_back_for(&supersede(false)));
+    assert!(one.machine.gives_back_for(&supersede(true)));
+    let back = Order::Rollback { nothing: None };
+    assert!(one.machine.gives_back_for(&back));
+}
+
 #[test]
 fn a_dead_successor_stays_a_zombie_until_the_manager_knows_better() {
     let mut one = One::at(Phase::Parked, Automatic);
