@@ -159,8 +159,16 @@ pub struct Releases {
 }
 
 impl Releases {
+    /// Two directories, not one whose contents have changed: their names say what is what.
+    pub(crate) fn differ(&self) -> bool {
+        self.from != self.to
+    }
+
     /// The names of both directories, for people.
     pub(crate) fn names(&self) -> Option<(String, String)> {
+        if !self.differ() {
+            return None;
+        }
         let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
         Some((name(&self.from)?, name(&self.to)?))
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::text::{self, Paint, ago, count, short, table};
-use crate::api::{Build, Last, Master, Outcome, Phase, Status};
+use crate::api::{Build, Last, Master, Outcome, Phase, Releases, Status, Upgrade};
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +48,7 @@ pub fn headline(status: &Status, now: Timestamp, look: Look<'_>) -> String {
         Some(Phase::Yielded | Phase::Reclaiming | Phase::Evicting) => paint.bad(&how),
         _ => paint.attention(&how),
     };
-    let who = format!(
-        "{}: {} (g{})",
-        status.name, status.version, status.generation
-    );
+    let who = format!("{}: {} (g{})", status.name, runs(status), status.generation);
     let who = paint.bold(&who);
     match next {
         Some(next) => format!("{who} {how}; {next}"),
@@ -59,17 +56,40 @@ pub fn headline(status: &Status, now: Timestamp, look: Look<'_>) -> String {
     }
 }
 
+/// What the owner is called: by its release, unless the upgrade under way is one of the program.
+fn runs(status: &Status) -> String {
+    let by_release = status.upgrade.as_ref().is_none_or(is_of_releases);
+    let app = owner(status).and_then(|owner| owner.app.as_ref());
+    let name = app.and_then(|app| app.release.file_name());
+    match name.filter(|_| by_release) {
+        Some(name) => format!("release {}", text::one_line(&name.to_string_lossy())),
+        None => status.version.clone(),
+    }
+}
+
+/// From one release to another, and not from one program to another.
+fn is_of_releases(upgrade: &Upgrade) -> bool {
+    upgrade.releases.as_ref().is_some_and(Releases::differ)
+}
+
+fn owner(status: &Status) -> Option<&Master> {
+    status.masters.iter().find(|m| m.pid == status.owner_pid)
+}
+
 /// How it stands, and what to know or do next.
 fn phase(status: &Status, now: Timestamp, command: &str) -> (String, Option<String>) {
     let upgrade = status.upgrade.as_ref();
-    let from = upgrade.map_or("its predecessor", |u| u.from.as_str());
-    let to = upgrade
-        .and_then(|u| u.to.as_deref())
-        .unwrap_or("its successor");
-    let back = status
-        .rollback_to
-        .as_ref()
-        .map(|build| format!("`{command} rollback` goes back to {}", named(build)));
+    let (from, to) = called(upgrade);
+    let rejected = match &to {
+        Some(to) => format!("the rejected {to}"),
+        None => "its rejected successor".into(),
+    };
+    let to = to.unwrap_or_else(|| "its successor".into());
+    let back = status.rollback_to.as_ref().map(|build| {
+        let release = upgrade.filter(|upgrade| is_of_releases(upgrade));
+        let before = release.map_or_else(|| named(build), |_| from.clone());
+        format!("`{command} rollback` goes back to {before}")
+    });
     let Some(phase) = Phase::named(&status.phase) else {
         // Of a newer version.
         return (format!("is {}", status.phase.replace('_', " ")), back);
@@ -99,10 +119,7 @@ fn phase(status: &Status, now: Timestamp, command: &str) -> (String, Option<Stri
         }
         Phase::Parked => format!("stays ready to take over again; {to} serves"),
         Phase::Reclaiming => format!("takes the service back from {to}"),
-        Phase::Evicting => match upgrade.and_then(|u| u.to.as_deref()) {
-            Some(rejected) => format!("serves again; the rejected {rejected} leaves"),
-            None => "serves again; its rejected successor leaves".into(),
-        },
+        Phase::Evicting => format!("serves again; {rejected} leaves"),
         Phase::Draining => {
             let rest = count(connections(&status.masters), "connection");
             return ("leaves".into(), Some(format!("{rest} to finish")));
@@ -110,6 +127,19 @@ fn phase(status: &Status, now: Timestamp, command: &str) -> (String, Option<Stri
         Phase::Done => "has left".into(),
     };
     (how, None)
+}
+
+/// Both sides of the upgrade under way; the second one is not always known.
+fn called(upgrade: Option<&Upgrade>) -> (String, Option<String>) {
+    let Some(upgrade) = upgrade else {
+        return ("its predecessor".into(), None);
+    };
+    if !is_of_releases(upgrade) {
+        return (upgrade.from.clone(), upgrade.to.clone());
+    }
+    let (from, to) = upgrade.ends();
+    let name = |name: String| format!("release {}", text::one_line(&name));
+    (name(from), Some(name(to)))
 }
 
 fn connections(masters: &[Master]) -> u64 {
@@ -163,9 +193,9 @@ fn workers(master: &Master) -> String {
 fn facts(status: &Status, now: Timestamp, look: Look<'_>) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if let Some(upgrade) = &status.upgrade {
-        let to = upgrade.to.as_deref().unwrap_or("?");
+        let (from, to) = upgrade.ends();
         let hold = if upgrade.hold { ", hold" } else { "" };
-        let (id, from) = (&upgrade.id, &upgrade.from);
+        let id = &upgrade.id;
         let since = ago(&upgrade.started_at, now);
         let line = format!("{id}: {from} -> {to}, ordered {since} ago{hold}");
         facts.push(("upgrade", line));
@@ -199,8 +229,7 @@ fn facts(status: &Status, now: Timestamp, look: Look<'_>) -> Vec<(&'static str, 
 
 /// The application behind the owner's workers.
 fn app(status: &Status) -> Option<String> {
-    let owner = status.masters.iter().find(|m| m.pid == status.owner_pid)?;
-    let app = owner.app.as_ref()?;
+    let app = owner(status)?.app.as_ref()?;
     let release = app.release.display();
     if !app.ready && app.restarts == 0 && app.ended.is_none() {
         return Some(format!("{release} starts"));

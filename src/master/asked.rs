@@ -3,7 +3,7 @@
 use super::control::{self, Answer, Request};
 use super::disk::SETTLES;
 use super::driver::Driver;
-use super::orders::PutOff;
+use super::orders::{Known, PutOff};
 use super::{status, words};
 use crate::api;
 use crate::machine::{Event, Phase};
@@ -48,18 +48,20 @@ impl Driver {
         let (phase, id) = (self.machine.phase(), self.story.id().map(ToOwned::to_owned));
         let generation = self.fixed.me.generation;
         let tell = |message| step_event(phase, generation, id, message);
-        let refused = self.story.unwritten.refused_builds();
         let config = &self.configured.config;
-        let mut hosted = self
-            .releases
-            .on_disk(config, &self.applications, self.story.last());
+        let mut hosted = self.releases.on_disk(config, &self.applications);
         if matches!(order, control::Order::Apply(_)) {
             let loaded = self.fixed.setup.sources.load_for_any_release();
             hosted.unusable = loaded.ok().and_then(|(_, unusable)| unusable);
         }
+        let known = Known {
+            hosted,
+            refused: self.story.unwritten.refused_builds(),
+            last: self.story.last(),
+        };
         let order = self
             .orders
-            .take(order, answer, &mut self.disk, &refused, &hosted, tell);
+            .take(order, answer, &mut self.disk, &known, tell);
         let Some(order) = order else { return };
         if self.machine.gives_up_for(&order) {
             return self.look_first();

@@ -54,17 +54,22 @@ impl Driver {
         self.machine
             .set_probation(probation.unwrap_or(config.upgrade.probation));
         self.say_held();
-        let generation = self.drainers.unused_generation(self.fixed.me.generation);
+        let generation = self.next_generation();
         let mut plan = self.plan(back, Arc::clone(&record.found));
         plan.keeps_release = record.keeps_release.is_some();
-        let starts = format!("an upgrade of {} starts", who(self));
         self.story.begins(record);
+        let starts = format!("an upgrade of {} starts", who(self));
         self.milestone(milestone::UPGRADE_STARTS).info(starts);
         self.successor.launch(generation, plan);
     }
 
+    /// The number of a generation that begins now.
+    pub(super) fn next_generation(&self) -> u64 {
+        self.drainers.unused_generation(self.fixed.me.generation)
+    }
+
     pub(super) fn plan(&self, back: bool, found: Arc<OnceLock<Found>>) -> Plan {
-        let generation = self.drainers.unused_generation(self.fixed.me.generation);
+        let generation = self.next_generation();
         Plan {
             store: Arc::clone(&self.disk.store),
             back,

@@ -48,6 +48,16 @@ pub(super) struct Upcoming {
     pub(super) release: bool,
 }
 
+/// What an order may depend on.
+#[derive(Debug)]
+pub(super) struct Known<'a> {
+    pub(super) hosted: OnDisk,
+    /// The builds that were refused.
+    pub(super) refused: Vec<String>,
+    /// The upgrade that ended last.
+    pub(super) last: Option<&'a Last>,
+}
+
 /// What would take a rejected program for a new one, if it began now.
 #[derive(Debug)]
 pub(super) enum PutOff {
@@ -70,10 +80,12 @@ impl Orders {
         order: Asked,
         answer: Answer,
         disk: &mut Disk,
-        refused: &[String],
-        hosted: &OnDisk,
+        known: &Known<'_>,
         tell: impl FnOnce(String) -> api::Event,
     ) -> Option<Order> {
+        let Known {
+            hosted, refused, ..
+        } = known;
         let order = match order {
             Asked::Upgrade(order) => return self.take_upgrade(order, answer, disk, hosted),
             Asked::Apply(mut order) => {
@@ -109,20 +121,7 @@ impl Orders {
             }
             Asked::Commit => Order::Commit,
             Asked::Rollback => Order::Rollback {
-                nothing: match &hosted.ended {
-                    Some(from) => Some(format!(
-                        "the last upgrade changed the release, and is over: `deploy {}` runs the \
-                         release of before",
-                        from.display()
-                    )),
-                    None => disk.store.previous(refused).err().map(|e| match e {
-                        StoreError::NoOld(_) => "there is nothing to go back to: no upgrade is in \
-                                                 probation, and no program of before is kept \
-                                                 beside the one on disk"
-                            .into(),
-                        e => format!("there is nothing to go back to: {e}"),
-                    }),
-                },
+                nothing: no_way_back(disk, known),
             },
             Asked::Reload => Order::Reload,
             Asked::Stop => Order::Stop,
@@ -307,6 +306,18 @@ impl Orders {
         for waiter in all.chain(&self.until_commit) {
             waiter.answer.step(event.clone());
         }
+    }
+}
+
+/// Why a rollback goes nowhere when no predecessor is parked; `None`: to the program of before.
+fn no_way_back(disk: &Disk, known: &Known<'_>) -> Option<String> {
+    let decided = known.last.and_then(words::release_is_decided);
+    match (decided, disk.store.previous(&known.refused)) {
+        (None, Ok(_)) => None,
+        (Some(why), Ok(program)) => Some(words::program_of_before(&why, program.path())),
+        (Some(why), Err(_)) => Some(why),
+        (None, Err(StoreError::NoOld(_))) => Some(words::nothing_to_go_back_to(known.last)),
+        (None, Err(e)) => Some(format!("there is nothing to go back to: {e}")),
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::history::History;
 use super::hosting::Applications;
 use super::release_file::named;
-use crate::api::{Last, Outcome, Releases};
+use crate::api::{Outcome, Releases};
 use crate::config::{self, App, Config, ConfigError, Loaded, Sources};
 use crate::machine::hosting::RunningApp;
 use crate::machine::trial::MOST_TRIES;
@@ -30,8 +30,6 @@ pub(super) struct OnDisk {
     pub(super) new: bool,
     /// For `apply`: why what the link leads to cannot be started.
     pub(super) unusable: Option<ConfigError>,
-    /// The last upgrade, which was committed, was from this release to another one.
-    pub(super) ended: Option<PathBuf>,
     link: Option<PathBuf>,
 }
 
@@ -63,16 +61,8 @@ impl KnownReleases {
     }
 
     /// What the disk holds besides what runs.
-    pub(super) fn on_disk(
-        &self,
-        config: &Config,
-        applications: &Applications,
-        last: Option<&Last>,
-    ) -> OnDisk {
+    pub(super) fn on_disk(&self, config: &Config, applications: &Applications) -> OnDisk {
         let (app, other) = (config.app.as_ref(), applications.other_release());
-        // One that failed has changed nothing: what is gone back from is the program.
-        let ended = last.filter(|last| last.outcome == Outcome::Committed);
-        let ended = ended.and_then(|last| last.releases.as_ref());
         OnDisk {
             link: app.map(|app| app.directory.clone()),
             new: other
@@ -80,7 +70,6 @@ impl KnownReleases {
                 .is_some_and(|one| !self.was_rejected(applications, one)),
             other: other.is_some(),
             unusable: None,
-            ended: ended.map(|releases| releases.from.clone()),
         }
     }
 

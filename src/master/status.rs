@@ -173,11 +173,10 @@ pub(super) fn line(driver: &Driver) -> String {
 
 /// The same, of a step.
 pub(super) fn line_in(driver: &Driver, phase: Phase) -> String {
-    let predecessor = driver.predecessor.as_ref().map(Predecessor::identity);
     let scene = Scene {
         me: who(driver),
         phase,
-        predecessor: predecessor.map(Who::from),
+        predecessor: predecessor_who(driver),
         successor: successor_who(driver),
         hold: driver.machine.hold(),
         left: left(driver, Timer::Probation),
@@ -193,16 +192,44 @@ fn left(driver: &Driver, timer: Timer) -> Option<Duration> {
     Some(at.saturating_duration_since(Instant::now()))
 }
 
-/// This master, in words.
+/// This master, in words: by its release, unless the upgrade under way is one of the program.
 pub(super) fn who(driver: &Driver) -> Who<'_> {
-    Who::from(&driver.fixed.me)
+    let upgrade = driver.story.upgrade();
+    let of_program = upgrade.is_some_and(|record| differ(record.releases.as_ref()).is_none());
+    let hosts = driver.configured.config.app.is_some();
+    let release = driver.applications.keeps().filter(|_| hosts && !of_program);
+    Who::from(&driver.fixed.me).runs(release)
 }
 
-/// The successor there is, or was last, in words.
+fn differ(releases: Option<&api::Releases>) -> Option<&api::Releases> {
+    releases.filter(|both| both.differ())
+}
+
+/// The predecessor, in words.
+pub(super) fn predecessor_who(driver: &Driver) -> Option<Who<'_>> {
+    let releases = driver.story.upgrade().and_then(|r| r.releases.as_ref());
+    let identity = driver.predecessor.as_ref().map(Predecessor::identity)?;
+    Some(Who::from(identity).runs(differ(releases).map(|both| &*both.from)))
+}
+
+/// The successor that there is, was last, or is about to be, in words.
 pub(super) fn successor_who(driver: &Driver) -> Who<'_> {
-    let told = driver.story.upgrade().and_then(|r| r.to.as_deref());
-    Who {
-        version: driver.successor.version().or(told),
-        generation: driver.successor.generation(),
-    }
+    let (upgrade, successor) = (driver.story.upgrade(), &driver.successor);
+    let before = driver.story.last().filter(|_| successor.is_there());
+    let releases = match upgrade {
+        Some(record) => record.releases.as_ref(),
+        None => before.and_then(|last| last.releases.as_ref()),
+    };
+    let generation = if upgrade.is_some() || successor.is_there() {
+        successor.generation()
+    } else {
+        driver.next_generation()
+    };
+    let told = upgrade.and_then(|record| record.to.as_deref());
+    let who = Who {
+        release: None,
+        version: successor.version().or(told),
+        generation,
+    };
+    who.runs(differ(releases).map(|both| &*both.to))
 }

@@ -7,9 +7,8 @@ use super::disk::{Done, Finished, LASTS};
 use super::driver::Driver;
 use super::milestone::{self, Milestone};
 use super::orders::Reply;
-use super::predecessor::Predecessor;
-use super::status::{self, successor_who, who};
-use super::words::{self, Who};
+use super::status::{self, predecessor_who, successor_who, who};
+use super::words;
 use crate::api::{self, Outcome, exit};
 use crate::machine::message::Message;
 use crate::machine::{Failure, OrderKind, Phase, Verdict};
@@ -184,8 +183,8 @@ impl Driver {
                 };
                 format!("{newest} is committed and serves")
             }
-            OrderKind::Rollback => match self.predecessor.as_ref().map(Predecessor::identity) {
-                Some(before) => format!("{} serves again", Who::from(before)),
+            OrderKind::Rollback => match predecessor_who(self) {
+                Some(before) => format!("{before} serves again"),
                 None if self.machine.phase() == Phase::Parked => {
                     format!("{successor} serves: the program of before")
                 }
@@ -200,7 +199,9 @@ impl Driver {
     pub(super) fn failed(&self, kind: OrderKind, failure: &Failure) -> String {
         let (why, who) = (&failure.reason, who(self));
         match kind {
-            OrderKind::Upgrade | OrderKind::Rollback => format!("{why}; {who} serves on"),
+            OrderKind::Upgrade | OrderKind::Rollback => {
+                words::nevertheless(why, &format!("{who} serves on"))
+            }
             OrderKind::Reload => format!("{why}\n{who} serves on with the configuration of before"),
             OrderKind::Commit | OrderKind::Stop => format!("{why}\n{who} serves on as before"),
         }

@@ -11,9 +11,11 @@ use crate::config::ConfigError;
 use crate::machine::Phase;
 use crate::machine::message::Identity;
 
-/// One generation: `2.0.0 (g2)`.
+/// One generation: `2.0.0 (g2)`, or `release 2 (g2)` of a hosted application.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Who<'a> {
+    /// What its release is called, where the program is not what differs.
+    pub(super) release: Option<&'a str>,
     /// Unknown until a successor has said hello.
     pub(super) version: Option<&'a str>,
     pub(super) generation: u64,
@@ -22,9 +24,10 @@ pub(super) struct Who<'a> {
 impl fmt::Display for Who<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let generation = self.generation;
-        match self.version {
-            Some(version) => write!(f, "{version} (g{generation})"),
-            None => write!(f, "g{generation}"),
+        match (self.release, self.version) {
+            (Some(release), _) => write!(f, "release {release} (g{generation})"),
+            (None, Some(version)) => write!(f, "{version} (g{generation})"),
+            (None, None) => write!(f, "g{generation}"),
         }
     }
 }
@@ -32,8 +35,20 @@ impl fmt::Display for Who<'_> {
 impl<'a> From<&'a Identity> for Who<'a> {
     fn from(identity: &'a Identity) -> Self {
         Self {
+            release: None,
             version: Some(&identity.version),
             generation: identity.generation,
+        }
+    }
+}
+
+impl<'a> Who<'a> {
+    /// Named by its release, as far as a line of text can name it.
+    pub(super) fn runs(self, release: Option<&'a Path>) -> Self {
+        let name = release.and_then(|path| path.file_name()?.to_str());
+        Self {
+            release: name.filter(|name| !name.contains(char::is_control)),
+            ..self
         }
     }
 }
@@ -148,6 +163,12 @@ pub(super) fn took_over(from: Who<'_>, to: Who<'_>, probation: Duration) -> Stri
     )
 }
 
+/// What went wrong, in one line or many, and what is so all the same.
+pub(super) fn nevertheless(why: &str, so: &str) -> String {
+    let between = if why.contains('\n') { "\n" } else { "; " };
+    format!("{why}{between}{so}")
+}
+
 /// An upgrade to what runs.
 pub(super) fn runs_already(version: &str, release: Option<&Path>) -> String {
     match release {
@@ -182,6 +203,51 @@ pub(super) const DISK_BUSY: &str = "the program on disk is still being put right
 /// A rollback from a generation whose application cannot be gone back from.
 pub(super) fn no_way_back(why: &str) -> String {
     format!("the application says that there is no way back: {why}")
+}
+
+/// A rollback, and the last upgrade of a hosted application has ended: the program of before is another
+/// matter. `None`: that upgrade changed no release.
+pub(super) fn release_is_decided(last: &Last) -> Option<String> {
+    let releases = last.releases.as_ref()?;
+    let from = releases.from.display();
+    match last.outcome {
+        Outcome::Committed if !releases.differ() => Some(format!(
+            "the last upgrade changed what is in {from}, and is over: put back what was there, and `apply`"
+        )),
+        Outcome::Committed => Some(format!(
+            "the last upgrade changed the release, and is over: `deploy {from}` runs the release of before"
+        )),
+        Outcome::RolledBack => Some(format!(
+            "there is no upgrade to go back from: {}",
+            ended_then(last)
+        )),
+        _ => None,
+    }
+}
+
+/// The same, and there is a program of before.
+pub(super) fn program_of_before(why: &str, program: &Path) -> String {
+    let program = program.display();
+    format!(
+        "{why}\nthe program is another matter: `upgrade --binary {program}` runs the one of before"
+    )
+}
+
+/// A rollback, and there is neither a predecessor nor a program of before.
+pub(super) fn nothing_to_go_back_to(last: Option<&Last>) -> String {
+    let last = last.filter(|last| !matches!(last.outcome, Outcome::UnderWay));
+    let before = last.map_or_else(String::new, |last| format!("; {}", ended_then(last)));
+    format!(
+        "there is nothing to go back to: no upgrade is in probation, and no program of before is kept \
+         beside the one on disk{before}"
+    )
+}
+
+/// An upgrade ended: when, and why. In a line.
+fn ended_then(last: &Last) -> String {
+    let text = ended(last);
+    let first = text.lines().next().unwrap_or_default();
+    format!("{first} ({})", last.finished_at)
 }
 
 /// So many generations drain that no other one may begin to; who they are and what they hold.
@@ -228,6 +294,7 @@ mod tests {
     fn every_sentence_is_as_it_was_agreed() {
         let now = "2026-11-22T15:00:00Z".parse().unwrap();
         let who = |version, generation| Who {
+            release: None,
             version: Some(version),
             generation,
         };
@@ -266,6 +333,7 @@ mod tests {
             }
         }
         let unknown = Who {
+            release: None,
             version: None,
             generation: 2,
         };
@@ -280,6 +348,7 @@ mod tests {
             stopping: false,
         };
         let _ = writeln!(said, "launching: {}", status_line(&scene, now));
+        say_of_releases(&mut said, scene, two);
         let listener = |n: u16| crate::api::Listener {
             name: if n == 0 {
                 "http".into()
@@ -310,10 +379,83 @@ mod tests {
         let unknown = Record::new("0".into(), "1.0.0", false, false);
         let unknown = unknown.ended(Outcome::Failed, None);
         let _ = writeln!(said, "ended: {}", ended(&unknown));
+        say_of_ways_back(&mut said);
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/words/master.txt");
         if std::env::var_os("WORDS").is_some_and(|w| w == "write") {
             std::fs::write(file, &said).unwrap();
         }
         assert_eq!(said, std::fs::read_to_string(file).unwrap());
+    }
+
+    fn say_of_releases(said: &mut String, scene: Scene<'static>, two: Who<'static>) {
+        let one = scene.me;
+        let now = "2026-11-22T15:00:00Z".parse().unwrap();
+        let minute = Some(Duration::from_secs(60));
+        let release = |who: Who<'static>, path: &'static str| who.runs(Some(Path::new(path)));
+        for (phase, me, successor) in [
+            (Phase::Serving, release(one, "/srv/blog/1"), two),
+            (Phase::Probation, release(two, "/srv/blog/2"), two),
+            (
+                Phase::Parked,
+                release(one, "/srv/blog/1"),
+                release(two, "/srv/blog/2"),
+            ),
+        ] {
+            let hosted = Scene {
+                me,
+                phase,
+                predecessor: Some(release(one, "/srv/blog/1")),
+                successor,
+                left: minute.filter(|_| phase == Phase::Probation),
+                ..scene
+            };
+            let _ = writeln!(said, "hosted: {}", status_line(&hosted, now));
+        }
+        // A line is a line.
+        let _ = writeln!(said, "hosted: {} serves", release(one, "/srv/a\nb"));
+    }
+
+    fn say_of_ways_back(said: &mut String) {
+        for why in ["it ended", "it ended; its last lines:\n  oh"] {
+            let so = nevertheless(why, "1.0.0 (g1) serves on");
+            let _ = writeln!(said, "failed: {so}");
+        }
+        let then = |outcome, releases| {
+            let mut record = Record::new("0".into(), "1.0.0", false, false);
+            record.to = Some("2.0.0".into());
+            record.releases = releases;
+            Last {
+                finished_at: "2026-11-22T15:00:00.000Z".into(),
+                ..record.ended(
+                    outcome,
+                    Some("the new master was killed\nby SIGKILL".into()),
+                )
+            }
+        };
+        let back = then(Outcome::RolledBack, None);
+        for last in [None, Some(&back)] {
+            let _ = writeln!(said, "rollback: {}", nothing_to_go_back_to(last));
+        }
+        let releases = || {
+            Some(Releases {
+                from: "/srv/blog/1".into(),
+                to: "/srv/blog/2".into(),
+            })
+        };
+        let in_place = Some(Releases {
+            from: "/srv/blog".into(),
+            to: "/srv/blog".into(),
+        });
+        let decided = release_is_decided(&then(Outcome::Committed, in_place));
+        let _ = writeln!(said, "rollback: {}", decided.expect("a release"));
+        for outcome in [Outcome::Committed, Outcome::RolledBack] {
+            let decided = release_is_decided(&then(outcome, releases()));
+            let _ = writeln!(said, "rollback: {}", decided.expect("a release"));
+        }
+        let program = Path::new("/usr/lib/handover/bin/handover.old");
+        let _ = writeln!(said, "rollback: {}", program_of_before("no", program));
+        // What failed has changed nothing: what is gone back from is the program.
+        assert_eq!(release_is_decided(&then(Outcome::Failed, releases())), None);
+        assert_eq!(release_is_decided(&back), None);
     }
 }

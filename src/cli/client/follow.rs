@@ -360,7 +360,10 @@ fn took_over(status: &Status, upgrade: &Upgrade) -> Verdict {
         None => "is not final yet".into(),
     };
     let (from, to) = upgrade.ends();
-    let serves = upgrade.releases.as_ref().map_or(&status.version, |_| &to);
+    let serves = match &upgrade.releases {
+        Some(both) if both.differ() => format!("release {to}"),
+        _ => status.version.clone(),
+    };
     let message = format!(
         "{serves} (g{}) serves, the upgrade from {from} {how}",
         status.generation

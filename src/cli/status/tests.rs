@@ -1,7 +1,9 @@
 //! What an operator sees at 3 a.m., word for word.
 
 use super::*;
-use crate::api::{ConfigState, Connections, Disk, Listener, UnitRev, Upgrade, Worker};
+use crate::api::{
+    App, ConfigState, Connections, Disk, Listener, Releases, UnitRev, Upgrade, Worker,
+};
 
 /// g7 serves alone.
 pub(in crate::cli) fn serving() -> Status {
@@ -155,6 +157,51 @@ disk      /usr/lib/handover/bin/handover is what runs
 config    /etc/handover/handover.toml is what runs
 systemd   main process 4312, which owns the service
 "
+    );
+}
+
+/// Both run the same program.
+#[test]
+fn releases_are_called_by_their_names() {
+    let mut status = probation();
+    let runs = |release: &str| App {
+        release: release.into(),
+        ready: true,
+        answering: Some(1),
+        instances: Some(1),
+        ended: None,
+        pids: vec![1],
+        restarts: 0,
+        private_kib: 0,
+    };
+    for (master, release) in status.masters.iter_mut().zip(["/srv/b", "/srv/a"]) {
+        master.app = Some(runs(release));
+    }
+    let of_program = "handover: 1.4.2 (g8) serves, in probation; it is final in 42 s; \
+                      `handover rollback` goes back to 1.4.1";
+    assert_eq!(head(&status), of_program);
+    status.upgrade.as_mut().unwrap().releases = Some(Releases {
+        from: "/srv/a".into(),
+        to: "/srv/b".into(),
+    });
+    let said = render(&status, now(), PLAIN);
+    for words in [
+        "handover: release b (g8) serves, in probation",
+        "`handover rollback` goes back to release a\n",
+        "00000001: a -> b, ordered",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    status.phase = "evicting".into();
+    let said = head(&status);
+    assert!(said.ends_with("the rejected release b leaves"), "{said}");
+    // Nothing is under way.
+    status.upgrade = None;
+    status.phase = "serving".into();
+    let said = head(&status);
+    assert!(
+        said.starts_with("handover: release b (g8) serves"),
+        "{said}"
     );
 }
 
