@@ -23,6 +23,8 @@ if FAULT == "slow":
     time.sleep(1)
 if FAULT == "late":
     time.sleep(10)
+if FAULT == "very-late":
+    time.sleep(20)
 if FAULT == "leaks":
     # Longer than between two looks at the other one's memory.
     time.sleep(3)
