@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 
 use super::gate::Gate;
 use super::lock;
 use super::order::Order;
+use super::rooms::Rooms;
 use super::tally::Tally;
 use crate::machine::link::{Fates, Report, TlsReport};
 use crate::sys::board::Board;
@@ -23,11 +24,7 @@ pub(super) struct Connections {
     max: usize,
     full: watch::Sender<bool>,
     ended: Notify,
-    /// One for each connection's answer that may be made at a time: it may open a file.
-    answers: Arc<Semaphore>,
-    /// And for each that is made beside others of its connection (HTTP/2), so that a few connections do
-    /// not take what the others need.
-    more: Arc<Semaphore>,
+    pub(super) rooms: Rooms,
     pub(super) figures: Figures,
 }
 
@@ -73,12 +70,6 @@ pub(super) struct Figures {
     http2: Mutex<Fates>,
 }
 
-/// Room for one answer, as long as this exists.
-#[derive(Debug)]
-pub(super) struct Room(
-    #[expect(dead_code, reason = "it is given back when dropped")] OwnedSemaphorePermit,
-);
-
 /// A connection counts as open as long as this exists.
 #[derive(Debug)]
 pub(super) struct Live {
@@ -105,10 +96,8 @@ impl Fullness {
 }
 
 impl Connections {
-    /// `max`: connections; `answers`, `more`: how many answers are made at a time, the first of their
-    /// connections and others.
-    pub(super) fn new(board: Option<Board>, max: usize, answers: usize, more: usize) -> Arc<Self> {
-        let permits = |n: usize| Arc::new(Semaphore::new(n.min(Semaphore::MAX_PERMITS)));
+    /// `max`: connections.
+    pub(super) fn new(board: Option<Board>, max: usize, rooms: Rooms) -> Arc<Self> {
         Arc::new(Self {
             open: Mutex::new(Open {
                 next: 0,
@@ -124,8 +113,7 @@ impl Connections {
             max,
             full: watch::Sender::new(false),
             ended: Notify::new(),
-            answers: permits(answers),
-            more: permits(more),
+            rooms,
             figures: Figures::default(),
         })
     }
@@ -193,24 +181,6 @@ impl Connections {
         };
         let mean = shares.connections / shares.workers.max(1);
         self.count() as u64 <= mean + mean / 8 + 2
-    }
-
-    fn room(&self, alone: bool) -> Arc<Semaphore> {
-        Arc::clone(if alone { &self.answers } else { &self.more })
-    }
-
-    /// Room for an answer, if there is some; `alone`: its connection makes no other one now.
-    pub(super) fn room_for_answer(&self, alone: bool) -> Option<Room> {
-        self.room(alone).try_acquire_owned().ok().map(Room)
-    }
-
-    /// Waits until there is room for an answer.
-    pub(super) async fn wait_for_answer(&self, alone: bool) -> Room {
-        match self.room(alone).acquire_owned().await {
-            Ok(room) => Room(room),
-            // Nobody closes it.
-            Err(_) => std::future::pending().await,
-        }
     }
 
     /// How many are open.
@@ -318,24 +288,5 @@ impl Drop for Live {
         }
         drop(open);
         self.of.ended.notify_waiters();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn answers_beside_each_other_leave_room_for_those_of_other_connections() {
-        let connections = Connections::new(None, 2, 2, 3);
-        let more = || connections.room_for_answer(false);
-        let held = [more(), more(), more()];
-        assert!(held.iter().all(Option::is_some) && more().is_none());
-        let alone = || connections.room_for_answer(true);
-        let (first, second) = (alone(), alone());
-        assert!(first.is_some() && second.is_some() && alone().is_none());
-        drop(held);
-        assert!(alone().is_none());
-        connections.wait_for_answer(false).await;
     }
 }

@@ -24,6 +24,7 @@ use super::http2::streams::Tasks;
 use super::lock;
 use super::order::Order;
 use super::owners::OwnersApplication;
+use super::rooms::Rooms;
 use super::stream::Stream;
 use super::tls::{TlsInfo, TlsSetup};
 use crate::config::{Http, Network};
@@ -107,8 +108,7 @@ impl Worker {
         let connections = Connections::new(
             board.map(|fd| Board::join(fd, start.slot)),
             max_connections,
-            files - max_connections - share(files),
-            share(files),
+            Rooms::new(files - max_connections - share(files), share(files)),
         );
         let owners_application = Arc::<OwnersApplication>::default();
         if let Some(hosted) = &start.hosted {

@@ -23,11 +23,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Worker;
 use super::access::{AccessLog, Entry};
 use super::connection::Served;
-use super::connections::{Connections, Room};
+use super::connections::Connections;
 use super::fault::is_faulty;
 use super::gate::Gate;
 use super::guarded::{Panicked, Subject};
 use super::http2::streams::Stream;
+use super::rooms::{Own, Room};
 use super::sendfile::{Chunk, Sent};
 use super::stream::Peer;
 use super::streaming::Events;
@@ -48,7 +49,10 @@ pub(super) struct Exchange {
     pub(super) connections: Arc<Connections>,
     /// HTTP/2: many at a time.
     pub(super) multiplexed: bool,
+    /// Of its connection.
+    pub(super) own: Own,
     pub(super) body_timeout: Duration,
+    pub(super) send_timeout: Duration,
     pub(super) access: Option<Arc<AccessLog>>,
     /// Of the connection, where it is TLS.
     pub(super) tls: Option<Arc<TlsInfo>>,
@@ -88,14 +92,13 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
         let (of, request) = self.enter(request, faulty);
         // A router is always ready, and cloning one is cloning an `Arc`.
         let mut router = self.router.clone();
-        let alone = !self.multiplexed || self.gate.streams() == 1;
-        let room = self.connections.room_for_answer(alone);
+        let room = self.connections.rooms.take(&self.own);
         let stage = if faulty {
             Stage::Fails(StatusCode::BAD_REQUEST)
         } else if room.is_some() {
             Stage::begin(&subject, &mut router, request)
         } else {
-            let room = wait_for_room(Arc::clone(&self.connections), alone);
+            let room = self.wait_for_room();
             Stage::Waits(Box::pin(room), Some(Box::new((router, request))))
         };
         Answering {
@@ -135,10 +138,20 @@ impl Exchange {
             gate: Arc::clone(gate),
             connections: Arc::clone(&worker.connections),
             multiplexed,
+            own: Own::new(multiplexed),
             body_timeout: worker.http.body_timeout,
+            send_timeout: worker.http.send_timeout,
             access: worker.access.clone(),
             tls: tls.map(|info| worker.shown(info)),
         }
+    }
+
+    /// In `send_timeout` every answer that its client does not take gives its room back. Those that are still
+    /// there then may have no end.
+    fn wait_for_room(&self) -> impl Future<Output = Option<Room>> + Send + use<> {
+        let connections = Arc::clone(&self.connections);
+        let (own, most) = (self.own.clone(), self.send_timeout);
+        async move { connections.rooms.wait(&own, most).await }
     }
 
     fn enter(&self, request: Request<Incoming>, faulty: bool) -> (Of, Request<Body>) {
@@ -244,7 +257,7 @@ struct Record {
 enum Stage {
     /// There are no files left for it to open: those of other answers come free first.
     Waits(
-        Pin<Box<dyn Future<Output = Room> + Send>>,
+        Pin<Box<dyn Future<Output = Option<Room>> + Send>>,
         Option<Box<(Router, Request<Body>)>>,
     ),
     /// The application makes it.
@@ -264,10 +277,6 @@ impl Stage {
     }
 }
 
-async fn wait_for_room(connections: Arc<Connections>, alone: bool) -> Room {
-    connections.wait_for_answer(alone).await
-}
-
 impl Future for Answering {
     type Output = Result<Response<Answer>, Infallible>;
 
@@ -279,13 +288,13 @@ impl Future for Answering {
         let response = loop {
             match &mut this.stage {
                 Stage::Waits(room, waiting) => {
-                    record.room = Some(ready!(room.as_mut().poll(cx)));
+                    record.room = ready!(room.as_mut().poll(cx));
                     this.stage = match waiting.take() {
-                        Some(waiting) => {
+                        Some(waiting) if record.room.is_some() => {
                             let (mut router, request) = *waiting;
                             Stage::begin(&record.subject, &mut router, request)
                         }
-                        None => Stage::Fails(PANICKED),
+                        _ => Stage::Fails(StatusCode::SERVICE_UNAVAILABLE),
                     };
                 }
                 Stage::Runs(answer) => match record.subject.guard(|| Pin::new(answer).poll(cx)) {

@@ -56,6 +56,7 @@ pub mod prepare;
 mod proxied;
 pub mod raw;
 mod redirect;
+mod rooms;
 mod sendfile;
 mod start;
 pub mod state;

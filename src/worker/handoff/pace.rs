@@ -61,10 +61,11 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::worker::rooms::Rooms;
 
     #[tokio::test(start_paused = true)]
     async fn it_slows_down_once_somebody_asks_for_something() {
-        let connections = Connections::new(None, 8, 8, 8);
+        let connections = Connections::new(None, 8, Rooms::new(8, 8));
         connections.figures.requests.store(5, Ordering::Relaxed);
         let pace = Pace::begin(&connections);
         let began = Instant::now();

@@ -27,6 +27,7 @@ use super::stream::TlsStream;
 use crate::context::Ending;
 use crate::worker::connection::{Connection, Served};
 use crate::worker::connections::Connections;
+use crate::worker::rooms::Rooms;
 use crate::worker::stream::{Peer, Stream};
 use crate::worker::ws::{CLOSE, Farewell};
 
@@ -644,7 +645,7 @@ async fn the_end_that_a_client_has_said_can_be_read_again() {
 #[tokio::test]
 async fn a_request_that_has_begun_in_half_a_record_gets_the_time_of_a_head() {
     let (stream, mut client, mut theirs) = over_a_socket(Trio::new(suite_of(V13)));
-    let (gate, live) = Connections::new(None, 1, 1, 1).enter(true);
+    let (gate, live) = Connections::new(None, 1, Rooms::new(1, 1)).enter(true);
     let served = Served {
         name: "https".into(),
         router: axum::Router::new(),
