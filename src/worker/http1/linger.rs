@@ -13,6 +13,10 @@ use crate::worker::stream::Stream;
 const TIME: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// How long a client may take in all that acknowledges a little in each `send_timeout`, in those: the
+/// kernel holds at most a few megabytes for it.
+const SLOW: u32 = 10;
+
 /// Says that this is the end, then reads and forgets what the client still sends until it has seen
 /// that. A socket closed with unread bytes in it makes the kernel send a reset, which would destroy
 /// our last answer at the client (RFC 9112, 9.6); so does what comes when it is closed, as long as a part
@@ -22,8 +26,9 @@ pub(in crate::worker) async fn linger(mut stream: Stream, gate: &Gate, send_time
     gate.orders.man(false);
     stream.end_writing();
     let mut rest = vec![0; 16 * 1024];
-    let (mut left, mut taken_at) = (stream.unacknowledged(), Instant::now());
-    loop {
+    let begun = Instant::now();
+    let (mut left, mut taken_at) = (stream.unacknowledged(), begun);
+    while begun.elapsed() < TIME.max(send_timeout.saturating_mul(SLOW)) {
         let read = timeout(SILENCE, stream.read(&mut rest)).await;
         let before = std::mem::replace(&mut left, stream.unacknowledged());
         if left < before {
@@ -82,6 +87,33 @@ mod tests {
         let begun = Instant::now();
         linger(stream, &Gate::default(), SILENCE * 12).await;
         begun.elapsed()
+    }
+
+    /// It acknowledges a piece whenever it would be given up.
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_a_little_at_a_time_is_not_waited_for_for_ever() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (stream, _) = Stream::from_fd(ours.into()).unwrap();
+        for _ in 0..100 {
+            assert_eq!(stream.send_now(b"x").unwrap(), 1);
+        }
+        let begun = Instant::now();
+        let slow = async {
+            for _ in 0..100 {
+                tokio::time::sleep(SILENCE * 11).await;
+                theirs.read_exact(&mut [0]).unwrap();
+            }
+        };
+        let gate = Gate::default();
+        tokio::select! {
+            () = linger(stream, &gate, SILENCE * 12) => {}
+            () = slow => panic!("it had all the time that it wanted"),
+        }
+        let took = begun.elapsed();
+        assert!(
+            took >= SILENCE * 12 * SLOW && took <= SILENCE * 13 * SLOW,
+            "{took:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
