@@ -509,6 +509,58 @@ async fn a_connection_that_was_moved_ends_in_two_phases_too() {
     );
 }
 
+#[tokio::test]
+async fn a_client_that_has_closed_its_half_gets_its_answers() {
+    let mut old = TestWorker::start().await;
+    let (sending, receiving) = handoff::pair().unwrap();
+    let listener = old.listener.try_clone().unwrap();
+    let new = TestWorker::begin(config(), listener, 2, None, Some(receiving)).await;
+    let mut moved = asked_once(&old).await;
+    let mut stays = asked_once(&old).await;
+    let mut asks = headers(3, "/slow/300");
+    asks.extend(headers(5, "/hello"));
+    asks.extend(headers(7, "/download/40000"));
+    for stream in [&mut stays, &mut moved] {
+        stream.write_all(&asks).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(whole(stream).await, [3, 5, 7]);
+        if new.report().await.received == 0 {
+            old.pass_to(&[&sending]).await;
+            assert_eq!(old.drained().await.passed, 1);
+        }
+    }
+}
+
+/// Neither who has not said all of its request, nor who does not take its answer.
+#[tokio::test]
+async fn a_client_that_has_closed_its_half_is_not_waited_for_for_ever() {
+    let worker = TestWorker::start().await;
+    let upload = written(1, 4, 3, b"\x83\x86\x04\x07/upload\x01\x01t");
+    for (asks, least) in [(upload, 0), (headers(3, "/slow/60000"), 9)] {
+        let mut stream = asked_once(&worker).await;
+        stream.write_all(&asks).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let begun = Instant::now();
+        assert!(whole(&mut stream).await.is_empty());
+        let took = begun.elapsed().as_secs();
+        assert!(took >= least && took < least + 6, "{took} s");
+        drop(stream);
+        worker.until(|report| report.connections == 0).await;
+    }
+}
+
+/// To the end of the connection: the streams that were answered whole, in order.
+async fn whole(stream: &mut TcpStream) -> Vec<u32> {
+    let mut whole = Vec::new();
+    while let Some((kind, flags, id, _)) = frame(stream).await {
+        if kind == 0 && flags & 1 == 1 {
+            whole.push(id);
+        }
+    }
+    whole.sort_unstable();
+    whole
+}
+
 /// An owner that has nobody who takes connections will have somebody soon: it takes the service back.
 #[tokio::test]
 async fn a_connection_waits_for_an_owner_whose_workers_are_late() {

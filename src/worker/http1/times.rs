@@ -19,7 +19,7 @@ const PARK_AFTER: Duration = Duration::from_millis(30);
 
 /// How long a client that has closed its half gets for an answer that makes no progress. hyper
 /// would abort at once; nobody at all would leave a vanished client's handler running for ever.
-const HALF_CLOSED: Duration = Duration::from_secs(10);
+pub(in crate::worker) const HALF_CLOSED: Duration = Duration::from_secs(10);
 
 /// What to do when its time has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +143,7 @@ impl Times {
 }
 
 /// Since when something lasts without a write, and the writes then.
-fn without_progress(
+pub(in crate::worker) fn without_progress(
     before: Option<(Instant, u32)>,
     lasts: bool,
     writes: u32,

@@ -27,6 +27,7 @@ use crate::worker::connections::Live;
 use crate::worker::exchange::Exchange;
 use crate::worker::gate::Gate;
 use crate::worker::http1::linger::linger;
+use crate::worker::http1::times::{HALF_CLOSED, without_progress};
 use crate::worker::order::{Order, Word};
 use crate::worker::stream::{Peer, Stream};
 
@@ -83,6 +84,8 @@ struct Driver<'a> {
     /// It is to be said when `h2` is where it should be after a move: before that it would be taken for
     /// an answer to what `h2` was fed, and what came with the connection would not be heard.
     goodbye_due: bool,
+    /// Since when the client has closed its half and takes nothing of its answers, and the writes then.
+    half_closed: Option<(Instant, u32)>,
     /// Since when `h2` has not answered all it was fed after a move.
     arriving: Option<Instant>,
     /// Requests, parts of answers, and writes while something of an answer was left, at the last look.
@@ -117,6 +120,15 @@ enum End {
     Over,
     /// `h2` does not go on where another one was.
     Failed,
+}
+
+/// What is to be done next.
+enum Next {
+    /// `h2` is polled once more.
+    Again,
+    Fails,
+    /// Nothing before that.
+    At(Option<Instant>),
 }
 
 impl<'a> Driver<'a> {
@@ -178,6 +190,7 @@ impl<'a> Driver<'a> {
             leaving: Leaving::default(),
             said_goodbye: false,
             goodbye_due: false,
+            half_closed: None,
             arriving: moved.then_some(now),
             seen: (gate.requests(), 0, 0),
             gate,
@@ -214,34 +227,11 @@ impl<'a> Driver<'a> {
                 return Poll::Ready(done.map_or(End::Over, |()| End::Done));
             }
             let now = Instant::now();
-            let mut due = None;
-            {
-                let mut core = self.wire.lock();
-                if core.is_woken() {
-                    continue;
-                }
-                if !core.shim.is_arriving() {
-                    self.arriving = None;
-                }
-                if let Some(since) = self.arriving {
-                    let send_timeout = self.worker.http.send_timeout;
-                    due = Some(arrived_by(since, core.has_unwritten(), send_timeout));
-                }
-                if due.is_some_and(|due| due <= now) || core.shim.has_failed() {
-                    return Poll::Ready(End::Failed);
-                }
-                if self.arriving.is_none() && std::mem::take(&mut self.goodbye_due) {
-                    drop(core);
-                    self.say_goodbye();
-                    continue;
-                }
-                let worn_out = core.stream.as_ref().is_some_and(Stream::wears_out);
-                if worn_out && word.order() == Order::Serve {
-                    drop(core);
-                    self.gate.tell(Order::Last, None);
-                    continue;
-                }
-            }
+            let mut due = match self.check(word, now) {
+                Next::Again => continue,
+                Next::Fails => return Poll::Ready(End::Failed),
+                Next::At(due) => due,
+            };
             self.look(now);
             if leaves && !self.said_goodbye {
                 match self.leave() {
@@ -286,6 +276,42 @@ impl<'a> Driver<'a> {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// What may be due whenever `h2` has been polled.
+    fn check(&mut self, word: Word, now: Instant) -> Next {
+        let mut core = self.wire.lock();
+        if core.is_woken() {
+            return Next::Again;
+        }
+        let holds_end = core.holds_end();
+        self.half_closed = without_progress(self.half_closed, holds_end, core.writes, now);
+        let half_closed = self.half_closed.map(|(since, _)| since + HALF_CLOSED);
+        if half_closed.is_some_and(|due| due <= now) {
+            core.tell_end();
+            return Next::Again;
+        }
+        if !core.shim.is_arriving() {
+            self.arriving = None;
+        }
+        let send_timeout = self.worker.http.send_timeout;
+        let arrived = self
+            .arriving
+            .map(|since| arrived_by(since, core.has_unwritten(), send_timeout));
+        if arrived.is_some_and(|due| due <= now) || core.shim.has_failed() {
+            return Next::Fails;
+        }
+        let worn_out = core.stream.as_ref().is_some_and(Stream::wears_out);
+        drop(core);
+        if self.arriving.is_none() && std::mem::take(&mut self.goodbye_due) {
+            self.say_goodbye();
+            return Next::Again;
+        }
+        if worn_out && word.order() == Order::Serve {
+            self.gate.tell(Order::Last, None);
+            return Next::Again;
+        }
+        Next::At(half_closed.into_iter().chain(arrived).min())
     }
 
     /// Whether the connection is to leave hyper as soon as it can.

@@ -151,6 +151,11 @@ impl Ledger {
         matches!(self.refusal, None | Some(Refusal::GoAway))
     }
 
+    /// Whether the client has sent the whole request of each open stream.
+    pub(super) fn has_all_requests(&self) -> bool {
+        self.open.iter().all(|stream| stream.client_ended)
+    }
+
     /// Since when the oldest open stream is open, as far as they are followed.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.open.iter().map(|stream| stream.since).min()

@@ -172,6 +172,11 @@ impl Shim {
         self.ledger.refusal()
     }
 
+    /// See [`Ledger::has_all_requests`].
+    pub(super) fn has_all_requests(&self) -> bool {
+        self.ledger.has_all_requests()
+    }
+
     /// Since when the oldest open stream is open.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.ledger.oldest()

@@ -26,10 +26,6 @@ pub(super) struct Wire<S>(Arc<Mutex<Core<S>>>);
 
 /// What both handles share.
 #[derive(Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a fact of its own, and all combinations occur"
-)]
 pub(super) struct Core<S> {
     /// `None`: the connection has left.
     pub(super) stream: Option<S>,
@@ -40,14 +36,24 @@ pub(super) struct Core<S> {
     has_read_all: bool,
     /// `h2` has written since it flushed.
     is_dirty: bool,
-    /// The client sends no more.
-    has_ended: bool,
+    end: End,
     /// There is something to read for an `h2` that was told there is not.
     is_woken: bool,
     /// Writes that brought something to the socket (wraps).
     pub(super) writes: u32,
     /// Reads that brought something from it (wraps).
     pub(super) reads: u32,
+}
+
+/// Whether the client has closed its half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It may send more.
+    Open,
+    /// It has, and waits for what it has asked for. `h2` must not know yet: it would drop that.
+    Held,
+    /// `h2` knows, or may know.
+    Told,
 }
 
 /// One read of our own.
@@ -89,7 +95,7 @@ impl<S> Wire<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Holds + Unpin> Wire<S> {
     /// Polls `h2`, and writes what it has said. Ready: the connection is over; `None`: it broke off.
     pub(super) fn poll_h2<E>(
         &self,
@@ -114,16 +120,11 @@ impl<S> Core<S> {
             batch: BytesMut::new(),
             has_read_all: false,
             is_dirty: false,
-            has_ended: false,
+            end: End::Open,
             is_woken: false,
             writes: 0,
             reads: 0,
         }
-    }
-
-    /// Whether `h2` must be polled again though nothing has woken it.
-    pub(super) fn is_woken(&mut self) -> bool {
-        std::mem::take(&mut self.is_woken)
     }
 
     /// `h2` gets what was held.
@@ -134,6 +135,30 @@ impl<S> Core<S> {
 }
 
 impl<S: Holds> Core<S> {
+    /// Whether `h2` must be polled again though nothing has woken it.
+    pub(super) fn is_woken(&mut self) -> bool {
+        if self.end == End::Held && !self.waits_for_answers() {
+            self.tell_end();
+        }
+        std::mem::take(&mut self.is_woken)
+    }
+
+    /// The client has closed its half, and it has asked for all that is not at its end.
+    fn waits_for_answers(&mut self) -> bool {
+        self.shim.has_all_requests() && self.owes()
+    }
+
+    /// The client has closed its half, which `h2` does not know.
+    pub(super) fn holds_end(&self) -> bool {
+        self.end == End::Held
+    }
+
+    /// `h2` learns that the client has closed its half.
+    pub(super) fn tell_end(&mut self) {
+        self.end = End::Told;
+        self.is_woken = true;
+    }
+
     /// Whether the client has not taken all that was said to it.
     pub(super) fn has_unwritten(&mut self) -> bool {
         let holds = self.stream.as_ref().is_some_and(Holds::holds);
@@ -146,7 +171,7 @@ impl<S: Holds> Core<S> {
         self.stream.is_some()
             && self.has_read_all
             && !self.is_dirty
-            && !self.has_ended
+            && self.end == End::Open
             && !self.has_unwritten()
             && self.shim.is_quiet()
     }
@@ -170,7 +195,7 @@ impl<S: Holds> Core<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
+impl<S: AsyncRead + AsyncWrite + Holds + Unpin> Core<S> {
     /// Writes what was put together, and what is ours to write. Ready: the socket has all of it.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
@@ -210,7 +235,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_out(cx))?;
-            if !self.shim.is_waiting() || self.has_ended {
+            if !self.shim.is_waiting() || self.end != End::Open {
                 return Poll::Ready(Ok(()));
             }
             let Some(stream) = &mut self.stream else {
@@ -219,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
             let inbox = self.shim.inbox();
             inbox.reserve(READ);
             if ready!(poll_read_buf(Pin::new(stream), cx, inbox))? == 0 {
-                self.has_ended = true;
+                self.end = End::Told;
             }
             self.reads = self.reads.wrapping_add(1);
             self.shim.pump(Instant::now());
@@ -243,7 +268,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
                 // No waker: `poll_flush` opens the gate.
                 return Poll::Pending;
             }
-            if self.has_ended {
+            if self.end == End::Held && self.waits_for_answers() {
+                self.has_read_all = true;
+                // No waker: the driver looks whether it still waits.
+                return Poll::Pending;
+            }
+            if self.end != End::Open {
+                self.end = End::Told;
                 return Poll::Ready(Ok(()));
             }
             let Some(stream) = &mut self.stream else {
@@ -255,10 +286,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
                 self.has_read_all = polled.is_pending();
                 ready!(polled)?;
                 let read = &buf.filled()[before..];
-                if !read.is_empty() {
-                    self.reads = self.reads.wrapping_add(1);
-                    self.shim.read(read, Instant::now());
+                if read.is_empty() && buf.remaining() > 0 {
+                    self.end = End::Held;
+                    continue;
                 }
+                self.reads = self.reads.wrapping_add(1);
+                self.shim.read(read, Instant::now());
                 return Poll::Ready(Ok(()));
             }
             // What came with a move is here already.
@@ -272,7 +305,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
             let read = poll_read_buf(Pin::new(stream), cx, inbox);
             if let Poll::Ready(Ok(0)) = read {
                 // Everything it has said is to be answered.
-                self.has_ended = true;
+                self.end = End::Held;
                 self.shim.thaw(now);
                 continue;
             }
@@ -352,7 +385,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Core<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Holds + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -362,7 +395,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Holds + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
