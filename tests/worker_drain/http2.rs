@@ -509,6 +509,31 @@ async fn a_connection_that_was_moved_ends_in_two_phases_too() {
     );
 }
 
+/// See `Driver::end`.
+#[tokio::test]
+async fn a_connection_moves_although_h2_holds_a_stream_that_has_ended() {
+    let mut old = TestWorker::start().await;
+    let (sending, receiving) = handoff::pair().unwrap();
+    let listener = old.listener.try_clone().unwrap();
+    let _new = TestWorker::begin(config(), listener, 2, None, Some(receiving)).await;
+    let mut stream = TcpStream::connect(old.address).await.unwrap();
+    let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // Windows of one byte.
+    hello.extend(written(4, 0, 0, b"\0\x04\0\0\0\x01"));
+    hello.extend(written(4, 1, 0, b""));
+    // A POST whose end does not come.
+    hello.extend(written(1, 4, 1, b"\x83\x86\x04\x07/ignore\x01\x01t"));
+    stream.write_all(&hello).await.unwrap();
+    while frame(&mut stream).await.expect("an answer").0 != 0 {}
+    let mut ends = written(3, 0, 1, &8_u32.to_be_bytes());
+    ends.extend(written(4, 0, 0, b"\0\x04\0\0\xff\xff"));
+    stream.write_all(&ends).await.unwrap();
+    assert_eq!(asked_again(&mut stream, 3).await, "hello from g1");
+    old.pass_to(&[&sending]).await;
+    assert_eq!(old.drained().await.passed, 1);
+    assert_eq!(asked_again(&mut stream, 5).await, "hello from g2");
+}
+
 #[tokio::test]
 async fn a_client_that_has_closed_its_half_gets_its_answers() {
     let mut old = TestWorker::start().await;
