@@ -46,6 +46,8 @@ fn is_framed(headers: &HeaderMap) -> bool {
 fn is_target(method: &Method, uri: &Uri) -> bool {
     let is_path = uri.path().starts_with('/');
     match (uri.scheme(), uri.authority()) {
+        // It names whom to connect to, with a port, and nothing else (RFC 9110, 9.3.6).
+        (Some(_), _) if *method == Method::CONNECT => false,
         // It goes before `Host`, so it must be one, too.
         (Some(_), Some(authority)) => is_path && is_host(authority.as_str().as_bytes()),
         (None, Some(authority)) => {
@@ -53,7 +55,6 @@ fn is_target(method: &Method, uri: &Uri) -> bool {
             *method == Method::CONNECT && has_port && is_host(authority.as_str().as_bytes())
         }
         (None, None) => match *method {
-            // It names whom to connect to, with a port, and nothing else (RFC 9110, 9.3.6).
             Method::CONNECT => false,
             Method::OPTIONS => is_path || uri.path() == "*",
             _ => is_path,
@@ -228,6 +229,7 @@ mod tests {
             ("GET", "*"),
             ("OPTIONS", "a"),
             ("CONNECT", "/"),
+            ("CONNECT", "http://a:80/"),
             ("CONNECT", "a"),
             ("CONNECT", "a:"),
             ("CONNECT", "a:0"),

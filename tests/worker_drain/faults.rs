@@ -17,6 +17,7 @@ async fn a_request_that_does_not_say_clearly_whom_it_is_for_is_answered_with_400
         "GET http://a/hello HTTP/1.1\r\n",
         "GET evil.com:80 HTTP/1.1\r\nHost: a\r\n",
         "GET * HTTP/1.1\r\nHost: a\r\n",
+        "CONNECT /hello HTTP/1.1\r\nHost: a\r\n",
         "POST /upload HTTP/1.1\r\nContent-Length: 3\r\n",
         // Nor where it ends.
         "POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n",
