@@ -710,3 +710,22 @@ fn walk(
         }
     }
 }
+
+/// A handler that panics costs its own request: that needs programs that unwind.
+#[test]
+fn no_profile_of_ours_aborts_at_a_panic() {
+    for manifest in [
+        "Cargo.toml",
+        "examples/greeter/Cargo.toml",
+        "fuzz/Cargo.toml",
+    ] {
+        let text = fs::read_to_string(manifest).expect(manifest);
+        let parsed: toml::Table = text.parse().expect(manifest);
+        let profiles = parsed.get("profile").and_then(toml::Value::as_table);
+        for (name, profile) in profiles.into_iter().flatten() {
+            assert_eq!(profile.get("panic"), None, "{manifest}: [profile.{name}]");
+        }
+    }
+    let flags = fs::read_to_string(".cargo/config.toml").unwrap_or_default();
+    assert!(!flags.contains("panic"), ".cargo/config.toml: {flags}");
+}

@@ -482,6 +482,7 @@ fn listeners_that_cannot_be_are_shown_by_the_field_that_is_wrong() {
         ("name = 'own.http'", "name", 2, format!("\"own.http\" {name_rule}")),
         (&format!("name = '{long}'"), "name", 2, format!("{long:?} {name_rule}")),
         ("name = 'a'\naddress = 'unix:x'", "address", 3, "\"unix:x\" is not an address: the path of a Unix socket starts with a slash (\"unix:/run/x.sock\")".into()),
+        ("name = 'a'\naddress = 'udp:[::]:80'", "address", 3, "\"udp:[::]:80\" cannot be served: HTTP needs connections, not datagrams".into()),
         ("name = 'a'\naddress = '[::]:80'\nmode = '0660'", "mode", 4, "only a listener with a `unix:` path has one".into()),
         ("name = 'a'\ngroup = 'www'", "group", 3, "only a listener with a `unix:` path has one".into()),
         ("name = 'a'\naddress = 'unix:/x'\nmode = '0880'", "mode", 4, "\"0880\" is not a mode: write it in octal, as in \"0660\"".into()),

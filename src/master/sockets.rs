@@ -212,6 +212,7 @@ mod tests {
     use super::arrange::MOST;
     use super::*;
     use crate::config::Workers;
+    use crate::sys::inherited::PassedListener;
 
     fn config(workers: u16, addresses: &[(&str, &str)]) -> Config {
         let listener = |(name, address): &(&str, &str)| ListenerConfig {
@@ -228,6 +229,33 @@ mod tests {
             workers: Workers::Count(workers),
             listeners: addresses.iter().map(listener).collect(),
             ..Config::default()
+        }
+    }
+
+    /// `ListenDatagram=` and `ListenSequentialPacket=` of a unit.
+    #[test]
+    fn what_a_unit_passes_must_be_a_stream_of_connections() {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+        for (family, kind) in [
+            (AddressFamily::INET, SocketType::DGRAM),
+            (AddressFamily::UNIX, SocketType::DGRAM),
+            (AddressFamily::UNIX, SocketType::SEQPACKET),
+        ] {
+            let socket = rustix::net::socket(family, kind, None).unwrap();
+            if family == AddressFamily::UNIX {
+                let name = format!("handover-{kind:?}-{}", std::process::id());
+                let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+                rustix::net::bind(&socket, &address).unwrap();
+            }
+            if kind == SocketType::SEQPACKET {
+                rustix::net::listen(&socket, 1).unwrap();
+            }
+            let passed = PassedListener::new("http".into(), socket).unwrap();
+            let found = vec![Listener::from_passed(passed)];
+            let config = config(1, &[("http", "127.0.0.1:0")]);
+            let error = Sockets::arrange(&config, found, true).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("use ListenStream="), "{kind:?}: {error}");
         }
     }
 

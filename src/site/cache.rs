@@ -467,6 +467,25 @@ mod tests {
         assert_eq!(most, 16);
     }
 
+    #[test]
+    fn what_is_kept_counts_with_its_name_and_nothing_else_is_kept_with_it() {
+        let cache = Cache::with_times(Duration::ZERO, Duration::ZERO);
+        let read = Bytes::from(vec![b'x'; 65_536]);
+        // A name is as long as a client likes.
+        let name = format!("/{}", "n".repeat(200));
+        let target = Target::parse(&name).ok().unwrap();
+        let headers = HeaderMap::new();
+        let takes = Encodings::accepted(&headers);
+        cache.keep(&target, takes, &headers, &read.slice(..5), Looks::begin());
+        let mut kept = cache.lock();
+        assert_eq!(kept.weight, HEAD + 201 + 5);
+        let answer = kept.answers[takes.kind()].remove(&*name.into_bytes());
+        let body = answer.unwrap().body.try_into_mut();
+        // Not the buffer that it was read into.
+        assert_eq!(body.expect("nobody else has it").capacity(), 5);
+        drop(read);
+    }
+
     #[tokio::test]
     async fn no_more_is_kept_than_fits_and_the_oldest_goes_first() {
         let long = "x".repeat(usize::try_from(LONGEST).unwrap());

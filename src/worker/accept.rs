@@ -312,3 +312,30 @@ fn is_exhaustion(e: &io::Error) -> bool {
     use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
     matches!(e.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Seek as _};
+
+    use super::*;
+
+    #[test]
+    fn a_listener_that_is_good_for_nothing_is_named_once() {
+        let said = Arc::new(tempfile::tempfile().unwrap());
+        let log = tracing_subscriber::fmt().with_writer(Arc::clone(&said));
+        let log = log.with_max_level(tracing::Level::INFO).finish();
+        tracing::subscriber::with_default(log, || {
+            let error = io::Error::from_raw_os_error(nix::libc::EINVAL);
+            let mut failing = Failing::default();
+            let pauses: Vec<_> = (0..100).map(|_| failing.again("http", &error)).collect();
+            // Those that a client causes cost no time.
+            assert_eq!(pauses[10], None);
+            assert_eq!(pauses[99], Some(LONGEST));
+        });
+        let mut file = &*said;
+        file.rewind().unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text.matches("cannot accept").count(), 1, "{text}");
+    }
+}

@@ -10,6 +10,7 @@
 //! | `/ignore` | `ignored`; the request's body is never read |
 //! | `/who` | `<pid> <version> <generation>` |
 //! | `/peer` | the client's address; on a Unix socket `uid <n>` |
+//! | `/started` | what a program started by the application has for an environment, and which signals blocked |
 //! | `/shout` | 101; from then on everything comes back in capitals |
 //! | anything else | 404; the request's body is never read |
 //!
@@ -54,6 +55,7 @@ pub fn router(identity: Identity) -> Router {
         .route("/ignore", any(async || "ignored\n"))
         .route("/who", get(who))
         .route("/peer", get(peer))
+        .route("/started", get(started))
         .route("/shout", get(shout))
         .fallback(async || (StatusCode::NOT_FOUND, "no such page\n"))
         .layer(middleware::from_fn_with_state(identity.clone(), sign))
@@ -217,6 +219,16 @@ async fn echo(request: Request) -> Result<String, StatusCode> {
         hash.add(&piece.map_err(|_| StatusCode::BAD_REQUEST)?);
     }
     Ok(hash.text())
+}
+
+async fn started() -> String {
+    let run = || {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "env; grep Sig /proc/self/status"]);
+        command.output().expect("a shell").stdout
+    };
+    let said = tokio::task::spawn_blocking(run).await.expect("no panic");
+    String::from_utf8_lossy(&said).into_owned()
 }
 
 async fn who(State(identity): State<Arc<Identity>>) -> String {

@@ -1,8 +1,11 @@
 //! What workers inherit: nothing of the service manager's, and no descriptor that is not theirs.
 
-use crate::kit::proc;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
 use crate::kit::service::Service;
-use crate::scene::{commit, messages, serving_as, upgrade};
+use crate::kit::{build, proc};
+use crate::scene::{commit, messages, serving, serving_as, tcp, upgrade};
 
 fn environment(pid: u32) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/environ")).expect("a living process");
@@ -79,6 +82,29 @@ fn workers_have_nothing_of_the_service_manager_in_their_environment() {
             .collect();
         assert_eq!(found, [""; 0]);
     }
+}
+
+/// A worker's own signals are blocked, and its environment says what it is: an application's child is none.
+#[test]
+fn what_an_application_starts_is_no_worker() {
+    let setup = Service::setup("started").name("workbench");
+    let program = build::other_version_of_example("workbench", "1.0.0");
+    let service = serving(setup.image(program));
+    let mut client = TcpStream::connect(tcp(&service, "http")).expect("a worker");
+    let request = b"GET /started HTTP/1.0\r\n\r\n";
+    client.write_all(request).expect("a worker that reads");
+    let mut said = String::new();
+    client.read_to_string(&mut said).expect("an answer");
+    assert!(said.contains("PATH="), "{said}");
+    for line in said.lines() {
+        let (name, value) = line.split_once(['=', ':']).unwrap_or((line, ""));
+        let is_ours = name.starts_with("HANDOVER_") && name != "HANDOVER_KIT";
+        assert!(!is_ours, "{line}");
+        if name == "SigBlk" {
+            assert_eq!(value.trim().trim_matches('0'), "", "{line}");
+        }
+    }
+    assert!(said.contains("SigBlk:"), "{said}");
 }
 
 #[test]
