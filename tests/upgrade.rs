@@ -623,6 +623,20 @@ fn while_one_upgrade_starts_every_other_order_is_refused_but_rollback_and_stop()
 }
 
 #[test]
+fn a_start_that_is_given_up_leaves_no_process() {
+    let (service, load) = begin("given_up", PATIENT);
+    fs::write(service.dir().join("behaviour"), "hangs at pre-flight").expect("a file");
+    service.replace(&build::other_version_of_example("bad", "bad"));
+    let order = service.cli_start(&["upgrade"]);
+    let checks = |process: &proc::Process| process.args.iter().any(|arg| arg == "check");
+    service.wait_processes("the pre-flight", |all| all.iter().any(checks));
+    service.cli(&["rollback"]).assert_code(0);
+    order.finish(SOON).assert_code(1);
+    alone(&service, 1);
+    load.stop().assert_clean();
+}
+
+#[test]
 fn a_client_killed_in_the_middle_of_its_order_changes_nothing_about_it() {
     let (service, load) = begin("client_killed", PATIENT);
     two(&service);

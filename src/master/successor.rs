@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal as Os;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::inheritance;
 use super::input::Input;
@@ -21,11 +21,17 @@ use crate::sys::process::Process;
 pub(super) struct Successor {
     post: mpsc::Sender<Input>,
     link: Option<Link>,
-    /// The start that is wanted: one that was given up is killed when it comes to its end.
-    wanted: Option<u64>,
+    start: Option<Start>,
     launches: u64,
     /// The number of the successor, or of the one there was last.
     generation: u64,
+}
+
+/// A start under way. Dropped, it is given up, and so are its processes.
+#[derive(Debug)]
+struct Start {
+    number: u64,
+    _wanted: oneshot::Sender<()>,
 }
 
 /// A successor's process, until it is reaped.
@@ -45,7 +51,7 @@ impl Successor {
             generation: ours + 1,
             post,
             link: None,
-            wanted: None,
+            start: None,
             launches: 0,
         }
     }
@@ -60,16 +66,25 @@ impl Successor {
         self.generation = generation;
         self.launches += 1;
         let (number, post) = (self.launches, self.post.clone());
-        self.wanted = Some(number);
+        let (wanted, given_up) = oneshot::channel();
+        self.start = Some(Start {
+            number,
+            _wanted: wanted,
+        });
         tokio::spawn(async move {
-            let result = launch::launch(plan).await;
+            let result = tokio::select! {
+                biased;
+                _ = given_up => return,
+                result = launch::launch(plan) => result,
+            };
             let _ = post.send(Input::Launch(number, result)).await;
         });
     }
 
-    /// The start is given up. Its result is thrown away when it comes, so no process is lost.
+    /// The start is given up: its pre-flight ends, and a master that was started already is killed
+    /// when the result comes.
     pub(super) fn cancel(&mut self) {
-        self.wanted = None;
+        self.start = None;
     }
 
     /// A start came to its end; `None`: nobody wants it any more.
@@ -78,7 +93,7 @@ impl Successor {
         number: u64,
         result: Result<Box<Launched>, Failure>,
     ) -> Option<Result<(u32, String), Failure>> {
-        if self.wanted != Some(number) {
+        if self.start.as_ref().is_none_or(|s| s.number != number) {
             if let Ok(launched) = result {
                 let mut process = launched.process;
                 let _ = process.signal(Os::SIGKILL);
@@ -86,7 +101,7 @@ impl Successor {
             }
             return None;
         }
-        self.wanted = None;
+        self.start = None;
         Some(result.map(|launched| {
             let (pid, build) = (launched.process.pid(), launched.build_id.clone());
             self.take(number, *launched);
