@@ -30,7 +30,7 @@ pub struct Process {
     pub started: u64,
     /// `/proc/PID/comm`: the thread name (a master's phase).
     pub comm: String,
-    /// Its arguments, `arg0` first; empty for a zombie.
+    /// Its arguments, `arg0` first; empty for a zombie, and while it executes or exits.
     pub args: Vec<String>,
 }
 
@@ -163,17 +163,18 @@ pub fn is_marked(pid: u32, marker: &str) -> bool {
         .is_ok_and(|env| env.split(|b| *b == 0).any(|var| var == wanted.as_bytes()))
 }
 
-/// All processes with the marker, and the zombies among their children.
+/// All processes with the marker, and those of their children that have no memory: zombies, and who is
+/// just executing or exiting.
 pub fn marked(marker: &str) -> Vec<Process> {
     let (mut found, others): (Vec<_>, Vec<_>) = pids()
         .into_iter()
         .filter_map(|pid| Some((is_marked(pid, marker), Process::look(pid)?)))
         .partition(|(is_marked, _)| *is_marked);
-    let zombies: Vec<_> = others
+    let without_memory: Vec<_> = others
         .into_iter()
-        .filter(|(_, p)| p.is_zombie() && found.iter().any(|(_, f)| f.pid == p.parent))
+        .filter(|(_, p)| p.args.is_empty() && found.iter().any(|(_, f)| f.pid == p.parent))
         .collect();
-    found.extend(zombies);
+    found.extend(without_memory);
     let mut found: Vec<_> = found.into_iter().map(|(_, process)| process).collect();
     found.sort_by_key(|p| p.pid);
     found

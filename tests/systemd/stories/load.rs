@@ -111,4 +111,4 @@ fn started(specs: Vec<Spec>) -> Running {
 }
 
 /// Between two requests of a client: load for two cores, not a benchmark.
-pub const PAUSE: Duration = Duration::from_millis(2);
+pub const PAUSE: Duration = Duration::from_millis(8);
