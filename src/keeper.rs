@@ -3,8 +3,9 @@
 //! is the subreaper of all, forwards the operator's signals to the owner, and exits with the owner's
 //! code when the last master has gone.
 //!
-//! Masters tell it, a line a message, who owns the service (`main PID`) and how it goes (`ready`,
-//! `status TEXT`, `stopping`). What it hears of the service it passes on to a service manager outside
+//! Masters tell it, a line a message, who owns the service (`main PID`), how it goes (`ready`,
+//! `status TEXT`, `stopping`), and how long what is left of it may take when no master is there any more
+//! (`rest MILLISECONDS`). What it hears of the service it passes on to a service manager outside
 //! of the container, if there is one (`NOTIFY_SOCKET`): for that the keeper is the main process, whoever
 //! owns the service.
 //!
@@ -12,13 +13,13 @@
 //! master, never ends the foreground job or the container.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -210,6 +211,8 @@ pub(crate) fn keep(mut kept: Kept) -> Result<u8, KeeperError> {
         owner: first,
         ended: None,
         stop: None,
+        rest: Duration::ZERO,
+        until: None,
         unsaid: None,
     };
     keeper.watch(&mut signals)
@@ -226,15 +229,16 @@ struct Keeper {
     ended: Option<Exit>,
     /// A signal that ends the service: whoever owns it later gets it too.
     stop: Option<Signal>,
+    /// For what is left when the last master has gone.
+    rest: Duration,
+    /// The last master has gone, and nobody else ends what it left.
+    until: Option<Instant>,
     /// READY, with its text, which the manager outside has not taken yet. A master said it once.
     unsaid: Option<String>,
 }
 
-/// Between two tries to say READY to a manager that does not read.
-const AGAIN: Timespec = Timespec {
-    tv_sec: 1,
-    tv_nsec: 0,
-};
+/// Between two tries to say READY to a manager that does not read, or to end what is left.
+const AGAIN: Duration = Duration::from_secs(1);
 
 impl Keeper {
     fn watch(&mut self, signals: &mut Signals) -> Result<u8, KeeperError> {
@@ -244,8 +248,8 @@ impl Keeper {
             if let Some(news) = &self.news {
                 polled.push(PollFd::new(news, PollFlags::IN));
             }
-            let again = self.unsaid.is_some().then_some(&AGAIN);
-            match rustix::event::poll(&mut polled, again) {
+            let again = self.pause().and_then(|pause| pause.try_into().ok());
+            match rustix::event::poll(&mut polled, again.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(io::Error::from(e).into()),
             }
@@ -266,6 +270,52 @@ impl Keeper {
                     AnyChild::None => return Ok(self.code()),
                 }
             }
+            self.end_what_is_left();
+        }
+    }
+
+    /// How long nothing need be done.
+    fn pause(&self) -> Option<Duration> {
+        let left = self
+            .until
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        let again = self.unsaid.is_some() || left.is_some_and(|left| left.is_zero());
+        again.then_some(AGAIN).or(left)
+    }
+
+    /// Workers of a master that died finish what they were asked, and so do those of generations before it:
+    /// nobody is left who would end one that hangs. The last word of a service that was stopped is its
+    /// own: its applications may take longer.
+    fn end_what_is_left(&mut self) {
+        if self.news.is_some() {
+            return;
+        }
+        let Some(until) = self.until else {
+            let lives = |owner| matches!(Other::open(owner), Ok(Some(_)));
+            let how = match &self.ended {
+                Some(Exit::Code(0)) => return,
+                Some(exit) => exit.to_string(),
+                // It is about to be reaped.
+                None if lives(self.owner) => return,
+                None => "has gone".into(),
+            };
+            complain(format_args!(
+                "handover: the owner (master {}) {how}, and there is no other master: nobody serves. What is \
+                 left ({} processes) has {} to finish; TERM ends it at once",
+                self.owner,
+                process::children().len(),
+                humantime::format_duration(self.rest),
+            ));
+            self.until = Some(Instant::now() + self.rest);
+            return;
+        };
+        if Instant::now() < until {
+            return;
+        }
+        for pid in process::children() {
+            if let Ok(Some(left)) = Other::open(pid) {
+                let _ = left.signal(Signal::SIGKILL);
+            }
         }
     }
 
@@ -273,7 +323,11 @@ impl Keeper {
         match signal {
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => {
                 self.stop = Some(signal);
-                self.forward(signal);
+                if self.news.is_none() {
+                    self.until = Some(Instant::now());
+                } else {
+                    self.forward(signal);
+                }
             }
             // Only from a process: a terminal that hangs up or is resized means nothing.
             Signal::SIGHUP | Signal::SIGUSR1 | Signal::SIGUSR2 if from_process => {
@@ -311,8 +365,11 @@ impl Keeper {
 
     fn heard(&mut self, line: &str) {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let pid = rest.parse().ok().filter(|pid| *pid != self.owner);
-        if let ("main", Some(pid)) = (word, pid) {
+        let number: Option<u32> = rest.parse().ok();
+        if let ("rest", Some(ms)) = (word, number) {
+            self.rest = Duration::from_millis(ms.into());
+        }
+        if let ("main", Some(pid)) = (word, number.filter(|pid| *pid != self.owner)) {
             self.owner = pid;
             self.ended = None;
             if let Some(signal) = self.stop {
@@ -334,7 +391,7 @@ impl Keeper {
             _ => Ok(()),
         };
         if let Err(e) = told {
-            eprintln!("{e}");
+            complain(format_args!("{e}"));
         }
     }
 
@@ -359,6 +416,11 @@ impl Keeper {
     }
 }
 
+/// A terminal that has gone takes no words.
+fn complain(words: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{words}");
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;
@@ -381,6 +443,8 @@ mod tests {
             owner: 9,
             ended: None,
             stop: None,
+            rest: Duration::ZERO,
+            until: None,
             unsaid: None,
         };
         keeper.heard("ready serves");

@@ -471,6 +471,46 @@ fn the_keeper_exits_as_the_owner_does() {
     assert_eq!(kit::service::code_of(service.wait_exit()), 128 + 9);
 }
 
+/// A worker that hangs, and one that drains with nobody to hurry it, are nobody's but the keeper's when
+/// the last master has died: they get the time that a stop gives, or none when somebody stops the job.
+#[test]
+fn what_a_dead_owner_leaves_ends_in_time_or_when_it_is_told_to() {
+    let limits = "workers = 2\n[drain]\nstop_timeout = \"1s\"\ntimeout = \"0s\"";
+    for (test, stopped) in [("left-alone", false), ("left-stopped", true)] {
+        let config = if stopped {
+            "workers = 2\n[drain]\nstop_timeout = \"10m\""
+        } else {
+            limits
+        };
+        let service = setup(test).config(config).start();
+        service.wait_owner(1, "serving");
+        service.signal(service.workers(1)[0].pid, Signal::STOP);
+        service.signal(service.master(1).pid, Signal::KILL);
+        if stopped {
+            service.wait_processes("the other worker to be gone", |_| {
+                service.workers(1).len() == 1
+            });
+            service.signal(service.keeper(), Signal::TERM);
+        }
+        assert_eq!(kit::service::code_of(service.wait_exit()), 128 + 9);
+        service.wait_processes("nobody", <[Process]>::is_empty);
+        let said = service.log_text();
+        assert!(said.contains("nobody serves"), "{said}");
+    }
+    let service = setup("left-draining").config(limits).start();
+    service.wait_owner(1, "serving");
+    let _reads_no_more = InFlight::held(&service);
+    begin(&service);
+    service.wait_picture(&BESIDE);
+    service.signal(service.master(1).pid, Signal::WINCH);
+    service.wait_owner(2, "probation");
+    service.signal(service.master(1).pid, Signal::QUIT);
+    service.wait_owner(2, "serving");
+    service.signal(service.master(2).pid, Signal::KILL);
+    assert_eq!(kit::service::code_of(service.wait_exit()), 128 + 9);
+    service.wait_processes("nobody", <[Process]>::is_empty);
+}
+
 /// The keeper knows who owns the service, also when it was given back, and when the one that was
 /// named first is dead.
 #[test]

@@ -104,6 +104,12 @@ impl Manager {
         }
     }
 
+    /// How long what is left of the service may take when its last master has died. (systemd ends it
+    /// all at once.)
+    pub fn rest(&self, limit: Duration) {
+        self.tell_keeper(format_args!("rest {}", limit.as_millis()));
+    }
+
     /// What `systemctl status` shows.
     pub fn status(&self, text: &str) {
         self.tell_systemd(|notify| notify.status(text));

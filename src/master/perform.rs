@@ -268,6 +268,7 @@ impl Driver {
     /// The service runs.
     fn ready(&mut self) -> Vec<Event> {
         self.configured.sockets.store(&self.manager);
+        self.tell_rest();
         let done = self.manager.ready(&status::line(self));
         let heard = done.then_some(Event::ReadyHeard);
         let named = Event::MainNamed { who: Who::Me, done };
@@ -318,6 +319,14 @@ impl Driver {
     pub(super) fn set_timing(&mut self) {
         let timing = timing(&self.configured.config, self.manager.watchdog());
         self.machine.set_timing(timing);
+        self.tell_rest();
+    }
+
+    fn tell_rest(&self) {
+        let config = &self.configured.config;
+        let app = config.app.as_ref().map(|app| app.stop_timeout);
+        self.manager
+            .rest(config.drain.stop_timeout + app.unwrap_or_default());
     }
 
     pub(super) fn milestone(&self, kind: &'static str) -> Milestone<'static> {
