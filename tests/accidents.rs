@@ -280,6 +280,30 @@ fn a_whole_generation_that_hangs_is_replaced() {
     asked.stop().assert_clean();
 }
 
+/// It wakes up when its predecessor has taken back, owns the service for a moment by what it was told
+/// before, and leaves. Clients look who answers.
+#[test]
+fn a_successor_that_wakes_up_too_late_leaves_the_service_to_be_ordered() {
+    let story = Story::begin("late");
+    story.put_new_version();
+    story.service.cli(&["upgrade", "--hold"]).assert_code(0);
+    story.sees(&BESIDE);
+    let (old, new) = (story.service.master(1).pid, story.service.master(2).pid);
+    story.service.signal(new, Signal::STOP);
+    story.service.signal(old, Signal::WINCH);
+    story
+        .service
+        .wait_processes("the new one to be hung", |all| {
+            all.iter().any(|p| p.pid == old && p.comm == "g1 evicting")
+        });
+    story.service.signal(new, Signal::CONT);
+    story.sees(&[ALONE]);
+    for verb in ["status", "reload"] {
+        story.service.cli(&[verb]).assert_code(0);
+    }
+    story.nobody_noticed();
+}
+
 // --- the predecessor ---
 
 #[test]
@@ -567,6 +591,29 @@ fn a_full_state_directory_stops_no_commit() {
     story.sees(&[COMMITTED]);
     full.was_said_and_is_made_good(&story, "\"committed\"");
     drop(full);
+    story.nobody_noticed();
+}
+
+/// A backup, a stopped process of the service's, or a worker that means no good.
+#[test]
+fn a_lock_on_the_history_holds_up_nobody() {
+    let story = Story::begin("locked-history");
+    story.put_new_version();
+    let path = story.service.state.join("history.jsonl");
+    fs::create_dir_all(&story.service.state).expect("a directory");
+    let file = fs::File::options().create(true).append(true).open(&path);
+    let file = file.expect("a history");
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("a lock");
+    story.service.cli(&["upgrade"]).assert_code(0);
+    story.sees(&PROBATION);
+    story.service.cli(&["commit"]).assert_code(0);
+    story.sees(&[COMMITTED]);
+    let log = story.service.log_text();
+    assert!(log.contains("another process holds its lock"), "{log}");
+    drop(file);
+    wait_until("the upgrade to be written down", || {
+        fs::read_to_string(&path).is_ok_and(|text| text.contains("\"committed\""))
+    });
     story.nobody_noticed();
 }
 

@@ -15,6 +15,9 @@ use crate::sys::handoff::{Asker, Targets};
 impl Driver {
     /// One input, and what follows.
     pub(super) async fn arrived(&mut self, input: Input) {
+        if input.ends_a_master() {
+            self.control.claim_again();
+        }
         for event in self.events_of(input) {
             self.happen(event).await;
         }
@@ -72,6 +75,7 @@ impl Driver {
             Input::Disk(done) => self.disk_done(done),
             Input::DiskLate => self.disk_late(),
             Input::DiskAgain => self.disk.again(self.machine.phase().rests()),
+            Input::Written => self.story.unwritten.write_again(),
             Input::TellNews => self.tell_news(),
             Input::WakeLate(number) => self.wake_is_late(number),
             Input::StatusDue(number) => {

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::Group;
+
+use super::control;
 use super::driver::Constants;
 use super::hosting::Applications;
 use super::manager::Manager;
@@ -18,6 +21,8 @@ pub(super) struct Configured {
     fixed: Arc<Constants>,
     pub(super) config: Arc<Config>,
     pub(super) sockets: Arc<Sockets>,
+    /// `[control] group`.
+    pub(super) operators: Option<Group>,
     next: Option<Next>,
 }
 
@@ -26,6 +31,7 @@ pub(super) struct Configured {
 struct Next {
     config: Arc<Config>,
     sockets: Arc<Sockets>,
+    operators: Option<Group>,
     metrics: Option<MetricsSocket>,
 }
 
@@ -33,6 +39,7 @@ impl Configured {
     pub(super) fn new(fixed: Arc<Constants>, config: Arc<Config>, sockets: Sockets) -> Self {
         Self {
             fixed,
+            operators: operators(&config),
             config,
             sockets: Arc::new(sockets),
             next: None,
@@ -64,6 +71,7 @@ impl Configured {
             .socket_for(&loaded.config.metrics.address)
             .map_err(failure)?;
         self.next = Some(Next {
+            operators: operators(&loaded.config),
             config: Arc::new(loaded.config),
             sockets,
             metrics,
@@ -82,6 +90,7 @@ impl Configured {
         if let Some(next) = self.next.take() {
             self.config = next.config;
             self.sockets = next.sockets;
+            self.operators = next.operators;
             metrics.change(next.metrics);
         }
     }
@@ -123,6 +132,13 @@ impl Configured {
             }
         }
     }
+}
+
+fn operators(config: &Config) -> Option<Group> {
+    control::operators(&config.control.group).unwrap_or_else(|e| {
+        tracing::error!("{e}: no group may give orders");
+        None
+    })
 }
 
 /// The machine's durations, from the configuration and the watchdog.

@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::api::{Event, Status, UpgradeOrder, Verdict};
 
-pub use access::{Access, AccessError, Denied, Peer};
+pub use access::{Access, AccessError, Denied, Peer, operators};
 pub use routes::{metrics_router, router};
 pub use serve::{Limits, serve};
 pub use socket::{ControlSocket, SOCKET};

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use nix::unistd::Group;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -19,6 +20,7 @@ pub(super) struct ControlDoor {
     handle: control::Handle,
     open: Option<Answering>,
     refused: Once,
+    unseen: Once,
     /// Another master answers by now; orders that were taken here are answered to their end.
     closing: Vec<JoinHandle<()>>,
 }
@@ -31,6 +33,7 @@ struct Answering {
 
 /// What is said of it.
 const CANNOT: &str = "cannot answer on the control socket";
+const UNSEEN: &str = "clients of the control socket cannot see who answers";
 
 impl ControlDoor {
     pub(super) fn new(socket: ControlSocket, handle: control::Handle) -> Self {
@@ -39,6 +42,7 @@ impl ControlDoor {
             handle,
             open: None,
             refused: Once::default(),
+            unseen: Once::default(),
             closing: Vec::new(),
         }
     }
@@ -49,7 +53,7 @@ impl ControlDoor {
     }
 
     /// Answers while this master owns the service; `access` says to whom.
-    pub(super) fn follow(&mut self, owns: bool, access: impl FnOnce() -> Option<Access>) {
+    pub(super) fn follow(&mut self, owns: bool, access: impl FnOnce() -> Access) {
         match (owns, self.open.is_some()) {
             (true, false) => self.open(access),
             (false, true) => self.close(),
@@ -66,7 +70,21 @@ impl ControlDoor {
         made_again
     }
 
-    fn open(&mut self, access: impl FnOnce() -> Option<Access>) {
+    /// Whoever answered before may have claimed it since: clients shall see who answers.
+    pub(super) fn claim_again(&mut self) {
+        if self.open.is_some() {
+            self.claim();
+        }
+    }
+
+    fn claim(&mut self) {
+        match self.socket.claim() {
+            Ok(()) => self.unseen.over(UNSEEN),
+            Err(e) => self.unseen.failed(UNSEEN, &e),
+        }
+    }
+
+    fn open(&mut self, access: impl FnOnce() -> Access) {
         let listener = self
             .copy()
             .and_then(|fd| tokio::net::UnixListener::from_std(fd.into()));
@@ -75,13 +93,13 @@ impl ControlDoor {
             Err(e) => return self.refused.failed(CANNOT, &e),
         };
         self.refused.over(CANNOT);
-        let Some(access) = access() else { return };
+        self.claim();
         let (closing, closed) = watch::channel(false);
         let router = control::router(self.handle.clone());
         let task = tokio::spawn(control::serve(
             listener,
             router,
-            Arc::new(access),
+            Arc::new(access()),
             Limits::default(),
             closed,
         ));
@@ -105,14 +123,10 @@ impl ControlDoor {
 }
 
 /// Who may order. Where there is no systemd, the service's own processes may too.
-pub(super) fn access(group: &str, manager: &Manager, workers: &Workers) -> Option<Access> {
-    let access = Access::new(group).or_else(|e| {
-        tracing::error!("{e}: no group may give orders");
-        Access::new("")
-    });
-    let access = access.ok()?;
+pub(super) fn access(operators: Option<&Group>, manager: &Manager, workers: &Workers) -> Access {
+    let access = Access::new(operators.cloned());
     if !manager.is_systemd() {
-        return Some(access);
+        return access;
     }
     let access = if manager.is_the_systems() {
         access.but_not_our_user()
@@ -120,9 +134,9 @@ pub(super) fn access(group: &str, manager: &Manager, workers: &Workers) -> Optio
         access
     };
     let pids = workers.pids();
-    Some(access.but_not(move |pid| {
+    access.but_not(move |pid| {
         pids.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .contains(&pid)
-    }))
+    })
 }

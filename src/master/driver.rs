@@ -213,9 +213,9 @@ impl Driver {
         let phase = self.machine.phase();
         process::set_name(&format!("g{} {phase}", self.fixed.me.generation));
         let owns = self.machine.owns();
-        let (group, manager) = (&self.configured.config.control.group, &self.manager);
+        let (operators, manager) = (self.configured.operators.as_ref(), &self.manager);
         self.control
-            .follow(owns, || door::access(group, manager, &self.workers));
+            .follow(owns, || door::access(operators, manager, &self.workers));
         self.metrics.follow(owns);
         self.applications.tell(owns);
         self.handoff.follow(self.machine.receives());
@@ -223,6 +223,7 @@ impl Driver {
 
     /// What names the owner in the runtime directory is made again when somebody removed it.
     fn mend_paths(&mut self) {
+        self.control.claim_again();
         if self.control.mend() {
             self.follow_phase();
             match self.predecessor.as_ref().filter(|before| before.listens()) {

@@ -7,8 +7,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::record::api_time;
@@ -82,7 +84,8 @@ impl History {
     }
 
     /// Writes down how an upgrade goes, or ended: in the place of the newest line, if that is about the
-    /// same one; otherwise as a new line, and the later one counts. Two masters may do so at once.
+    /// same one; otherwise as a new line, and the later one counts. That it goes never takes the place of
+    /// how it ended. Two masters may do so at once.
     pub fn write(&self, last: &Last) -> Result<(), HistoryError> {
         let path = self.log();
         self.make_directory()?;
@@ -93,10 +96,15 @@ impl History {
         let bytes = read(&mut file).map_err(fail())?;
         let text = String::from_utf8_lossy(&bytes);
         let mut lines: Vec<_> = text.lines().collect();
-        let about_it = |newest: Last| newest.id == last.id;
-        let corrects = lines
+        let newest = lines
             .last()
-            .is_some_and(|line| serde_json::from_str(line).is_ok_and(about_it));
+            .and_then(|line| serde_json::from_str(line).ok());
+        let before = newest.filter(|newest: &Last| newest.id == last.id);
+        let ended = |one: &Last| one.outcome != Outcome::UnderWay;
+        if before.as_ref().is_some_and(ended) && !ended(last) {
+            return Ok(());
+        }
+        let corrects = before.is_some();
         lines.truncate(lines.len() - usize::from(corrects));
         if corrects || lines.len() >= MOST_LINES {
             let from = if corrects {
@@ -250,8 +258,14 @@ impl History {
 
 const MODE: u32 = 0o640;
 
-/// Opens the file for appending and locks it; it is the one at `path` when this returns.
+/// Opens the file for appending and locks it; it is the one at `path` when this returns. Whoever writes a
+/// line holds it for a moment; anybody may hold it for longer, and nobody waits for that.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no event tells that a lock is free"
+)]
 fn lock(path: &Path) -> io::Result<File> {
+    let until = Instant::now() + LOCKING;
     loop {
         let file = OpenOptions::new()
             .read(true)
@@ -259,13 +273,26 @@ fn lock(path: &Path) -> io::Result<File> {
             .create(true)
             .mode(MODE)
             .open(path)?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(AGAIN);
+                continue;
+            }
+            Err(Errno::WOULDBLOCK) => {
+                return Err(io::Error::other("another process holds its lock"));
+            }
+            locked => locked?,
+        }
         let (ours, there) = (file.metadata()?, fs::metadata(path));
         if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
             return Ok(file);
         }
     }
 }
+
+/// For another master to write its line.
+const LOCKING: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(1);
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, HistoryError> {
     match fs::read(path) {
@@ -407,6 +434,23 @@ mod tests {
         assert_eq!(all[KEPT_LINES - 1], ended(MOST_LINES));
     }
 
+    /// It was written late, by a master that was held up.
+    #[test]
+    fn that_it_goes_never_takes_the_place_of_how_it_ended() {
+        let (_dir, history) = lab();
+        let last = ended(1);
+        history.write(&last).unwrap();
+        let late = Last {
+            outcome: Outcome::UnderWay,
+            ..last.clone()
+        };
+        history.write(&late).unwrap();
+        assert_eq!(
+            history.last().unwrap().map(|l| l.outcome),
+            Some(last.outcome)
+        );
+    }
+
     #[test]
     fn masters_that_write_at_the_same_time_lose_no_line() {
         let (_dir, history) = lab();
@@ -418,7 +462,8 @@ mod tests {
                 let history = &history;
                 scope.spawn(move || {
                     for n in 0..20 {
-                        history.write(&ended(thread * 20 + n)).unwrap();
+                        // Another one holds the lock for long, on a slow disk.
+                        while history.write(&ended(thread * 20 + n)).is_err() {}
                     }
                 });
             }

@@ -45,6 +45,8 @@ pub enum Input {
     DiskLate,
     /// What could not be done there is to be tried again.
     DiskAgain,
+    /// What was written down beside the driver is written, or could not be.
+    Written,
     /// The owner is told how our drain goes, should it still go.
     TellNews,
     /// The predecessor has not said whether it could take the service back.
@@ -62,6 +64,14 @@ pub enum Input {
 }
 
 impl Input {
+    /// Whether another generation has ended.
+    pub(super) const fn ends_a_master(&self) -> bool {
+        matches!(
+            self,
+            Self::SuccessorExited(_) | Self::PredecessorExited | Self::DrainerExited(_)
+        )
+    }
+
     /// Reaches the driver in a while.
     pub(super) fn after(self, pause: Duration, post: &mpsc::Sender<Self>) {
         let post = post.clone();

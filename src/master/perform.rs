@@ -237,8 +237,7 @@ impl Driver {
         };
         self.story.entered(from, to, &text);
         if to.proves_health() {
-            // Written down when our workers have been told to accept, not before: the disk may be slow.
-            self.story.took_over();
+            self.story.took_over(&self.successor.post());
             self.gone_back();
             let path = self.configured.config.upgrade.health.as_ref();
             self.health.watch(path);

@@ -4,9 +4,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::history::{History, Previous};
+use super::input::Input;
 use super::milestone::{self, Cast, Milestone, ended_as};
 use super::record::Record;
 use super::store::Found;
@@ -94,10 +96,11 @@ impl Story {
     }
 
     /// We own the service from now on: should this be interrupted, it is known what took over.
-    pub(super) fn took_over(&mut self) {
+    pub(super) fn took_over(&mut self, post: &mpsc::Sender<Input>) {
         self.takes_over();
         if let Some(last) = self.upgrade.as_ref().map(Record::under_way) {
-            self.write(&last);
+            self.unwritten
+                .write_beside(Line::Upgrade(Box::new(last)), post);
         }
     }
 
@@ -242,6 +245,7 @@ impl Story {
         if let Some(keeping) = self.keeping.take() {
             let _ = tokio::time::timeout(KEEPING, keeping).await;
         }
+        self.unwritten.written(KEEPING).await;
         self.unwritten.write_again();
     }
 

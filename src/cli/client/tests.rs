@@ -144,7 +144,7 @@ impl Owner {
     ) -> Self {
         let (handle, mut desk) = control::desk();
         let (close, closing) = watch::channel(false);
-        let access = Arc::new(Access::new("").unwrap());
+        let access = Arc::new(Access::new(None));
         let listener = UnixListener::from_std(listener).unwrap();
         let router = control::router(handle);
         let served = control::serve(listener, router, access, Limits::default(), closing);
@@ -275,7 +275,7 @@ async fn what_is_refused_before_it_is_an_order_keeps_its_exit_code() {
     let place = Place::new();
     let (handle, _desk) = control::desk();
     let (_close, closing) = watch::channel(false);
-    let access = Arc::new(Access::new("").unwrap().but_not(|_| true));
+    let access = Arc::new(Access::new(None).but_not(|_| true));
     let listener = UnixListener::from_std(place.listener()).unwrap();
     let router = control::router(handle);
     let limits = Limits::default();

@@ -60,28 +60,15 @@ pub struct Access {
 }
 
 impl Access {
-    /// `group` is `[control] group` ("": none).
-    ///
-    /// Looks the group up, which may ask a directory server: call it when the configuration is
-    /// read, not on the way of a request.
-    pub fn new(group: &str) -> Result<Self, AccessError> {
-        let group = match group {
-            "" => None,
-            name => Some(
-                Group::from_name(name)
-                    .map_err(|source| AccessError::Lookup {
-                        name: name.into(),
-                        source,
-                    })?
-                    .ok_or_else(|| AccessError::NoSuchGroup { name: name.into() })?,
-            ),
-        };
-        Ok(Self {
-            group,
+    /// `operators` is `[control] group`, if there is one.
+    #[must_use]
+    pub fn new(operators: Option<Group>) -> Self {
+        Self {
+            group: operators,
             us: Uid::effective().as_raw(),
             same_user: true,
             ours: None,
-        })
+        }
     }
 
     /// The service has a user of its own, who may not order, whatever groups it is in.
@@ -131,6 +118,22 @@ impl Access {
             None => who.push("members of the group named by [control] group (none is)".into()),
         }
         who.join(", ")
+    }
+}
+
+/// The group with the name of `[control] group` ("": none). This may ask a directory server: it is done
+/// when the configuration is read, not when somebody waits for the service.
+pub fn operators(name: &str) -> Result<Option<Group>, AccessError> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(Some(group)),
+        Ok(None) => Err(AccessError::NoSuchGroup { name: name.into() }),
+        Err(source) => Err(AccessError::Lookup {
+            name: name.into(),
+            source,
+        }),
     }
 }
 
@@ -324,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_group_nobody_knows_is_an_error_that_says_what_to_do() {
-        let error = Access::new("no-such-group").err().unwrap();
+        let error = operators("no-such-group").err().unwrap();
         assert!(
             error.to_string().contains("groupadd no-such-group"),
             "{error}"

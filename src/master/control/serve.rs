@@ -94,10 +94,6 @@ pub async fn serve(
     limits: Limits,
     mut closing: watch::Receiver<bool>,
 ) {
-    // SO_PEERCRED of a client names the process that listened last (unix(7)): with this, us.
-    if let Err(error) = rustix::net::listen(&listener, QUEUE) {
-        tracing::warn!("control socket: clients do not see who answers: {error}");
-    }
     let places = Places::new(limits);
     let mut connections = JoinSet::new();
     let (mut refused, mut full) = (Once::default(), Once::default());
@@ -231,7 +227,5 @@ const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 /// What is said of it.
 const CANNOT: &str = "control socket: cannot accept";
 const FULL: &str = "control socket: too many connections";
-/// Clients that wait to be accepted.
-const QUEUE: i32 = 1024;
 /// Between two tries to accept when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);

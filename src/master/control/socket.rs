@@ -24,6 +24,9 @@ pub struct ControlSocket {
     said: bool,
 }
 
+/// Clients that wait to be accepted.
+const QUEUE: i32 = 1024;
+
 /// The control socket's name in the runtime directory.
 pub const SOCKET: &str = "control.sock";
 
@@ -51,6 +54,13 @@ impl ControlSocket {
     /// A copy, to answer on or for a successor.
     pub fn try_clone(&self) -> io::Result<OwnedFd> {
         self.socket.try_clone()
+    }
+
+    /// Makes clients see this process when they ask who answers: `SO_PEERCRED` names the one that called
+    /// `listen(2)` last (unix(7)). That may have been a successor that was slow to hear that it shall
+    /// leave, and is dead by now.
+    pub fn claim(&self) -> io::Result<()> {
+        Ok(rustix::net::listen(&self.socket, QUEUE)?)
     }
 
     /// Makes the path lead here again when it does not. Returns whether the socket is another one

@@ -27,7 +27,7 @@ impl Door {
         let listener = UnixListener::bind(dir.path().join("control.sock")).unwrap();
         let (handle, desk) = desk();
         let (close, closing) = watch::channel(false);
-        let access = Arc::new(Access::new("").unwrap().but_not(refuse));
+        let access = Arc::new(Access::new(None).but_not(refuse));
         let served = tokio::spawn(serve(listener, router(handle), access, limits, closing));
         Self {
             dir,
@@ -318,7 +318,7 @@ async fn an_order_of_a_client_that_gave_up_waiting_is_not_carried_out() {
 
     let (handle, mut desk) = desk();
     let (_close, closing) = watch::channel(false);
-    let access = Arc::new(Access::new("").unwrap());
+    let access = Arc::new(Access::new(None));
     let limits = Limits::default();
     tokio::spawn(serve(listener, router(handle), access, limits, closing));
     assert_eq!(next_order(&mut desk).await.0, Order::Commit);
