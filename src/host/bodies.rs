@@ -14,6 +14,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::fields;
 use super::front::Front;
 use super::link::Link;
 use super::pool::Turn;
@@ -98,7 +99,12 @@ impl HttpBody for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let mut polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled {
+            if let Some(trailers) = frame.trailers_mut() {
+                fields::trailers_to_application(trailers);
+            }
+        }
         if let Some(progress) = &self.progress {
             let slow = polled.is_pending();
             progress.client_is_slow.store(slow, Ordering::Relaxed);

@@ -38,7 +38,7 @@ pub(super) fn to_application(head: &mut request::Parts, hop: Hop) -> Option<Head
     remove_hop_by_hop(&mut head.headers);
     // We take the body ourselves, and say so to the client when we do.
     head.headers.remove(EXPECT);
-    remove_ambiguous(&mut head.headers);
+    remove(&mut head.headers, is_ambiguous);
     target(head);
     let scheme = match head.extensions.get::<Arc<TlsInfo>>() {
         Some(_) => "https",
@@ -57,6 +57,13 @@ pub(super) fn to_application(head: &mut request::Parts, hop: Hop) -> Option<Head
     }
     head.version = Version::HTTP_11;
     wants
+}
+
+/// Makes a request's trailers those of ours to the application. Nobody says there who the client is;
+/// hyper holds back what else a trailer must not be (RFC 9110, 6.5.1).
+pub(super) fn trailers_to_application(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    remove(trailers, |name| is_ambiguous(name) || is_claim(name));
 }
 
 /// Makes the head of the application's answer that of ours to the client.
@@ -130,13 +137,23 @@ const KEPT: [HeaderName; 4] = [
 
 /// CGI and WSGI make `X_Real_Ip` and `X-Real-Ip` one variable: a client could say what only we may.
 /// nginx drops such names too.
-fn remove_ambiguous(headers: &mut HeaderMap) {
-    let ambiguous: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().contains('_'))
-        .cloned()
-        .collect();
-    for name in ambiguous {
+fn is_ambiguous(name: &HeaderName) -> bool {
+    name.as_str().contains('_')
+}
+
+/// What says who the client is.
+fn is_claim(name: &HeaderName) -> bool {
+    is_forwarded_by_name(name) || *name == FORWARDED || *name == X_REAL_IP
+}
+
+/// `X-Forwarded-For`, `-Proto` and so on.
+fn is_forwarded_by_name(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-forwarded-")
+}
+
+fn remove(headers: &mut HeaderMap, unwanted: fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|n| unwanted(n)).cloned().collect();
+    for name in names {
         headers.remove(name);
     }
 }
@@ -179,37 +196,24 @@ fn target(head: &mut request::Parts) {
     }
 }
 
-/// Says who the client is. What it says itself is believed of a trusted proxy only.
+/// Says who the client is. What it says itself is believed of a trusted proxy only. (What a trusted one
+/// says twice and differently has not come this far: [`Hop::asks_for`].)
 fn forwarded(headers: &mut HeaderMap, hop: Hop, scheme: &'static str) {
     if !hop.trusted {
-        let claims: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| name.as_str().starts_with("x-forwarded-"))
-            .cloned()
-            .collect();
-        for name in claims {
-            headers.remove(name);
-        }
-        headers.remove(FORWARDED);
-        headers.remove(X_REAL_IP);
+        remove(headers, is_claim);
     }
     let host = headers.get(HOST).cloned();
-    let peer = hop.address;
-    let mut us = match peer {
-        Some(IpAddr::V4(ip)) => format!("for={ip}"),
-        Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
-        None => "for=unknown".to_owned(),
-    };
-    if let Some(host) = host.as_ref().and_then(|host| host.to_str().ok()) {
-        let quotable = !host.contains(['"', '\\']);
-        if quotable {
-            let _ = write!(us, ";host=\"{host}\"");
-        }
+    if headers.contains_key(FORWARDED) {
+        // How the proxy was asked stays the last that is said of it.
+        append(headers, FORWARDED, &forwarded_for(hop));
+    } else if !headers.keys().any(is_forwarded_by_name) {
+        append(
+            headers,
+            FORWARDED,
+            &forwarded_all(hop, host.as_ref(), scheme),
+        );
     }
-    us.push_str(";proto=");
-    us.push_str(scheme);
-    append(headers, FORWARDED, &us);
-    if let Some(ip) = peer {
+    if let Some(ip) = hop.address {
         append(headers, X_FORWARDED_FOR, &ip.to_string());
     }
     if let Some(host) = host {
@@ -218,6 +222,26 @@ fn forwarded(headers: &mut HeaderMap, hop: Hop, scheme: &'static str) {
     headers
         .entry(X_FORWARDED_PROTO)
         .or_insert(HeaderValue::from_static(scheme));
+}
+
+/// Our element of `Forwarded` beside others.
+fn forwarded_for(hop: Hop) -> String {
+    match hop.address {
+        Some(IpAddr::V4(ip)) => format!("for={ip}"),
+        Some(IpAddr::V6(ip)) => format!("for=\"[{ip}]\""),
+        None => "for=unknown".to_owned(),
+    }
+}
+
+/// Our element where it is the only one.
+fn forwarded_all(hop: Hop, host: Option<&HeaderValue>, scheme: &str) -> String {
+    let mut us = forwarded_for(hop);
+    let host = host.and_then(|host| host.to_str().ok());
+    if let Some(host) = host.filter(|host| !host.contains(['"', '\\'])) {
+        let _ = write!(us, ";host=\"{host}\"");
+    }
+    let _ = write!(us, ";proto={scheme}");
+    us
 }
 
 /// One list, whatever number of lines it came in.
@@ -332,12 +356,30 @@ mod tests {
         assert_eq!(all(&head, "x-forwarded-proto"), ["https"]);
         assert_eq!(all(&head, "x-forwarded-host"), ["bank.example"]);
         assert_eq!(all(&head, "x-forwarded-port"), ["443"]);
-        assert_eq!(
-            all(&head, "forwarded"),
-            ["for=10.0.0.1, for=192.0.2.7;host=\"shop.example\";proto=http"]
-        );
+        assert_eq!(all(&head, "forwarded"), ["for=10.0.0.1, for=192.0.2.7"]);
         // Never believed, from whomever: it is another field's name in disguise.
         assert_eq!(all(&head, "x_forwarded_for"), Vec::<&str>::new());
+    }
+
+    /// Rack, and so Rails, asks `Forwarded` first: nginx, which ends TLS, has no word in it.
+    #[test]
+    fn we_do_not_contradict_a_trusted_proxy() {
+        let by_nginx = get()
+            .header("x-forwarded-for", "203.0.113.9")
+            .header("x-forwarded-proto", "https");
+        let head = sent(by_nginx, true);
+        assert_eq!(all(&head, "forwarded"), Vec::<&str>::new());
+        assert_eq!(all(&head, "x-forwarded-for"), ["203.0.113.9, 192.0.2.7"]);
+        assert_eq!(all(&head, "x-forwarded-proto"), ["https"]);
+
+        let said = "for=203.0.113.9;proto=https;host=bank.example";
+        let head = sent(get().header("forwarded", said), true);
+        let forwarded = "for=203.0.113.9;proto=https;host=bank.example, for=192.0.2.7";
+        assert_eq!(all(&head, "forwarded"), [forwarded]);
+
+        let head = sent(get(), true);
+        let ours = "for=192.0.2.7;host=\"shop.example\";proto=http";
+        assert_eq!(all(&head, "forwarded"), [ours]);
     }
 
     #[test]

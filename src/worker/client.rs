@@ -28,20 +28,28 @@ impl Hop {
         }
     }
 
-    /// Who asks for something through it. `None`: it asks itself, or nobody knows.
+    /// Who asks for something through it. `None`: it asks itself, or nobody knows. Of two fields that do
+    /// not name the same client neither stays: a proxy that writes one of them lets the other one through
+    /// as the client made it up.
     ///
     /// The client has no port then: 0.
-    pub(super) fn asks_for(&self, headers: &HeaderMap, proxies: &[Network]) -> Option<SocketAddr> {
+    pub(super) fn asks_for(
+        &self,
+        headers: &mut HeaderMap,
+        proxies: &[Network],
+    ) -> Option<SocketAddr> {
         if !self.trusted {
             return None;
         }
         let by_forwarded_for = last_untrusted(addresses(headers, &X_FORWARDED_FOR), proxies);
         let by_forwarded = last_untrusted(elements(headers), proxies);
-        let client = match (by_forwarded_for, by_forwarded) {
-            // A proxy that writes one of them lets the other one through as the client made it up.
-            (Some(one), Some(other)) if one != other => None,
-            (one, other) => one.or(other),
-        };
+        let both = headers.contains_key(&X_FORWARDED_FOR) && headers.contains_key(FORWARDED);
+        if both && by_forwarded_for != by_forwarded {
+            headers.remove(&X_FORWARDED_FOR);
+            headers.remove(FORWARDED);
+            return None;
+        }
+        let client = by_forwarded_for.or(by_forwarded);
         client.map(|ip| SocketAddr::new(ip, 0))
     }
 }
@@ -135,7 +143,7 @@ mod tests {
         for (name, value) in fields {
             headers.append(name, value.parse().unwrap());
         }
-        let client = hop.asks_for(&headers, &proxies)?;
+        let client = hop.asks_for(&mut headers, &proxies)?;
         assert_eq!(client.port(), 0);
         Some(client.ip().to_string())
     }
@@ -202,7 +210,9 @@ mod tests {
     #[test]
     fn two_fields_that_do_not_agree_are_not_believed() {
         let one = (X_FORWARDED_FOR, "192.0.2.7");
-        assert_eq!(client(&[one.clone(), (FORWARDED, "for=203.0.113.9")]), None);
+        for other in ["for=203.0.113.9", "for=_hidden", "proto=https"] {
+            assert_eq!(client(&[one.clone(), (FORWARDED, other)]), None, "{other}");
+        }
         let agree = client(&[one, (FORWARDED, "for=192.0.2.7")]);
         assert_eq!(agree, Some("192.0.2.7".into()));
     }
@@ -213,6 +223,6 @@ mod tests {
         let hop = Hop::of(Peer::Tcp("10.0.0.1:4711".parse().unwrap()), &proxies);
         let mut headers = HeaderMap::new();
         headers.append(X_FORWARDED_FOR, "192.0.2.7".parse().unwrap());
-        assert_eq!(hop.asks_for(&headers, &proxies), None);
+        assert_eq!(hop.asks_for(&mut headers, &proxies), None);
     }
 }

@@ -69,7 +69,7 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
             .requests
             .fetch_add(1, Ordering::Relaxed);
         let hop = self.context.hop();
-        let asks_for = hop.asks_for(request.headers(), &self.proxies);
+        let asks_for = hop.asks_for(request.headers_mut(), &self.proxies);
         let (client, context) = match asks_for.map(Peer::Tcp) {
             Some(client) => (client, self.context.from(client)),
             None => (self.peer, self.context.clone()),

@@ -90,6 +90,21 @@ impl Proxy for Http2 {
     }
 }
 
+/// nginx writes one of them, and lets the other one through as the client made it up.
+#[test]
+fn of_two_fields_that_differ_neither_reaches_the_application() {
+    let http = "[http]\ntrusted_proxies = [\"127.0.0.1\"]\n";
+    let scene = Scene::begin("proxied-differ", "{socket}", http);
+    let head =
+        "GET /headers HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-forwarded-proto: https\r\n";
+    let asked = format!("{head}x-forwarded-for: {CLIENT}\r\nforwarded: for=192.0.2.8\r\n\r\n");
+    let fields = scene.ask(&asked).1.to_lowercase();
+    assert!(!fields.contains("192.0.2."), "{fields}");
+    assert!(fields.contains("x-forwarded-for: 127.0.0.1\n"), "{fields}");
+    assert!(fields.contains("x-forwarded-proto: https\n"), "{fields}");
+    assert!(!fields.contains("proto=http"), "{fields}");
+}
+
 #[test]
 fn a_connection_that_moved_comes_from_who_it_came_from() {
     for (proxies, trusted) in [("127.0.0.1", true), ("192.0.2.1", false)] {
