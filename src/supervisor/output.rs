@@ -24,9 +24,11 @@ pub(super) struct Tail(Arc<Mutex<VecDeque<String>>>);
 const LINES: usize = 60;
 const LINE: usize = 300;
 
-/// Lines that may come at once, and every second after that.
-const BURST: f64 = 2000.0;
-const RATE: f64 = 200.0;
+/// Lines, and bytes, that may come at once, and every second after that.
+const LINES_BURST: f64 = 2000.0;
+const LINES_RATE: f64 = 200.0;
+const BYTES_BURST: f64 = 1024.0 * 1024.0;
+const BYTES_RATE: f64 = 64.0 * 1024.0;
 
 /// How often it is said how many were left out.
 const SUMMARY: Duration = Duration::from_secs(1);
@@ -90,8 +92,9 @@ pub(super) async fn finish(mut reader: JoinHandle<()>) {
 struct Log {
     label: String,
     tail: Tail,
-    /// Lines that may be said now.
-    allowance: f64,
+    /// What may be said now.
+    lines_left: f64,
+    bytes_left: f64,
     counted: Instant,
     dropped: u64,
     /// When it was said last how many.
@@ -103,7 +106,8 @@ impl Log {
         Self {
             label,
             tail,
-            allowance: BURST,
+            lines_left: LINES_BURST,
+            bytes_left: BYTES_BURST,
             counted: Instant::now(),
             dropped: 0,
             said: Instant::now(),
@@ -135,23 +139,35 @@ impl Log {
             self.say_dropped();
             self.said = now;
         }
-        let earned = now.duration_since(self.counted).as_secs_f64() * RATE;
-        self.counted = now;
-        self.allowance = (self.allowance + earned).min(BURST);
-        if self.allowance < 1.0 {
+        if !self.may_say(line.len(), now) {
             self.dropped += 1;
             return;
         }
-        self.allowance -= 1.0;
         tracing::info!(target: "app", "{}: {line}", self.label);
+    }
+
+    fn may_say(&mut self, length: usize, now: Instant) -> bool {
+        let passed = now.duration_since(self.counted).as_secs_f64();
+        self.counted = now;
+        self.lines_left = (self.lines_left + passed * LINES_RATE).min(LINES_BURST);
+        self.bytes_left = (self.bytes_left + passed * BYTES_RATE).min(BYTES_BURST);
+        #[expect(clippy::cast_precision_loss, reason = "at most LONGEST")]
+        let length = length as f64;
+        if self.lines_left < 1.0 || self.bytes_left < length {
+            return false;
+        }
+        self.lines_left -= 1.0;
+        self.bytes_left -= length;
+        true
     }
 
     fn say_dropped(&mut self) {
         match std::mem::take(&mut self.dropped) {
             0 => {}
             n => tracing::warn!(
-                "{}: {n} lines are left out, it prints more than {RATE} a second",
-                self.label
+                "{}: {n} lines are left out, it prints more than {LINES_RATE} or {} KiB a second",
+                self.label,
+                BYTES_RATE / 1024.0
             ),
         }
     }
@@ -186,6 +202,22 @@ mod tests {
             "{said}"
         );
         assert_eq!(said.lines().count(), 1 + LINES);
+    }
+
+    #[test]
+    fn a_flood_of_long_lines_is_bounded_in_bytes() {
+        let mut log = Log::new("app".into(), Tail::default());
+        let flood = |log: &mut Log, now: Instant| {
+            let mut bytes = [&[b'x'; LONGEST - 1][..], b"\n"].concat().repeat(190);
+            log.dropped = 0;
+            log.lines(&mut bytes, now);
+            190 - log.dropped
+        };
+        let now = Instant::now();
+        log.said = now + 10 * SUMMARY;
+        assert_eq!(flood(&mut log, now), 128);
+        assert_eq!(flood(&mut log, now), 0);
+        assert_eq!(flood(&mut log, now + Duration::from_secs(1)), 8);
     }
 
     #[test]
