@@ -119,6 +119,37 @@ fn one_that_never_reads_a_request_gets_no_more_of_it() {
     assert_eq!(scene.get("/"), "1");
 }
 
+#[test]
+fn uploads_that_are_not_read_do_not_hold_up_others_of_their_connection() {
+    let patient = QUICK.replace("answer_timeout = \"2s\"", "answer_timeout = \"60s\"");
+    let scene = Scene::begin("deaf-streams", SOCKET, &patient);
+    let Target::Tcp(address) = scene.service.target("http") else {
+        panic!("not a TCP listener");
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut asks, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let mut post = async |path: &str, length: usize| {
+            let request = http::Request::post(format!("http://x{path}"));
+            let request = request.header("content-length", length).body(()).unwrap();
+            asks = asks.clone().ready().await.unwrap();
+            let (answer, mut body) = asks.send_request(request, false).unwrap();
+            body.send_data(vec![b'x'; length].into(), true).unwrap();
+            (answer, body)
+        };
+        let mut unread = Vec::new();
+        for _ in 0..8 {
+            unread.push(post("/bad/deaf", 8 << 20).await);
+        }
+        let (answer, _body) = post("/", 1000).await;
+        let answer = tokio::time::timeout(SOON, answer).await;
+        let answer = answer.expect("an answer beside them").unwrap();
+        assert_eq!(answer.status(), 200);
+    });
+}
+
 /// A GET seldom has a body; one of unknown length is an application's like any other.
 #[test]
 fn the_chunks_of_a_get_reach_the_application() {

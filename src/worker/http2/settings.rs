@@ -9,12 +9,13 @@ use super::streams::Tasks;
 use super::{HEADERS_MAX, PING_EVERY, PING_TIMEOUT};
 use crate::config::Http;
 
-/// How much a client may send on all streams, and on one, before we have read it.
-pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How much a client may send on all streams, and on one, before we have read it. What nobody reads of
+/// some uploads is not to keep the client from sending others.
+pub(super) const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+const STREAM_WINDOW: u32 = 256 * 1024;
 // `h2` raises a window at once only by half of it or more; a smaller one would let the client send more
 // than the next worker's `h2` believes (see `super::arrive`).
 const _: () = assert!(CONNECTION_WINDOW >= 2 * 65_535);
-const STREAM_WINDOW: u32 = 1024 * 1024;
 
 /// What `h2` lets a client give up before it was looked at, when nobody says otherwise.
 const RESETS: u32 = 20;
