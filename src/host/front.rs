@@ -312,6 +312,11 @@ impl Exchange {
             link.let_run();
         }
         fields::to_client(response.headers_mut());
+        if ends_with_its_head(&self.head.method, response.status()) {
+            // Some programs send a body all the same, and whenever they like: nobody is to take it for
+            // the answer to the next request, so there is none on this connection.
+            return Ok(response.map(|_| Body::empty()));
+        }
         let about = About {
             front: Arc::clone(front),
             method: self.head.method,
@@ -320,6 +325,11 @@ impl Exchange {
         };
         Ok(response.map(|body| Body::new(Download::new(body, link, turn, progress, about))))
     }
+}
+
+/// Whether an answer has no body, whatever its fields say (RFC 9112, 6.3).
+fn ends_with_its_head(method: &Method, status: StatusCode) -> bool {
+    method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Why there is no answer.

@@ -5,6 +5,8 @@ use std::future::poll_fn;
 use std::io;
 use std::net::Ipv4Addr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use http::{Request, Response};
@@ -26,6 +28,8 @@ pub(super) struct Link {
     connection: Option<Connection>,
     /// How often it was asked.
     requests: u32,
+    /// [`Stream::between`].
+    between: Arc<AtomicBool>,
     /// Bytes that the other side never read are an error of the next call on a Unix socket, and on
     /// no other one.
     pub(super) tells_unread: bool,
@@ -36,6 +40,9 @@ type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 /// What hyper may hold of an answer that its reader does not take.
 const BUFFER_MAX: usize = 64 * 1024;
+
+/// So many fields may an answer's head have.
+const FIELDS_MAX: usize = 256;
 
 impl Link {
     /// A new one.
@@ -48,8 +55,10 @@ impl Link {
                 (Stream::tcp(stream), false)
             }
         };
+        let between = stream.between();
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(BUFFER_MAX)
+            .max_headers(FIELDS_MAX)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
@@ -57,6 +66,7 @@ impl Link {
             sender,
             connection: Some(Box::pin(connection.with_upgrades())),
             requests: 0,
+            between,
             tells_unread,
         })
     }
@@ -105,6 +115,14 @@ impl Link {
     pub(super) fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
         self.drive(cx);
         matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
+    }
+
+    /// The same after it was kept. What the application said meanwhile would be taken for the next answer.
+    pub(super) fn is_untouched(&mut self, cx: &mut Context<'_>) -> bool {
+        self.between.store(true, Ordering::Relaxed);
+        let ready = self.is_ready(cx);
+        self.between.store(false, Ordering::Relaxed);
+        ready
     }
 
     /// How often it was asked.

@@ -114,7 +114,7 @@ impl Instance {
     fn take_idle(&self, cx: &mut Context<'_>) -> Option<Link> {
         let mut idle = self.idle();
         while let Some(Idle { mut link, since }) = idle.links.pop() {
-            if since.elapsed() < self.idle_timeout && link.is_ready(cx) {
+            if since.elapsed() < self.idle_timeout && link.is_untouched(cx) {
                 return Some(link);
             }
         }

@@ -2,11 +2,19 @@
 //! body early (413, 401) answers and closes, with the body unread: then a write fails although the
 //! answer is there to be read. So a failed write takes nothing away from what is read; what was to be
 //! written is dropped, and the failure is told if no answer comes.
+//!
+//! Between two requests the application has nothing to say. Whether it did is asked of the kernel, not of
+//! what the runtime last heard.
 
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -19,6 +27,8 @@ pub(super) struct Stream {
     closed: bool,
     /// The other side says no more.
     ended: bool,
+    /// Whether the other side has nothing to say now.
+    between: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -42,7 +52,13 @@ impl Stream {
             refused: None,
             closed: false,
             ended: false,
+            between: Arc::default(),
         }
+    }
+
+    /// Is set while a byte, or an end, that is there is a failure.
+    pub(super) fn between(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.between)
     }
 
     /// What is to be written to a side that takes no more: there may be an answer of it to be read.
@@ -71,6 +87,18 @@ fn is_closed(kind: io::ErrorKind) -> bool {
     matches!(kind, BrokenPipe | ConnectionReset)
 }
 
+impl Io {
+    /// Bytes, an end or a failure, which a read would give now.
+    fn has_something(&self) -> bool {
+        let fd: BorrowedFd<'_> = match self {
+            Self::Unix(s) => s.as_fd(),
+            Self::Tcp(s) => s.as_fd(),
+        };
+        let peeked = recv(fd, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        !matches!(peeked, Err(Errno::AGAIN | Errno::INTR))
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -84,6 +112,10 @@ impl AsyncRead for Stream {
             Io::Unix(s) => Pin::new(s).poll_read(cx, buf),
             Io::Tcp(s) => Pin::new(s).poll_read(cx, buf),
         };
+        if read.is_pending() && this.between.load(Ordering::Relaxed) && this.io.has_something() {
+            let unasked = "the application said something that nobody had asked for, or closed";
+            return Poll::Ready(Err(io::Error::other(unasked)));
+        }
         let read = ready!(read);
         let came = buf.filled().len() > before;
         if came {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::{Body, to_bytes};
+use http::Request;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,6 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::front::{Front, answer};
 use super::{FrontContext, router};
 use crate::config::{App, Upstream};
 use crate::worker::{OwnersApplication, Tally};
@@ -85,6 +88,15 @@ impl Scene {
         scene
     }
 
+    fn context(&self) -> FrontContext {
+        FrontContext {
+            tally: Arc::clone(&self.tally),
+            app: self.app.clone(),
+            upstreams: self.paths.iter().cloned().map(Upstream::Unix).collect(),
+            owners: Arc::clone(&self.owners),
+        }
+    }
+
     fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -96,13 +108,7 @@ impl Scene {
 
     /// Several through the same front.
     fn clients(&self, count: usize) -> Vec<Client> {
-        let upstreams = self.paths.iter().cloned().map(Upstream::Unix).collect();
-        let front = router(&FrontContext {
-            tally: Arc::clone(&self.tally),
-            app: self.app.clone(),
-            upstreams,
-            owners: Arc::clone(&self.owners),
-        });
+        let front = router(&self.context());
         let connect = |_| {
             let (ours, theirs) = UnixStream::pair().unwrap();
             let service = TowerToHyperService::new(front.clone());
@@ -169,6 +175,8 @@ impl Client {
 
 const GET: &str = "GET /a HTTP/1.1\r\nhost: x\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+/// What an attacker lets an application say.
+const EVIL: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nEVIL";
 
 /// A whole request, its body included; `None`: the front went away.
 async fn request(stream: &mut UnixStream) -> Option<String> {
@@ -303,9 +311,90 @@ async fn an_answer_to_head_says_a_length_and_has_none() {
     client.send("HEAD / HTTP/1.1\r\nhost: x\r\n\r\n").await;
     let head = client.until("\r\n\r\n").await;
     assert!(head.contains("content-length: 1000\r\n"), "{head}");
-    client.send("HEAD / HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    client.until("\r\n\r\n").await;
-    assert_eq!(scene.accepted(), 1);
+}
+
+/// gunicorn 23 writes the body of an answer to HEAD, after the head and on its own.
+#[tokio::test]
+async fn a_body_after_an_answer_that_has_none_is_nobodys_answer() {
+    for (method, status) in [
+        ("HEAD", "200 OK"),
+        ("GET", "204 No Content"),
+        ("GET", "304 Not Modified"),
+    ] {
+        let mut scene = Scene::new(1);
+        scene.plays(0, move |number, mut stream| async move {
+            request(&mut stream).await;
+            let head = format!("HTTP/1.1 {status}\r\n\r\n");
+            let first = if number == 0 { &head } else { OK };
+            stream.write_all(first.as_bytes()).await.unwrap();
+            if request(&mut stream).await.is_some() {
+                stream.write_all(EVIL.as_bytes()).await.unwrap();
+            }
+        });
+        let mut client = scene.client();
+        client
+            .send(&format!("{method} / HTTP/1.1\r\nhost: x\r\n\r\n"))
+            .await;
+        let head = client.until("\r\n\r\n").await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+        client.ok().await;
+    }
+}
+
+/// Nothing wakes us up between what it says and our next request.
+#[tokio::test]
+async fn what_comes_on_a_kept_connection_ends_it() {
+    let mut scene = Scene::new(1);
+    let (gives, mut kept) = tokio::sync::mpsc::unbounded_channel();
+    scene.plays(0, move |_, mut stream| {
+        let gives = gives.clone();
+        async move {
+            request(&mut stream).await;
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            gives.send(stream).unwrap();
+        }
+    });
+    let front = Arc::new(Front::new(&scene.context()));
+    let ask = async || {
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let answer = answer(Arc::clone(&front), request).await;
+        to_bytes(answer.into_body(), 100).await.unwrap()
+    };
+    assert_eq!(ask().await, "ok");
+    let stream = kept.recv().await.unwrap();
+    stream.try_write(EVIL.as_bytes()).unwrap();
+    assert_eq!(ask().await, "ok");
+    assert_eq!(scene.accepted(), 2);
+}
+
+#[tokio::test]
+async fn a_trailer_does_not_say_who_the_client_is() {
+    let scene = echoing();
+    let mut client = scene.client();
+    client
+        .send(
+            "POST / HTTP/1.1\r\nhost: x\r\ntrailer: x-forwarded-for, x-real-ip, x_sum, x-sum\r\n\
+             transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-forwarded-for: 192.0.2.6\r\n\
+             x-real-ip: 192.0.2.6\r\nx_sum: 192.0.2.6\r\nx-sum: 7\r\n\r\n",
+        )
+        .await;
+    let told = client.until("x-sum: 7\r\n\r\n").await;
+    assert!(!told.contains("192.0.2.6"), "{told}");
+}
+
+#[tokio::test]
+async fn an_answer_may_have_many_fields() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, mut stream| async move {
+        request(&mut stream).await;
+        let fields: Vec<_> = (0..250).map(|n| format!("x-{n}: {n}\r\n")).collect();
+        let answer = OK.replace("\r\n\r\n", &format!("\r\n{}\r\n", fields.concat()));
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    });
+    let mut client = scene.client();
+    client.send(GET).await;
+    let answer = client.until("\r\n\r\nok").await;
+    assert!(answer.contains("x-249: 249\r\n"), "{answer}");
 }
 
 #[tokio::test]
