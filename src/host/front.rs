@@ -251,12 +251,14 @@ impl Exchange {
         })
     }
 
-    /// A request goes out once, unless it is certain that the application has begun nothing: it came
-    /// back unsent, or the application closed the connection before it read the request (which only
-    /// a Unix socket tells, and of the whole request only when it has no body).
+    /// A request goes out once, unless the application has begun nothing: it came back unsent, or the
+    /// application closed a connection that it had kept, with the request unread (which only a Unix socket
+    /// tells, and of the whole request only when it has no body). A new connection is closed like that by
+    /// one that dies, but also by one that begins with what it has read: what may be repeated (RFC 9110,
+    /// 9.2.2) goes out once more.
     async fn run(mut self, front: &Arc<Front>) -> Result<Response<Body>, Refusal> {
         // What was kept may be closed at any moment: fine for what can go out again.
-        let fresh = self.body.is_some() || self.client.is_some();
+        let mut fresh = self.body.is_some() || self.client.is_some();
         // A program that expects no body takes it for the next request, whosever that is.
         let expected = !matches!(
             self.head.method,
@@ -264,6 +266,7 @@ impl Exchange {
         );
         let progress = Progress::new(self.body.is_none(), self.body.is_none() || expected);
         let mut patience = Patience::new(front.limits.connect);
+        let mut may_repeat = self.head.method.is_idempotent();
         let mut request = match self.body.take() {
             Some(body) => self.head.request(Upload::new(body, &progress)),
             None => self.head.request(Upload::empty()),
@@ -274,11 +277,17 @@ impl Exchange {
             (request, why) = match self.head.send(front, &mut link, request, &progress).await {
                 Ok(response) => return self.pass_on(front, response, link, turn, progress),
                 Err(Sent::Unsent(request, why)) => (*request, why),
-                Err(Sent::Unread(why)) => (self.head.request(Upload::empty()), why),
+                Err(Sent::Unread(why)) => {
+                    if link.is_new() && !std::mem::take(&mut may_repeat) {
+                        return Err(self.head.no_answer(&why));
+                    }
+                    fresh = true;
+                    (self.head.request(Upload::empty()), why)
+                }
                 Err(Sent::Failed(refusal)) => return Err(refusal),
             };
             // What was kept ends all the time; a new one should not.
-            let again = link.requests() > 1 || patience.wait().await;
+            let again = !link.is_new() || patience.wait().await;
             if !again {
                 return Err(self.head.no_answer(&why));
             }

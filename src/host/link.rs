@@ -125,6 +125,11 @@ impl Link {
         ready
     }
 
+    /// It was not asked before its last request.
+    pub(super) fn is_new(&self) -> bool {
+        self.requests <= 1
+    }
+
     /// How often it was asked.
     pub(super) fn requests(&self) -> u32 {
         self.requests

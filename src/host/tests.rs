@@ -752,15 +752,54 @@ async fn a_body_that_was_begun_never_goes_out_again() {
     assert_eq!(scene.accepted(), 1);
 }
 
+/// That something of a request was unread does not say that nothing was read.
 #[tokio::test]
-async fn an_application_that_always_hangs_up_is_not_asked_for_ever() {
+async fn what_a_new_connection_was_closed_on_goes_out_again_once_if_it_may_be_repeated() {
+    for (method, times) in [("GET", 2), ("DELETE", 2), ("POST", 1)] {
+        let mut scene = Scene::new(1);
+        scene.plays(0, |_, mut stream| async move {
+            stream.read_exact(&mut [0; 10]).await.unwrap();
+        });
+        let mut client = scene.client();
+        client
+            .send(&format!("{method} / HTTP/1.1\r\nhost: x\r\n\r\n"))
+            .await;
+        let answer = client.until("\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 502 Bad Gateway"), "{answer}");
+        assert_eq!(scene.accepted(), times, "{method}");
+    }
+}
+
+/// As many as are kept: each of them could have begun.
+#[tokio::test]
+async fn what_was_unread_on_one_kept_connection_is_not_tried_on_the_next_one() {
     let mut scene = Scene::new(1);
-    scene.app.connect_timeout = QUICK;
-    scene.plays(0, |_, stream| async move {
-        stream.readable().await.unwrap();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let all = Arc::new(tokio::sync::Barrier::new(4));
+    let count = Arc::clone(&begun);
+    scene.plays(0, move |number, mut stream| {
+        let (count, all) = (Arc::clone(&count), Arc::clone(&all));
+        async move {
+            request(&mut stream).await;
+            if number < 4 {
+                all.wait().await;
+            }
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            if stream.read_exact(&mut [0; 10]).await.is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     });
-    assert_eq!(scene.client().status().await, "HTTP/1.1 502 Bad Gateway");
-    assert!(scene.accepted() < 30, "{} times", scene.accepted());
+    let mut clients = scene.clients(4);
+    for client in &mut clients {
+        client.send(GET).await;
+    }
+    for client in &mut clients {
+        client.until("ok").await;
+    }
+    clients[0].ok().await;
+    assert_eq!(begun.load(Ordering::Relaxed), 1);
+    assert_eq!(scene.accepted(), 5);
 }
 
 #[tokio::test]
