@@ -275,7 +275,10 @@ impl Exchange {
             let (mut link, turn) = front.connect(fresh, &mut patience, &self.head).await?;
             let why;
             (request, why) = match self.head.send(front, &mut link, request, &progress).await {
-                Ok(response) => return self.pass_on(front, response, link, turn, progress),
+                Ok(response) => {
+                    turn.is_answered(true);
+                    return self.pass_on(front, response, link, turn, progress);
+                }
                 Err(Sent::Unsent(request, why)) => (*request, why),
                 Err(Sent::Unread(why)) => {
                     if link.is_new() && !std::mem::take(&mut may_repeat) {
@@ -284,7 +287,12 @@ impl Exchange {
                     fresh = true;
                     (self.head.request(Upload::empty()), why)
                 }
-                Err(Sent::Failed(refusal)) => return Err(refusal),
+                Err(Sent::Failed(refusal)) => {
+                    if matches!(refusal, Refusal::TimedOut(_)) {
+                        turn.is_answered(false);
+                    }
+                    return Err(refusal);
+                }
             };
             // What was kept ends all the time; a new one should not.
             let again = !link.is_new() || patience.wait().await;

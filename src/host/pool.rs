@@ -27,6 +27,8 @@ pub(super) struct Instance {
     busy: AtomicUsize,
     idle: Mutex<IdleLinks>,
     idle_timeout: Duration,
+    /// Until then the others are asked first: it did not answer in time, and has answered nobody since.
+    avoided: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -52,6 +54,9 @@ const IDLE_MOST: usize = 512;
 /// nobody else while their threads have connections that are busy.
 const REQUESTS_MOST: u32 = 100;
 
+/// How long an instance that did not answer in time is asked last. One request tries it then.
+const AVOIDED: Duration = Duration::from_secs(10);
+
 impl Pool {
     pub(super) fn new(upstreams: &[Upstream], idle_timeout: Duration) -> Self {
         let instance = |upstream: &Upstream| {
@@ -60,6 +65,7 @@ impl Pool {
                 busy: AtomicUsize::new(0),
                 idle: Mutex::default(),
                 idle_timeout,
+                avoided: Mutex::default(),
             })
         };
         Self {
@@ -72,8 +78,9 @@ impl Pool {
     /// `fresh`. The error is the last instance's.
     pub(super) async fn connect(&self, fresh: bool) -> io::Result<(Link, Turn)> {
         let mut failed = io::Error::other("the application has no instance");
-        for instance in self.by_load() {
-            let turn = instance.enter();
+        let now = Instant::now();
+        for instance in self.in_order(now) {
+            let turn = instance.enter(now);
             let kept =
                 poll_fn(|cx| Poll::Ready((!fresh).then(|| instance.take_idle(cx)).flatten()));
             if let Some(link) = kept.await {
@@ -90,7 +97,8 @@ impl Pool {
         Err(failed)
     }
 
-    fn by_load(&self) -> Vec<&Arc<Instance>> {
+    /// Those with the fewest requests first; those that do not answer last.
+    fn in_order(&self, now: Instant) -> Vec<&Arc<Instance>> {
         let count = self.instances.len();
         if count == 1 {
             return self.instances.iter().collect();
@@ -99,14 +107,23 @@ impl Pool {
         let mut all: Vec<_> = (0..count)
             .map(|n| &self.instances[first.wrapping_add(n) % count])
             .collect();
-        all.sort_by_key(|instance| instance.busy.load(Ordering::Relaxed));
+        all.sort_by_key(|instance| {
+            let avoided = instance.avoided().is_some_and(|until| now < until);
+            (avoided, instance.busy.load(Ordering::Relaxed))
+        });
         all
     }
 }
 
 impl Instance {
-    fn enter(self: &Arc<Self>) -> Turn {
+    fn enter(self: &Arc<Self>, now: Instant) -> Turn {
         self.busy.fetch_add(1, Ordering::Relaxed);
+        let mut avoided = self.avoided();
+        if avoided.is_some_and(|until| until <= now) {
+            // This one tries it; the others wait for what comes of it.
+            *avoided = Some(now + AVOIDED);
+        }
+        drop(avoided);
         Turn(Arc::clone(self))
     }
 
@@ -150,6 +167,10 @@ impl Instance {
         }
     }
 
+    fn avoided(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.avoided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn idle(&self) -> MutexGuard<'_, IdleLinks> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -161,6 +182,11 @@ impl Turn {
         &self.0.upstream
     }
 
+    /// Whether an answer came in time.
+    pub(super) fn is_answered(&self, in_time: bool) {
+        *self.0.avoided() = (!in_time).then(|| Instant::now() + AVOIDED);
+    }
+
     /// The answer is through: the connection may serve another request.
     pub(super) fn give_back(&self, link: Link) {
         self.0.put_idle(link);
@@ -170,5 +196,33 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_does_not_answer_is_tried_once_in_a_while() {
+        let upstreams = ["0", "1"].map(|path| Upstream::Unix(path.into()));
+        let pool = Pool::new(&upstreams, Duration::ZERO);
+        let mut now = Instant::now();
+        let asked = |now: Instant| {
+            let first = Arc::clone(pool.in_order(now)[0]);
+            let turn = first.enter(now);
+            let hangs = first.upstream == upstreams[0];
+            turn.is_answered(true);
+            if hangs {
+                *first.avoided() = Some(now + AVOIDED);
+            }
+            hangs
+        };
+        let hits = |now: Instant| (0..20).filter(|_| asked(now)).count();
+        assert_eq!(hits(now), 1);
+        for _ in 0..3 {
+            now += AVOIDED;
+            assert_eq!(hits(now), 1);
+        }
     }
 }

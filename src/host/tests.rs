@@ -845,6 +845,27 @@ async fn an_instance_that_is_away_is_left_out() {
 }
 
 #[tokio::test]
+async fn an_instance_that_does_not_answer_is_left_out_for_a_while() {
+    let mut scene = Scene::new(2);
+    scene.app.answer_timeout = QUICK;
+    scene.plays(0, |_, mut stream| async move {
+        while request(&mut stream).await.is_some() {}
+    });
+    scene.plays(1, |_, mut stream| async move {
+        while request(&mut stream).await.is_some() {
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        }
+    });
+    let mut client = scene.client();
+    let mut late = 0;
+    for _ in 0..6 {
+        let status = client.status().await;
+        late += usize::from(status == "HTTP/1.1 504 Gateway Timeout");
+    }
+    assert_eq!(late, 1);
+}
+
+#[tokio::test]
 async fn requests_are_dealt_evenly_by_what_each_instance_has() {
     let mut scene = Scene::new(3);
     scene.app.answer_timeout = SOON;
