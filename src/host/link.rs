@@ -26,6 +26,8 @@ pub(super) struct Link {
     sender: SendRequest<Upload>,
     /// `None`: it has ended.
     connection: Option<Connection>,
+    /// [`let_run`](Self::let_run) was called.
+    runs: bool,
     /// How often it was asked.
     requests: u32,
     /// [`Stream::between`].
@@ -65,6 +67,7 @@ impl Link {
         Ok(Self {
             sender,
             connection: Some(Box::pin(connection.with_upgrades())),
+            runs: false,
             requests: 0,
             between,
             tells_unread,
@@ -96,8 +99,10 @@ impl Link {
         drive(&mut self.connection, cx);
     }
 
-    /// From now on it goes on by itself.
+    /// From now on it goes on by itself, to the end of this request: what it reads after that could not
+    /// be told from an answer to the next one.
     pub(super) fn let_run(&mut self) {
+        self.runs = true;
         if let Some(connection) = self.connection.take() {
             let task = AbortOnDropHandle::new(tokio::spawn(connection));
             self.connection = Some(Box::pin(async { task.await.unwrap_or(Ok(())) }));
@@ -114,7 +119,7 @@ impl Link {
     /// Whether it can be asked now.
     pub(super) fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
         self.drive(cx);
-        matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
+        !self.runs && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
     }
 
     /// The same after it was kept. What the application said meanwhile would be taken for the next answer.

@@ -829,6 +829,35 @@ async fn one_that_does_not_come_back_is_a_503_that_says_when_to_ask_again() {
     assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
 }
 
+/// It was read by a task of its own, which may not have run since something came.
+#[tokio::test]
+async fn a_connection_whose_answer_began_before_the_request_had_ended_is_not_used_again() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |number, mut stream| async move {
+        if number == 0 {
+            let begins = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no";
+            stream.read_exact(&mut [0; 10]).await.unwrap();
+            stream.write_all(begins).await.unwrap();
+            let mut all = Vec::new();
+            while !all.ends_with(b"zz") {
+                stream.read_buf(&mut all).await.unwrap();
+            }
+            stream.write_all(b"k").await.unwrap();
+        }
+        while request(&mut stream).await.is_some() {
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        }
+    });
+    let mut client = scene.client();
+    let head = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n";
+    client.send(head).await;
+    client.until("\r\n\r\no").await;
+    client.send("zz").await;
+    client.until("k").await;
+    client.ok().await;
+    assert_eq!(scene.accepted(), 2);
+}
+
 #[tokio::test]
 async fn an_instance_that_is_away_is_left_out() {
     let mut scene = Scene::new(3);
