@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     }));
     let mut args = Arguments::from_args();
     // Stories mostly wait; two cores carry more than two.
-    args.test_threads.get_or_insert(3);
+    args.test_threads.get_or_insert(4);
     let layer = Arc::new(Layer::make());
     let mut trials = guard::trials();
     trials.extend(packages::trials());
