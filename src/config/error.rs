@@ -161,8 +161,9 @@ pub enum Problem {
     },
     /// More listeners than a process can open.
     #[error(
-        "{found} listeners need {needed} open files, and a process may have {files} (raise \
-         LimitNOFILE= of the unit, or `ulimit -Hn`)"
+        "{found} {} {needed} open files, and a process may have {files} (raise \
+         LimitNOFILE= of the unit, or `ulimit -Hn`)",
+        if *found == 1 { "listener needs" } else { "listeners need" }
     )]
     TooManyForFiles {
         /// How many there are.
