@@ -275,7 +275,7 @@ pub struct Upgrade {
     pub started_at: String,
     /// Signals' mode.
     pub hold: bool,
-    /// Until it commits by itself; `None`: not in probation.
+    /// Until it commits by itself; `None`: not in probation, or on trial alone.
     pub probation_left_ms: Option<u64>,
     /// The releases of a hosted application, when it is about another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -365,7 +365,8 @@ listed! {
         Failed,
         /// It was not even tried.
         Refused,
-        /// The service was started anew in the middle of it.
+        /// The service was started anew in the middle of it, or the generation before has died, and
+        /// another upgrade or the way back began before what runs had proved itself.
         Interrupted,
         /// Not ended yet (in the history only).
         UnderWay,

@@ -26,7 +26,7 @@ const PROBATION: [&str; 2] = [
     "g1 1.0.0 parked: no workers, pid.oldbin",
     "g2 2.0.0 probation: 2 accepting, owner, pid",
 ];
-const COMMITTED: &str = "g2 2.0.0 serving: 2 accepting, owner, pid";
+const ALONE_NEW: &str = "g2 2.0.0 serving: 2 accepting, owner, pid";
 
 /// A service under load whose successors can be kept from getting ready.
 struct Story {
@@ -306,26 +306,84 @@ fn a_successor_that_wakes_up_too_late_leaves_the_service_to_be_ordered() {
 
 // --- the predecessor ---
 
-#[test]
-fn a_parked_master_killed_commits_by_accident() {
-    let story = Story::in_probation("kill-parked");
+/// A generation that took over, and whose parked predecessor was killed.
+fn alone_on_trial(test: &str) -> Story {
+    let story = Story::in_probation(test);
     story.service.kill(story.service.master(1).pid);
-    story.sees(&[COMMITTED]);
+    story.sees(&[ALONE_NEW]);
     let status = story.service.status().expect("an owner");
-    assert_eq!(status.last.expect("an upgrade").outcome, Outcome::Committed);
-    assert!(status.disk.matches_running);
-    assert!(
-        story
-            .service
-            .log_text()
-            .contains("has ended without a word")
-    );
+    let upgrade = status.upgrade.expect("an upgrade under way");
+    assert!(upgrade.probation_left_ms.is_some());
+    assert!(status.drift.expect("a disk").is_in("good"));
+    let back = status.rollback_to.expect("a way back on disk");
+    assert_eq!(back.version.as_deref(), Some("1.0.0"));
+    let log = story.service.log_text();
+    assert!(log.contains("stays on trial") && log.contains("`rollback` runs 1.0.0 from the disk"));
+    story
+}
+
+#[test]
+fn a_parked_master_killed_leaves_its_successor_on_trial() {
+    let story = alone_on_trial("kill-parked");
     // There is no way back in memory, but one on disk.
     story.service.cli(&["rollback"]).assert_code(0);
     let back = story
         .service
         .wait_status("the first version", |s| s.version == "1.0.0");
     assert_eq!(back.generation, 3);
+    story.nobody_noticed();
+}
+
+#[test]
+fn one_whose_parked_master_was_killed_is_final_when_an_operator_says_so() {
+    let story = alone_on_trial("kill-parked-commit");
+    story.service.cli(&["commit"]).assert_code(0);
+    let status = story
+        .service
+        .wait_status("the end", |s| s.upgrade.is_none() && s.disk.matches_running);
+    assert_eq!(status.last.expect("an upgrade").outcome, Outcome::Committed);
+    assert!(!status.drift.expect("a disk").is_in("good"));
+    story.nobody_noticed();
+}
+
+#[test]
+fn one_whose_parked_master_was_killed_is_final_when_it_has_proved_itself() {
+    let story = Story::begin("kill-parked-proved");
+    story.put_new_version();
+    let upgrade = ["upgrade", "--probation", "12s"];
+    story.service.cli(&upgrade).assert_code(0);
+    story.sees(&PROBATION);
+    let begun = Instant::now();
+    story.service.kill(story.service.master(1).pid);
+    story.service.cli(&["wait"]).assert_code(0);
+    assert!(begun.elapsed() > Duration::from_secs(12));
+    let status = story.service.wait_status("the good program", |s| {
+        s.drift.as_ref().is_some_and(|drift| !drift.is_in("good"))
+    });
+    assert_eq!(status.last.expect("an upgrade").outcome, Outcome::Committed);
+    story.nobody_noticed();
+}
+
+/// It is refused, and its predecessor hangs: that one is killed, and the program of before comes back
+/// from the disk.
+#[test]
+fn a_release_that_is_rolled_back_is_not_good_when_its_predecessor_hangs() {
+    let story = Story::with("hang-parked", |setup| {
+        setup.config("[upgrade]\nstart_timeout = \"5s\"\n")
+    });
+    story.upgrade();
+    story
+        .service
+        .signal(story.service.master(1).pid, Signal::STOP);
+    story.service.cli(&["rollback"]).assert_code(0);
+    let back = story
+        .service
+        .wait_status("the first version", |s| s.version == "1.0.0");
+    assert_eq!(back.generation, 3);
+    let interrupted = story.service.cli(&["history"]).stdout;
+    assert!(interrupted.contains("interrupted"), "{interrupted}");
+    story.service.cli(&["commit"]).assert_code(0);
+    story.sees(&["g3 1.0.0 serving: 2 accepting, owner, pid"]);
     story.nobody_noticed();
 }
 
@@ -340,7 +398,7 @@ fn an_owner_killed_while_its_successor_starts_is_succeeded() {
         .wait_processes("its workers", |_| story.service.workers(2).len() == 2);
     story.service.kill(story.service.master(1).pid);
     story.gate.open();
-    story.sees(&[COMMITTED]);
+    story.sees(&[ALONE_NEW]);
     let _ = upgrade.finish(SOON);
     story.nobody_noticed();
 }
@@ -352,12 +410,12 @@ fn an_owner_killed_beside_its_successor_is_succeeded() {
     story.service.cli(&["upgrade", "--hold"]).assert_code(0);
     story.sees(&BESIDE);
     story.service.kill(story.service.master(1).pid);
-    story.sees(&[COMMITTED]);
+    story.sees(&[ALONE_NEW]);
     story.nobody_noticed();
 }
 
 #[test]
-fn a_predecessor_killed_while_it_takes_back_leaves_the_service_to_its_successor() {
+fn a_predecessor_killed_while_it_takes_back_comes_back_from_the_disk() {
     let story = Story::in_probation("kill-reclaiming");
     story.gate.shut();
     let rollback = story.service.cli_start(&["rollback"]);
@@ -365,8 +423,12 @@ fn a_predecessor_killed_while_it_takes_back_leaves_the_service_to_its_successor(
         .service
         .wait_processes("its workers", |_| story.service.workers(1).len() == 2);
     story.service.kill(story.service.master(1).pid);
-    story.sees(&[COMMITTED]);
-    assert_ne!(rollback.finish(SOON).code, 0);
+    story.gate.open();
+    story.sees(&[
+        "g2 2.0.0 parked: no workers, pid.oldbin",
+        "g3 1.0.0 probation: 2 accepting, owner, pid",
+    ]);
+    rollback.finish(SOON).assert_code(0);
     story.nobody_noticed();
 }
 
@@ -575,7 +637,7 @@ fn a_full_state_directory_stops_no_takeover() {
     };
     story.upgrade();
     story.service.cli(&["commit"]).assert_code(0);
-    story.sees(&[COMMITTED]);
+    story.sees(&[ALONE_NEW]);
     full.was_said_and_is_made_good(&story, "\"committed\"");
     drop(full);
     story.nobody_noticed();
@@ -588,7 +650,7 @@ fn a_full_state_directory_stops_no_commit() {
         return;
     };
     story.service.cli(&["commit"]).assert_code(0);
-    story.sees(&[COMMITTED]);
+    story.sees(&[ALONE_NEW]);
     full.was_said_and_is_made_good(&story, "\"committed\"");
     drop(full);
     story.nobody_noticed();
@@ -607,7 +669,7 @@ fn a_lock_on_the_history_holds_up_nobody() {
     story.service.cli(&["upgrade"]).assert_code(0);
     story.sees(&PROBATION);
     story.service.cli(&["commit"]).assert_code(0);
-    story.sees(&[COMMITTED]);
+    story.sees(&[ALONE_NEW]);
     let log = story.service.log_text();
     assert!(log.contains("another process holds its lock"), "{log}");
     drop(file);

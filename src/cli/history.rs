@@ -303,7 +303,11 @@ FINISHED              ID        FROM   TO     OUTCOME      TAKEOVER  DRAIN  CUT 
         let (_dir, path) = file(&[&first, &other, &end]);
         let history = History::read(&path).unwrap();
         assert_eq!(history.lines(), format!("{end}\n{other}\n"));
-        assert!(history.table(None, false).contains("under way"));
+        assert!(
+            history
+                .table(None, false)
+                .contains("interrupted, unless it runs")
+        );
         let begun = story(&history.find("bbbb").unwrap().1);
         assert!(begun.contains("\nbegun        2026-"), "{begun}");
         assert!(!begun.contains("finished  "), "{begun}");

@@ -107,8 +107,14 @@ fn phase(status: &Status, now: Timestamp, command: &str) -> (String, Option<Stri
         Phase::Committing => format!("serves and is final when {from} has left"),
         Phase::Yielded => format!("gives the service back and serves until {from} is ready"),
         Phase::Serving => {
-            let since = ago(&status.started_at, now);
-            return (format!("serves, started {since} ago"), back);
+            let how = match upgrade.and_then(|u| u.probation_left_ms) {
+                Some(ms) => format!(
+                    "serves alone, on trial: {from} is gone; it is final in {}",
+                    text::left(ms)
+                ),
+                None => format!("serves, started {} ago", ago(&status.started_at, now)),
+            };
+            return (how, back);
         }
         Phase::Reloading => "serves; workers with the new configuration start".into(),
         Phase::Launching => format!("serves; {to} gets ready"),
@@ -359,7 +365,8 @@ pub(super) fn outcome(outcome: Outcome) -> &'static str {
         Outcome::Failed => "failed",
         Outcome::Refused => "refused",
         Outcome::Interrupted => "interrupted",
-        Outcome::UnderWay => "under way",
+        // Of one that runs the service says more.
+        Outcome::UnderWay => "interrupted, unless it runs",
     }
 }
 

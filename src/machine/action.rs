@@ -98,7 +98,9 @@ pub enum Action {
     RestoreDisk,
     /// What runs is good: it is kept as that on disk.
     KeepDisk,
-    /// What was started cold, on trial, has proved itself.
+    /// The predecessor has gone without a word: what runs stays on trial, and proves itself alone.
+    ProveAlone,
+    /// What nobody is parked behind, and was on trial, is good.
     Proved,
     /// Listening sockets that the configuration no longer has are let go.
     DropListeners,
@@ -170,6 +172,6 @@ pub enum Note {
     WorkersFail(String),
     /// The oldest generation that drains is ended, because another upgrade begins.
     OldestEnded(u32),
-    /// The predecessor has gone without a word: committed by accident, no way back.
-    CommittedByAccident,
+    /// Nobody is parked who could take back what was given up: the way back is from the disk.
+    GoesBack,
 }

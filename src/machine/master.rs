@@ -54,11 +54,13 @@ pub struct Machine {
     pub(super) remembered: Vec<Signal>,
     /// We were told to leave and wait until somebody else serves.
     pub(super) leaving: Option<Signal>,
-    /// Why we take the service back.
+    /// Why we take the service back, or give it back.
     pub(super) why: Option<Failure>,
+    /// The upgrade to us is not over: nobody is parked behind us any more, and we prove ourselves alone.
+    pub(super) alone_on_trial: bool,
     /// The file on disk is what runs, or is being made so.
     pub(super) restored: bool,
-    /// The upgrade that follows an eviction.
+    /// The upgrade that follows when the service has been taken back.
     pub(super) next: Option<Supersede>,
     /// Orders that wait for their verdict.
     pub(super) unsettled: Vec<OrderKind>,
@@ -229,6 +231,7 @@ impl Machine {
             remembered: Vec::new(),
             leaving: None,
             why: None,
+            alone_on_trial: false,
             restored: false,
             next: None,
             unsettled: Vec::new(),
@@ -501,7 +504,7 @@ impl Machine {
             }
             Event::Timer(Timer::ColdTrial) => {
                 if matches!(self.phase, Phase::Serving | Phase::Reloading) {
-                    s.act(Action::Proved);
+                    self.proved(s);
                 } else {
                     // An upgrade that was begun meanwhile decides first.
                     self.arm(
@@ -630,11 +633,7 @@ impl Machine {
     /// Our workers accept no more and leave when they have finished.
     pub(super) fn drain_workers(&mut self, limit: Option<Duration>, s: &mut Step) {
         self.accepting = Accepting::Off;
-        if self.reloading {
-            let failure = Failure::new("the workers drain");
-            s.act(Action::AbandonReload(failure.clone()));
-            self.reload_ended(Verdict::Failed(failure), s);
-        }
+        self.abandon_reload("the workers drain", s);
         if self.workers_left {
             let stop = self.stopping() || self.released;
             self.closing = true;

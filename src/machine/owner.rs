@@ -45,22 +45,15 @@ impl Machine {
                 s.act(Action::Settle(OrderKind::Rollback, Verdict::Refused(why)));
             }
             Event::Order(Order::Rollback { nothing: None }) => {
-                // Nobody is parked: the previous binary comes back from disk, by a hot upgrade. It is not
-                // refused for those who drain.
-                self.has_room(true, s);
                 self.pend(OrderKind::Rollback);
-                self.launch(false, true, s);
+                self.go_back(s);
             }
             Event::Order(Order::Reload) => {
                 self.pend(OrderKind::Reload);
                 self.reload(s);
             }
             Event::Signal(Signal::Hup) => self.reload(s),
-            Event::Order(Order::Commit) => self.settle(
-                OrderKind::Commit,
-                Verdict::Already("this generation is committed"),
-                s,
-            ),
+            Event::Order(Order::Commit) => self.commit_alone(s),
             Event::Order(Order::Stop) => {
                 self.pend(OrderKind::Stop);
                 self.stop(Signal::Term, s);
@@ -70,6 +63,11 @@ impl Machine {
             }
             Event::Signal(Signal::Winch) => {
                 s.refuse_signal(Signal::Winch, "there is no successor to drain for");
+            }
+            Event::WorkersFailed(why) | Event::Unhealthy(why) if self.alone_on_trial => {
+                s.act(Action::Note(Note::GoesBack));
+                self.why = Some(Failure::new(why));
+                self.go_back(s);
             }
             Event::WorkersFailed(why) => s.act(Action::Note(Note::WorkersFail(why))),
             Event::PredecessorExited => self.predecessor_gone(s),
@@ -140,11 +138,7 @@ impl Machine {
             Event::Signal(signal @ (Signal::Quit | Signal::Term | Signal::Int)) => {
                 self.stop(signal, s);
             }
-            Event::Order(Order::Commit) => self.settle(
-                OrderKind::Commit,
-                Verdict::Already("this generation is committed"),
-                s,
-            ),
+            Event::Order(Order::Commit) => self.commit_alone(s),
             Event::Order(
                 order @ (Order::Upgrade { .. } | Order::Rollback { .. } | Order::Reload),
             ) => {
@@ -179,9 +173,55 @@ impl Machine {
         self.settle_pending(OrderKind::Reload, verdict, s);
     }
 
+    /// A reload that what begins now does not wait for.
+    pub(super) fn abandon_reload(&mut self, why: &str, s: &mut Step) {
+        if self.reloading {
+            let failure = Failure::new(why);
+            s.act(Action::AbandonReload(failure.clone()));
+            self.reload_ended(Verdict::Failed(failure), s);
+        }
+    }
+
+    /// An operator's commit when nobody is parked: a trial ends with it.
+    fn commit_alone(&mut self, s: &mut Step) {
+        if self.timers.get(Timer::ColdTrial).is_some() {
+            self.proved(s);
+            self.settle(OrderKind::Commit, Verdict::Done, s);
+        } else {
+            let so = Verdict::Already("this generation is committed");
+            self.settle(OrderKind::Commit, so, s);
+        }
+    }
+
+    /// What nobody is parked behind is good: it has served its time in health, or an operator says so.
+    pub(super) fn proved(&mut self, s: &mut Step) {
+        self.timers.disarm(Timer::ColdTrial);
+        s.act(Action::Proved);
+        if std::mem::take(&mut self.alone_on_trial) {
+            s.act(Action::DropListeners);
+            s.act(Action::Conclude(Outcome::Committed, None));
+        }
+    }
+
+    /// Nobody is parked: the program of before comes back from the disk, by a hot upgrade. It is not
+    /// refused for those who drain.
+    pub(super) fn go_back(&mut self, s: &mut Step) {
+        self.has_room(true, s);
+        self.launch(false, true, s);
+    }
+
     pub(super) fn launch(&mut self, hold: bool, back: bool, s: &mut Step) {
         self.hold = hold;
-        self.why = None;
+        let why = self.why.take();
+        if std::mem::take(&mut self.alone_on_trial) {
+            // What begins now decides.
+            let gone = "the generation before was gone before it was final";
+            let why = why.map_or_else(|| gone.into(), |why| format!("{}, and {gone}", why.reason));
+            s.act(Action::Conclude(
+                Outcome::Interrupted,
+                Some(Failure::new(why)),
+            ));
+        }
         self.restored = false;
         self.successor = Some(Successor::NEW);
         let next = self.next.take();
@@ -579,7 +619,7 @@ impl Machine {
     }
 
     /// To the upgrade that supersedes the rejected one.
-    fn go_on(&mut self, s: &mut Step) {
+    pub(super) fn go_on(&mut self, s: &mut Step) {
         if let Some(next) = &self.next {
             let hold = next.hold;
             self.pend(OrderKind::Upgrade);

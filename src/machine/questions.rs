@@ -189,6 +189,14 @@ impl Machine {
             .map(|(_, timer)| timer)
     }
 
+    /// When the upgrade to us is final by itself.
+    #[must_use]
+    pub fn commits_at(&self) -> Option<Instant> {
+        let alone = self.timers.get(Timer::ColdTrial);
+        let alone = alone.filter(|_| self.alone_on_trial);
+        self.timers.get(Timer::Probation).or(alone)
+    }
+
     /// When a deadline is due.
     #[must_use]
     pub fn armed(&self, timer: Timer) -> Option<Instant> {

@@ -265,6 +265,7 @@ impl Machine {
     /// signal says otherwise.
     fn stand_back(&mut self, s: &mut Step) {
         let left = self.leaving.take();
+        (self.why, self.next) = (None, None);
         self.main_is_the_predecessors();
         // A rollback was ordered: the predecessor has not heard it yet, and sends us away when it does.
         let failure = Failure::new("the predecessor took the service back first");
@@ -291,6 +292,8 @@ impl Machine {
         then: Option<Supersede>,
         s: &mut Step,
     ) {
+        // Should the predecessor be gone before it has the service, it is for us to do.
+        (self.why, self.next) = (Some(Failure::new(&*reason)), then.clone());
         s.tell_predecessor(FromSuccessor::Yield {
             reason,
             retire,
@@ -361,15 +364,10 @@ impl Machine {
         }
     }
 
-    /// The predecessor is gone: the service is ours alone.
+    /// The predecessor is gone: the service is ours alone. Only what was committed is good.
     fn alone(&mut self, s: &mut Step) {
-        let said = self.predecessor.is_some_and(|p| p.committed) || self.phase == Phase::Committing;
-        let gone = Failure::new(if self.phase == Phase::Yielded {
-            "the predecessor did not take the service back and is gone (the log says why); there is no \
-             way back in memory"
-        } else {
-            "the predecessor is gone; there is no way back in memory"
-        });
+        let (from, committed) = (self.phase, self.phase == Phase::Committing);
+        let both_leave = committed || self.predecessor.is_some_and(|p| p.committed);
         self.timers.disarm(Timer::Heartbeat);
         self.hold = false;
         if self.predecessor.is_some_and(|p| p.exited) {
@@ -381,27 +379,40 @@ impl Machine {
             self.accept(s);
         }
         self.forget(s);
-        if !said {
-            s.act(Action::Note(Note::CommittedByAccident));
+        if committed {
+            s.act(Action::KeepDisk);
+            s.act(Action::DropListeners);
+            self.enter(Phase::Serving, s);
+            self.settle_pending(OrderKind::Commit, Verdict::Done, s);
+            s.act(Action::Conclude(Outcome::Committed, None));
+        } else {
+            self.enter(Phase::Serving, s);
+            self.prove_alone(s);
         }
-        s.act(Action::KeepDisk);
-        s.act(Action::DropListeners);
-        self.enter(Phase::Serving, s);
-        self.settle_pending(OrderKind::Commit, Verdict::Done, s);
-        self.settle_pending(OrderKind::Rollback, Verdict::Failed(gone.clone()), s);
-        self.settle_pending(OrderKind::Upgrade, Verdict::Failed(gone), s);
-        s.act(Action::Conclude(Outcome::Committed, None));
-        if self.reloading {
+        match self.leaving.take() {
+            // Both were told to leave: the service stops.
+            Some(signal) if both_leave => return self.stop(signal, s),
+            Some(signal) => s.act(Action::Note(Note::SignalDropped(signal))),
+            None => {}
+        }
+        if from == Phase::Yielded {
+            s.act(Action::Note(Note::GoesBack));
+            self.abandon_reload("the way back begins", s);
+            if self.next.is_some() {
+                self.go_on(s);
+            } else {
+                self.go_back(s);
+            }
+        } else if self.reloading {
             self.enter(Phase::Reloading, s);
         }
-        if let Some(signal) = self.leaving.take() {
-            if said {
-                // Both were told to leave: the service stops.
-                self.stop(signal, s);
-            } else {
-                s.act(Action::Note(Note::SignalDropped(signal)));
-            }
-        }
+    }
+
+    /// Nobody is parked behind us any more, and nothing is final.
+    fn prove_alone(&mut self, s: &mut Step) {
+        self.alone_on_trial = true;
+        self.arm(Timer::ColdTrial, self.timing.probation, s);
+        s.act(Action::ProveAlone);
     }
 
     pub(super) fn yielded(&mut self, event: Event, s: &mut Step) {

@@ -54,10 +54,11 @@ impl Driver {
             let loaded = self.fixed.setup.sources.load_for_any_release();
             hosted.unusable = loaded.ok().and_then(|(_, unusable)| unusable);
         }
+        let latest = self.story.latest();
         let known = Known {
             hosted,
             refused: self.story.unwritten.refused_builds(),
-            last: self.story.last(),
+            last: latest.as_ref(),
         };
         let order = self
             .orders

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::guard::{Guard, Wish};
 use super::input::Input;
 use super::store::{Found, Store, StoreError};
+use crate::machine::OrderKind;
 use crate::machine::trial::Verdict;
 
 /// For the disk, before the successor is sent away all the same: less than it has for leaving
@@ -40,9 +41,16 @@ pub(super) struct Disk {
     begun: u64,
     failures: u32,
     /// Why the first of it is not done.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
     /// What the predecessor could not do.
     elsewhere: Option<String>,
+}
+
+/// Something could not be done.
+#[derive(Debug)]
+struct Trouble {
+    of: Work,
+    why: String,
 }
 
 #[derive(Debug, Clone)]
@@ -114,14 +122,24 @@ impl Disk {
         self.working.is_some()
     }
 
-    /// Why what was wanted of this master is not done.
+    /// Why what was wanted of this master is not done, if it still is not: somebody else may have seen to
+    /// it.
     pub(super) fn trouble(&self) -> Option<&String> {
-        self.trouble.as_ref()
+        let trouble = self.trouble.as_ref()?;
+        let holds = match &trouble.of {
+            Work::Commit => self.store.on_trial(),
+            Work::Reject(found) => Found::of(&self.store.open()).is(found),
+        };
+        holds.then_some(&trouble.why)
     }
 
-    /// Why the program on disk is not as an order has left it.
-    pub(super) fn differs(&self) -> Option<String> {
-        let why = self.trouble.as_ref().or(self.elsewhere.as_ref())?;
+    /// Why the program on disk is not as an order of this kind has left it.
+    pub(super) fn differs(&self, kind: OrderKind) -> Option<String> {
+        let ours = self.trouble.as_ref().is_some_and(|trouble| {
+            (kind == OrderKind::Commit) == matches!(trouble.of, Work::Commit)
+        });
+        let why = self.trouble().filter(|_| ours);
+        let why = why.or(self.elsewhere.as_ref())?;
         Some(format!(
             "{why}; it is tried again, `status` says when it is done"
         ))
@@ -187,8 +205,12 @@ impl Disk {
             Err(why) => {
                 self.failures += 1;
                 self.try_again_in((RETRY * 2_u32.pow(self.failures.min(5) - 1)).min(LONGEST_RETRY));
-                let news = self.trouble.as_ref() != Some(&why);
-                self.trouble = Some(why.clone());
+                let before = self.trouble.take();
+                let news = before.is_none_or(|before| before.why != why);
+                self.trouble = self.wanted.front().cloned().map(|of| Trouble {
+                    of,
+                    why: why.clone(),
+                });
                 Done::Trouble(news.then_some(why))
             }
         }
@@ -216,16 +238,24 @@ impl Disk {
         Input::DiskLate.after(limit, &self.post);
     }
 
+    /// What is still to be done is not: the successor commits, or what runs is put back. Whether what runs
+    /// was to be made the good one.
+    pub(super) fn drop_wanted(&mut self) -> bool {
+        self.given_up = self.working.take().or(self.given_up.take());
+        self.trouble = None;
+        let wanted = std::mem::take(&mut self.wanted);
+        wanted.iter().any(|work| matches!(work, Work::Commit))
+    }
+
     /// The predecessor decides from now on: two hands at once would leave the program of whichever is
     /// slower. What is under way comes to its end before it is told, within a limit.
     pub(super) async fn give_up(&mut self) {
         if let Some(mut working) = self.working.take() {
             if tokio::time::timeout(LASTS, &mut working).await.is_err() {
-                self.given_up = Some(working);
+                self.working = Some(working);
             }
         }
-        self.wanted.clear();
-        self.trouble = None;
+        self.drop_wanted();
     }
 
     /// This master leaves: what is under way comes to its end first.
@@ -345,5 +375,45 @@ mod tests {
         assert!(disk.is_busy(), "the second one is still to come to its end");
         assert!(matches!(disk.done(finished().await), Done::All));
         assert!(!disk.is_busy());
+    }
+
+    fn cannot(disk: &mut Disk, of: Work) {
+        disk.wanted.push_back(of.clone());
+        let why = "no room".into();
+        disk.trouble = Some(Trouble { of, why });
+    }
+
+    #[tokio::test]
+    async fn trouble_is_told_to_those_it_is_about_and_while_it_lasts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut disk, _inbox) = disk(dir.path());
+        let told = |disk: &Disk| {
+            [OrderKind::Commit, OrderKind::Rollback].map(|kind| disk.differs(kind).is_some())
+        };
+        cannot(&mut disk, Work::Commit);
+        assert!(disk.trouble().is_some());
+        assert_eq!(told(&disk), [true, false]);
+        // Somebody else sees to it.
+        disk.store.commit().unwrap();
+        assert!(disk.trouble().is_none());
+        assert_eq!(told(&disk), [false, false]);
+
+        let found = Found::of(&disk.store.open());
+        cannot(&mut disk, Work::Reject(found));
+        assert!(disk.trouble().is_some());
+        assert_eq!(told(&disk), [false, true]);
+        put(disk.store.path(), &program(3));
+        assert!(disk.trouble().is_none());
+        assert_eq!(told(&disk), [false, false]);
+    }
+
+    #[tokio::test]
+    async fn who_hands_over_leaves_what_is_still_to_be_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut disk, _inbox) = disk(dir.path());
+        cannot(&mut disk, Work::Commit);
+        assert!(disk.drop_wanted(), "what runs was to be good");
+        assert!(disk.trouble().is_none() && disk.wanted.is_empty());
+        assert!(!disk.drop_wanted());
     }
 }

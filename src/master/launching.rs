@@ -13,6 +13,9 @@ use super::record::{Record, millis, new_id};
 use super::releases::Asked;
 use super::status::who;
 use super::store::Found;
+use super::words;
+use crate::api::exit;
+use crate::machine::Failure;
 use crate::machine::message::{Inheritance, Inherited, Lingering, PROTOCOL, Supersede};
 use crate::sys::secrets;
 
@@ -55,8 +58,7 @@ impl Driver {
             .set_probation(probation.unwrap_or(config.upgrade.probation));
         self.say_held();
         let generation = self.next_generation();
-        let mut plan = self.plan(back, Arc::clone(&record.found));
-        plan.keeps_release = record.keeps_release.is_some();
+        let plan = self.plan_of(&record);
         self.story.begins(record);
         let starts = format!("an upgrade of {} starts", who(self));
         self.milestone(milestone::UPGRADE_STARTS).info(starts);
@@ -66,6 +68,18 @@ impl Driver {
     /// The number of a generation that begins now.
     pub(super) fn next_generation(&self) -> u64 {
         self.drainers.unused_generation(self.fixed.me.generation)
+    }
+
+    /// What is to be started; or why the disk has nothing to go back to.
+    fn plan_of(&self, record: &Record) -> Result<Plan, Failure> {
+        let decided = self.story.last().and_then(words::release_is_decided);
+        if let Some(reason) = decided.filter(|_| record.back) {
+            let exit = exit::REFUSED;
+            return Err(Failure { exit, reason });
+        }
+        let mut plan = self.plan(record.back, Arc::clone(&record.found));
+        plan.keeps_release = record.keeps_release.is_some();
+        Ok(plan)
     }
 
     pub(super) fn plan(&self, back: bool, found: Arc<OnceLock<Found>>) -> Plan {

@@ -25,6 +25,8 @@ pub(super) const WORKERS_FAIL: &str = "e05a6f784ed645c382c17bef38709559";
 pub(super) const DISK_DIFFERS: &str = "e281672f795c4c129cfaf7a2ab9111a5";
 /// A file on trial was started cold.
 pub(super) const COLD_TRIAL: &str = "75a84d0c3b0e4d9f8a6a2f6c1e9b7d43";
+/// The generation before has gone without a word, and nothing was final.
+pub(super) const LEFT_ALONE: &str = "b0a5a7c1f2d84d3b9a4e5c60d7e81f94";
 
 /// One milestone: everything by which somebody could look for it.
 #[derive(Debug, Clone, Default)]

@@ -54,7 +54,7 @@ pub(super) struct Known<'a> {
     pub(super) hosted: OnDisk,
     /// The builds that were refused.
     pub(super) refused: Vec<String>,
-    /// The upgrade that ended last.
+    /// The upgrade under way, else the one that ended last.
     pub(super) last: Option<&'a Last>,
 }
 
@@ -322,6 +322,10 @@ fn no_way_back(disk: &Disk, known: &Known<'_>) -> Option<String> {
 }
 
 impl Reply {
+    pub(super) fn kind(&self) -> OrderKind {
+        self.waiter.order.kind()
+    }
+
     /// `differs`: it is done; but a restart would start something else.
     pub(super) fn end(self, differs: Option<&str>) {
         match differs {

@@ -180,6 +180,7 @@ impl Driver {
             // What the predecessor may have put at the path stays there: it is good, and a start that
             // finds it is a trial.
             Action::KeepDisk => self.disk.commit(),
+            Action::ProveAlone => self.prove_alone(),
             Action::Proved => {
                 self.health.end();
                 if self.disk.store.on_trial() {
@@ -288,6 +289,23 @@ impl Driver {
         }
         self.machine.begin_cold_trial(Instant::now());
         self.health.watch(upgrade.health.as_ref());
+    }
+
+    /// The generation before has gone without a word: what can still be done is said.
+    fn prove_alone(&mut self) {
+        self.story.took_over(&self.successor.post());
+        let from = self.story.upgrade().map_or("", |upgrade| &*upgrade.from);
+        let back = status::rollback_to(self);
+        let text = words::left_alone(
+            status::who(self),
+            from,
+            back.as_ref(),
+            self.configured.config.upgrade.probation,
+        );
+        self.milestone(milestone::LEFT_ALONE).warn(text);
+        self.health
+            .watch(self.configured.config.upgrade.health.as_ref());
+        self.show_status();
     }
 
     async fn name_main(&mut self, who: Who) -> bool {

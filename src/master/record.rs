@@ -34,7 +34,8 @@ pub(super) struct Record {
     pub(super) back: bool,
     /// What it found at the path, once that was turned down (not only superseded).
     pub(super) rejected: Option<Found>,
-    /// What ran when a rollback after the commit began was good.
+    /// What ran before is to be the good one again when it is taken back: a rollback after the commit has
+    /// made another one that, or what ran had proved itself and is not kept as good yet.
     pub(super) was_good: bool,
     /// Instead of the configured probation.
     pub(super) probation: Option<Duration>,

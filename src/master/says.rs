@@ -11,6 +11,10 @@ impl Driver {
         let message = match word {
             FromPredecessor::Takeover => {
                 self.story.takes_over();
+                let was_good = self.disk.drop_wanted();
+                if let Some(record) = self.story.upgrade_mut() {
+                    record.was_good |= was_good;
+                }
                 Message::Takeover
             }
             FromPredecessor::Ready => Message::Ready,
@@ -88,10 +92,10 @@ impl Driver {
                 "master {pid}, the oldest generation that drains, is ended: what it holds is cut \
                  when [drain] stop_timeout is over"
             ),
-            Note::CommittedByAccident => tracing::warn!(
+            Note::GoesBack => tracing::warn!(
                 handover_upgrade_id = self.story.id(),
-                "the generation before has ended without a word: {} serves alone, and nobody is \
-                 parked to take the service back",
+                "{} does not stay, and nobody is parked who could take the service back: what is to \
+                 serve instead is started from the disk",
                 status::who(self)
             ),
         }

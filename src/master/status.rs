@@ -79,7 +79,8 @@ pub(super) fn document(driver: &Driver) -> api::Status {
     let tried = upgrade.and_then(|record| record.releases.as_ref());
     let old_releases = driver.releases.old(config, &masters, tried);
     let phase = driver.machine.phase();
-    let left = left(driver, Timer::Probation);
+    let until = driver.machine.commits_at();
+    let left = until.map(|at| at.saturating_duration_since(Instant::now()));
     api::Status {
         schema: 1,
         name: driver.fixed.setup.name.clone(),
@@ -150,7 +151,7 @@ fn others(driver: &Driver) -> Vec<api::Master> {
     others
 }
 
-fn rollback_to(driver: &Driver) -> Option<api::Build> {
+pub(super) fn rollback_to(driver: &Driver) -> Option<api::Build> {
     if let Some(link) = driver.predecessor.as_ref().filter(|p| p.listens()) {
         return Some(api::Build {
             version: Some(link.identity().version.clone()),

@@ -120,25 +120,28 @@ impl Story {
         }
         let reason = failure.map(|f| f.reason);
         let last = record.ended(outcome, reason.clone());
-        let text = words::ended(&last);
+        let mut text = words::ended(&last);
+        if last.drain_ms.is_some() {
+            text = format!("{text}; {}", last.connections);
+        }
         self.ended = Some(record.cast());
-        Milestone {
+        let kind = match outcome {
+            Outcome::Committed => milestone::COMMITTED,
+            Outcome::RolledBack => milestone::ROLLED_BACK,
+            Outcome::Interrupted => milestone::LEFT_ALONE,
+            _ => milestone::FAILED,
+        };
+        let milestone = Milestone {
             reason: reason.as_deref(),
             outcome: Some(ended_as(outcome)),
             connections: Some(last.connections),
-            ..self.milestone(
-                match outcome {
-                    Outcome::Committed => milestone::COMMITTED,
-                    Outcome::RolledBack => milestone::ROLLED_BACK,
-                    _ => milestone::FAILED,
-                },
-                phase,
-            )
+            ..self.milestone(kind, phase)
+        };
+        match outcome {
+            // Whoever looks for warnings has nothing to do.
+            Outcome::Committed => milestone.info(text),
+            _ => milestone.warn(text),
         }
-        .warn(match last.drain_ms {
-            Some(_) => format!("{text}; {}", last.connections),
-            None => text,
-        });
         if let Some(found) = &record.rejected {
             self.refuse(record.to_build.as_deref().or(found.build()));
         } else if outcome == Outcome::Committed {
@@ -319,6 +322,12 @@ impl Story {
     /// The probation that was ordered for it.
     pub(super) fn probation(&self) -> Option<Duration> {
         self.upgrade.as_ref().and_then(|record| record.probation)
+    }
+
+    /// The upgrade under way, else the last one.
+    pub(super) fn latest(&self) -> Option<Last> {
+        let upgrade = self.upgrade.as_ref().map(Record::under_way);
+        upgrade.or_else(|| self.last.clone())
     }
 
     pub(super) fn last(&self) -> Option<&Last> {

@@ -62,7 +62,7 @@ impl Successor {
     }
 
     /// Starts one, which will have this number among the generations.
-    pub(super) fn launch(&mut self, generation: u64, plan: Plan) {
+    pub(super) fn launch(&mut self, generation: u64, plan: Result<Plan, Failure>) {
         self.generation = generation;
         self.launches += 1;
         let (number, post) = (self.launches, self.post.clone());
@@ -75,7 +75,7 @@ impl Successor {
             let result = tokio::select! {
                 biased;
                 _ = given_up => return,
-                result = launch::launch(plan) => result,
+                result = async { launch::launch(plan?).await } => result,
             };
             let _ = post.send(Input::Launch(number, result)).await;
         });

@@ -75,8 +75,8 @@ impl Driver {
     }
 
     fn answer(&self, answers: Vec<Reply>) {
-        let differs = self.disk.differs();
         for reply in answers {
+            let differs = self.disk.differs(reply.kind());
             reply.end(differs.as_deref());
         }
     }

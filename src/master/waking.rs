@@ -154,7 +154,7 @@ impl Driver {
         let alone = matches!(phase, Phase::Committing | Phase::Serving | Phase::Reloading);
         alone.then(|| {
             let message = format!(
-                "the generation before is gone, and there is no way back in memory: {} serves for good; \
+                "the generation before is gone, and there is no way back in memory: {} serves on; \
                  `status` says what `rollback` goes back to now",
                 who(self)
             );

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::api::{Last, Outcome, Releases};
+use crate::api::{Build, Last, Outcome, Releases};
 use crate::config::ConfigError;
 use crate::machine::Phase;
 use crate::machine::message::Identity;
@@ -169,6 +169,29 @@ pub(super) fn nevertheless(why: &str, so: &str) -> String {
     format!("{why}{between}{so}")
 }
 
+/// The generation before is gone, before anything was final. `back`: what the disk has to go back to.
+pub(super) fn left_alone(
+    me: Who<'_>,
+    before: &str,
+    back: Option<&Build>,
+    probation: Duration,
+) -> String {
+    let back = match back {
+        Some(Build { version, build_id }) => {
+            let to = version
+                .clone()
+                .unwrap_or_else(|| format!("build {build_id}"));
+            format!("`rollback` runs {to} from the disk")
+        }
+        None => "there is nothing on disk to go back to".into(),
+    };
+    format!(
+        "the parked master ({before}) is gone: {me} serves alone and stays on trial until it has served \
+         for {} in good health, or `commit`; {back}",
+        humantime::format_duration(probation)
+    )
+}
+
 /// An upgrade to what runs.
 pub(super) fn runs_already(version: &str, release: Option<&Path>) -> String {
     match release {
@@ -216,6 +239,10 @@ pub(super) fn release_is_decided(last: &Last) -> Option<String> {
         )),
         Outcome::Committed => Some(format!(
             "the last upgrade changed the release, and is over: `deploy {from}` runs the release of before"
+        )),
+        // Whoever was parked is gone.
+        Outcome::UnderWay | Outcome::Interrupted if releases.differ() => Some(format!(
+            "the upgrade changed the release, and nobody is parked: `deploy {from}` runs the release of before"
         )),
         Outcome::RolledBack => Some(format!(
             "there is no upgrade to go back from: {}",
@@ -291,6 +318,7 @@ mod tests {
 
     /// Every sentence, in one file, for whoever reads them. `WORDS=write` writes it anew.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a list")]
     fn every_sentence_is_as_it_was_agreed() {
         let now = "2026-11-22T15:00:00Z".parse().unwrap();
         let who = |version, generation| Who {
@@ -366,7 +394,16 @@ mod tests {
         for probation in [Duration::ZERO, Duration::from_secs(60)] {
             let _ = writeln!(said, "upgrade: {}", took_over(one, two, probation));
         }
+        for version in [Some("1.0.0".to_owned()), None] {
+            let build_id = "0ab1".to_owned();
+            let back = Build { version, build_id };
+            let text = left_alone(two, "1.0.0", Some(&back), Duration::from_secs(60));
+            let _ = writeln!(said, "alone: {text}");
+        }
+        let text = left_alone(two, "1.0.0", None, Duration::from_secs(60));
+        let _ = writeln!(said, "alone: {text}");
         for outcome in [
+            Outcome::Interrupted,
             Outcome::Committed,
             Outcome::RolledBack,
             Outcome::Failed,

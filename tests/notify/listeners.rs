@@ -388,6 +388,7 @@ fn what_was_added_is_stored_also_when_the_predecessor_dies_before_the_takeover()
         .wait_for("an owner", |s| ended(s).then_some(()));
     service.wait_phase("serving");
     Queued::ask(b, 4).assert_served();
+    service.cli(&["commit"]).assert_code(0);
     wait_until("the store", || {
         stored(&service) == pairs(&[("http", a), ("more", b)])
     });

@@ -348,10 +348,14 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Whether the owner of this moment is the upgrade's successor (or, in hold mode, both accept).
 fn taken_over(status: &Status) -> bool {
-    matches!(
-        Phase::named(&status.phase),
-        Some(Phase::Probation | Phase::Committing | Phase::Beside)
-    )
+    // When its predecessor has died it proves itself alone.
+    let upgrade = status.upgrade.as_ref();
+    let on_trial = upgrade.is_some_and(|upgrade| upgrade.probation_left_ms.is_some());
+    match Phase::named(&status.phase) {
+        Some(Phase::Probation | Phase::Committing | Phase::Beside) => true,
+        Some(Phase::Serving | Phase::Reloading) => on_trial,
+        _ => false,
+    }
 }
 
 fn took_over(status: &Status, upgrade: &Upgrade) -> Verdict {

@@ -123,9 +123,10 @@ fn committing_told_to_leave_stops_the_service_when_it_is_alone() {
 fn yielded_leaves_by_retire_or_eof_and_kills_what_cannot_take_back() {
     let retired = [Event::Predecessor(retire())];
     assert_eq!(after(Yielded, Automatic, &retired), Draining);
+    // The way back is from the disk then.
     assert_eq!(
         after(Yielded, Automatic, &[Event::PredecessorClosed]),
-        Serving
+        Launching
     );
     let ready = Event::Predecessor(FromPredecessor::Ready);
     assert_eq!(after(Yielded, Hold, &[ready]), Standby);
@@ -140,9 +141,9 @@ fn yielded_leaves_by_retire_or_eof_and_kills_what_cannot_take_back() {
 }
 
 #[test]
-fn yielded_told_to_leave_serves_on_when_there_is_nobody_else() {
+fn yielded_told_to_leave_serves_on_until_there_is_somebody_else() {
     let events = [signal(Signal::Quit), Event::PredecessorClosed];
-    assert_eq!(after(Yielded, Automatic, &events), Serving);
+    assert_eq!(after(Yielded, Automatic, &events), Launching);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::kit::*;
 use crate::api::Outcome;
-use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Order, Signal};
+use crate::machine::event::{Event, Failure, FromPredecessor, FromSuccessor, Order, Signal};
 use crate::machine::{Action, OrderKind, Phase, Timer, Verdict, Who};
 
 #[test]
@@ -220,10 +220,11 @@ fn a_rollback_is_answered_when_the_old_one_serves() {
         Some(Verdict::Done)
     );
     assert_eq!(pair.phases(), [Phase::Serving]);
-    // and not at all when there is nobody left to go back to.
+    // and not at all when there is nobody left to go back to, and nothing on disk.
     let mut one = One::at(Phase::Probation, Automatic);
     let _ = one.order(Order::Rollback { nothing: None });
-    let actions = one.on(Event::PredecessorClosed);
+    let _ = one.on(Event::PredecessorClosed);
+    let actions = one.on(Event::LaunchFailed(Failure::new("nothing to go back to")));
     assert!(matches!(
         verdict(&actions, OrderKind::Rollback),
         Some(Verdict::Failed(_))

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::kit::*;
-use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Order, Signal};
+use crate::api::Outcome;
+use crate::machine::event::{Event, Failure, FromPredecessor, FromSuccessor, Order, Signal};
 use crate::machine::{Action, Note, OrderKind, Phase, Timer, Timing, Verdict, Who};
 
 fn names(actions: &[Action]) -> Vec<Who> {
@@ -344,18 +345,124 @@ fn one_that_drains_since_its_commit_lets_go_when_its_successor_dies() {
     assert!(!actions.contains(&Action::ReapSuccessor));
 }
 
+/// Its predecessor has died, and nothing was final.
+fn alone_on_trial(phase: Phase, mode: Mode) -> (One, Vec<Action>) {
+    let mut one = One::at(phase, mode);
+    let actions = one.on(Event::PredecessorClosed);
+    (one, actions)
+}
+
+fn goes_back(actions: &[Action]) -> bool {
+    let (back, next) = (true, None);
+    actions.contains(&Action::Launch { back, next })
+}
+
+fn concludes(actions: &[Action]) -> Option<Outcome> {
+    actions.iter().find_map(|action| match action {
+        Action::Conclude(outcome, _) => Some(*outcome),
+        _ => None,
+    })
+}
+
 #[test]
-fn a_predecessor_that_dies_commits_by_accident() {
-    for phase in [Phase::Probation, Phase::Yielded] {
-        let mut one = One::at(phase, Automatic);
-        let actions = one.on(Event::PredecessorClosed);
-        place(&actions, &Action::Note(Note::CommittedByAccident));
+fn one_whose_predecessor_dies_proves_itself_alone() {
+    for (phase, mode) in [
+        (Phase::Probation, Automatic),
+        (Phase::Probation, Hold),
+        (Phase::Standby, Hold),
+    ] {
+        let (mut one, actions) = alone_on_trial(phase, mode);
         assert_eq!(one.phase(), Phase::Serving);
+        place(&actions, &Action::ProveAlone);
+        assert!(!actions.contains(&Action::KeepDisk) && concludes(&actions).is_none());
+        assert_eq!(
+            one.armed(Timer::ColdTrial),
+            Some(Timing::default().probation)
+        );
+        let actions = one.waits_for(Timer::ColdTrial);
+        assert_order(&actions, &[Action::Proved, Action::DropListeners]);
+        assert_eq!(concludes(&actions), Some(Outcome::Committed));
     }
     let mut one = One::at(Phase::Committing, Automatic);
     let actions = one.on(Event::PredecessorClosed);
-    assert!(!actions.contains(&Action::Note(Note::CommittedByAccident)));
     assert_order(&actions, &[Action::KeepDisk, Action::DropListeners]);
+    assert_eq!(concludes(&actions), Some(Outcome::Committed));
+    assert_eq!(one.armed(Timer::ColdTrial), None);
+}
+
+#[test]
+fn an_operator_ends_the_trial_of_one_that_is_alone() {
+    let (mut one, _) = alone_on_trial(Phase::Probation, Automatic);
+    let actions = one.order(Order::Commit);
+    place(&actions, &Action::Proved);
+    assert_eq!(concludes(&actions), Some(Outcome::Committed));
+    assert_eq!(verdict(&actions, OrderKind::Commit), Some(&Verdict::Done));
+    assert_eq!(one.armed(Timer::ColdTrial), None);
+
+    let (mut one, _) = alone_on_trial(Phase::Probation, Automatic);
+    let actions = one.order(Order::Rollback { nothing: None });
+    assert!(goes_back(&actions));
+    assert_eq!(concludes(&actions), Some(Outcome::Interrupted));
+    // There is none: it serves on, and may yet prove itself.
+    let actions = one.on(Event::LaunchFailed(Failure::new("nothing to go back to")));
+    assert_eq!(one.phase(), Phase::Serving);
+    assert!(matches!(
+        verdict(&actions, OrderKind::Rollback),
+        Some(Verdict::Failed(_))
+    ));
+    place(&one.waits_for(Timer::ColdTrial), &Action::Proved);
+}
+
+#[test]
+fn one_that_is_alone_and_fails_goes_back_once() {
+    for event in [
+        Event::WorkersFailed("crash loop".into()),
+        Event::Unhealthy("503".into()),
+    ] {
+        let (mut one, _) = alone_on_trial(Phase::Probation, Automatic);
+        let actions = one.on(event.clone());
+        assert!(goes_back(&actions));
+        assert_eq!(concludes(&actions), Some(Outcome::Interrupted));
+        let _ = one.on(Event::LaunchFailed(Failure::new("nothing to go back to")));
+        assert!(!goes_back(&one.on(event)));
+    }
+}
+
+#[test]
+fn one_that_gave_up_goes_back_by_the_disk_when_its_predecessor_dies() {
+    let (one, actions) = alone_on_trial(Phase::Yielded, Automatic);
+    assert_eq!(one.phase(), Phase::Launching);
+    assert!(goes_back(&actions) && !actions.contains(&Action::KeepDisk));
+    assert_eq!(concludes(&actions), Some(Outcome::Interrupted));
+
+    // Who ordered it is answered when it is done.
+    let mut one = One::at(Phase::Probation, Automatic);
+    let _ = one.order(Order::Rollback { nothing: None });
+    let actions = one.on(Event::PredecessorClosed);
+    assert_eq!(verdict(&actions, OrderKind::Rollback), None);
+    let _ = one.on(Event::Launched(NEW_PID));
+    let _ = one.told(FromSuccessor::Ready);
+    let actions = one.told(FromSuccessor::Ready);
+    assert_eq!(verdict(&actions, OrderKind::Rollback), Some(&Verdict::Done));
+
+    // What supersedes it goes on from here.
+    let mut one = One::at(Phase::Probation, Automatic);
+    let _ = one.order(supersede());
+    let actions = one.on(Event::PredecessorClosed);
+    let next = Some(next());
+    place(&actions, &Action::Launch { back: false, next });
+    assert_eq!(verdict(&actions, OrderKind::Upgrade), None);
+
+    // A configuration that was being read holds nothing up.
+    let mut one = One::at(Phase::Probation, Automatic);
+    let _ = one.order(Order::Reload);
+    let _ = one.on(Event::Unhealthy("503".into()));
+    let actions = one.on(Event::PredecessorClosed);
+    assert!(goes_back(&actions));
+    assert!(matches!(
+        verdict(&actions, OrderKind::Reload),
+        Some(Verdict::Failed(_))
+    ));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::perform::too_early;
 use super::world::{A, B, Health, Older, World, die, me};
-use super::{Explorer, Move, Next, Plant, What, Word, text};
+use super::{Explorer, Move, Next, Plant, What, Word, proves, text};
 use crate::machine::event::{Event, Order, Signal};
 use crate::machine::{Action, Verdict};
 
@@ -78,6 +78,7 @@ impl Explorer {
         let Some(machine) = world.masters[who].as_mut().and_then(|m| m.machine.as_mut()) else {
             return;
         };
+        world.proved |= who == B && proves(&event, machine.phase());
         let actions = machine.step(event.clone(), self.start);
         // Reasons are for people: two states that differ in nothing else are one.
         if let Some(why) = &mut machine.why {

@@ -9,7 +9,12 @@ impl Explorer {
     #[expect(clippy::too_many_lines, reason = "one arm an action")]
     pub(super) fn perform(&self, world: &mut World, who: usize, action: Action) {
         match action {
-            Action::Enter { to, .. } => self.entered(world, who, to),
+            Action::Enter { from, to } => self.entered(world, who, (from, to)),
+            Action::KeepDisk | Action::Proved => {
+                if !world.proved {
+                    world.bad = Some("what has not proved itself becomes the good one");
+                }
+            }
             Action::StartWorkers => {
                 me(world, who).workers = Workers::Starting;
                 me(world, who).accept = false;
@@ -194,7 +199,8 @@ impl Explorer {
                 }
                 world.stopping = true;
             }
-            Action::Exit(_) => end(world, who, true),
+            // What fails is started anew.
+            Action::Exit(code) => end(world, who, code == 0),
             // It says that it told the drainer, and forgets it.
             Action::EndDrainer(OLDER, _) if self.plant == Plant::ForgetsWhoDrains => {
                 self.answer(world, who, Event::DrainerGone(OLDER));
@@ -207,14 +213,13 @@ impl Explorer {
             | Action::KillDrainer(_)
             | Action::WritePids
             | Action::OwnPid
-            | Action::KeepDisk
             | Action::DropListeners
             | Action::ReopenLogs
             | Action::Note(_)
             | Action::AdoptReload
             | Action::Committed
             | Action::RestoreDisk
-            | Action::Proved
+            | Action::ProveAlone
             | Action::AbandonReload(_)
             | Action::CheckHealth
             | Action::DrainEnded
@@ -234,7 +239,12 @@ impl Explorer {
         }
     }
 
-    pub(super) fn entered(&self, world: &mut World, who: usize, to: Phase) {
+    fn entered(&self, world: &mut World, who: usize, (from, to): (Phase, Phase)) {
+        // What was said of it before does not count any longer.
+        world.proved &= to != Phase::Yielded;
+        if from == Phase::Yielded && to == Phase::Serving && self.plant == Plant::YieldedIsGood {
+            self.perform(world, who, Action::KeepDisk);
+        }
         if who == B && to == Phase::Probation && self.plant == Plant::SuccessorClaimsMain {
             self.name_main(world, B, B);
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 mod acts;
 
-use super::world::Workers;
+use super::{proves, world::Workers};
 use crate::machine::event::{Event, Failure, FromSuccessor, Order, Signal};
 use crate::machine::message::Supersede;
 use crate::machine::{Machine, OrderKind, Phase, Timer, Timing};
@@ -47,6 +47,8 @@ struct Node {
     open_after: bool,
     asked: Vec<OrderKind>,
     before_is_gone: bool,
+    /// It has served its time in health, or was made final.
+    proved: bool,
     /// Those that drain without a channel, as far as it knows.
     drainers: Vec<u32>,
 }
@@ -147,6 +149,7 @@ impl Walk {
             open_after: false,
             asked: Vec::new(),
             before_is_gone: false,
+            proved: false,
             drainers: Vec::new(),
         });
         u32::try_from(self.nodes.len()).unwrap()
@@ -486,9 +489,11 @@ impl Walk {
             Event::DrainerGone(one) => node.drainers.retain(|known| *known != one),
             _ => {}
         }
-        let Some(machine) = &mut self.node(pid).machine else {
+        let node = self.node(pid);
+        let Some(machine) = &mut node.machine else {
             return;
         };
+        node.proved |= proves(&event, machine.phase());
         let actions = machine.step(event, now);
         self.perform(pid, actions);
     }

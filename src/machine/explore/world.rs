@@ -132,6 +132,8 @@ pub(super) struct World {
     pub(super) upgrading: bool,
     /// By whom the last one was.
     pub(super) concluded: Option<usize>,
+    /// What B runs has served its time in health, or an operator made it final.
+    pub(super) proved: bool,
     pub(super) bad: Option<&'static str>,
 }
 

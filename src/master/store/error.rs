@@ -35,8 +35,6 @@ pub enum StoreError {
         path.display()
     )]
     OldIsRejected { path: PathBuf, build_id: String },
-    #[error("{} was replaced just now and was left alone", path.display())]
-    Changed { path: PathBuf },
 }
 
 impl StoreError {

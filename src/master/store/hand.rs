@@ -75,17 +75,20 @@ impl Store {
     pub(super) fn perform(&self, seen: &Seen, plan: &Plan<String>) -> Result<Verdict, StoreError> {
         let mut held = None;
         for step in &plan.steps {
-            self.take(seen, step, &mut held)?;
+            if !self.take(seen, step, &mut held)? {
+                return Ok(Verdict::Newer);
+            }
         }
         Ok(plan.verdict)
     }
 
+    /// `false`: somebody has put another program there since we looked. Theirs stays.
     fn take(
         &self,
         seen: &Seen,
         step: &Step<String>,
         held: &mut Option<Temp>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let named = |name| seen.place.named(name);
         match step {
             Step::MakeGood(source) => {
@@ -99,6 +102,7 @@ impl Store {
                     held.put(&named(Name::Old))?;
                 }
             }
+            Step::KeepRejected if entry(&seen.place.at) != seen.program => return Ok(false),
             Step::KeepRejected => {
                 let rejected = named(Name::Rejected);
                 clear_the_way(&rejected)?;
@@ -109,17 +113,17 @@ impl Store {
                     done => done?,
                 }
             }
-            Step::PutBack(source) => self.put_back(seen, *source)?,
+            Step::PutBack(source) => return self.put_back(seen, *source),
             Step::Count(id, number) => {
                 let place = named(Name::Tries);
                 Temp::bytes(&place, format!("{id} {number}\n").as_bytes(), 0o644)?.put(&place)?;
             }
             Step::Remove(name) => remove_all(&named(*name))?,
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn put_back(&self, seen: &Seen, source: Source) -> Result<(), StoreError> {
+    fn put_back(&self, seen: &Seen, source: Source) -> Result<bool, StoreError> {
         let place = &seen.place;
         let new = match self.copy(place, source, &place.at) {
             Err(StoreError::Replace(full)) if full.no_room() => {
@@ -135,13 +139,10 @@ impl Store {
             }
             made => made?,
         };
-        let changed = || StoreError::Changed {
-            path: place.at.clone(),
-        };
         if seen.program.is_none() {
             return match new.put_where_nothing_is(&place.at) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(changed()),
-                done => Ok(done?),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+                done => Ok(done.map(|()| true)?),
             };
         }
         match new.exchange(&place.at) {
@@ -150,21 +151,23 @@ impl Store {
                 if entry(&rejected) != seen.program {
                     clear_the_way(&rejected)?;
                 }
-                Ok(Temp::existing(out).put(&rejected)?)
+                Temp::existing(out).put(&rejected)?;
+                Ok(true)
             }
-            // Somebody was faster: theirs stays.
+            // Somebody was faster.
             Ok(newer) => {
                 Temp::existing(newer).put(&place.at)?;
-                Err(changed())
+                Ok(false)
             }
             // A file system that cannot exchange (NFS): there a moment is left to be faster in.
-            Err((_, _)) if entry(&place.at) != seen.program => Err(changed()),
+            Err((_, _)) if entry(&place.at) != seen.program => Ok(false),
             Err((new, _)) => {
                 if entry(&place.named(Name::Rejected)) != seen.program {
                     let rejected = place.named(Name::Rejected);
                     fs::rename(&place.at, &rejected).map_err(failed("move away", &place.at))?;
                 }
-                Ok(new.put(&place.at)?)
+                new.put(&place.at)?;
+                Ok(true)
             }
         }
     }

@@ -36,6 +36,10 @@ impl Walk {
                 node.drains = Some(now);
                 self.told_to_leave(pid);
             }
+            Action::Enter { to, .. } => node.proved &= to != Phase::Yielded,
+            Action::KeepDisk | Action::Proved if !node.proved => {
+                self.wrong = Some("what has not proved itself becomes the good one".into());
+            }
             Action::Reload => node.reloading = true,
             Action::AbandonReload(_) => node.reloading = false,
             Action::Launch { next, .. } => {

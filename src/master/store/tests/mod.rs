@@ -138,6 +138,19 @@ fn whatever_stood_there_becomes_rejected() {
 }
 
 #[test]
+fn a_file_that_comes_in_the_middle_of_a_reject_is_left_alone() {
+    let lab = Lab::plain();
+    lab.store.commit().unwrap();
+    let failed = lab.release(2);
+    let seen = lab.store.look().unwrap();
+    let plan = seen.files.reject(failed.id.as_ref(), Some(&seen.running));
+    lab.release(3);
+    assert_eq!(lab.store.perform(&seen, &plan).unwrap(), Verdict::Newer);
+    lab.expect(3, Some(1), None, None);
+    assert_eq!(lab.store.tidy(), 0);
+}
+
+#[test]
 fn a_previous_build_is_gone_back_to_unless_it_was_refused() {
     let lab = Lab::plain();
     lab.store.commit().unwrap();
