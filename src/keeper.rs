@@ -324,7 +324,10 @@ impl Keeper {
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => {
                 self.stop = Some(signal);
                 if self.news.is_none() {
-                    self.until = Some(Instant::now());
+                    // A service that was stopped ends by itself.
+                    if self.ended != Some(Exit::Code(0)) {
+                        self.until = Some(Instant::now());
+                    }
                 } else {
                     self.forward(signal);
                 }

@@ -126,7 +126,8 @@ fn a_renamed_in_program_takes_over_and_a_commit_makes_it_final() {
     assert!(last.takeover_ms.is_some());
     service.cli(&["commit"]).assert_code(0);
     let log = service.log_text();
-    let quiet = !log.contains("WARN") && log.contains(" is committed");
+    let end = log.lines().find(|line| line.contains(" is committed"));
+    let quiet = end.is_some_and(|line| line.contains(" info "));
     assert!(quiet, "nothing to do, and nothing to warn of:\n{log}");
     load.wait_answers(100, SOON);
     let report = load.stop();

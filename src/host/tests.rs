@@ -876,7 +876,8 @@ async fn an_instance_that_is_away_is_left_out() {
 #[tokio::test]
 async fn an_instance_that_does_not_answer_is_left_out_for_a_while() {
     let mut scene = Scene::new(2);
-    scene.app.answer_timeout = QUICK;
+    // Long enough for the one that answers.
+    scene.app.answer_timeout = 5 * QUICK;
     scene.plays(0, |_, mut stream| async move {
         while request(&mut stream).await.is_some() {}
     });

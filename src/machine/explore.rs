@@ -251,7 +251,8 @@ fn explorers() -> Vec<(String, Explorer)> {
     }
     for (title, script) in scripts() {
         if UNHEARD.contains(&title) {
-            let mut explorer = explorer(script);
+            // That nobody hears is an accident, too.
+            let mut explorer = Explorer::new(script, Plant::None);
             explorer.deafness = true;
             out.push((format!("{title}, unheard"), explorer));
         }

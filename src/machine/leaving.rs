@@ -167,8 +167,11 @@ impl Machine {
             Event::OwnerAnswered(false) if self.asks || self.committed_one_is_gone() => {
                 // Nobody serves, and nobody else would see it: the zombie of a successor goes to PID 1
                 // (or the keeper) with our exit, and is noticed there. Our workers finish by themselves.
-                // Should the service manager have us for the main process still, it must not take this
-                // for a stop.
+                // It must not take this for a stop; and whom it has for the main process may be dead, and
+                // reaped by one that did not know.
+                if self.asks {
+                    s.act(Action::NameMain(Who::Me));
+                }
                 self.say_held(s);
                 self.enter(Phase::Done, s);
                 s.act(Action::Exit(crate::api::exit::FAILED));

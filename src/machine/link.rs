@@ -96,6 +96,9 @@ pub struct HandoffRequest {
     /// tells. An owner that does not know this answers as to a worker, which does no harm.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub news: Option<Box<News>>,
+    /// It has no connections to pass on: it only wants to know where the owner's application listens.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub application: bool,
 }
 
 /// What the master of a generation that only drains tells the owner.

@@ -75,6 +75,8 @@ impl Driver {
             Input::Disk(done) => self.disk_done(done),
             Input::DiskLate => self.disk_late(),
             Input::DiskAgain => self.disk.again(self.machine.phase().rests()),
+            // As at the tick.
+            Input::Written if !self.machine.owns() => {}
             Input::Written => self.story.unwritten.write_again(),
             Input::TellNews => self.tell_news(),
             Input::WakeLate(number) => self.wake_is_late(number),
@@ -181,11 +183,20 @@ impl Driver {
             ];
             let done = news.drained.as_ref().map(|_| news.master.pid);
             self.drainers.heard(news, |pid| ours.contains(&Some(pid)));
-            handoff::heard(asker);
+            handoff::tell(asker, Targets::default());
             return done.into_iter().map(Event::DrainerDone).collect();
         }
         if !self.machine.receives() {
             // The service changed hands at this moment: it asks again, and the owner answers.
+            return Vec::new();
+        }
+        let upstreams = self.applications.upstreams();
+        if asker.request.application {
+            let targets = Targets {
+                upstreams,
+                ..Targets::default()
+            };
+            handoff::tell(asker, targets);
             return Vec::new();
         }
         let mut targets = if self.configured.config.drain.pass_connections {
@@ -193,7 +204,7 @@ impl Driver {
         } else {
             Targets::default()
         };
-        targets.upstreams = self.applications.upstreams();
+        targets.upstreams = upstreams;
         self.handoff.answer(asker, targets);
         Vec::new()
     }

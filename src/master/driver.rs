@@ -95,6 +95,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 impl Driver {
     /// Lives until the machine says exit.
     pub(super) async fn drive(mut self, first: Vec<Action>) -> u8 {
+        self.tell_rest();
         self.look_after_tls(true);
         let mut events = VecDeque::new();
         for action in first {

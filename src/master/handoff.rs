@@ -118,10 +118,11 @@ impl HandoffDoor {
     }
 }
 
-/// A master that only tells how it drains needs no more than to know that it was heard.
-pub(super) fn heard(asker: Asker) {
+/// Answers somebody who passes nothing on: a master that tells how it drains needs no more than to know
+/// that it was heard, a front where the application listens.
+pub(super) fn tell(asker: Asker, targets: Targets) {
     tokio::spawn(async move {
-        if let Err(e) = asker.answer(&Targets::default()).await {
+        if let Err(e) = asker.answer(&targets).await {
             tracing::debug!("{e}");
         }
     });

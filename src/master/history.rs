@@ -259,7 +259,7 @@ impl History {
 const MODE: u32 = 0o640;
 
 /// Opens the file for appending and locks it; it is the one at `path` when this returns. Whoever writes a
-/// line holds it for a moment; anybody may hold it for longer, and nobody waits for that.
+/// line holds it for a moment; anybody may hold it for longer, and nobody waits for long for that.
 #[expect(
     clippy::disallowed_methods,
     reason = "no event tells that a lock is free"

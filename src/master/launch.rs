@@ -138,16 +138,16 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
     spec.keep_notify = plan.notify;
     spec.blocked = signals::BLOCKED_AT_EXEC;
     let process = spawn::spawn(spec).map_err(|e| Failure::new(e.to_string()))?;
-    let mut guard = Guard(process);
-    let output = guard.0.take_output().map(hear);
-    let ended = tokio::time::timeout(plan.timeout, guard.0.exited()).await;
+    let mut guard = Guard(Some(process));
+    let output = guard.process().take_output().map(hear);
+    let ended = tokio::time::timeout(plan.timeout, guard.process().exited()).await;
     if ended.is_err() {
         return Err(Failure::new(format!(
             "pre-flight: `{path} check` did not end within {} (start_timeout)",
             humantime::format_duration(plan.timeout)
         )));
     }
-    let ended = guard.0.reap();
+    let ended = guard.process().reap();
     if ended.success() {
         return Ok(());
     }
@@ -200,14 +200,26 @@ const MOST: usize = 4096;
 /// For what is in the pipe when the process has ended.
 const REST: Duration = Duration::from_secs(1);
 
-/// Kills and reaps a process that nobody waits for any more.
-struct Guard(Process);
+/// Kills and reaps a process that nobody waits for any more. One that hangs in the kernel is waited for
+/// by nobody who has something else to do.
+struct Guard(Option<Process>);
+
+impl Guard {
+    fn process(&mut self) -> &mut Process {
+        self.0.as_mut().expect("until it is dropped")
+    }
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.0.peek().is_none() {
-            let _ = self.0.signal(Signal::SIGKILL);
+        let Some(mut process) = self.0.take() else {
+            return;
+        };
+        if process.peek().is_none() {
+            let _ = process.signal(Signal::SIGKILL);
+            tokio::task::spawn_blocking(move || process.reap());
+        } else {
+            process.reap();
         }
-        self.0.reap();
     }
 }

@@ -50,6 +50,7 @@ impl Driver {
         let Err(failure) = result else {
             let order = self.orders.hold(waiter);
             if self.can_wake() {
+                self.waking.looked = Some(found);
                 self.wake_first();
                 return None;
             }

@@ -268,7 +268,6 @@ impl Driver {
     /// The service runs.
     fn ready(&mut self) -> Vec<Event> {
         self.configured.sockets.store(&self.manager);
-        self.tell_rest();
         let done = self.manager.ready(&status::line(self));
         let heard = done.then_some(Event::ReadyHeard);
         let named = Event::MainNamed { who: Who::Me, done };
@@ -339,11 +338,13 @@ impl Driver {
         self.tell_rest();
     }
 
-    fn tell_rest(&self) {
+    /// The keeper is to leave what a dead master left the time of a stop, and a margin: it ends by itself
+    /// within the first.
+    pub(super) fn tell_rest(&self) {
         let config = &self.configured.config;
         let app = config.app.as_ref().map(|app| app.stop_timeout);
         self.manager
-            .rest(config.drain.stop_timeout + app.unwrap_or_default());
+            .rest(config.drain.stop_timeout + app.unwrap_or_default() + MARGIN);
     }
 
     pub(super) fn milestone(&self, kind: &'static str) -> Milestone<'static> {
@@ -357,6 +358,9 @@ impl Driver {
         all
     }
 }
+
+/// For hooks, and for what is written at the end.
+const MARGIN: Duration = Duration::from_secs(3);
 
 /// TERM or INT, to another master.
 fn os(how: Signal) -> Os {

@@ -25,6 +25,8 @@ pub(super) struct Waking {
     asleep: Vec<Waiter>,
     /// For the machine.
     awake: Vec<Waiter>,
+    /// What was at the path when an order that supersedes this generation was looked at.
+    pub(super) looked: Option<Found>,
     /// The predecessor has an application, or may have one.
     there_is_one: bool,
     /// A parked master: its successor waits for our application.
@@ -43,6 +45,7 @@ impl Waking {
             number: 0,
             asleep: Vec::new(),
             awake: Vec::new(),
+            looked: None,
             there_is_one: false,
             wanted: false,
             expects: false,
@@ -110,8 +113,9 @@ impl Driver {
         tracing::error!("{message}");
         for waiter in std::mem::take(&mut self.waking.asleep) {
             // It failed: the program on disk is the one that serves.
-            if !waiter.goes_back() && !self.disk.store.disk().matches_running {
-                self.disk.reject(Found::of(&self.disk.store.open()));
+            let looked = self.waking.looked.take().filter(|_| !waiter.goes_back());
+            if let Some(found) = looked.filter(|_| !self.disk.store.disk().matches_running) {
+                self.disk.reject(found);
             }
             waiter.end(exit::FAILED, message.clone());
         }

@@ -100,29 +100,43 @@ impl Targets {
 /// Asks whoever owns the service for sending ends, for at most a second. None means that it has no
 /// worker that receives.
 pub async fn ask(path: &Path, generation: u64) -> Result<Targets, HandoffError> {
-    converse(path, generation, None).await
+    converse(path, request(generation)).await
+}
+
+/// Asks it where the owner's application listens, for at most a second.
+pub async fn ask_for_application(
+    path: &Path,
+    generation: u64,
+) -> Result<Vec<Upstream>, HandoffError> {
+    let request = HandoffRequest {
+        application: true,
+        ..request(generation)
+    };
+    Ok(converse(path, request).await?.upstreams)
 }
 
 /// Tells whoever owns the service, for at most a second. Returns when it has heard.
 pub async fn tell(path: &Path, generation: u64, news: News) -> Result<(), HandoffError> {
-    converse(path, generation, Some(Box::new(news)))
-        .await
-        .map(drop)
+    let request = HandoffRequest {
+        news: Some(Box::new(news)),
+        ..request(generation)
+    };
+    converse(path, request).await.map(drop)
 }
 
-async fn converse(
-    path: &Path,
-    generation: u64,
-    news: Option<Box<News>>,
-) -> Result<Targets, HandoffError> {
+fn request(generation: u64) -> HandoffRequest {
+    HandoffRequest {
+        version: HANDOFF_VERSION,
+        generation,
+        news: None,
+        application: false,
+    }
+}
+
+async fn converse(path: &Path, request: HandoffRequest) -> Result<Targets, HandoffError> {
     let conversation = async {
         let channel = Channel::from_socket(UnixSeqpacket::connect(path).await?);
         check_peer(&channel)?;
-        let request = HandoffRequest {
-            version: HANDOFF_VERSION,
-            generation,
-            news,
-        };
         channel.send(&request, &[]).await?;
         let received = channel.recv().await?.ok_or(HandoffError::Closed)?;
         let answer: HandoffAnswer = received.decode()?;
@@ -236,15 +250,7 @@ mod tests {
             answer(accepted, &offered).await.unwrap()
         };
         let (request, ends) = tokio::join!(owner, ask(&path, 6));
-        let (version, generation) = (HANDOFF_VERSION, 6);
-        assert_eq!(
-            request,
-            HandoffRequest {
-                version,
-                generation,
-                news: None,
-            }
-        );
+        assert_eq!(request, super::request(6));
         let targets = ends.unwrap();
         let ends = targets.ends;
         assert_eq!((ends.len(), targets.reads), (1, reads));

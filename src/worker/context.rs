@@ -239,10 +239,17 @@ impl Worker {
 
     /// Asks whenever our front needs the owner's application.
     pub(super) async fn ask_for_the_front(&self) -> Infallible {
+        let Some(path) = &self.handoff else {
+            return std::future::pending().await;
+        };
         loop {
             self.owners_application.wanted().await;
-            self.ask().await;
-            sleep(AGAIN).await;
+            let told = handoff::ask_for_application(path, self.generation).await;
+            // Who does not answer has a queue, which is others' as well.
+            let pause = if told.is_ok() { AGAIN } else { 4 * AGAIN };
+            // Its application may have gone with it, and its address may be anybody's.
+            self.owners_application.tell(told.unwrap_or_default());
+            sleep(pause).await;
         }
     }
 

@@ -107,10 +107,12 @@ struct Pair {
 }
 
 impl Pair {
-    async fn of(name: &str) -> Self {
+    async fn of(condition: &str, name: &str) -> Self {
         let mut mutant = config();
         mutant.name = name.into();
-        mutant.http.header_timeout = GIVEN_UP;
+        if condition == "sticky" {
+            mutant.http.header_timeout = GIVEN_UP;
+        }
         let old = TestWorker::with(mutant).await;
         let (sending, receiving) = handoff::pair().unwrap();
         let listener = old.listener.try_clone().unwrap();
@@ -242,7 +244,7 @@ async fn half_a_head_read(pair: &mut Pair) -> Saw {
 
 /// Runs the scene that needs the condition, in a worker of this name.
 async fn scene(condition: &str, name: &str) -> (Saw, Report) {
-    let mut pair = Pair::of(name).await;
+    let mut pair = Pair::of(condition, name).await;
     let saw = match condition {
         "in-flight" => answer_under_way(&mut pair).await,
         "body-pending" => body_to_come(&mut pair).await,

@@ -177,16 +177,31 @@ fn a_release_that_ended_twice_in_a_short_probation_is_taken_back() {
 fn a_release_that_renews_its_process_proves_itself() {
     let scene = two("renews", "");
     fs::write(scene.releases().join("2/fault"), "renews").unwrap();
-    scene.probation("13s");
+    scene.probation("18s");
     scene.service.cli(&["reload"]).assert_code(0);
     scene.deploy("2").assert_code(0);
     let before = pid(&scene);
     scene.service.cli(&["wait"]).assert_code(0);
     wait_gone(before);
     assert_eq!(scene.get("/"), "2");
-    scene.wait_log("ended by itself, with exit code 0, after 10s: it is started again");
+    scene.wait_log("ended by itself, with exit code 0, after 1");
     let status = scene.service.cli(&["status"]).stdout;
     assert!(!status.contains("the last fault"), "{status}");
+}
+
+/// It ended on purpose, and nobody answers since.
+#[test]
+fn a_release_that_renews_its_process_in_vain_is_taken_back() {
+    let scene = two("renews-in-vain", "");
+    fs::write(scene.releases().join("2/fault"), "renews-once").unwrap();
+    scene.probation("18s");
+    scene.service.cli(&["reload"]).assert_code(0);
+    scene.deploy("2").assert_code(0);
+    let end = scene.service.cli(&["wait"]);
+    assert_eq!(end.code, 1, "{end}");
+    assert!(end.to_string().contains("answers at this moment"), "{end}");
+    assert_eq!(scene.get("/"), "1");
+    assert_eq!(scene.pointed(), "1");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::kit::*;
 use crate::machine::event::{Event, FromPredecessor, FromSuccessor, Order, Signal};
-use crate::machine::{Action, OrderKind, Phase, Timer, Verdict};
+use crate::machine::{Action, OrderKind, Phase, Timer, Verdict, Who};
 
 #[test]
 fn a_new_one_told_to_leave_finishes_what_it_holds() {
@@ -66,9 +66,9 @@ fn one_that_left_the_service_to_somebody_who_is_gone_asks_who_serves() {
         one
     };
     for mut one in [busy(), retired()] {
-        // Should it be the main process still, its failure starts the service anew.
+        // Its failure starts the service anew: it is the main process by then.
         let actions = one.on(Event::OwnerAnswered(false));
-        place(&actions, &Action::Exit(1));
+        assert_order(&actions, &[Action::NameMain(Who::Me), Action::Exit(1)]);
     }
     // It has asked.
     assert_eq!(busy().on(Event::WorkersGone), [Action::DrainEnded]);

@@ -302,6 +302,10 @@ impl Applications {
             .as_ref()
             .filter(|one| one.supervisor.is_ours())?;
         let failing = ours.instances.failing;
+        if failing == 0 && ours.instances.ready == Some(0) {
+            // It may have ended on purpose; whether it comes back is not known yet.
+            return Some("no instance of the application answers at this moment".into());
+        }
         if failing == 0 {
             return ours.unproved();
         }
