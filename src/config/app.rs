@@ -127,6 +127,24 @@ impl App {
         self.listen.or(named).unwrap_or(Listens::Port)
     }
 
+    /// Whether a program that was started as `other` is what we would start. What only concerns its front, or
+    /// when it is stopped or removed, asks for no new process.
+    #[must_use]
+    pub(crate) fn is_same_process(&self, other: &Self) -> bool {
+        let process = |app: &Self| Self {
+            warmup: Vec::new(),
+            parked: Parked::default(),
+            keep: 0,
+            connect_timeout: Duration::ZERO,
+            answer_timeout: Duration::ZERO,
+            stall_timeout: Duration::ZERO,
+            tunnel_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            ..app.clone()
+        };
+        process(self) == process(other)
+    }
+
     /// The places that its command names.
     pub(super) fn named(&self) -> impl Iterator<Item = (Listens, &'static str)> {
         let names = |place: &str| self.command.iter().any(|word| word.contains(place));

@@ -205,6 +205,12 @@ fn a_reload_with_another_application_starts_it_before_its_workers() {
     // Nothing about the application: it stays.
     scene.service.cli(&["reload"]).assert_code(0);
     assert_eq!(pid(&scene), before);
+    // Nor is it started again for what its front alone has to know.
+    scene.configure(SOCKET, "answer_timeout = \"1s\"\nparked = \"stopped\"\n");
+    scene.service.cli(&["reload"]).assert_code(0);
+    let late = scene.ask("GET /bad/late HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert_eq!(late.0, 504);
+    assert_eq!(pid(&scene), before);
     scene.configure(SOCKET, "instances = 2\n");
     scene.service.cli(&["reload"]).assert_code(0);
     wait_gone(before);

@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::application::{Application, Supervisor};
-use crate::config::{App, Config, Parked, Upstream};
+use crate::config::{App, Config, Upstream};
 use crate::machine::hosting::{Hosting, Instances, RunningApp, ToSupervisor};
 use crate::machine::message::Identity;
 use crate::master::input::Input;
@@ -179,23 +179,16 @@ impl Launcher {
     }
 }
 
-/// Whether what a predecessor started is what we would start. Read with our defaults: what another
-/// build does not know yet is no difference; and what only concerns its front, or when it is stopped
-/// or removed, asks for no new process.
+/// Whether what a predecessor started is what we would start. It is read with our defaults, and keys that
+/// only the other build knows are left out: neither is a difference.
 fn is_same_process(theirs: serde_json::Value, ours: &App) -> bool {
-    let process = |app: &App| App {
-        parked: Parked::default(),
-        keep: 0,
-        connect_timeout: Duration::ZERO,
-        answer_timeout: Duration::ZERO,
-        stall_timeout: Duration::ZERO,
-        tunnel_timeout: Duration::ZERO,
-        idle_timeout: Duration::ZERO,
-        warmup: Vec::new(),
-        ..app.clone()
-    };
-    let theirs = serde_json::from_value::<App>(theirs);
-    theirs.is_ok_and(|theirs| process(&theirs) == process(ours))
+    /// Of what is flattened, serde reads its own keys alone.
+    #[derive(Deserialize)]
+    struct Theirs {
+        #[serde(flatten)]
+        app: App,
+    }
+    serde_json::from_value::<Theirs>(theirs).is_ok_and(|theirs| theirs.app.is_same_process(ours))
 }
 
 #[cfg(test)]
@@ -211,6 +204,7 @@ mod tests {
         let mut theirs = serde_json::to_value(&app).unwrap();
         assert!(is_same_process(theirs.clone(), &app));
         theirs.as_object_mut().unwrap().remove("tunnel_timeout");
+        theirs["of_a_newer_build"] = "7s".into();
         theirs["keep"] = 9.into();
         theirs["answer_timeout"] = "9s".into();
         assert!(is_same_process(theirs.clone(), &app));

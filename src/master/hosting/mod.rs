@@ -111,7 +111,7 @@ impl Applications {
             return Ok(None);
         };
         let mut both = self.next.iter().chain(&self.current);
-        let held = both.find(|one| one.app == *app);
+        let held = both.find(|one| app.is_same_process(&one.app));
         held.and_then(|one| one.hold.clone())
             .map(Some)
             .ok_or(NotReady)
@@ -138,14 +138,17 @@ impl Applications {
 
     /// The workers of a reload serve: what the ones before are in front of lives as long as they do.
     pub(super) fn adopt_next(&mut self, config: &Config) {
-        if config.app.as_ref() != self.current.as_ref().map(|current| &current.app) {
-            let before = self.current.take();
-            self.at.clear();
-            if let Some(next) = self.next.take() {
-                self.serve(next);
-            }
-            self.let_go_of(before);
+        if let (None, Some(app), Some(current)) = (&self.next, &config.app, &mut self.current) {
+            // It is what they are in front of: none had to be started.
+            current.app.clone_from(app);
+            return;
         }
+        let before = self.current.take();
+        self.at.clear();
+        if let Some(next) = self.next.take() {
+            self.serve(next);
+        }
+        self.let_go_of(before);
     }
 
     /// Takes over what the predecessor runs, if it is what we would start.
