@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::text::{self, Paint, ago, count, short, table};
-use crate::api::{Build, Last, Master, Outcome, Phase, Releases, Status, Upgrade};
+use crate::api::{App, Build, Last, Master, Outcome, Phase, Releases, Status, Upgrade};
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,6 +212,7 @@ fn facts(status: &Status, now: Timestamp, look: Look<'_>) -> Vec<(&'static str, 
         facts.push((label, format!("{address} ({name}, {source})")));
     }
     facts.extend(app(status).map(|line| ("app", line)));
+    facts.extend(parked(status).map(|line| ("parked", line)));
     facts.push(("disk", disk(status, look)));
     facts.push(("config", config(status, look)));
     if let Some(unit) = &status.unit_rev {
@@ -240,16 +241,7 @@ fn app(status: &Status) -> Option<String> {
     if !app.ready && app.restarts == 0 && app.ended.is_none() {
         return Some(format!("{release} starts"));
     }
-    let all = app.instances.map_or(app.pids.len() as u64, u64::from);
-    let mut line = match app.answering.map(u64::from) {
-        Some(some) if some != all => {
-            format!("{release}, {some} of {} answer", count(all, "instance"))
-        }
-        _ => format!("{release}, {}", count(all, "instance")),
-    };
-    if app.private_kib > 0 {
-        let _ = write!(line, ", {} MiB", app.private_kib / 1024);
-    }
+    let mut line = instances(app);
     if app.restarts > 0 {
         let _ = write!(line, ", started again {}", count(app.restarts, "time"));
     }
@@ -264,6 +256,32 @@ fn app(status: &Status) -> Option<String> {
         }
     }
     Some(line)
+}
+
+/// The one that waits for the way back, unless both masters are in front of the same one.
+fn parked(status: &Status) -> Option<String> {
+    let pids = |master: &Master| master.app.as_ref().map(|app| app.pids.clone());
+    let ours = owner(status).and_then(pids);
+    let mut others = status.masters.iter();
+    let parked = others.find(|master| Phase::named(&master.phase) == Some(Phase::Parked))?;
+    let app = parked.app.as_ref().filter(|_| pids(parked) != ours)?;
+    Some(instances(app))
+}
+
+/// What runs of it, and what that holds.
+fn instances(app: &App) -> String {
+    let release = app.release.display();
+    let all = app.instances.map_or(app.pids.len() as u64, u64::from);
+    let mut line = match app.answering.map(u64::from) {
+        Some(some) if some != all => {
+            format!("{release}, {some} of {} answer", count(all, "instance"))
+        }
+        _ => format!("{release}, {}", count(all, "instance")),
+    };
+    if app.private_kib > 0 {
+        let _ = write!(line, ", {}", text::memory(app.private_kib));
+    }
+    line
 }
 
 fn disk(status: &Status, look: Look<'_>) -> String {

@@ -270,7 +270,10 @@ impl Supervisor {
 
     async fn hear(&mut self, heard: Heard) {
         match heard {
-            Heard::Memory(kib) => self.private_kib = kib,
+            Heard::Memory(kib) => {
+                self.private_kib = kib;
+                self.report_to_all().await;
+            }
             Heard::Gone(channel) => self
                 .holders
                 .retain(|one| !Arc::ptr_eq(&one.channel, &channel)),
@@ -328,6 +331,7 @@ impl Supervisor {
                 self.failing[number] = false;
                 // Until now it held little.
                 self.measured = None;
+                self.measure();
                 self.report_to_all().await;
                 if self.ready.iter().all(|ready| *ready) {
                     let upstreams = self.upstreams.clone();

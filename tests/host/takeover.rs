@@ -32,6 +32,13 @@ fn a_deploy_loses_no_request_and_the_link_follows() {
     assert_eq!(scene.get("/"), "2");
     // What ran before is ready for the way back.
     assert!(!gone(before));
+    let status = scene.service.cli(&["status"]).stdout;
+    for (who, release) in [("app", "2"), ("parked", "1")] {
+        let line = status.lines().find(|line| line.starts_with(who));
+        let line = line.unwrap_or_else(|| panic!("{who}: {status}"));
+        let is_told = format!("releases/{release}, 1 instance, ");
+        assert!(line.contains(&is_told) && line.contains(" MiB"), "{line}");
+    }
     scene.service.cli(&["commit"]).assert_code(0);
     wait_gone(before);
     load.wait_server("app/2", 50, SOON);

@@ -1,9 +1,7 @@
 //! What an operator sees at 3 a.m., word for word.
 
 use super::*;
-use crate::api::{
-    App, ConfigState, Connections, Disk, Listener, Releases, UnitRev, Upgrade, Worker,
-};
+use crate::api::{ConfigState, Connections, Disk, Listener, Releases, UnitRev, Upgrade, Worker};
 
 /// g7 serves alone.
 pub(in crate::cli) fn serving() -> Status {
@@ -203,6 +201,32 @@ fn releases_are_called_by_their_names() {
         said.starts_with("handover: release b (g8) serves"),
         "{said}"
     );
+}
+
+#[test]
+fn the_application_that_waits_for_the_way_back_is_told_of_with_its_memory() {
+    let mut status = probation();
+    for (master, release) in status.masters.iter_mut().zip(["/srv/2", "/srv/1"]) {
+        master.app = Some(App {
+            release: release.into(),
+            ready: true,
+            answering: Some(2),
+            instances: Some(2),
+            ended: None,
+            pids: vec![master.pid + 10],
+            restarts: 0,
+            private_kib: 42_000,
+        });
+    }
+    let said = render(&status, now(), PLAIN);
+    let lines =
+        "app       /srv/2, 2 instances, 41.0 MiB\nparked    /srv/1, 2 instances, 41.0 MiB\n";
+    assert!(said.contains(lines), "{said}");
+    // An upgrade of ours: there is only one.
+    let ours = status.masters[0].app.clone();
+    status.masters[1].app = ours;
+    let said = render(&status, now(), PLAIN);
+    assert!(!said.contains("\nparked "), "{said}");
 }
 
 /// Its end may be written down before it has left, and its version never known.
