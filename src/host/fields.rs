@@ -66,6 +66,19 @@ pub(super) fn trailers_to_application(trailers: &mut HeaderMap) {
     remove(trailers, |name| is_ambiguous(name) || is_claim(name));
 }
 
+/// What an answer is coded with beside its chunks, or twice in chunks. Nobody here undoes it, and its name
+/// stays behind: the client would take it for the text.
+pub(super) fn other_coding(headers: &HeaderMap) -> Option<String> {
+    let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
+    let first = lines.next()?;
+    let is_known = |word: &str| {
+        let word = word.trim();
+        word.eq_ignore_ascii_case("chunked") || word.eq_ignore_ascii_case("identity")
+    };
+    let known = lines.next().is_none() && first.to_str().is_ok_and(is_known);
+    (!known).then(|| String::from_utf8_lossy(first.as_bytes()).into_owned())
+}
+
 /// Makes the head of the application's answer that of ours to the client.
 pub(super) fn to_client(headers: &mut HeaderMap) {
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -448,6 +461,29 @@ mod tests {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         to_client(&mut headers);
         assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn only_chunks_are_undone() {
+        let coding = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(TRANSFER_ENCODING, HeaderValue::from_str(line).unwrap());
+            }
+            other_coding(&headers)
+        };
+        for known in [&[][..], &["chunked"], &[" Chunked "], &["identity"]] {
+            assert_eq!(coding(known), None, "{known:?}");
+        }
+        for other in [
+            &["gzip"][..],
+            &["gzip, chunked"],
+            &["gzip", "chunked"],
+            &["chunked, chunked"],
+            &["chunked", "chunked"],
+        ] {
+            assert_eq!(coding(other).as_deref(), Some(other[0]), "{other:?}");
+        }
     }
 
     #[test]

@@ -324,6 +324,14 @@ impl Exchange {
             tokio::spawn(tunnel::carry(client, application, link, turn, front));
             return Ok(response.map(|_| Body::empty()));
         }
+        if let Some(coding) = fields::other_coding(response.headers()) {
+            return Err(Refusal::BadGateway(format!(
+                "the application's answer to {} {} is coded ({TRANSFER_ENCODING}: {coding}): only chunks \
+                 are undone here",
+                self.head.method,
+                self.head.uri.path()
+            )));
+        }
         if !progress.is_done() {
             // Its body goes on, whether or not the client takes the answer.
             link.let_run();

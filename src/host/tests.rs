@@ -537,6 +537,14 @@ async fn a_switch_that_nobody_asked_for_is_a_bad_answer() {
 }
 
 #[tokio::test]
+async fn an_answer_in_a_coding_that_nobody_undoes_is_a_502() {
+    let scene = Scene::saying(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    );
+    assert_eq!(scene.client().status().await, "HTTP/1.1 502 Bad Gateway");
+}
+
+#[tokio::test]
 async fn garbage_is_a_502() {
     for garbage in [
         "SSH-2.0-OpenSSH_9.2\r\n",
