@@ -141,6 +141,7 @@ pub fn daemon() -> Service {
                 app,
                 upstreams: hosted.upstreams,
                 tally: cx.kept().unwrap_or_default(),
+                silent: cx.kept().unwrap_or_default(),
                 owners,
             });
             Ok::<_, BoxError>(match &cx.settings().site.at {

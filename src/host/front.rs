@@ -47,7 +47,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 impl Front {
     pub(super) fn new(cx: &FrontContext) -> Self {
         Self {
-            pool: Pool::new(&cx.upstreams, cx.app.idle_timeout),
+            pool: Pool::new(&cx.upstreams, cx.app.idle_timeout, Arc::clone(&cx.silent)),
             owners: Owners::new(cx),
             limits: Limits {
                 connect: cx.app.connect_timeout,

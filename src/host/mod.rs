@@ -29,7 +29,7 @@ use std::sync::Arc;
 use axum::Router;
 
 use crate::config::{App, Upstream};
-use crate::worker::{OwnersApplication, Tally};
+use crate::worker::{OwnersApplication, SilentInstances, Tally};
 
 /// What a front is made from.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub struct FrontContext {
     pub upstreams: Vec<Upstream>,
     /// Counts what it does not answer.
     pub tally: Arc<Tally>,
+    /// Which of them do not answer now.
+    pub silent: Arc<SilentInstances>,
     /// Where the application of the service's owner listens, in a worker that drains: what this one
     /// was not given may go there.
     pub owners: Arc<OwnersApplication>,

@@ -22,7 +22,7 @@ impl Owners {
         Self {
             application: Arc::clone(&cx.owners),
             idle_timeout,
-            known: Mutex::new((Vec::new(), Arc::new(Pool::new(&[], idle_timeout)))),
+            known: Mutex::new((Vec::new(), Arc::new(pool(&[], idle_timeout)))),
         }
     }
 
@@ -48,9 +48,14 @@ impl Owners {
         let at = self.application.now().await;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.0 != at {
-            let pool = Pool::new(&at, self.idle_timeout);
+            let pool = pool(&at, self.idle_timeout);
             *known = (at, Arc::new(pool));
         }
         (!known.0.is_empty()).then(|| Arc::clone(&known.1))
     }
+}
+
+/// Which of its instances do not answer is known to its own front.
+fn pool(at: &[Upstream], idle_timeout: Duration) -> Pool {
+    Pool::new(at, idle_timeout, Arc::default())
 }

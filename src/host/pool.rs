@@ -12,10 +12,13 @@ use tokio::time::{Instant, sleep};
 
 use super::link::Link;
 use crate::config::Upstream;
+use crate::worker::SilentInstances;
 
 /// All instances of the application.
 pub(super) struct Pool {
     instances: Vec<Arc<Instance>>,
+    /// The others are asked first, as long as they are.
+    silent: Arc<SilentInstances>,
     /// Where the next search begins, so that equals take turns.
     turn: AtomicUsize,
 }
@@ -58,7 +61,11 @@ const REQUESTS_MOST: u32 = 100;
 const AVOIDED: Duration = Duration::from_secs(10);
 
 impl Pool {
-    pub(super) fn new(upstreams: &[Upstream], idle_timeout: Duration) -> Self {
+    pub(super) fn new(
+        upstreams: &[Upstream],
+        idle_timeout: Duration,
+        silent: Arc<SilentInstances>,
+    ) -> Self {
         let instance = |upstream: &Upstream| {
             Arc::new(Instance {
                 upstream: upstream.clone(),
@@ -70,6 +77,7 @@ impl Pool {
         };
         Self {
             instances: upstreams.iter().map(instance).collect(),
+            silent,
             turn: AtomicUsize::new(0),
         }
     }
@@ -109,7 +117,8 @@ impl Pool {
             .collect();
         all.sort_by_key(|instance| {
             let avoided = instance.avoided().is_some_and(|until| now < until);
-            (avoided, instance.busy.load(Ordering::Relaxed))
+            let silent = self.silent.has(&instance.upstream);
+            (silent, avoided, instance.busy.load(Ordering::Relaxed))
         });
         all
     }
@@ -204,9 +213,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_of_which_its_supervisor_gets_no_answer_is_not_tried_while_there_are_others() {
+        let upstreams = ["0", "1"].map(|path| Upstream::Unix(path.into()));
+        let silent = Arc::<SilentInstances>::default();
+        let pool = Pool::new(&upstreams, Duration::ZERO, Arc::clone(&silent));
+        let now = Instant::now();
+        let asked = || [0; 20].map(|_| pool.in_order(now)[0].upstream == upstreams[0]);
+        silent.tell(vec![upstreams[0].clone()]);
+        assert!(!asked().contains(&true));
+        // Of two alike one is as good as the other.
+        for all in [&upstreams[..], &[]] {
+            silent.tell(all.to_vec());
+            assert!(asked().contains(&true) && asked().contains(&false));
+        }
+    }
+
+    #[test]
     fn one_that_does_not_answer_is_tried_once_in_a_while() {
         let upstreams = ["0", "1"].map(|path| Upstream::Unix(path.into()));
-        let pool = Pool::new(&upstreams, Duration::ZERO);
+        let pool = Pool::new(&upstreams, Duration::ZERO, Arc::default());
         let mut now = Instant::now();
         let asked = |now: Instant| {
             let first = Arc::clone(pool.in_order(now)[0]);

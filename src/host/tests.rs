@@ -91,6 +91,7 @@ impl Scene {
     fn context(&self) -> FrontContext {
         FrontContext {
             tally: Arc::clone(&self.tally),
+            silent: Arc::default(),
             app: self.app.clone(),
             upstreams: self.paths.iter().cloned().map(Upstream::Unix).collect(),
             owners: Arc::clone(&self.owners),

@@ -185,6 +185,9 @@ pub struct Instances {
     /// How many of them answer now; `None`: a supervisor of before does not say.
     #[serde(default)]
     pub ready: Option<u16>,
+    /// Those that do not answer now, by their places among all.
+    #[serde(default)]
+    pub silent: Vec<u16>,
     /// How many of them ended by their own fault, or hang, and do not answer again yet.
     #[serde(default)]
     pub failing: u16,

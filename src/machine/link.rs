@@ -46,6 +46,11 @@ pub enum ToWorker {
     ReopenLogs,
     /// Take connections from here: one receiving end beside it (see [`crate::sys::handoff`]).
     ReceiveFrom,
+    /// These instances of the hosted application do not answer now, and all others do.
+    Silent {
+        /// Where they listen.
+        instances: Vec<Upstream>,
+    },
     /// The ring of ticket keys has changed: the descriptor beside it holds [`TicketKeys`].
     TicketKeys,
     /// Serve the one connection beside it, as if it had come to this listener: the master asks

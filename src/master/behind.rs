@@ -40,6 +40,7 @@ impl Driver {
         match happened {
             Happened::NextReady => return self.start_reload(),
             Happened::NextNotReady(why) => return vec![Event::ReloadFailed(Failure::new(why))],
+            Happened::Instances(hold) => self.workers.tell_instances(&hold),
             // Whoever serves starts it again, or we when we shall serve.
             _ if !self.machine.phase().has_workers() => {}
             Happened::Ready if self.workers.are_wanted() => {}

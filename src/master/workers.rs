@@ -17,7 +17,7 @@ use super::input::Input;
 use super::line::Line;
 use super::sockets::Sockets;
 use crate::api;
-use crate::config::Config;
+use crate::config::{Config, Upstream};
 use crate::machine::link::{Reads, Report, ToWorker};
 use crate::machine::message::Identity;
 use crate::machine::pool::Pool;
@@ -185,6 +185,16 @@ impl Workers {
         }
     }
 
+    /// Those that are in front of this application ask others first than the instances that do not answer.
+    pub(super) fn tell_instances(&self, hold: &Arc<Hold>) {
+        for worker in self.all.values() {
+            let of_set = self.set(worker.set).and_then(|set| set.hold.as_ref());
+            if of_set.is_some_and(|of_set| Arc::ptr_eq(of_set, hold)) {
+                worker.tell_silent(hold.silent());
+            }
+        }
+    }
+
     /// Why nobody goes back from this generation, if its application says so.
     pub fn irreversible(&self) -> Option<&str> {
         self.irreversible.as_deref()
@@ -310,6 +320,10 @@ impl Workers {
 }
 
 impl Worker {
+    fn tell_silent(&self, instances: Vec<Upstream>) {
+        self.line.say(ToWorker::Silent { instances }, Vec::new());
+    }
+
     fn go_to(&mut self, mode: State) {
         let order = match (self.state, mode) {
             (State::Starting | State::Draining, _) => return,

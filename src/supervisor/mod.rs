@@ -15,6 +15,8 @@ mod output;
 mod phase;
 mod place;
 mod probe;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -114,8 +116,8 @@ struct Supervisor {
     leaders: Leaders,
     restarts: u64,
     restarts_by: Restarts,
-    /// Why an instance ended last.
-    ended: Option<String>,
+    /// Why each instance ended that did so by its own fault the last time; the newest is the last one.
+    ended: Vec<(usize, String)>,
     /// Why it is taken for one that hangs.
     silent: Vec<Option<String>>,
     /// As it was measured last, and when.
@@ -155,7 +157,7 @@ impl Supervisor {
             leaders: Leaders::default(),
             restarts: 0,
             restarts_by: Restarts::default(),
-            ended: None,
+            ended: Vec::new(),
             silent: vec![None; count],
             private_kib: 0,
             measured: None,
@@ -317,9 +319,10 @@ impl Supervisor {
                 self.silent[number] = None;
                 self.ready[number] = false;
                 self.failing[number] = why.as_ref().is_some_and(|(why, _)| !why.is_blameless());
+                self.ended.retain(|(other, _)| *other != number);
                 // What went as it should is no news.
                 let news = why.filter(|(why, _)| *why != Restart::OnPurpose);
-                self.ended = news.map(|(_, why)| why);
+                self.ended.extend(news.map(|(_, why)| (number, why)));
                 self.report_to_all().await;
             }
             Word::Restarts(why) => {
@@ -362,6 +365,9 @@ impl Supervisor {
     }
 
     fn report(&self) -> FromSupervisor {
+        let hangs = self.silent.iter().flatten().next();
+        let ended = self.ended.last().map(|(_, why)| why);
+        let silent = (0..).zip(&self.ready).filter(|(_, ready)| !**ready);
         FromSupervisor::Report(Instances {
             pids: self.pids.iter().flatten().copied().collect(),
             restarts: self.restarts,
@@ -369,13 +375,8 @@ impl Supervisor {
             private_kib: self.private_kib,
             ready: u16::try_from(count(&self.ready)).ok(),
             failing: u16::try_from(count(&self.failing)).unwrap_or(u16::MAX),
-            ended: self
-                .silent
-                .iter()
-                .flatten()
-                .next()
-                .or(self.ended.as_ref())
-                .cloned(),
+            silent: silent.map(|(number, _)| number).collect(),
+            ended: hangs.or(ended).cloned(),
         })
     }
 

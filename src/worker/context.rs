@@ -25,6 +25,7 @@ use super::lock;
 use super::order::Order;
 use super::owners::OwnersApplication;
 use super::rooms::Rooms;
+use super::silent::SilentInstances;
 use super::stream::Stream;
 use super::tls::{TlsInfo, TlsSetup};
 use crate::config::{Http, Network};
@@ -59,6 +60,7 @@ pub(super) struct Worker {
     /// Whether connections may be passed on.
     passes: bool,
     owners_application: Arc<OwnersApplication>,
+    pub(super) silent_instances: Arc<SilentInstances>,
     /// Since when idle connections are on their grace time, and how long it is.
     polite: Mutex<Option<(Instant, Duration)>>,
     /// Where connections go that leave; `None`: nobody takes them.
@@ -111,10 +113,12 @@ impl Worker {
             Rooms::new(files - max_connections - share(files), share(files)),
         );
         let owners_application = Arc::<OwnersApplication>::default();
+        let silent_instances = Arc::<SilentInstances>::default();
         if let Some(hosted) = &start.hosted {
             application.keep(|| hosted.clone());
             application.keep(|| Arc::clone(&connections.figures.unanswered));
             application.keep(|| Arc::clone(&owners_application));
+            application.keep(|| Arc::clone(&silent_instances));
         }
         let handoff = start.handoff.as_deref();
         let runtime = handoff.and_then(Path::parent).map(Path::to_owned);
@@ -134,6 +138,7 @@ impl Worker {
             handoff: start.handoff.clone(),
             passes: config.drain.pass_connections,
             owners_application,
+            silent_instances,
             polite: Mutex::default(),
             outbox: Mutex::default(),
             passes_http2: AtomicBool::new(false),

@@ -58,6 +58,7 @@ pub mod raw;
 mod redirect;
 mod rooms;
 mod sendfile;
+mod silent;
 mod start;
 pub mod state;
 mod stream;
@@ -76,6 +77,7 @@ pub(crate) use client::hop_of;
 use context::Worker;
 pub use owners::OwnersApplication;
 pub use redirect::redirect_to_https;
+pub use silent::SilentInstances;
 pub use tally::Tally;
 pub use tls::TlsInfo;
 

@@ -255,6 +255,7 @@ impl Life {
                     self.receive_from(end);
                 }
             }
+            ToWorker::Silent { instances } => self.worker.silent_instances.tell(instances),
             ToWorker::TicketKeys => {
                 if let Some(fd) = fds.pop() {
                     self.renew_tickets(fd);

@@ -297,6 +297,44 @@ fn instances_over_their_limit_are_started_again_one_after_the_other() {
     assert!(log.contains(waits), "nobody waited for the other: {log}");
 }
 
+/// Neither for the workers that are there nor for one that is started meanwhile.
+#[test]
+fn an_instance_that_hangs_is_asked_for_nothing_while_another_one_answers() {
+    let app = "instances = 2\nanswer_timeout = \"30s\"\n";
+    let scene = Scene::begin("one-hangs", SOCKET, app);
+    let hangs = pid(&scene);
+    let other = wait_another(&scene, hangs);
+    let wait_answering = |count: u16| {
+        scene.service.wait_status("instances that answer", |s| {
+            let owner = s.masters.iter().find(|one| one.pid == s.owner_pid);
+            let app = owner.and_then(|owner| owner.app.as_ref());
+            app.is_some_and(|app| app.answering == Some(count))
+        });
+    };
+    let all_by = |pid: u32| {
+        for _ in 0..20 {
+            assert_eq!(scene.ask(ASK), (200, pid.to_string()));
+        }
+    };
+    scene.service.signal(hangs, Signal::STOP);
+    wait_answering(1);
+    all_by(other);
+    let workers = scene.service.workers(1);
+    for worker in &workers {
+        scene.service.kill(worker.pid);
+    }
+    scene.service.wait_status("other workers", |s| {
+        let all = s.masters.iter().flat_map(|one| &one.workers);
+        let accept = all.filter(|one| one.state == "accepting");
+        let others = accept.filter(|one| workers.iter().all(|killed| killed.pid != one.pid));
+        others.count() == workers.len()
+    });
+    all_by(other);
+    scene.service.signal(hangs, Signal::CONT);
+    wait_answering(2);
+    wait_another(&scene, other);
+}
+
 #[test]
 fn what_it_does_not_answer_is_counted_by_what_the_client_got() {
     let scene = Scene::begin("counted", SOCKET, "answer_timeout = \"3s\"\n");

@@ -2,7 +2,7 @@
 //! somebody has such an end.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::line::Line;
@@ -42,6 +42,8 @@ pub(super) enum Supervisor {
 pub(in crate::master) struct Hold {
     pub(in crate::master) hosted: Hosted,
     end: Arc<OwnedFd>,
+    /// Where instances listen that do not answer now.
+    silent: Mutex<Vec<Upstream>>,
 }
 
 /// What somebody has to act on.
@@ -52,12 +54,32 @@ pub(super) enum Said {
     NotReady(String),
     /// It was, keeps ending, and is started again all the same.
     Failing(String),
+    /// Other instances than before answer.
+    Instances(Arc<Hold>),
 }
 
 impl Hold {
     /// For one worker.
     pub(in crate::master) fn end(&self) -> std::io::Result<OwnedFd> {
         self.end.try_clone()
+    }
+
+    /// Where instances listen that do not answer now.
+    pub(in crate::master) fn silent(&self) -> Vec<Upstream> {
+        self.lock_silent().clone()
+    }
+
+    /// Returns whether that is news. Of one instance alone it is none: there is nobody else to ask.
+    fn note_silent(&self, numbers: &[u16]) -> bool {
+        let all = &self.hosted.upstreams;
+        let named = numbers.iter().filter_map(|n| all.get(usize::from(*n)));
+        let now: Vec<_> = named.filter(|_| all.len() > 1).cloned().collect();
+        let before = std::mem::replace(&mut *self.lock_silent(), now.clone());
+        before != now
+    }
+
+    fn lock_silent(&self) -> MutexGuard<'_, Vec<Upstream>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,6 +104,7 @@ impl Application {
                 upstreams,
             },
             end: Arc::clone(&self.end),
+            silent: Mutex::default(),
         }));
     }
 
@@ -95,7 +118,9 @@ impl Application {
         let was_ready = self.hold.is_some();
         match word {
             FromSupervisor::Ready { upstreams } => {
-                self.is_ready_at(upstreams);
+                if !was_ready {
+                    self.is_ready_at(upstreams);
+                }
                 self.since.get_or_insert_with(Instant::now);
                 // What it wrote into its directory while it started is no other release.
                 self.release.look_again(&self.app);
@@ -116,7 +141,9 @@ impl Application {
                     self.restarted = Some(Instant::now());
                 }
                 self.instances = instances;
-                None
+                let hold = self.hold.as_ref()?;
+                let is_news = hold.note_silent(&self.instances.silent);
+                is_news.then(|| Said::Instances(Arc::clone(hold)))
             }
             FromSupervisor::Unknown => None,
         }

@@ -44,7 +44,7 @@ pub(super) struct Applications {
 }
 
 /// What an application did, as far as the driver is concerned.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Happened {
     /// The one that the workers wait for is ready.
     Ready,
@@ -59,6 +59,8 @@ pub(super) enum Happened {
     NextReady,
     /// It is not.
     NextNotReady(String),
+    /// Other instances than before answer.
+    Instances(Arc<Hold>),
 }
 
 /// The application has to get ready first.
@@ -353,6 +355,7 @@ impl Applications {
                 Happened::NotReady(reason)
             }
             Said::Failing(reason) => Happened::Failing(reason),
+            Said::Instances(hold) => Happened::Instances(hold),
         })
     }
 

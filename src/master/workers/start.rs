@@ -150,6 +150,10 @@ impl Workers {
             answers: 0,
         };
         worker.give(listeners, &hand);
+        let silent = hold.map(|hold| hold.silent()).unwrap_or_default();
+        if !silent.is_empty() {
+            worker.tell_silent(silent);
+        }
         worker.hand = hand;
         self.all.insert(id, worker);
         Ok(())
