@@ -290,6 +290,9 @@ pub struct Report {
     /// Failed accepts.
     #[serde(default)]
     pub accept_errors: u64,
+    /// Requests whose head is no HTTP/1.1: they got an error, and nobody saw them.
+    #[serde(default)]
+    pub unparsed: u64,
     /// Requests that the hosted application did not answer.
     #[serde(default)]
     pub unanswered: Unanswered,
@@ -350,6 +353,7 @@ impl std::ops::AddAssign for Report {
         self.cut += other.cut;
         self.disagreements += other.disagreements;
         self.accept_errors += other.accept_errors;
+        self.unparsed += other.unparsed;
         self.unanswered += other.unanswered;
         self.tls += other.tls;
         self.http2 += other.http2;

@@ -73,6 +73,11 @@ pub(super) fn text(driver: &Driver) -> String {
         "Connections that could not be accepted, and listeners that cannot accept.",
         served.accept_errors,
     );
+    text.counter(
+        "unparsed_total",
+        "Requests that got an error and were seen by nobody: their head is no HTTP/1.1.",
+        served.unparsed,
+    );
     text.gauge(
         "draining_generations",
         "Earlier generations that only drain and were not told to hurry, as [drain] generations counts them.",

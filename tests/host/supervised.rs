@@ -356,6 +356,16 @@ fn what_it_does_not_answer_is_counted_by_what_the_client_got() {
     }
 }
 
+#[test]
+fn a_request_that_nobody_could_read_is_counted() {
+    let scene = Scene::begin("unparsed", SOCKET, "");
+    for target in ["/<", "/a`b"] {
+        let request = format!("GET {target} HTTP/1.1\r\nhost: x\r\n\r\n");
+        assert_eq!(scene.ask(&request).0, 400, "{target}");
+    }
+    wait_counted(&scene, "unparsed_total 2");
+}
+
 fn metrics(scene: &Scene) -> String {
     let metrics = scene.service.control("/metrics").expect("metrics");
     String::from_utf8_lossy(&metrics).into_owned()

@@ -266,7 +266,11 @@ impl<'a> Driver<'a> {
                     stream.say_last(TIMED_OUT);
                     true
                 }
-                End::Refused => true,
+                End::Refused => {
+                    let figures = &self.worker.connections.figures;
+                    figures.unparsed.fetch_add(1, Ordering::Relaxed);
+                    true
+                }
                 End::Done | End::Failed => gate.closing(),
                 End::Leave | End::Switches | End::Broken => false,
             };
