@@ -386,10 +386,18 @@ impl Instance {
             return std::future::pending().await;
         };
         let mut missed: u32 = 0;
+        let mut asked = Instant::now();
         loop {
             // What nobody answers lies in its queue: it is asked less and less often.
             let pause = STILL_EVERY * 2_u32.pow(missed.saturating_sub(MISSES).min(4));
-            sleep(if missed == 1 { Duration::ZERO } else { pause }).await;
+            // One that hangs has had its time; one that refuses at once may be about to end.
+            let had = if missed == 1 {
+                asked.elapsed()
+            } else {
+                Duration::ZERO
+            };
+            sleep(pause.saturating_sub(had)).await;
+            asked = Instant::now();
             let why = match probe::ask(&self.place.upstream, path, STILL_PATIENCE).await {
                 Ok(status) if !status.is_server_error() => {
                     if missed >= MISSES {

@@ -179,31 +179,35 @@ fn a_release_that_ended_twice_in_a_short_probation_is_taken_back() {
     assert_eq!(scene.pointed(), "1");
 }
 
-/// As `uvicorn --limit-max-requests` does.
-#[test]
-fn a_release_that_renews_its_process_proves_itself() {
-    let scene = two("renews", "");
-    fs::write(scene.releases().join("2/fault"), "renews").unwrap();
+/// Deployed; it ends with 0 in its probation, as `uvicorn --limit-max-requests` does, and has closed its socket a
+/// while before.
+fn deployed_to_renew(test: &str, fault: &str) -> Scene {
+    let scene = two(test, "");
+    fs::write(scene.releases().join("2/fault"), fault).unwrap();
     scene.probation("18s");
     scene.service.cli(&["reload"]).assert_code(0);
     scene.deploy("2").assert_code(0);
+    scene
+}
+
+#[test]
+fn a_release_that_renews_its_process_proves_itself() {
+    let scene = deployed_to_renew("renews", "renews");
     let before = pid(&scene);
     scene.service.cli(&["wait"]).assert_code(0);
     wait_gone(before);
     assert_eq!(scene.get("/"), "2");
     scene.wait_log("ended by itself, with exit code 0, after 1");
+    let log = scene.service.log_text();
+    assert!(!log.contains("is not ready any more"), "{log}");
     let status = scene.service.cli(&["status"]).stdout;
     assert!(!status.contains("the last fault"), "{status}");
 }
 
-/// It ended on purpose, and nobody answers since.
+/// Nobody answers since.
 #[test]
 fn a_release_that_renews_its_process_in_vain_is_taken_back() {
-    let scene = two("renews-in-vain", "");
-    fs::write(scene.releases().join("2/fault"), "renews-once").unwrap();
-    scene.probation("18s");
-    scene.service.cli(&["reload"]).assert_code(0);
-    scene.deploy("2").assert_code(0);
+    let scene = deployed_to_renew("renews-in-vain", "renews-once");
     let end = scene.service.cli(&["wait"]);
     assert_eq!(end.code, 1, "{end}");
     assert!(end.to_string().contains("answers at this moment"), "{end}");
