@@ -137,18 +137,24 @@ fn main() -> ExitCode {
     ));
     let named = std::env::var("SERVERS").ok();
     let is_named = |one: &Server| named.as_ref().is_none_or(|all| all.contains(one.name));
+    let mut lost = 0;
     for server in SERVERS.iter().filter(|one| is_named(one)) {
         if server.installed().is_none() {
             println!("skipped: {} is not installed", server.name);
             continue;
         }
-        compare(server, deploys);
+        lost += compare(server, deploys);
+    }
+    // The other figures are this machine's, and this hour's.
+    if lost > 0 {
+        println!("FAILED: {lost} requests failed, or their connections were opened again");
+        return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
 }
 
-/// Both fronts before one server.
-fn compare(server: &Server, deploys: usize) {
+/// Both fronts before one server. Returns what failed of ours, and what was opened again.
+fn compare(server: &Server, deploys: usize) -> u64 {
     let mut all = Vec::new();
     if wanted("handover") {
         let ours = measure(&mut Handover::start(server), server, deploys);
@@ -197,13 +203,25 @@ fn compare(server: &Server, deploys: usize) {
     if let [(_, ours), (_, theirs)] = &mut all[..] {
         judge(ours, theirs);
     }
+    let ours = all.iter().filter(|(name, _)| name.starts_with("handover"));
+    ours.map(|(_, figures)| lost(figures)).sum()
+}
+
+/// Requests that failed, and connections that were opened again.
+fn lost(figures: &Figures) -> u64 {
+    figures.report.failed() + figures.report.total.reopened
 }
 
 fn judge(ours: &mut Figures, theirs: &Figures) {
     let micros = |one: &Figures| one.speed.cpu_per_request.as_secs_f64() * 1e6;
-    let failed = ours.report.failed() + ours.report.total.reopened;
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-    verdict("failed and reopened", failed as f64, 0.0, true, "requests");
+    verdict(
+        "failed and reopened",
+        lost(ours) as f64,
+        0.0,
+        true,
+        "requests",
+    );
     let rate = ours.speed.rate / theirs.speed.rate;
     verdict("requests/s of nginx's", rate, 1.0, false, "times");
     let p99 = ours.speed.p99.as_secs_f64() / theirs.speed.p99.as_secs_f64();
