@@ -87,7 +87,7 @@ fn is_deployed(example: &Example, link: Option<(&str, &str)>) {
     for fault in example.faults(taken.0) {
         let dir = release(fault.name);
         fs::write(dir.join(example.main), &fault.source).unwrap();
-        configure(example.patience(&fault, "30s"));
+        configure(fault.patience("30s"));
         let refused = scene.deploy(fault.name);
         assert_eq!(refused.code, 1, "{}: {refused}", fault.name);
         let said = format!("{}{}", refused.stdout, refused.stderr);

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Copy)]
 pub struct Example {
     pub name: &'static str,
-    /// Its server starts a process that ends again and again, so a broken release ends as a slow one does.
-    starts_for_ever: bool,
     /// The file that starts it.
     pub main: &'static str,
     faults: [(&'static str, &'static str, &'static str); 5],
@@ -89,28 +87,31 @@ const RUBY: [(&str, &str, &str); 5] = [
 
 pub const FLASK: Example = Example {
     name: "flask",
-    starts_for_ever: false,
     main: "blog.py",
     faults: PYTHON,
 };
 pub const FASTAPI: Example = Example {
     name: "fastapi",
-    starts_for_ever: true,
     main: "api.py",
     faults: PYTHON,
 };
 pub const EXPRESS: Example = Example {
     name: "express",
-    starts_for_ever: false,
     main: "server.js",
     faults: NODE,
 };
 pub const SINATRA: Example = Example {
     name: "sinatra",
-    starts_for_ever: false,
     main: "config.ru",
     faults: RUBY,
 };
+
+impl Fault {
+    /// The `start_timeout` that it is given: nobody waits for long. `usually`: for what ends by itself.
+    pub fn patience(&self, usually: &'static str) -> &'static str {
+        if self.name == SLOW { "3s" } else { usually }
+    }
+}
 
 impl Example {
     /// Where it is in this repository.
@@ -124,16 +125,6 @@ impl Example {
     pub fn text(&self, file: &str) -> String {
         let path = self.directory().join(file);
         std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-    }
-
-    /// The `start_timeout` that this fault is given: nobody waits for long. `usually`: for what ends by itself.
-    pub fn patience(&self, fault: &Fault, usually: &'static str) -> &'static str {
-        match fault.name {
-            SLOW => "3s",
-            // It has to say why in that time.
-            _ if self.starts_for_ever => "10s",
-            _ => usually,
-        }
     }
 
     /// Its configuration, with the release at `directory`.

@@ -254,12 +254,7 @@ fn is_deployed_refused_taken_back_and_left_alone(blog: &Blog, example: &Example)
     let good = example.text(example.main);
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port of the container");
     let port = taken.local_addr().expect("its address").port();
-    // They are the application's, not systemd's: elsewhere one shows how it is told.
-    let all = example.faults(port);
-    let faults: Vec<_> = match blog.suite {
-        Suite::Trixie => all.collect(),
-        Suite::Bookworm | Suite::Forky => all.take(1).collect(),
-    };
+    let faults: Vec<_> = example.faults(port).collect();
     let bad = faults.iter().map(|one| (one.name, &one.source));
     for (release, main) in [("1", &good), ("2", &good)].into_iter().chain(bad) {
         write(release, main);
@@ -286,7 +281,7 @@ fn is_deployed_refused_taken_back_and_left_alone(blog: &Blog, example: &Example)
     assert_eq!(blog.main_pid(), first);
     assert_eq!(blog.linked(), "/srv/blog/1");
     for fault in &faults {
-        configure(example.patience(fault, "1m"));
+        configure(fault.patience("1m"));
         let refused = blog.deploy(fault.name);
         assert_eq!(refused.code, 1, "{}: {refused}", fault.name);
         assert!(
@@ -341,7 +336,6 @@ fn is_deployed_refused_taken_back_and_left_alone(blog: &Blog, example: &Example)
 /// A container with two good releases and a broken one in /srv/blog.
 struct Blog {
     container: Container,
-    suite: Suite,
 }
 
 impl Blog {
@@ -353,7 +347,7 @@ impl Blog {
         container.sh("ln -s 1 /srv/blog/current").ok();
         container.write("/etc/handover/blog.toml", CONFIG);
         container.sh("chmod -R a+rX /srv/blog /etc/handover").ok();
-        Ok(Self { container, suite })
+        Ok(Self { container })
     }
 
     fn start(&self) {
