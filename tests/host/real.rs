@@ -6,8 +6,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use crate::kit::build;
 use crate::kit::example::{EXPRESS, Example, FASTAPI, FLASK, SINATRA};
+use crate::kit::port::Port;
 use crate::kit::service::SOON;
 use crate::scene::Scene;
 
@@ -104,6 +107,53 @@ fn is_deployed(example: &Example, link: Option<(&str, &str)>) {
     scene.service.cli(&["stop"]).assert_code(0);
     scene.service.wait_exit();
     scene.service.wait_processes("nobody", |all| all.is_empty());
+}
+
+/// Another place, another port, and packages that were fetched already.
+#[test]
+#[ignore = "needs Flask and gunicorn"]
+fn the_six_commands_of_the_walkthrough_do_what_they_say() {
+    let page = include_str!("../../docs/hosting.md");
+    let (_, section) = page
+        .split_once("## From nothing to the second deploy")
+        .unwrap();
+    let block = |number: usize| {
+        let block = section.split("```console\n").nth(number).unwrap();
+        let block = block.split("```").next().unwrap();
+        // What has no prompt is the rest of a command.
+        let lines = block
+            .lines()
+            .map(|line| line.strip_prefix("$ ").unwrap_or(line));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let commands = section.split("```console\n").take(3);
+    let commands = commands.flat_map(|block| block.split("```").next().unwrap().lines());
+    assert_eq!(commands.filter(|line| line.starts_with("$ ")).count(), 6);
+    let dir = tempfile::tempdir().unwrap();
+    let port = Port::reserve();
+    let address = port.address();
+    let first = block(1).replace(" run ", &format!(" run --listen {address} "));
+    let script = format!(
+        "set -eu\nexec 2>&1\ntrap 'handover --config blog.toml stop || :' EXIT\n\
+         handover() {{ \"$program\" --runtime-dir \"$PWD/run\" --state-dir \"$PWD/state\" \"$@\"; }}\n\
+         answers() {{ until [ \"$(curl -sS http://{address})\" = \"$1\" ]; do sleep 0.1; done; }}\n\
+         {first}\nanswers first\nsed -i s/first/second/ blog.py\n{second}\nanswers second\n\
+         handover --config blog.toml rollback\nanswers first\nhandover --config blog.toml stop\nwait\n",
+        second = block(2)
+    );
+    let blog = "from flask import Flask\n\napp = Flask(__name__)\n\n\n@app.get(\"/\")\ndef index():\n    \
+                return \"first\"\n";
+    fs::write(dir.path().join("blog.py"), blog).unwrap();
+    let typed = Command::new("timeout")
+        .args(["300", "bash", "-c", &script])
+        .current_dir(dir.path())
+        .env("program", build::own())
+        .env("PIP_NO_INDEX", "1")
+        .env("PIP_FIND_LINKS", installed().join("wheels"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&typed.stdout);
+    assert!(typed.status.success(), "{}\n{script}\n{said}", typed.status);
 }
 
 #[test]
