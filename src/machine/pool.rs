@@ -50,19 +50,28 @@ pub struct Pool {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Slot {
-    /// A worker starts; it must be ready by then.
-    Starting(Instant),
+    /// A worker starts; since when.
+    Starting(Since),
     /// It is there; since when it owes an answer, if it does.
-    Up(Option<Instant>),
+    Up(Option<Since>),
     /// It was killed, and its end is still to be seen.
     Killed,
     /// Nobody is there; a worker is started then.
     Down(Instant),
 }
 
-/// A worker that has not answered for so long hangs: others accept what comes to it.
+/// When something began that has a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Since {
+    at: Instant,
+    /// We slept through the limit once, and it began anew.
+    again: bool,
+}
+
+/// A worker that has not answered for so long hangs: others accept what comes to it. It is replaced
+/// where there are none.
 pub const HANGS: Duration = Duration::from_secs(3);
-/// And after so long it is replaced.
+/// And after so long in any case.
 const REPLACED: Duration = Duration::from_secs(10);
 /// So many failures within the window are forgiven before it is said.
 const FORGIVEN: usize = 3;
@@ -70,12 +79,31 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// So many that are not ready in time are forgiven.
 const LATE: u8 = 1;
 
+impl Since {
+    fn now(at: Instant) -> Self {
+        Self { at, again: false }
+    }
+
+    /// Whether the limit has passed. When it did so while we slept (a paused virtual machine), what the
+    /// workers have to say is still to come: it begins anew. Once: we may be late every time.
+    fn is_over(&mut self, limit: Duration, now: Instant) -> bool {
+        let slept = now >= self.at + limit + limit / 8;
+        if slept && !self.again {
+            *self = Self {
+                at: now,
+                again: true,
+            };
+        }
+        now >= self.at + limit
+    }
+}
+
 impl Pool {
     /// All of them start now.
     #[must_use]
     pub fn new(count: u16, start: Duration, now: Instant) -> Self {
         Self {
-            slots: vec![Slot::Starting(now + start); count.into()],
+            slots: vec![Slot::Starting(Since::now(now)); count.into()],
             start,
             budget: Budget::new(FORGIVEN.max(count.into()), WINDOW),
             late: 0,
@@ -95,7 +123,7 @@ impl Pool {
                 *state = Slot::Up(None);
             }
             (Event::Answered, Slot::Up(_)) => *state = Slot::Up(None),
-            (Event::Asked, Slot::Up(None)) => *state = Slot::Up(Some(now)),
+            (Event::Asked, Slot::Up(None)) => *state = Slot::Up(Some(Since::now(now))),
             (Event::Failed, Slot::Starting(_) | Slot::Up(_) | Slot::Killed) => {
                 let (pause, spent) = self.budget.failed(now);
                 if *state == Slot::Killed {
@@ -117,28 +145,24 @@ impl Pool {
     #[must_use]
     pub fn due(&mut self, now: Instant) -> Vec<Act> {
         let mut acts = Vec::new();
-        let start = self.start;
-        // It is we who slept (a paused virtual machine): what the workers have to say is still to come.
-        let slept = |by: Instant, limit: Duration| now >= by + limit / 8;
+        let (start, patience) = (self.start, self.patience());
+        let begins = Slot::Starting(Since::now(now));
         for (slot, state) in (0..).zip(&mut self.slots) {
-            match *state {
-                Slot::Starting(by) if slept(by, start) => *state = Slot::Starting(now + start),
-                Slot::Up(Some(asked)) if slept(asked + REPLACED, REPLACED) => {
-                    *state = Slot::Up(Some(now));
+            let (over, next, act) = match state {
+                Slot::Starting(since) => {
+                    let over = since.is_over(start, now);
+                    (over, Slot::Killed, Act::Kill(slot))
                 }
-                Slot::Starting(by) if by <= now => {
-                    *state = Slot::Killed;
-                    acts.push(Act::Kill(slot));
+                Slot::Up(Some(asked)) => {
+                    let over = asked.is_over(patience, now);
+                    (over, begins, Act::Replace(slot))
                 }
-                Slot::Up(Some(asked)) if asked + REPLACED <= now => {
-                    *state = Slot::Starting(now + start);
-                    acts.push(Act::Replace(slot));
-                }
-                Slot::Down(at) if at <= now => {
-                    *state = Slot::Starting(now + start);
-                    acts.push(Act::Start(slot));
-                }
-                Slot::Starting(_) | Slot::Up(_) | Slot::Killed | Slot::Down(_) => {}
+                Slot::Down(at) => (*at <= now, begins, Act::Start(slot)),
+                Slot::Up(None) | Slot::Killed => continue,
+            };
+            if over {
+                *state = next;
+                acts.push(act);
             }
         }
         acts
@@ -147,20 +171,31 @@ impl Pool {
     /// When something is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
+        let patience = self.patience();
         let due = |slot: &Slot| match *slot {
-            Slot::Starting(by) => Some(by),
-            Slot::Up(asked) => asked.map(|asked| asked + REPLACED),
+            Slot::Starting(since) => Some(since.at + self.start),
+            Slot::Up(asked) => asked.map(|asked| asked.at + patience),
             Slot::Killed => None,
             Slot::Down(at) => Some(at),
         };
         self.slots.iter().filter_map(due).min()
     }
 
+    /// How long a worker may owe an answer. While it hangs the others accept what comes to it; nobody
+    /// accepts when it is the only one.
+    fn patience(&self) -> Duration {
+        let up = |slot: &&Slot| matches!(slot, Slot::Up(_));
+        match self.slots.iter().filter(up).count() {
+            0 | 1 => HANGS,
+            _ => REPLACED,
+        }
+    }
+
     /// Whether the worker of a slot owes an answer for so long that others accept what comes to it.
     #[must_use]
     pub fn hangs(&self, slot: u16, now: Instant) -> bool {
         let state = self.slots.get(usize::from(slot));
-        matches!(state, Some(Slot::Up(Some(asked))) if now.saturating_duration_since(*asked) > HANGS)
+        matches!(state, Some(Slot::Up(Some(asked))) if now.saturating_duration_since(asked.at) > HANGS)
     }
 
     /// Whether a sign of life of this slot's worker speaks for the service: it serves, or it starts and
@@ -225,8 +260,34 @@ mod tests {
         assert_eq!(pool.due(woke + START), [Act::Kill(1)]);
         // And a moment late is no sleep.
         let _ = pool.step(0, Event::Asked, woke);
-        let late = woke + REPLACED + Duration::from_millis(500);
+        let late = woke + HANGS + Duration::from_millis(300);
         assert_eq!(pool.due(late), [Act::Replace(0)]);
+    }
+
+    /// A master that is late every time (a machine that has far too much to do) forgives once.
+    #[test]
+    fn who_is_always_late_forgives_once() {
+        let mut now = Instant::now();
+        let mut pool = Pool::new(1, START, now);
+        let mut late = |pool: &mut Pool| {
+            now = pool.deadline().unwrap() + START;
+            (pool.due(now), now)
+        };
+        assert_eq!(late(&mut pool).0, []);
+        let (acts, now) = late(&mut pool);
+        assert_eq!(acts, [Act::Kill(0)]);
+        let _ = pool.step(0, Event::Failed, now);
+        assert_eq!(pool.due(now), [Act::Start(0)]);
+        let _ = pool.step(0, Event::Ready, now);
+        // Anew for every question.
+        for _ in 0..2 {
+            let _ = pool.step(0, Event::Answered, now);
+            let _ = pool.step(0, Event::Asked, now);
+            let late = now + HANGS * 2;
+            assert_eq!(pool.due(late), []);
+            assert_eq!(pool.deadline(), Some(late + HANGS));
+        }
+        assert_eq!(pool.due(now + HANGS * 9), [Act::Replace(0)]);
     }
 
     /// What the processes really are; the pool only hears of them.
@@ -391,8 +452,11 @@ mod tests {
     #[test]
     fn one_that_hangs_is_no_help_at_first_and_then_replaced() {
         let now = Instant::now();
-        let mut pool = Pool::new(1, START, now);
-        assert!(pool.step(0, Event::Ready, now).is_empty() && pool.complete());
+        let mut pool = Pool::new(2, START, now);
+        for slot in 0..2 {
+            assert!(pool.step(slot, Event::Ready, now).is_empty());
+        }
+        assert!(pool.complete());
         assert_eq!(pool.deadline(), None);
         for seconds in [0, 2] {
             // A second question does not give it more time.
@@ -406,5 +470,20 @@ mod tests {
         assert_eq!(pool.due(now + REPLACED), [Act::Replace(0)]);
         assert!(!pool.complete());
         assert_eq!(pool.deadline(), Some(now + REPLACED + START));
+    }
+
+    #[test]
+    fn one_that_hangs_is_replaced_soon_when_nobody_else_accepts() {
+        let now = Instant::now();
+        let mut pool = Pool::new(2, START, now);
+        let _ = pool.step(0, Event::Ready, now);
+        let _ = pool.step(0, Event::Asked, now);
+        assert_eq!(pool.deadline(), Some(now + HANGS));
+        // The other one is there just in time.
+        let _ = pool.step(1, Event::Ready, now);
+        assert_eq!(pool.due(now + HANGS), []);
+        let _ = pool.step(1, Event::Failed, now);
+        let _ = pool.due(now);
+        assert_eq!(pool.due(now + HANGS), [Act::Replace(0)]);
     }
 }
