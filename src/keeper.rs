@@ -194,7 +194,7 @@ pub(crate) fn keep(mut kept: Kept) -> Result<u8, KeeperError> {
     spec.channel = Some((KEEPER_ENV, pipe.into()));
     spec.blocked = signals::BLOCKED_AT_EXEC;
     spec.new_session = true;
-    let first = spawn::spawn(spec)?.pid();
+    let first = spawn::spawn(spec)?;
     // Only now that somebody listens: a pipe takes some hundred descriptors and then waits.
     match kept.tell(&news) {
         // It has ended; what it came to is seen below.
@@ -208,9 +208,11 @@ pub(crate) fn keep(mut kept: Kept) -> Result<u8, KeeperError> {
         news: Some(news),
         notify,
         line: Vec::new(),
-        owner: first,
+        owner: first.pid(),
+        held: Some(first.handle()),
         ended: None,
         stop: None,
+        is_hurried: false,
         rest: Duration::ZERO,
         until: None,
         unsaid: None,
@@ -225,10 +227,14 @@ struct Keeper {
     notify: Option<Notifier>,
     line: Vec<u8>,
     owner: u32,
+    /// It, since it was named: once it has ended, its number may be anybody's.
+    held: Option<Other>,
     /// How the owner ended.
     ended: Option<Exit>,
     /// A signal that ends the service: whoever owns it later gets it too.
     stop: Option<Signal>,
+    /// One of them came when no master was left.
+    is_hurried: bool,
     /// For what is left when the last master has gone.
     rest: Duration,
     /// The last master has gone, and nobody else ends what it left.
@@ -279,7 +285,8 @@ impl Keeper {
         let left = self
             .until
             .map(|until| until.saturating_duration_since(Instant::now()));
-        let again = self.unsaid.is_some() || left.is_some_and(|left| left.is_zero());
+        let overdue = left.is_some_and(|left| left.is_zero() || self.is_hurried);
+        let again = self.unsaid.is_some() || overdue;
         again.then_some(AGAIN).or(left)
     }
 
@@ -290,15 +297,16 @@ impl Keeper {
         if self.news.is_some() {
             return;
         }
-        let Some(until) = self.until else {
-            let lives = |owner| matches!(Other::open(owner), Ok(Some(_)));
-            let how = match &self.ended {
-                Some(Exit::Code(0)) => return,
-                Some(exit) => exit.to_string(),
-                // It is about to be reaped.
-                None if lives(self.owner) => return,
-                None => "has gone".into(),
-            };
+        let lives = |owner| matches!(Other::open(owner), Ok(Some(_)));
+        let how = match &self.ended {
+            Some(Exit::Code(0)) => return,
+            Some(exit) => exit.to_string(),
+            // It is about to be reaped.
+            None if lives(self.owner) => return,
+            None => "has gone".into(),
+        };
+        let now = Instant::now();
+        let until = self.until.unwrap_or_else(|| {
             complain(format_args!(
                 "handover: the owner (master {}) {how}, and there is no other master: nobody serves. What is \
                  left ({} processes) has {} to finish; TERM ends it at once",
@@ -306,10 +314,10 @@ impl Keeper {
                 process::children().len(),
                 humantime::format_duration(self.rest),
             ));
-            self.until = Some(Instant::now() + self.rest);
-            return;
-        };
-        if Instant::now() < until {
+            now + self.rest
+        });
+        self.until = Some(until);
+        if now < until && !self.is_hurried {
             return;
         }
         for pid in process::children() {
@@ -323,14 +331,8 @@ impl Keeper {
         match signal {
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => {
                 self.stop = Some(signal);
-                if self.news.is_none() {
-                    // A service that was stopped ends by itself.
-                    if self.ended != Some(Exit::Code(0)) {
-                        self.until = Some(Instant::now());
-                    }
-                } else {
-                    self.forward(signal);
-                }
+                self.is_hurried |= self.news.is_none();
+                self.forward(signal);
             }
             // Only from a process: a terminal that hangs up or is resized means nothing.
             Signal::SIGHUP | Signal::SIGUSR1 | Signal::SIGUSR2 if from_process => {
@@ -341,7 +343,7 @@ impl Keeper {
     }
 
     fn forward(&self, signal: Signal) {
-        if let Ok(Some(owner)) = Other::open(self.owner) {
+        if let Some(owner) = &self.held {
             let _ = owner.signal(signal);
         }
     }
@@ -374,6 +376,7 @@ impl Keeper {
         }
         if let ("main", Some(pid)) = (word, number.filter(|pid| *pid != self.owner)) {
             self.owner = pid;
+            self.held = Other::open(pid).ok().flatten();
             self.ended = None;
             if let Some(signal) = self.stop {
                 self.forward(signal);
@@ -444,8 +447,10 @@ mod tests {
             notify: Some(notify),
             line: Vec::new(),
             owner: 9,
+            held: None,
             ended: None,
             stop: None,
+            is_hurried: false,
             rest: Duration::ZERO,
             until: None,
             unsaid: None,
