@@ -356,6 +356,17 @@ impl<'a> Client<'a> {
                 self.start,
             ),
             Trouble::Silent { .. } => self.silent(trouble),
+            Trouble::Unseen { .. } => match running::by_pid_file(&self.places) {
+                Some(running) => {
+                    format!(
+                        "{trouble}; {running} and may serve all the same: ask again in some seconds"
+                    )
+                }
+                None => format!(
+                    "{trouble}: should nobody serve, start it with {}",
+                    self.start
+                ),
+            },
             trouble => trouble.to_string(),
         };
         screen.complain(&text);
@@ -364,6 +375,15 @@ impl<'a> Client<'a> {
 
     fn silent(&self, trouble: &Trouble) -> String {
         let pid_file = self.places.pid_file();
+        let files = [self.places.old_pid_file(), pid_file.clone()];
+        if let [Some((owner, before)), Some((newest, after))] = files.map(|f| running::master(&f)) {
+            if before == "beside" && after == "standby" {
+                return format!(
+                    "{trouble}: process {owner} hangs or is stopped, and process {newest} accepts beside \
+                     it: `kill -9 {owner}` leaves the service to that one"
+                );
+            }
+        }
         let owner = match parked::read_pid(&pid_file) {
             Some(pid) => format!(
                 "process {pid} (from {}) hangs or is stopped",
@@ -423,6 +443,8 @@ fn command(program: &str, globals: &Globals) -> String {
 fn start(program: &str, globals: &Globals, name: &str) -> String {
     match &globals.config {
         Some(config) => format!("`{program} run --config {}`", config.display()),
+        // Not where a unit has it.
+        None if globals.runtime_dir.is_some() => format!("`{} run`", command(program, globals)),
         None => format!(
             "`systemctl start {name}` or `{} run`",
             command(program, globals)

@@ -1,6 +1,6 @@
 //! Where a service lives: its runtime directory (socket, pid files) and its state directory
-//! (history). Pure functions over an [`Env`]; only [`Places::prepare`] and [`Places::trusted`]
-//! touch the file system.
+//! (history). Pure functions over an [`Env`]; only [`Places::prepare`], [`Places::trusted`] and
+//! [`Places::pid_file`] touch the file system.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -90,16 +90,25 @@ impl Places {
         self.runtime.join(SOCKET)
     }
 
-    /// Names the newest master.
+    /// Names the newest master. A directory is one service's, and who names the directory need not
+    /// know what the service calls itself in its configuration.
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {
-        self.runtime.join(format!("{}.pid", self.name))
+        let named = self.runtime.join(format!("{}.pid", self.name));
+        if named.exists() {
+            return named;
+        }
+        let files = fs::read_dir(&self.runtime).into_iter().flatten().flatten();
+        let mut pid_files = files
+            .map(|file| file.path())
+            .filter(|path| path.extension().is_some_and(|ext| ext == "pid"));
+        pid_files.next().unwrap_or(named)
     }
 
     /// Names its predecessor while that lives.
     #[must_use]
     pub fn old_pid_file(&self) -> PathBuf {
-        self.runtime.join(format!("{}.pid.oldbin", self.name))
+        self.pid_file().with_extension("pid.oldbin")
     }
 
     /// The upgrades there were, one JSON document a line.

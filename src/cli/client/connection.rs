@@ -159,21 +159,22 @@ impl Control {
         let mut deadline = Instant::now() + self.patience.answer;
         let mut runs: Option<Running> = None;
         let mut asked = false;
-        let mut waits = false;
+        let mut unseen = false;
         loop {
             let socket = self.socket.clone();
             let trouble = match timeout_at(deadline, connect(&self.socket)).await {
+                Err(_) if unseen => self.unseen(),
                 Err(_) => self.silent(),
                 Ok(Ok((stream, owner))) => {
                     match Answerer::of(&stream, owner, &self.places, self.us) {
                         Ok(Seen::Service(who)) => return Ok((stream, who)),
                         // Its owner has gone, and the next one is about to listen.
                         Ok(Seen::Ended) => {
-                            if !waits {
-                                waits = true;
+                            if !unseen {
+                                unseen = true;
                                 deadline = Instant::now() + self.patience.gap;
                             }
-                            self.silent()
+                            self.unseen()
                         }
                         Err(who) => return Err(Trouble::Stranger { socket, who }),
                     }
@@ -234,6 +235,13 @@ impl Control {
         Trouble::Silent {
             socket: self.socket.clone(),
             waited: self.patience.answer,
+        }
+    }
+
+    fn unseen(&self) -> Trouble {
+        Trouble::Unseen {
+            socket: self.socket.clone(),
+            waited: self.patience.gap,
         }
     }
 
@@ -332,6 +340,13 @@ pub(super) enum Trouble {
     NotAllowed { socket: PathBuf },
     #[error("no answer on {} within {}", socket.display(), crate::cli::text::duration(*waited))]
     Silent { socket: PathBuf, waited: Duration },
+    #[error(
+        "it cannot be seen who answers on {}: the process that listened there has ended, and nobody \
+         has listened anew for {}",
+        socket.display(),
+        crate::cli::text::duration(*waited)
+    )]
+    Unseen { socket: PathBuf, waited: Duration },
     #[error("the connection to {} ended without an answer: see `status`", socket.display())]
     Ended { socket: PathBuf },
     #[error("cannot connect to {}: {source}", socket.display())]
@@ -380,6 +395,7 @@ impl Trouble {
             Self::NotRunning { .. }
                 | Self::NoSocket { .. }
                 | Self::Silent { .. }
+                | Self::Unseen { .. }
                 | Self::Ended { .. }
         )
     }

@@ -11,7 +11,7 @@ use super::answerer::Answerer;
 use super::connection::Trouble;
 use super::orders::story;
 use super::screen::{Screen, TICK};
-use super::{Client, verdict};
+use super::{Client, parked, verdict};
 use crate::api::{Status, Verdict, exit};
 use crate::sys::process::Other;
 
@@ -70,17 +70,26 @@ impl Client<'_> {
     }
 }
 
-/// All masters and workers, by descriptor. What is no process of the service, or cannot be held, is
+/// All masters, workers and the keeper, by descriptor. What is no process of the service, or cannot be held, is
 /// not waited for.
 fn hold(status: &Status, who: &Answerer) -> Vec<Other> {
     let masters = status.masters.iter().flat_map(|master| {
         let workers = master.workers.iter().map(|worker| worker.pid);
         std::iter::once(master.pid).chain(workers)
     });
-    let pids: BTreeSet<u32> = masters.chain([status.owner_pid]).collect();
+    let mut above = std::iter::successors(Some(status.owner_pid), |pid| parked::parent(*pid));
+    let keeper = above.find(|pid| is_keeper(*pid));
+    let pids: BTreeSet<u32> = masters.chain([status.owner_pid]).chain(keeper).collect();
     pids.into_iter()
         .filter_map(|pid| who.sibling(pid))
         .collect()
+}
+
+/// The process that was started where there is no systemd. As a container's first process it ends
+/// everybody with it, whoever waits for it.
+fn is_keeper(pid: u32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    pid != 1 && name.trim_end() == "keeper"
 }
 
 async fn all_gone(processes: &[Other], screen: &mut Screen) {

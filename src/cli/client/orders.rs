@@ -172,7 +172,9 @@ impl Client<'_> {
     /// `rollback`. An owner that hangs cannot be asked: the master parked behind it is told.
     pub(super) async fn rollback(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
         match self.place("rollback", screen).await {
-            Err(silent @ Trouble::Silent { .. }) => self.wake_the_parked(silent, screen).await,
+            Err(silent @ (Trouble::Silent { .. } | Trouble::Unseen { .. })) => {
+                self.wake_the_parked(silent, screen).await
+            }
             other => other,
         }
     }

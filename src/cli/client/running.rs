@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -32,21 +33,30 @@ impl fmt::Display for Running {
 
 /// Asks both.
 pub(super) async fn find(places: &Places) -> Option<Running> {
-    let found = |pid, source| Running {
-        name: places.name.clone(),
-        pid,
-        source,
-    };
     if let Some(unit) = Unit::running(places) {
         let name = unit.name().to_owned();
         let asked = timeout(PATIENCE, spawn_blocking(move || main_pid(&name))).await;
         if let Ok(Ok(Some(pid))) = asked {
-            return Some(found(pid, "systemd".into()));
+            return Some(Running {
+                name: places.name.clone(),
+                pid,
+                source: "systemd".into(),
+            });
         }
     }
+    by_pid_file(places)
+}
+
+/// Asks the pid file alone.
+pub(super) fn by_pid_file(places: &Places) -> Option<Running> {
     let file = places.pid_file();
-    let (pid, writer) = parked::read(&file)?;
-    is_master_of(pid, writer).then(|| found(pid, file.display().to_string()))
+    let (pid, _) = master(&file)?;
+    let name = file.file_stem().unwrap_or_default();
+    Some(Running {
+        name: name.to_string_lossy().into(),
+        pid,
+        source: file.display().to_string(),
+    })
 }
 
 /// `None` when there is none, or systemd does not answer.
@@ -61,22 +71,20 @@ fn main_pid(unit: &str) -> Option<u32> {
     said.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
-/// The number may be another process's by now: a master is called `g7 serving`, and belongs to who
-/// wrote the file. One that has ended serves nobody, although its number is there until it is reaped.
-fn is_master_of(pid: u32, writer: u32) -> bool {
-    let Ok(Some(process)) = Other::open(pid) else {
-        return false;
-    };
+/// The master that a pid file names, and its phase. The number may be another process's by now: a master
+/// is called `g7 serving`, and belongs to who wrote the file. One that has ended serves nobody, although
+/// its number is there until it is reaped.
+pub(super) fn master(file: &Path) -> Option<(u32, String)> {
+    let (pid, writer) = parked::read(file)?;
+    let process = Other::open(pid).ok()??;
     if process.gone_within(Duration::ZERO).unwrap_or(false) {
-        return false;
+        return None;
     }
-    let user = fs::metadata(format!("/proc/{pid}")).map(|meta| meta.uid());
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let generation = name
-        .strip_prefix('g')
-        .and_then(|rest| rest.split(' ').next());
-    let numbered = generation.is_some_and(|n| n.parse::<u64>().is_ok());
-    user.is_ok_and(|user| user == writer) && numbered
+    let user = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    let (generation, phase) = name.trim_end().split_once(' ')?;
+    generation.strip_prefix('g')?.parse::<u64>().ok()?;
+    (user == writer).then(|| (pid, phase.to_owned()))
 }
 
 /// For systemd's answer.

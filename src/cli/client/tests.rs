@@ -316,7 +316,7 @@ async fn nothing_running_is_69_and_says_where_and_what_to_do() {
         let socket = place.path("control.sock").display().to_string();
         assert!(said.contains(&socket), "{said}");
         assert!(
-            said.contains("start it with `systemctl start handover`"),
+            said.contains("start it with `handover --runtime-dir"),
             "{said}"
         );
         assert_eq!(place.out.text(), "");
@@ -378,9 +378,34 @@ fn a_service_is_started_by_what_it_was_asked_for_with() {
     };
     let by_name = "`systemctl start blog` or `handover --name blog run`";
     assert_eq!(start("handover", &globals, "blog"), by_name);
+    globals.runtime_dir = Some("/tmp/blog".into());
+    let by_directory = "`handover --name blog --runtime-dir /tmp/blog run`";
+    assert_eq!(start("handover", &globals, "blog"), by_directory);
     globals.config = Some("blog.toml".into());
     let by_file = "`handover run --config blog.toml`";
     assert_eq!(start("handover", &globals, "blog"), by_file);
+}
+
+/// `SO_PEERCRED` names a process that listened and ended. Nobody hangs, as far as can be known.
+#[tokio::test]
+async fn an_answer_that_nobody_can_be_seen_to_give_is_no_silence() {
+    let place = Place::new();
+    let listener = place.listener();
+    let listens = Command::new("python3")
+        .args(["-c", "import socket; socket.socket(fileno=0).listen(9)"])
+        .stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()))
+        .status();
+    assert!(listens.unwrap().success());
+    let _owner = Owner::deaf(listener, serving());
+    let status = Ask::Status {
+        json: false,
+        watch: false,
+    };
+    assert_eq!(place.ask(status).await, exit::FAILED);
+    let said = place.err.text();
+    assert!(said.contains("cannot be seen who answers"), "{said}");
+    assert!(said.contains("should nobody serve, start it"), "{said}");
+    assert!(!said.contains("hangs"), "{said}");
 }
 
 #[tokio::test]
