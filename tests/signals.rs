@@ -511,6 +511,55 @@ fn what_a_dead_owner_leaves_ends_in_time_or_when_it_is_told_to() {
     service.wait_processes("nobody", <[Process]>::is_empty);
 }
 
+/// Nobody asks it any more, and nobody replaces it: its master is dead, another one serves.
+#[test]
+fn a_worker_that_hangs_ends_after_its_master() {
+    let service = setup("hangs-alone")
+        .config("workers = 2\n[drain]\nstop_timeout = \"1s\"\ntimeout = \"0s\"")
+        .start();
+    service.wait_picture(&[ALONE]);
+    let Target::Tcp(address) = service.target("http") else {
+        panic!("a TCP listener");
+    };
+    let mut waits = TcpStream::connect(address).expect("somebody listens");
+    waits
+        .write_all(b"GET /block HTTP/1.1\r\nHost: kit.test\r\n\r\n")
+        .expect("a connection");
+    begin(&service);
+    service.wait_owner(1, "beside");
+    service.signal(service.master(1).pid, Signal::WINCH);
+    service.wait_owner(2, "probation");
+    service.wait_processes("the one that hangs to be alone", |_| {
+        service.workers(1).len() == 1
+    });
+    service.signal(service.master(1).pid, Signal::KILL);
+    service.wait_processes("nobody of the first generation", |_| {
+        service.workers(1).is_empty()
+    });
+    waits.set_read_timeout(Some(SOON)).expect("a deadline");
+    assert!(
+        !matches!(waits.read(&mut [0]), Ok(1..)),
+        "its connection has ended"
+    );
+    service.wait_owner(2, "serving");
+    let said = service.log_text();
+    assert!(said.contains("its master has gone: it ends"), "{said}");
+}
+
+/// The one that accepts beside it can have the service at once.
+#[test]
+fn an_owner_that_hangs_beside_a_ready_successor_is_named() {
+    let service = beside("hangs-beside");
+    let owner = service.master(1).pid;
+    service.signal(owner, Signal::STOP);
+    let asked = service.cli(&["status"]);
+    asked.assert_code(1);
+    let words = format!("`kill -9 {owner}` leaves the service to that one");
+    assert!(asked.stderr.contains(&words), "{asked}");
+    service.kill(owner);
+    service.wait_picture(&[COMMITTED]);
+}
+
 /// The keeper knows who owns the service, also when it was given back, and when the one that was
 /// named first is dead.
 #[test]

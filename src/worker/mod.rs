@@ -28,6 +28,7 @@ use crate::sys::signals;
 
 mod accept;
 mod access;
+mod alone;
 mod applications;
 mod client;
 mod connection;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::accept::Acceptor;
+use super::alone::Alone;
 use super::applications::Applications;
 use super::connections::Fullness;
 use super::context::{Answer, Place, Worker};
@@ -36,7 +37,14 @@ pub(super) async fn obey<F>(
 where
     F: FnOnce(Context) -> Loading,
 {
+    let copy = channel.try_clone()?;
     let channel = Channel::from_fd(channel)?;
+    // A socket pair's credentials are those of the process that made it.
+    let master = channel.peer_cred().ok().and_then(|cred| cred.pid());
+    // In a test the worker may be a thread beside its master's.
+    let is_process = master != i32::try_from(std::process::id()).ok();
+    let limit = beginning.start.config.drain.stop_timeout;
+    let alone = is_process.then(|| Alone::watch(copy, limit)).transpose()?;
     let tls = match tls_setup(&mut beginning) {
         Ok(tls) => tls,
         Err(e) => {
@@ -61,8 +69,6 @@ where
         }
     };
     if let Some(runtime) = worker.runtime() {
-        // A socket pair's credentials are those of the process that made it.
-        let master = channel.peer_cred().ok().and_then(|cred| cred.pid());
         worker.application.keep(|| Place {
             runtime: runtime.to_owned(),
             slot: beginning.start.slot,
@@ -108,6 +114,7 @@ where
         full: worker_full,
         irreversible,
         channel,
+        alone,
     };
     // Whoever hears that it is ready may order a rollback in the same instant.
     life.say_irreversible().await;
@@ -185,6 +192,7 @@ async fn say(channel: &Channel, message: &FromWorker) {
 
 struct Life {
     channel: Channel,
+    alone: Option<Alone>,
     worker: Arc<Worker>,
     acceptor: Acceptor,
     applications: Arc<Applications>,
@@ -364,6 +372,9 @@ impl Life {
     /// The master has gone. What it has ordered holds; otherwise the worker leaves: to the owner's
     /// workers where another generation lives, quickly where none does.
     async fn orphaned(&mut self) {
+        if let Some(alone) = &self.alone {
+            alone.heard();
+        }
         if self.draining.is_some() {
             return;
         }

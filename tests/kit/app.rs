@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/` | `hello` |
 //! | `/slow?ms=` | `slow`, after so long |
+//! | `/block` | nothing, for ever: the thread that reads it does nothing else any more |
 //! | `/big?bytes=` | so many bytes of a pattern, with `Content-Length` |
 //! | `/stream?chunks=&size=&ms=` | the pattern in chunks, a pause before each |
 //! | `/echo` | length and hash of the request's body |
@@ -49,6 +50,7 @@ pub fn router(identity: Identity) -> Router {
         .route("/", any(async || "hello\n"))
         .route("/healthz", get(async || "ok\n"))
         .route("/slow", any(slow))
+        .route("/block", any(block))
         .route("/big", any(big))
         .route("/stream", any(streamed))
         .route("/echo", any(echo))
@@ -176,6 +178,12 @@ async fn sign(State(identity): State<Arc<Identity>>, request: Request, next: Nex
         }
     }
     response
+}
+
+async fn block() {
+    loop {
+        std::thread::park();
+    }
 }
 
 async fn slow(uri: Uri) -> &'static str {
