@@ -159,13 +159,27 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
         Exit::Code(78) => exit::CONFIG,
         _ => exit::FAILED,
     };
+    let colon = if said.is_empty() { "" } else { ": " };
     Err(Failure {
         exit: code,
         reason: format!(
-            "pre-flight: `{path} check` {ended}{}{said}",
-            if said.is_empty() { "" } else { ": " }
+            "pre-flight: `{path} check` {ended}{}{colon}{said}",
+            hint(ended)
         ),
     })
+}
+
+/// What need not be the program's fault.
+fn hint(ended: Exit) -> &'static str {
+    match ended {
+        Exit::Signal(signal, _) if signal == Signal::SIGBUS as i32 => {
+            " (a part of the file cannot be read: is the disk full?)"
+        }
+        Exit::Signal(signal, _) if signal == Signal::SIGKILL as i32 => {
+            " (by whom? For want of memory the kernel does it: see `dmesg`)"
+        }
+        _ => "",
+    }
 }
 
 /// What a process says, read while it runs: one that fills the pipe waits until somebody reads.
