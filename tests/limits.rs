@@ -5,7 +5,9 @@ mod kit;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -128,6 +130,19 @@ fn a_control_socket_that_was_removed_is_made_again() {
     }
     let status = service.cli(&["status"]);
     status.assert_code(0);
+    // Another file in its place leads nobody here, either.
+    let handoff = service.runtime.join("handoff.sock");
+    let is_socket = || fs::metadata(&handoff).is_ok_and(|file| file.file_type().is_socket());
+    while !is_socket() {
+        assert!(Instant::now() < end, "it is not made again");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    fs::remove_file(&handoff).expect("it is there");
+    fs::write(&handoff, "").expect("a file");
+    while !is_socket() {
+        assert!(Instant::now() < end + SOON, "it is not made again");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
     fs::remove_dir_all(&service.runtime).expect("a directory");
     while !service.runtime.join("handover.pid").exists() {
         assert!(Instant::now() < end + SOON, "it is not made again");
@@ -140,6 +155,58 @@ fn a_control_socket_that_was_removed_is_made_again() {
     fs::remove_file(service.runtime.join("control.sock")).expect("it is there");
     service.cli(&["rollback"]).assert_code(0);
     service.wait_owner(1, "serving");
+}
+
+/// Its name is from its configuration, and the client was told its directory alone.
+#[test]
+fn what_runs_is_stopped_although_its_socket_is_gone_and_its_name_is_not_known() {
+    let service = Service::setup("nameless")
+        .config("name = \"blue\"\nworkers = 1\n")
+        .start();
+    service.wait_owner(1, "serving");
+    assert!(service.runtime.join("blue.pid").exists());
+    fs::remove_file(service.runtime.join("control.sock")).expect("it is there");
+    let ran = Command::new(&service.program)
+        .arg("--runtime-dir")
+        .args([service.runtime.as_path(), Path::new("stop")])
+        .output()
+        .expect("a client");
+    let said = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
+    assert!(!said.contains("nothing is running"), "{said}");
+    assert_eq!(ran.status.code(), Some(0), "{said}");
+    // And not before the keeper has gone, too.
+    let ended = service.exited().map(kit::service::code_of);
+    assert_eq!(ended, Some(0), "{said}");
+}
+
+/// `check` and the start reckon alike: a socket is one open file of the master's, for however many
+/// workers.
+#[test]
+fn as_many_listeners_as_check_lets_pass_are_served_by_any_number_of_workers() {
+    let config = many(399).replace("workers = 2", "workers = 8");
+    let service = Service::setup("many-workers").config(&config).prepare();
+    let config = service.config.to_str().expect("a path");
+    let limited = |args: &[&str]| {
+        let mut command = Command::new("prlimit");
+        command.arg("--nofile=1100:1100").arg(&service.program);
+        command.args(args);
+        command
+    };
+    let checked = limited(&["check", "--config", config]).output();
+    let checked = checked.expect("a check");
+    assert!(checked.status.success(), "{checked:?}");
+    service.start_by(limited(&[]));
+    service.wait_owner(1, "serving");
+    let said = service.log_text();
+    assert!(!said.contains("Too many open files"), "{said}");
+    // Once a start, not whenever somebody looks.
+    assert_eq!(said.matches("have one socket each").count(), 1, "{said}");
+    service.cli(&["reload"]).assert_code(0);
+    service.replace(&build::other_version("2.0.0"));
+    service.cli(&["upgrade"]).assert_code(0);
+    service.wait_owner(2, "probation");
+    let said = service.log_text();
+    assert!(!said.contains("Too many open files"), "{said}");
 }
 
 /// So many descriptors may this process have open, from now on.
@@ -224,35 +291,38 @@ fn a_worker_that_ends_when_no_descriptor_is_left_is_replaced_when_there_is_one_a
     service.cli(&["status"]).assert_code(0);
 }
 
-/// With too few descriptors to serve it ends, or serves; it does not fill the disk with its log.
+/// With fewer descriptors than clients they are served in turn; it does not fill the disk with its log.
 #[test]
 fn with_hardly_any_descriptors_nothing_is_logged_in_a_loop() {
-    for files in [10, 12, 16, 20, 24, 28, 32] {
-        let service = Service::setup("hardly-any")
-            .config("workers = 2\n")
-            .prepare();
-        let log = fs::File::create(&service.log).expect("a log");
-        // Whatever it has become, it ends with its namespace.
-        let mut child = Command::new("unshare")
-            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-            .args(["prlimit", &format!("--nofile={files}:{files}")])
-            .arg(&service.program)
-            .args(["run", "--config"])
-            .arg(&service.config)
-            .arg("--runtime-dir")
-            .arg(&service.runtime)
-            .arg("--state-dir")
-            .arg(&service.state)
-            .stderr(log)
-            .spawn()
-            .expect("unshare");
-        let end = Instant::now() + Duration::from_secs(2);
-        while Instant::now() < end && child.try_wait().expect("our child").is_none() {
+    let service = Service::setup("hardly-any")
+        .config("workers = 1\n")
+        .prepare();
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=300:300").arg(&service.program);
+    service.start_by(command);
+    service.wait_owner(1, "serving");
+    let Target::Tcp(http) = service.target("http") else {
+        panic!("a TCP listener");
+    };
+    let control = service.runtime.join("control.sock");
+    let mut waiting = Vec::new();
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        if waiting.len() < 350 {
+            waiting.push((
+                TcpStream::connect(http).expect("somebody listens"),
+                (waiting.len() < 80)
+                    .then(|| UnixStream::connect(&control).expect("somebody listens")),
+            ));
+        } else {
             std::thread::park_timeout(Duration::from_millis(20));
         }
-        let _ = child.kill();
-        child.wait().expect("our child");
-        let lines = service.log_text().lines().count();
-        assert!(lines < 60, "{files} descriptors: {lines} lines");
     }
+    let lines = service.log_text().lines().count();
+    assert!(lines < 40, "{lines} lines:\n{}", service.log_text());
+    drop(waiting);
+    let load = Load::start_all(vec![service.load("http").keep_alive().connections(4)]);
+    load.wait_answers(20, SOON);
+    load.stop().assert_clean();
+    service.cli(&["status"]).assert_code(0);
 }

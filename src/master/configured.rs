@@ -100,37 +100,25 @@ impl Configured {
     }
 
     /// It is final: what the configuration dropped is let go, what it added is stored. Not before:
-    /// what is in the store listens, whether somebody goes back or not. Whether there is a new set.
-    pub(super) fn drop_listeners(&mut self, manager: &Manager) -> bool {
+    /// what is in the store listens, whether somebody goes back or not.
+    pub(super) fn drop_listeners(&mut self, manager: &Manager) {
         // Those who hold the set, for respawns, are given the new one.
-        let mut sockets = match self.sockets.try_clone() {
-            Ok(sockets) => sockets,
-            Err(e) => {
-                tracing::error!("cannot let old listeners go: {e}");
-                return false;
-            }
-        };
+        let mut sockets = Sockets::clone(&self.sockets);
         sockets.store(manager);
         sockets.drop_old(manager);
         self.sockets = Arc::new(sockets);
-        true
     }
 
     /// Nobody else might have to take the service back: what this configuration wants of our sockets
     /// can be done. Whether there is a new set.
     pub(super) fn settle_sockets(&mut self, manager: &Manager) -> bool {
         self.sockets.listen(&self.config);
-        match self.sockets.with_slots(&self.config, manager) {
-            Ok(None) => false,
-            Ok(Some(sockets)) => {
-                self.sockets = Arc::new(sockets);
-                true
-            }
-            Err(e) => {
-                tracing::error!("the workers share their sockets: {e}");
-                false
-            }
+        let more = self.sockets.with_slots(&self.config, manager);
+        let is_more = more.is_some();
+        if let Some(sockets) = more {
+            self.sockets = Arc::new(sockets);
         }
+        is_more
     }
 }
 

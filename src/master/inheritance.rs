@@ -2,6 +2,7 @@
 //! else is done.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use super::line::Line;
 use crate::api::exit;
@@ -110,15 +111,15 @@ async fn next(channel: &Channel) -> Result<(Message, Vec<OwnedFd>), InheritanceE
 pub fn send(
     line: &Line<Message>,
     mut inheritance: Inheritance,
-    descriptors: Vec<(Inherited, OwnedFd)>,
+    descriptors: Vec<(Inherited, Arc<OwnedFd>)>,
 ) {
     let (what, fds): (Vec<_>, Vec<_>) = descriptors.into_iter().unzip();
     inheritance.fds = what;
     line.say(Message::Inheritance(Box::new(inheritance)), Vec::new());
     let mut fds = fds.into_iter().peekable();
     while fds.peek().is_some() {
-        let batch: Vec<OwnedFd> = fds.by_ref().take(MAX_FDS).collect();
-        line.say(Message::Fds { count: batch.len() }, batch);
+        let batch: Vec<_> = fds.by_ref().take(MAX_FDS).collect();
+        line.send(Message::Fds { count: batch.len() }, batch);
     }
 }
 

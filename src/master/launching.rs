@@ -112,7 +112,7 @@ impl Driver {
             return;
         };
         let (app, end) = self.applications.share().unzip();
-        fds.extend(end.map(|end| (Inherited::App, end)));
+        fds.extend(end.map(|end| (Inherited::App, Arc::new(end))));
         let (pid, me) = (self.fixed.pid, &self.fixed.me);
         let build = record.to_build.as_deref().filter(|_| record.back);
         let previous = build.and_then(|build| self.story.previous(build));
@@ -151,9 +151,8 @@ impl Driver {
         }
     }
 
-    fn descriptors_for_successor(&self) -> std::io::Result<Vec<(Inherited, OwnedFd)>> {
-        let mut fds = self.configured.sockets.for_successor()?;
-        fds.push((Inherited::Control, self.control.copy()?));
+    fn descriptors_for_successor(&self) -> std::io::Result<Vec<(Inherited, Arc<OwnedFd>)>> {
+        let mut fds = self.configured.sockets.for_successor();
         let tickets = self.workers.tickets();
         let tickets = tickets
             .newest()
@@ -162,6 +161,7 @@ impl Driver {
         let identities = self.configured.config.tls.identities.as_deref();
         let identities = identities.map(secrets::wrap).transpose()?;
         let others = [
+            (Inherited::Control, Some(self.control.copy()?)),
             (Inherited::Handoff, self.handoff.copy()?),
             (Inherited::Metrics, self.metrics.copy()?),
             (Inherited::Keeper, self.manager.keeper_pipe()?),
@@ -171,7 +171,7 @@ impl Driver {
         fds.extend(
             others
                 .into_iter()
-                .filter_map(|(what, fd)| Some((what, fd?))),
+                .filter_map(|(what, fd)| Some((what, Arc::new(fd?)))),
         );
         Ok(fds)
     }

@@ -53,7 +53,7 @@ pub(super) enum Said {
 /// Our end. Dropping it sends what is queued, then closes it: the other side sees EOF.
 #[derive(Debug)]
 pub struct Line<T> {
-    outbox: mpsc::UnboundedSender<(T, Vec<OwnedFd>)>,
+    outbox: mpsc::UnboundedSender<(T, Vec<Arc<OwnedFd>>)>,
     /// Ends when this is dropped.
     reader: JoinSet<()>,
     writer: JoinHandle<()>,
@@ -68,7 +68,7 @@ impl<T: Serialize + Send + Sync + 'static> Line<T> {
         Fut: Future<Output = ()> + Send,
     {
         let channel = Arc::new(channel);
-        let (outbox, mut queue) = mpsc::unbounded_channel::<(T, Vec<OwnedFd>)>();
+        let (outbox, mut queue) = mpsc::unbounded_channel::<(T, Vec<Arc<OwnedFd>>)>();
         let ours = Arc::clone(&channel);
         let writer = tokio::spawn(async move {
             while let Some((message, fds)) = queue.recv().await {
@@ -108,6 +108,11 @@ impl<T: Serialize + Send + Sync + 'static> Line<T> {
 
     /// Queues a message; one to a process that has gone is lost, as it would be in its buffer.
     pub fn say(&self, message: T, fds: Vec<OwnedFd>) {
+        self.send(message, fds.into_iter().map(Arc::new).collect());
+    }
+
+    /// The same, of descriptors that we keep: a message that waits takes none of its own.
+    pub fn send(&self, message: T, fds: Vec<Arc<OwnedFd>>) {
         let _ = self.outbox.send((message, fds));
     }
 

@@ -83,9 +83,8 @@ impl Driver {
                 self.set_timing();
             }
             Action::DropListeners => {
-                if self.configured.drop_listeners(&self.manager) {
-                    self.workers.replace_sockets(&self.configured.sockets);
-                }
+                self.configured.drop_listeners(&self.manager);
+                self.workers.replace_sockets(&self.configured.sockets);
             }
             // The successor.
             Action::Launch { back, next } => self.launch(back, next.as_ref()),

@@ -1,7 +1,7 @@
 //! The listening sockets of one master: found (systemd, store, predecessor), bound, kept, let go.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use super::manager::Manager;
 use super::slots;
@@ -12,8 +12,10 @@ use crate::sys::listeners::{self, ListenError, Listener};
 
 mod arrange;
 
-/// Every listening socket this master holds.
-#[derive(Debug, Default)]
+use arrange::MOST;
+
+/// Every listening socket this master holds. A clone has the same ones.
+#[derive(Debug, Default, Clone)]
 pub struct Sockets {
     listeners: Vec<Listener>,
     /// Held for the predecessor's sake until the commit.
@@ -29,35 +31,35 @@ pub struct Sockets {
 impl Sockets {
     /// For a master that is alone: the same sockets, and those that workers of `config` lack; or
     /// `None`, when none is lacking or can be had.
-    pub fn with_slots(&self, config: &Config, manager: &Manager) -> io::Result<Option<Self>> {
-        let workers = usize::from(config.workers.count());
-        if self.slotted().iter().all(|places| places.len() >= workers) {
-            return Ok(None);
+    pub fn with_slots(&self, config: &Config, manager: &Manager) -> Option<Self> {
+        let workers = config.workers.count();
+        let mut addresses = self.slotted();
+        let room = arrange::room_for(workers, addresses.len());
+        addresses.retain(|places| places.len() < usize::from(workers));
+        if addresses.is_empty() {
+            return None;
         }
-        let mut sockets = self.try_clone()?;
+        if !room {
+            tracing::warn!(
+                "{} listening addresses have one socket each, which all {workers} workers share: a \
+                 socket for each worker would be more than {MOST} in all, and systemd keeps no more",
+                addresses.len()
+            );
+            return None;
+        }
+        let mut sockets = self.clone();
         if !sockets.add_slots(config, |_| true) {
-            return Ok(None);
+            return None;
         }
         // Not before they listen: the manager lets go what is only bound (it polls as hung up).
         sockets.store(manager);
-        Ok(Some(sockets))
+        Some(sockets)
     }
 
     /// A new configuration: keeps what it still has, binds what is new; what it dropped is let go
     /// by [`drop_old`](Self::drop_old). On an error nothing has changed.
     pub fn rearrange(&self, config: &Config) -> Result<Self, ListenError> {
-        let found = self
-            .listeners
-            .iter()
-            .chain(&self.dropped)
-            .map(Listener::try_clone)
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|source| ListenError::Refused {
-                name: "all".into(),
-                what: "duplicate",
-                address: listeners::Address::Unknown,
-                source,
-            })?;
+        let found = [&*self.listeners, &*self.dropped].concat();
         let mut sockets = Self::arrange(config, found, false)?;
         sockets.renamed.extend(self.renamed.iter().cloned());
         sockets.added.extend(self.added.iter().cloned());
@@ -105,20 +107,6 @@ impl Sockets {
         remove_paths(dropped.iter().filter(|l| !still(l.address())));
     }
 
-    /// The same sockets again.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        let clone = |list: &[Listener]| -> io::Result<Vec<Listener>> {
-            list.iter().map(Listener::try_clone).collect()
-        };
-        Ok(Self {
-            listeners: clone(&self.listeners)?,
-            dropped: clone(&self.dropped)?,
-            renamed: self.renamed.clone(),
-            added: self.added.clone(),
-            warnings: self.warnings.clone(),
-        })
-    }
-
     /// This generation leaves and another one serves, which has nothing of what was added.
     pub fn remove_added_paths(&self) {
         let added = self.listeners.iter();
@@ -142,27 +130,23 @@ impl Sockets {
         homes
     }
 
-    /// Copies of some, for a worker.
-    pub fn copies(&self, wanted: impl Fn(u64) -> bool) -> io::Result<Vec<Listener>> {
-        let wanted = self.listeners.iter().filter(|l| wanted(l.id()));
-        wanted.map(Listener::try_clone).collect()
+    /// Some of them, for a worker.
+    pub fn some(&self, wanted: impl Fn(u64) -> bool) -> impl Iterator<Item = &Listener> {
+        self.listeners.iter().filter(move |l| wanted(l.id()))
     }
 
-    /// Copies for a successor: everything, what is dropped included.
-    pub fn for_successor(&self) -> io::Result<Vec<(Inherited, OwnedFd)>> {
-        self.listeners
-            .iter()
-            .chain(&self.dropped)
-            .map(|listener| {
-                let listener = listener.try_clone()?;
-                let what = Inherited::Listener {
-                    name: listener.name.clone(),
-                    source: listener.source,
-                    slot: listener.slot,
-                };
-                Ok((what, listener.into_fd()))
-            })
-            .collect()
+    /// For a successor: everything, what is dropped included.
+    pub fn for_successor(&self) -> Vec<(Inherited, Arc<OwnedFd>)> {
+        let all = self.listeners.iter().chain(&self.dropped);
+        let told = all.map(|listener| {
+            let what = Inherited::Listener {
+                name: listener.name.clone(),
+                source: listener.source,
+                slot: listener.slot,
+            };
+            (what, listener.fd())
+        });
+        told.collect()
     }
 
     /// For `status`: an address once, however many sockets it has.
@@ -209,7 +193,6 @@ fn backlog(config: &Config, listener: &Listener) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::arrange::MOST;
     use super::*;
     use crate::config::Workers;
     use crate::sys::inherited::PassedListener;
@@ -265,11 +248,11 @@ mod tests {
     }
 
     fn inherited(sockets: &Sockets, by: impl Fn(Option<u16>) -> Option<u16>) -> Vec<Listener> {
-        let descriptors = sockets.for_successor().unwrap().into_iter();
+        let descriptors = sockets.for_successor().into_iter();
         descriptors
             .map(|(what, fd)| match what {
                 Inherited::Listener { name, source, slot } => {
-                    Listener::from_fd(name, source, by(slot), fd).unwrap()
+                    Listener::from_fd(name, source, by(slot), fd.try_clone().unwrap()).unwrap()
                 }
                 other => panic!("{other:?}"),
             })
@@ -303,7 +286,7 @@ mod tests {
         let own = homes.iter().filter(|(_, home)| home.is_some());
         assert_eq!((homes.len(), own.count()), (4, 3));
         let more = sockets.with_slots(&config, &Manager::Nobody);
-        assert!(more.unwrap().is_none(), "nothing is lacking");
+        assert!(more.is_none(), "nothing is lacking");
     }
 
     #[tokio::test]
@@ -321,7 +304,7 @@ mod tests {
         let of_a = |s: &Sockets| s.homes(4).iter().filter(|h| h.1.is_some()).count() - 4;
         assert_eq!(of_a(&successor), 0, "shared");
         successor.listen(&wanted);
-        let alone = successor.with_slots(&wanted, &Manager::Nobody).unwrap();
+        let alone = successor.with_slots(&wanted, &Manager::Nobody);
         let alone = alone.expect("two more");
         assert_eq!(of_a(&alone), 4);
         assert!(slots(&alone).iter().all(|(_, _, listens)| *listens));

@@ -7,6 +7,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use rustix::net::sockopt;
@@ -24,8 +25,9 @@ pub const OWN_PREFIX: &str = "own.";
 /// listen(2)'s backlog when the configuration has none; the kernel cuts it to `somaxconn`.
 pub const DEFAULT_BACKLOG: u32 = 4096;
 
-/// A listening socket, or one that is going to listen. Non-blocking and close-on-exec.
-#[derive(Debug)]
+/// A listening socket, or one that is going to listen. Non-blocking and close-on-exec. A clone has the
+/// same descriptor: however many workers and configurations a master has, a socket is one open file.
+#[derive(Debug, Clone)]
 pub struct Listener {
     /// systemd's FDNAME, and the configuration's; several may share it.
     pub name: String,
@@ -33,7 +35,7 @@ pub struct Listener {
     pub source: ListenerSource,
     /// The worker slot it belongs to (`SO_REUSEPORT`); `None`: shared.
     pub slot: Option<u16>,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
 }
 
 /// A listener as the standard library has it.
@@ -172,7 +174,7 @@ pub fn bind_only(config: &ListenerConfig) -> Result<Listener, ListenError> {
         name: name.clone(),
         source: ListenerSource::Own,
         slot: matches!(address, Address::Tcp(_)).then_some(0),
-        fd: socket.into(),
+        fd: Arc::new(socket.into()),
     })
 }
 
@@ -204,7 +206,7 @@ impl Listener {
             name,
             source,
             slot,
-            fd,
+            fd: Arc::new(fd),
         })
     }
 
@@ -220,7 +222,7 @@ impl Listener {
             name,
             source,
             slot: None,
-            fd: passed.fd,
+            fd: Arc::new(passed.fd),
         }
     }
 
@@ -241,16 +243,6 @@ impl Listener {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.inode().1
-    }
-
-    /// Another descriptor of the same socket.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            name: self.name.clone(),
-            source: self.source,
-            slot: self.slot,
-            fd: self.fd.try_clone()?,
-        })
     }
 
     /// Whether it is a stream of connections, which is what HTTP needs.
@@ -299,7 +291,7 @@ impl Listener {
             name: self.name.clone(),
             source: self.source,
             slot: Some(slot),
-            fd: socket.into(),
+            fd: Arc::new(socket.into()),
         })
     }
 
@@ -324,10 +316,15 @@ impl Listener {
         }
     }
 
-    /// The descriptor alone.
+    /// Its descriptor, to be sent to another process of ours.
     #[must_use]
-    pub fn into_fd(self) -> OwnedFd {
-        self.fd
+    pub fn fd(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.fd)
+    }
+
+    /// A descriptor of its own.
+    pub fn into_fd(self) -> io::Result<OwnedFd> {
+        Arc::try_unwrap(self.fd).or_else(|shared| shared.try_clone())
     }
 
     fn refused(&self, what: &'static str, source: io::Error) -> ListenError {
@@ -435,7 +432,7 @@ mod tests {
         let flags = rustix::io::fcntl_getfd(l.as_fd()).unwrap();
         assert_eq!(flags, rustix::io::FdFlags::CLOEXEC);
         let _client = TcpStream::connect(ip(&l)).unwrap();
-        let StdListener::Tcp(std) = StdListener::from_fd(l.into_fd()).unwrap() else {
+        let StdListener::Tcp(std) = StdListener::from_fd(l.into_fd().unwrap()).unwrap() else {
             panic!("not TCP")
         };
         assert_eq!(accepts(&std), 1);
@@ -486,14 +483,14 @@ mod tests {
         assert_ne!(one.inode(), zero.inode());
         assert!(!one.is_listening());
         one.listen(None).unwrap();
-        let two = one.try_clone().unwrap().add_slot(2).unwrap();
+        let two = one.clone().add_slot(2).unwrap();
         two.listen(None).unwrap();
         let clients: Vec<TcpStream> = (0..60)
             .map(|_| TcpStream::connect(ip(&zero)).unwrap())
             .collect();
         let counts: Vec<usize> = [zero, one, two]
             .into_iter()
-            .map(|l| accepts(&TcpListener::from(l.into_fd())))
+            .map(|l| accepts(&TcpListener::from(l.into_fd().unwrap())))
             .collect();
         assert_eq!(counts.iter().sum::<usize>(), clients.len());
         assert!(counts.iter().all(|n| *n > 0), "{counts:?}");
@@ -510,7 +507,7 @@ mod tests {
         let clients: Vec<TcpStream> = (0..60)
             .map(|_| TcpStream::connect(ip(&l)).unwrap())
             .collect();
-        let counts = [l, one].map(|l| accepts(&TcpListener::from(l.into_fd())));
+        let counts = [l, one].map(|l| accepts(&TcpListener::from(l.into_fd().unwrap())));
         assert_eq!(counts.iter().sum::<usize>(), clients.len());
         assert!(counts.iter().all(|n| *n > 0), "{counts:?}");
     }
@@ -553,7 +550,7 @@ mod tests {
         }
         let all = more.into_iter().chain([zero]);
         let counts: Vec<usize> = all
-            .map(|l| accepts(&TcpListener::from(l.into_fd())))
+            .map(|l| accepts(&TcpListener::from(l.into_fd().unwrap())))
             .collect();
         assert_eq!(counts.iter().sum::<usize>(), clients.len());
         assert!(counts.iter().all(|n| *n > 0), "{counts:?}");
@@ -562,7 +559,7 @@ mod tests {
     #[test]
     fn a_clone_is_the_same_socket() {
         let l = bind(&config("127.0.0.1:0")).unwrap();
-        let again = l.try_clone().unwrap();
+        let again = l.clone();
         assert_eq!(again.inode(), l.inode());
         let address = ip(&l);
         drop(l);
@@ -585,8 +582,7 @@ mod tests {
         assert_eq!(l.address().to_string(), config.address.clone().unwrap());
         assert_eq!(l.slot, None);
         UnixStream::connect(&path).unwrap();
-        let StdListener::Unix(std) =
-            StdListener::from_fd(l.try_clone().unwrap().into_fd()).unwrap()
+        let StdListener::Unix(std) = StdListener::from_fd(l.clone().into_fd().unwrap()).unwrap()
         else {
             panic!("not Unix")
         };
@@ -652,7 +648,7 @@ mod tests {
         assert!(udp.is_listening());
         assert!(udp.add_slot(1).is_err());
         assert!(matches!(
-            StdListener::from_fd(udp.into_fd()),
+            StdListener::from_fd(udp.into_fd().unwrap()),
             Ok(StdListener::Udp(_))
         ));
         assert!(StdListener::from_fd(tempfile::tempfile().unwrap().into()).is_err());
@@ -681,12 +677,12 @@ mod tests {
         assert_eq!(own.stored_name(), "own.http");
         let inode = own.inode();
         let stored = own.stored_name();
-        let passed = PassedListener::new(stored, own.into_fd()).unwrap();
+        let passed = PassedListener::new(stored, own.into_fd().unwrap()).unwrap();
         assert!(passed.listening && passed.is_own());
         let own = Listener::from_passed(passed);
         assert_eq!((&*own.name, own.source), ("http", ListenerSource::Own));
         assert_eq!(own.inode(), inode);
-        let passed = PassedListener::new("web".into(), own.into_fd()).unwrap();
+        let passed = PassedListener::new("web".into(), own.into_fd().unwrap()).unwrap();
         let unit = Listener::from_passed(passed);
         assert_eq!((&*unit.name, unit.source), ("web", ListenerSource::Systemd));
         assert_eq!(unit.stored_name(), "web");

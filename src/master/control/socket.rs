@@ -7,14 +7,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::ListenerConfig;
-use crate::sys::listeners::{self, ListenError, Listener};
+use crate::sys::listeners::{self, ListenError};
 
 /// The socket on which operators are answered.
 #[derive(Debug)]
 pub struct ControlSocket {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     runtime: PathBuf,
     /// The permissions of the runtime directory, should it have to be made again.
     mode: u32,
@@ -36,12 +37,16 @@ impl ControlSocket {
     /// a group, which a sandboxed service could not give it.
     pub fn open(runtime: &Path) -> Result<Self, ListenError> {
         let socket = bind(runtime)?;
-        Ok(Self::inherited(socket, runtime))
+        Ok(Self::new(socket, runtime))
     }
 
     /// A predecessor opened it.
     #[must_use]
     pub fn inherited(socket: OwnedFd, runtime: &Path) -> Self {
+        Self::new(Arc::new(socket), runtime)
+    }
+
+    fn new(socket: Arc<OwnedFd>, runtime: &Path) -> Self {
         Self {
             socket,
             mode: fs::metadata(runtime).map_or(0o755, |about| about.mode() & 0o777),
@@ -101,13 +106,13 @@ impl ControlSocket {
     }
 }
 
-fn bind(runtime: &Path) -> Result<OwnedFd, ListenError> {
+fn bind(runtime: &Path) -> Result<Arc<OwnedFd>, ListenError> {
     let address = format!("unix:{}", runtime.join(SOCKET).display());
     let config = ListenerConfig {
         mode: Some("0666".into()),
         ..ListenerConfig::new("control", Some(&address))
     };
-    listeners::bind(&config).map(Listener::into_fd)
+    listeners::bind(&config).map(|listener| listener.fd())
 }
 
 fn file(runtime: &Path) -> Option<(u64, u64)> {

@@ -68,7 +68,7 @@ impl MetricsSocket {
 
     /// A copy, for a successor.
     pub(in crate::master) fn try_clone(&self) -> io::Result<OwnedFd> {
-        self.0.try_clone().map(Listener::into_fd)
+        self.0.clone().into_fd()
     }
 }
 

@@ -19,6 +19,8 @@ impl Sockets {
     ) -> Result<Self, ListenError> {
         let (mut sockets, missing) = Self::find(config, found)?;
         sockets.bind(config, &missing, quiet)?;
+        let added = sockets.added.clone();
+        sockets.add_slots(config, |l| added.contains(&l.address()));
         Ok(sockets)
     }
 
@@ -160,8 +162,6 @@ impl Sockets {
         let place = |l: &Listener| config.listeners.iter().position(|c| c.name == l.name);
         self.listeners.sort_by_key(place);
         self.number();
-        let added = self.added.clone();
-        self.add_slots(config, |l| added.contains(&l.address()));
         Ok(())
     }
 
@@ -205,17 +205,15 @@ impl Sockets {
     pub(super) fn add_slots(&mut self, config: &Config, on: impl Fn(&Listener) -> bool) -> bool {
         let workers = config.workers.count();
         let addresses = self.slotted();
-        let room = MOST / addresses.len().max(1);
+        if !room_for(workers, addresses.len()) {
+            return false;
+        }
         let mut more = Vec::new();
-        let (mut crowded, mut failed, mut failure) = (0, 0, None);
+        let (mut failed, mut failure) = (0, None);
         for places in addresses {
             let first = &self.listeners[places[0]];
             let there = u16::try_from(places.len()).unwrap_or(u16::MAX);
             if there >= workers || !on(first) {
-                continue;
-            }
-            if usize::from(workers) > room {
-                crowded += 1;
                 continue;
             }
             for slot in there..workers {
@@ -234,13 +232,6 @@ impl Sockets {
                     }
                 }
             }
-        }
-        if crowded > 0 {
-            tracing::warn!(
-                "{crowded} listening addresses have one socket each, which all {workers} workers \
-                 share: a socket for each worker would be more than {MOST} in all, and systemd \
-                 keeps no more"
-            );
         }
         if let Some(e) = failure {
             tracing::warn!(
@@ -263,6 +254,11 @@ const AGAIN: Duration = Duration::from_millis(5);
 /// `FileDescriptorStoreMax=`), but systemd 252 fails to start a service with more than about 700
 /// (status 202/FDS); and listeners that an upgrade replaces are in it beside the new ones.
 pub(super) const MOST: usize = 512;
+
+/// Whether each of so many workers can have a socket of its own on every one of so many addresses.
+pub(super) fn room_for(workers: u16, addresses: usize) -> bool {
+    usize::from(workers) * addresses <= MOST
+}
 
 fn is_ours_at(listener: &Listener, address: &str) -> bool {
     listener.source == ListenerSource::Own && listeners::address_matches(listener, address)

@@ -2,7 +2,6 @@
 //! Only the difference is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::time::Instant;
 
 use super::{Set, State, Worker, Workers};
@@ -39,9 +38,9 @@ impl Worker {
         self.accepts() && !self.full
     }
 
-    /// Copies of these sockets, for this worker.
-    pub(super) fn give(&self, listeners: Vec<Listener>, hand: &Hand) {
-        let mut listeners = listeners.into_iter().peekable();
+    /// These sockets are for this worker.
+    pub(super) fn give<'a>(&self, listeners: impl Iterator<Item = &'a Listener>, hand: &Hand) {
+        let mut listeners = listeners.peekable();
         while listeners.peek().is_some() {
             let batch: Vec<_> = listeners.by_ref().take(MAX_FDS).collect();
             let what = batch
@@ -53,9 +52,9 @@ impl Worker {
                     shared: hand.get(&l.id()) == Some(&Accepts::Shared),
                 })
                 .collect();
-            let fds = batch.into_iter().map(Listener::into_fd);
+            let fds = batch.into_iter().map(Listener::fd);
             self.line
-                .say(ToWorker::Listeners { listeners: what }, fds.collect());
+                .send(ToWorker::Listeners { listeners: what }, fds.collect());
         }
     }
 }
@@ -90,32 +89,25 @@ impl Workers {
         let homes = set.sockets.homes(set.count);
         for worker in self.all.values_mut().filter(of_set) {
             let hand = hand(&homes, worker.slot, missing);
-            if let Err(e) = worker.play(set, hand) {
-                tracing::error!(
-                    "cannot give sockets to worker {}: {e}",
-                    worker.process.pid()
-                );
-            }
+            worker.play(set, hand);
         }
     }
 }
 
 impl Worker {
-    fn play(&mut self, set: &Set, hand: Hand) -> io::Result<()> {
+    fn play(&mut self, set: &Set, hand: Hand) {
         let changed = |a: &Hand, b: &Hand| -> Vec<u64> {
             let differs = |(id, how): &(&u64, &Accepts)| b.get(id) != Some(how);
             a.iter().filter(differs).map(|(id, _)| *id).collect()
         };
         let (ids, new) = (changed(&self.hand, &hand), changed(&hand, &self.hand));
         if ids.is_empty() && new.is_empty() {
-            return Ok(());
+            return;
         }
-        let listeners = set.sockets.copies(|id| new.contains(&id))?;
         if !ids.is_empty() {
             self.line.say(ToWorker::LetGo { ids }, Vec::new());
         }
-        self.give(listeners, &hand);
+        self.give(set.sockets.some(|id| new.contains(&id)), &hand);
         self.hand = hand;
-        Ok(())
     }
 }

@@ -95,7 +95,7 @@ impl Workers {
         };
         let config = Arc::clone(&wanted.config);
         let hand = wanted.first_hand(slot);
-        let listeners = wanted.sockets.copies(|id| hand.contains_key(&id))?;
+        let sockets = Arc::clone(&wanted.sockets);
         let board = wanted.board.as_ref().and_then(|fd| fd.try_clone().ok());
         let hold = wanted.hold.clone();
         let (ours, theirs) = Channel::pair()?;
@@ -124,7 +124,7 @@ impl Workers {
             slot,
             version: self.version.clone(),
             config: Config::clone(&config),
-            listeners: listeners.len(),
+            listeners: hand.len(),
             handoff: self.handoff.clone(),
             board: board.is_some(),
             typed: self.typed.clone(),
@@ -149,7 +149,7 @@ impl Workers {
             questions: 0,
             answers: 0,
         };
-        worker.give(listeners, &hand);
+        worker.give(sockets.some(|id| hand.contains_key(&id)), &hand);
         let silent = hold.map(|hold| hold.silent()).unwrap_or_default();
         if !silent.is_empty() {
             worker.tell_silent(silent);

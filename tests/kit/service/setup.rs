@@ -215,7 +215,11 @@ impl Service {
 
     /// Starts the program without a service manager (again, after its end).
     pub fn start(&self) {
-        let mut command = Command::new(&self.program);
+        self.start_by(Command::new(&self.program));
+    }
+
+    /// Starts it by a command that executes it with the arguments that follow (`prlimit ... PROGRAM`).
+    pub fn start_by(&self, mut command: Command) {
         command
             .stdin(Stdio::null())
             .stdout(self.log_file())
@@ -228,11 +232,8 @@ impl Service {
         let mut command = Command::new("unshare");
         command
             .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-            .arg(&self.program)
-            .stdin(Stdio::null())
-            .stdout(self.log_file())
-            .stderr(self.log_file());
-        self.spawn(command);
+            .arg(&self.program);
+        self.start_by(command);
     }
 
     /// Starts it as systemd-socket-activate(1) does: without a service manager, with a socket.
