@@ -232,7 +232,7 @@ impl Driver {
                 None => self.pidfiles.alone(self.fixed.pid),
             }
         }
-        if self.handoff.mend(&self.fixed.setup.runtime) {
+        if self.handoff.mend() {
             self.follow_phase();
         }
     }

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_seqpacket::UnixSeqpacketListener;
 
+use super::answers::Answers;
+use super::at_path::AtPath;
 use super::input::Input;
 use crate::sys::handoff::{self, Asker, Targets};
 use crate::sys::once::Once;
@@ -25,26 +26,27 @@ pub(super) const SOCKET: &str = "handoff.sock";
 
 /// Opens it, in the place of what a crashed service left: nobody else runs, which the control
 /// socket has shown.
-pub(super) fn open(runtime: &Path) -> std::io::Result<OwnedFd> {
-    let path = runtime.join(SOCKET);
-    match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+pub(super) fn open(runtime: &Path) -> io::Result<OwnedFd> {
+    bind(&runtime.join(SOCKET))
+}
+
+fn bind(path: &Path) -> io::Result<OwnedFd> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let listener = UnixSeqpacketListener::bind(&path)?;
+    let listener = UnixSeqpacketListener::bind(path)?;
     // Ours and root's alone; the peer is checked too.
-    rustix::fs::chmod(&path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    rustix::fs::chmod(path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
     Ok(listener.into())
 }
 
 /// The socket, and who answers on it.
 #[derive(Debug)]
 pub(super) struct HandoffDoor {
-    socket: Option<OwnedFd>,
+    socket: Option<AtPath>,
     post: mpsc::Sender<Input>,
-    /// Who answers; nobody does when this is dropped.
-    open: JoinSet<()>,
-    refused: Once,
+    answers: Answers,
 }
 
 /// What is said of it.
@@ -53,48 +55,39 @@ const CANNOT: &str = "cannot answer on the hand-off socket";
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl HandoffDoor {
-    pub(super) fn new(socket: Option<OwnedFd>, post: mpsc::Sender<Input>) -> Self {
+    pub(super) fn new(socket: Option<OwnedFd>, runtime: &Path, post: mpsc::Sender<Input>) -> Self {
+        let path = runtime.join(SOCKET);
+        let at = |socket| AtPath::new(Arc::new(socket), path, |path| Ok(Arc::new(bind(path)?)));
         Self {
-            socket,
+            socket: socket.map(at),
             post,
-            open: JoinSet::new(),
-            refused: Once::default(),
+            answers: Answers::new(CANNOT),
         }
     }
 
     /// A copy, for a successor.
     pub(super) fn copy(&self) -> io::Result<Option<OwnedFd>> {
-        self.socket.as_ref().map(OwnedFd::try_clone).transpose()
+        let copy = |at: &AtPath| at.socket().try_clone();
+        self.socket.as_ref().map(copy).transpose()
     }
 
     /// Answers while our workers can take connections. Without `pass_connections` nobody is told
     /// where to pass them, but news are heard.
     pub(super) fn follow(&mut self, receives: bool) {
-        if !receives {
-            self.open = JoinSet::new();
-            return;
-        }
-        let Some(socket) = self.socket.as_ref().filter(|_| self.open.is_empty()) else {
-            return;
-        };
-        match socket.try_clone().and_then(UnixSeqpacketListener::try_from) {
-            Ok(listener) => {
-                self.open.spawn(serve(listener, self.post.clone()));
-                self.refused.over(CANNOT);
-            }
-            Err(e) => self.refused.failed(CANNOT, &e),
-        }
+        let Some(at) = &self.socket else { return };
+        self.answers.follow(receives, || {
+            let copy = at.socket().try_clone()?;
+            let listener = UnixSeqpacketListener::try_from(copy)?;
+            Ok(serve(listener, self.post.clone()))
+        });
     }
 
-    /// Makes the path lead here again when somebody removed it. True: nobody answers on it yet.
-    pub(super) fn mend(&mut self, runtime: &Path) -> bool {
-        if self.open.is_empty() || runtime.join(SOCKET).exists() {
-            return false;
-        }
-        let made = open(runtime);
-        let made_again = made.is_ok();
-        if let Ok(socket) = made {
-            (self.socket, self.open) = (Some(socket), JoinSet::new());
+    /// Makes the path lead here again when it does not. True: nobody answers on it yet.
+    pub(super) fn mend(&mut self) -> bool {
+        let is_open = self.answers.is_open();
+        let made_again = is_open && self.socket.as_mut().is_some_and(AtPath::mend);
+        if made_again {
+            self.answers.stop();
         }
         made_again
     }

@@ -1,8 +1,10 @@
 //! A master: owns the listeners, supervises workers, answers the operator, replaces its own
 //! program.
 
+mod answers;
 mod arrive;
 mod asked;
+mod at_path;
 mod behind;
 mod configured;
 pub mod control;

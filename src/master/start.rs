@@ -248,7 +248,7 @@ pub(super) fn assemble(
         health: Health::new(post.clone()),
         pidfiles: PidFiles::new(&fixed.setup.runtime, &fixed.setup.name),
         control: ControlDoor::new(parts.control, handle.clone()),
-        handoff: HandoffDoor::new(parts.handoff, post),
+        handoff: HandoffDoor::new(parts.handoff, &fixed.setup.runtime, post),
         metrics: MetricsDoor::new(parts.metrics, handle),
         tick: Instant::now(),
         exit: None,

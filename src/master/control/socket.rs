@@ -1,29 +1,17 @@
-//! The control socket and its place in the runtime directory. Whoever owns the service sees to it that
-//! the path leads to this socket: somebody who tidies `/run` must not make a running service look as
-//! if it were gone.
+//! The control socket and its place in the runtime directory.
 
-use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::ListenerConfig;
-use crate::sys::listeners::{self, ListenError};
+use crate::master::at_path::AtPath;
+use crate::sys::listeners::{self, ListenError, Listener};
 
 /// The socket on which operators are answered.
 #[derive(Debug)]
-pub struct ControlSocket {
-    socket: Arc<OwnedFd>,
-    runtime: PathBuf,
-    /// The permissions of the runtime directory, should it have to be made again.
-    mode: u32,
-    /// Which file the path leads to: its device and inode.
-    file: Option<(u64, u64)>,
-    /// It could not be made again, and that was said.
-    said: bool,
-}
+pub struct ControlSocket(AtPath);
 
 /// Clients that wait to be accepted.
 const QUEUE: i32 = 1024;
@@ -36,7 +24,7 @@ impl ControlSocket {
     /// read; who may order is seen when an order comes ([`Access`](super::Access)). So no file needs
     /// a group, which a sandboxed service could not give it.
     pub fn open(runtime: &Path) -> Result<Self, ListenError> {
-        let socket = bind(runtime)?;
+        let socket = bind(&runtime.join(SOCKET))?.fd();
         Ok(Self::new(socket, runtime))
     }
 
@@ -47,81 +35,41 @@ impl ControlSocket {
     }
 
     fn new(socket: Arc<OwnedFd>, runtime: &Path) -> Self {
-        Self {
-            socket,
-            mode: fs::metadata(runtime).map_or(0o755, |about| about.mode() & 0o777),
-            file: file(runtime),
-            runtime: runtime.to_owned(),
-            said: false,
-        }
+        let path = runtime.join(SOCKET);
+        Self(AtPath::new(socket, path, |path| Ok(bind(path)?.fd())))
     }
 
     /// A copy, to answer on or for a successor.
     pub fn try_clone(&self) -> io::Result<OwnedFd> {
-        self.socket.try_clone()
+        self.0.socket().try_clone()
     }
 
     /// Makes clients see this process when they ask who answers: `SO_PEERCRED` names the one that called
     /// `listen(2)` last (unix(7)). That may have been a successor that was slow to hear that it shall
     /// leave, and is dead by now.
     pub fn claim(&self) -> io::Result<()> {
-        Ok(rustix::net::listen(&self.socket, QUEUE)?)
+        Ok(rustix::net::listen(self.0.socket(), QUEUE)?)
     }
 
     /// Makes the path lead here again when it does not. Returns whether the socket is another one
     /// now, which nobody answers on yet.
     pub fn mend(&mut self) -> bool {
-        let now = file(&self.runtime);
-        if now.is_some() && now == self.file {
-            return false;
-        }
-        match self.make_again() {
-            Ok(()) => {
-                tracing::warn!(
-                    "{} was removed: it is made again",
-                    self.runtime.join(SOCKET).display()
-                );
-                true
-            }
-            Err(e) => {
-                if !std::mem::replace(&mut self.said, true) {
-                    tracing::error!(
-                        "{} was removed and cannot be made again, so clients cannot reach this \
-                         service: {e}; `systemctl restart` makes it (clients wait, none is refused)",
-                        self.runtime.join(SOCKET).display()
-                    );
-                }
-                false
-            }
-        }
-    }
-
-    fn make_again(&mut self) -> Result<(), ListenError> {
-        // Should that fail, the socket's own error says it.
-        let _ = DirBuilder::new().mode(self.mode).create(&self.runtime);
-        self.socket = bind(&self.runtime)?;
-        self.file = file(&self.runtime);
-        self.said = false;
-        Ok(())
+        self.0.mend()
     }
 }
 
-fn bind(runtime: &Path) -> Result<Arc<OwnedFd>, ListenError> {
-    let address = format!("unix:{}", runtime.join(SOCKET).display());
-    let config = ListenerConfig {
+fn bind(path: &Path) -> Result<Listener, ListenError> {
+    let address = format!("unix:{}", path.display());
+    listeners::bind(&ListenerConfig {
         mode: Some("0666".into()),
         ..ListenerConfig::new("control", Some(&address))
-    };
-    listeners::bind(&config).map(|listener| listener.fd())
-}
-
-fn file(runtime: &Path) -> Option<(u64, u64)> {
-    let about = fs::symlink_metadata(runtime.join(SOCKET)).ok()?;
-    Some((about.dev(), about.ino()))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
 
     use super::*;

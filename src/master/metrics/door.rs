@@ -14,11 +14,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::ListenerConfig;
 use crate::machine::message::ListenerSource;
+use crate::master::answers::Answers;
 use crate::master::control;
 use crate::sys::listeners::{self, ListenError, Listener, address_matches};
 use crate::sys::once::Once;
@@ -32,9 +32,7 @@ pub(in crate::master) struct MetricsSocket(Listener);
 pub(in crate::master) struct MetricsDoor {
     socket: Option<MetricsSocket>,
     handle: control::Handle,
-    /// Who answers; nobody does when this is dropped.
-    open: JoinSet<()>,
-    refused: Once,
+    answers: Answers,
 }
 
 /// What is said of it.
@@ -77,8 +75,7 @@ impl MetricsDoor {
         Self {
             socket,
             handle,
-            open: JoinSet::new(),
-            refused: Once::default(),
+            answers: Answers::new(CANNOT),
         }
     }
 
@@ -101,27 +98,17 @@ impl MetricsDoor {
 
     /// A new configuration counts.
     pub(in crate::master) fn change(&mut self, socket: Option<MetricsSocket>) {
-        self.open = JoinSet::new();
+        self.answers.stop();
         self.socket = socket;
     }
 
     /// Answers on the socket while this master owns the service.
     pub(in crate::master) fn follow(&mut self, owns: bool) {
-        if !owns {
-            self.open = JoinSet::new();
-            return;
-        }
-        let Some(socket) = self.socket.as_ref().filter(|_| self.open.is_empty()) else {
-            return;
-        };
-        let router = control::metrics_router(self.handle.clone());
-        match Accepting::new(socket) {
-            Ok(accepting) => {
-                self.refused.over(CANNOT);
-                self.open.spawn(serve(accepting, router));
-            }
-            Err(e) => self.refused.failed(CANNOT, &e),
-        }
+        let Some(socket) = &self.socket else { return };
+        self.answers.follow(owns, || {
+            let router = control::metrics_router(self.handle.clone());
+            Ok(serve(Accepting::new(socket)?, router))
+        });
     }
 }
 
