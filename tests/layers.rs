@@ -346,6 +346,31 @@ fn nothing_outside_the_tree_is_cited() {
     assert!(bad.is_empty(), "\n{}", bad.join("\n"));
 }
 
+/// Nobody finds the way with a map of another place.
+#[test]
+fn what_the_map_names_is_there() {
+    let root = src().join("..");
+    let map = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("a map");
+    // In its tables a path begins at the layer, or at the part of one that the table is about.
+    let begins = ["", "src", "src/master", "src/cli"].map(|from| root.join(from));
+    let (mut bad, mut seen) = (Vec::new(), 0);
+    for line in map.lines() {
+        let quoted = line.split('`').skip(1).step_by(2);
+        for path in quoted.filter(|text| text.contains('/') && !text.contains(' ')) {
+            seen += 1;
+            let file = format!("{path}.rs");
+            let is_there = |from: &PathBuf| from.join(path).exists() || from.join(&file).exists();
+            if !begins.iter().any(is_there) {
+                bad.push(path);
+            }
+        }
+    }
+    assert!(
+        bad.is_empty() && seen > 40,
+        "{seen} seen, not there: {bad:?}"
+    );
+}
+
 #[test]
 fn every_file_says_first_what_it_is() {
     let mut bad = Vec::new();
