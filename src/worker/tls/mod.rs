@@ -24,7 +24,7 @@
 //! | `blob` | [`sealed::Sealed::into_blob`] consumes the ciphers, `from_blob` consumes the blob; a blob has no `Clone`; every field that decides what is sealed next is in it; what cannot be right is refused |
 //! | `worker/handoff/mod.rs` | `pack` comes before `send`, and after a `send` that succeeded the blob is dropped and nothing of it is used; after one that failed nobody else has it |
 //!
-//! `tests.rs` compares every byte with rustls (all suites, both directions, key updates, alerts, ends)
+//! `tests` compares every byte with rustls (all suites, both directions, key updates, alerts, ends)
 //! with moves in between, and a debug build panics when a number is used twice with one key.
 
 use std::sync::{Arc, LazyLock};
