@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 /// All there is in a worker.
@@ -40,51 +42,32 @@ impl Rooms {
 
     /// Room for one more answer of a connection, if there is some.
     pub(super) fn take(&self, own: &Own) -> Option<Room> {
-        self.take_first(own).or_else(|| {
-            let room = Arc::clone(&self.more).try_acquire_owned().ok()?;
-            Some(Room {
-                _room: room,
-                _own: None,
-            })
-        })
-    }
-
-    fn take_first(&self, own: &Own) -> Option<Room> {
-        let own = match &own.0 {
-            Some(own) => Some(Arc::clone(own).try_acquire_owned().ok()?),
-            None => None,
-        };
-        let room = Arc::clone(&self.first).try_acquire_owned().ok()?;
-        Some(Room {
-            _room: room,
-            _own: own,
-        })
+        // A runtime that wants its turn back would make it look as if there were none.
+        unconstrained(self.room(own)).now_or_never().flatten()
     }
 
     /// Waits for it: until an answer ends whose room it may have, but not for ever.
     pub(super) async fn wait(&self, own: &Own, most: Duration) -> Option<Room> {
-        let more = async {
-            Some(Room {
-                _room: Arc::clone(&self.more).acquire_owned().await.ok()?,
-                _own: None,
-            })
-        };
-        let either = async {
-            tokio::select! {
-                room = self.wait_first(own) => room,
-                room = more => room,
-            }
-        };
-        timeout(most, either).await.ok().flatten()
+        timeout(most, self.room(own)).await.ok().flatten()
     }
 
-    async fn wait_first(&self, own: &Own) -> Option<Room> {
-        let own = match &own.0 {
-            Some(own) => Some(Arc::clone(own).acquire_owned().await.ok()?),
-            None => None,
+    async fn room(&self, own: &Own) -> Option<Room> {
+        let first = async {
+            let own = match &own.0 {
+                Some(own) => Some(Arc::clone(own).acquire_owned().await.ok()?),
+                None => None,
+            };
+            let room = Arc::clone(&self.first).acquire_owned().await.ok()?;
+            Some((room, own))
+        };
+        let more = async { Arc::clone(&self.more).acquire_owned().await };
+        let (room, own) = tokio::select! {
+            biased;
+            first = first => first?,
+            more = more => (more.ok()?, None),
         };
         Some(Room {
-            _room: Arc::clone(&self.first).acquire_owned().await.ok()?,
+            _room: room,
             _own: own,
         })
     }
