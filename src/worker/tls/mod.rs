@@ -40,6 +40,8 @@ mod keys;
 mod records;
 mod sealed;
 mod setup;
+#[cfg(fuzzing)]
+pub(super) mod shim;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -194,7 +194,7 @@ impl Records {
     }
 
     /// Says KeyUpdate with the old key, and goes on with the next one.
-    fn update_keys(&mut self, asks: bool, out: &mut Output) -> Result<(), Failure> {
+    pub(super) fn update_keys(&mut self, asks: bool, out: &mut Output) -> Result<(), Failure> {
         let message = [KEY_UPDATE, 0, 0, 1, u8::from(asks)];
         self.seal_one(ContentType::Handshake, message[..].into(), out)?;
         let next = self.suite.next(&self.tx.secret);
