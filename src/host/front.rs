@@ -324,7 +324,8 @@ impl Exchange {
             tokio::spawn(tunnel::carry(client, application, link, turn, front));
             return Ok(response.map(|_| Body::empty()));
         }
-        if let Some(coding) = fields::other_coding(response.headers()) {
+        let bodiless = ends_with_its_head(&self.head.method, response.status());
+        if let Some(coding) = fields::other_coding(response.headers()).filter(|_| !bodiless) {
             return Err(Refusal::BadGateway(format!(
                 "the application's answer to {} {} is coded ({TRANSFER_ENCODING}: {coding}): only chunks \
                  are undone here",
@@ -337,7 +338,7 @@ impl Exchange {
             link.let_run();
         }
         fields::to_client(response.headers_mut());
-        if ends_with_its_head(&self.head.method, response.status()) {
+        if bodiless {
             // Some programs send a body all the same, and whenever they like: nobody is to take it for
             // the answer to the next request, so there is none on this connection.
             return Ok(response.map(|_| Body::empty()));

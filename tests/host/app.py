@@ -269,4 +269,4 @@ close_idle()
 server.server_close()
 if FAULT.startswith("renews"):
     # It accepts no more, and lets its requests finish.
-    time.sleep(1.5)
+    time.sleep(0.5)

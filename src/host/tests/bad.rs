@@ -73,6 +73,16 @@ async fn an_answer_in_a_coding_that_nobody_undoes_is_a_502() {
     assert_eq!(scene.client().status().await, "HTTP/1.1 502 Bad Gateway");
 }
 
+/// There is nothing to undo (RFC 9112, 6.1: it tells what GET would have got).
+#[tokio::test]
+async fn what_has_no_body_is_in_no_coding() {
+    let scene = Scene::saying("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n");
+    let mut client = scene.client();
+    client.send("HEAD / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let head = client.until("\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+}
+
 #[tokio::test]
 async fn garbage_is_a_502() {
     for garbage in [
