@@ -131,6 +131,15 @@ struct Supervisor {
 struct Holder {
     channel: Arc<Channel>,
     serves: bool,
+    /// It did not read in time. Until it does it is told what it takes at once.
+    deaf: bool,
+}
+
+impl Holder {
+    async fn tell(&mut self, word: &FromSupervisor) {
+        let limit = if self.deaf { Duration::ZERO } else { HEARS };
+        self.deaf = !say(&self.channel, word, limit).await;
+    }
 }
 
 enum Heard {
@@ -245,6 +254,7 @@ impl Supervisor {
         self.holders.push(Holder {
             channel: Arc::clone(&channel),
             serves: false,
+            deaf: false,
         });
         let post = self.post.clone();
         tokio::spawn(async move {
@@ -284,15 +294,15 @@ impl Supervisor {
                     let ends = std::mem::take(&mut received.fds);
                     for end in ends.into_iter().filter_map(|fd| Channel::from_fd(fd).ok()) {
                         if let Some(verdict) = &self.verdict {
-                            say(&end, verdict).await;
+                            say(&end, verdict, HEARS).await;
                         }
-                        say(&end, &self.report()).await;
+                        say(&end, &self.report(), HEARS).await;
                         self.hold(end);
                     }
                 }
                 Ok(ToSupervisor::Report) => {
                     self.measure();
-                    say(&channel, &self.report()).await;
+                    say(&channel, &self.report(), HEARS).await;
                 }
                 Ok(ToSupervisor::Serves { serves }) => {
                     let said = |one: &&mut Holder| Arc::ptr_eq(&one.channel, &channel);
@@ -380,16 +390,16 @@ impl Supervisor {
         })
     }
 
-    async fn report_to_all(&self) {
+    async fn report_to_all(&mut self) {
         let report = self.report();
-        for holder in &self.holders {
-            say(&holder.channel, &report).await;
+        for holder in &mut self.holders {
+            holder.tell(&report).await;
         }
     }
 
     async fn tell(&mut self, word: FromSupervisor) {
-        for holder in &self.holders {
-            say(&holder.channel, &word).await;
+        for holder in &mut self.holders {
+            holder.tell(&word).await;
         }
         self.verdict = Some(word);
     }
@@ -399,12 +409,20 @@ fn count(all: &[bool]) -> usize {
     all.iter().filter(|one| **one).count()
 }
 
-/// That nobody hears it is for the reader to find out.
-async fn say(channel: &Channel, word: &FromSupervisor) {
-    match tokio::time::timeout(HEARS, channel.send(word, &[])).await {
-        Ok(Ok(())) => {}
-        Ok(Err(e)) => tracing::debug!("cannot tell a master: {e}"),
-        Err(_) => tracing::warn!("a master does not read what the application's supervisor says"),
+/// That nobody hears it is for the reader to find out. False: there was no room for it within `limit`.
+async fn say(channel: &Channel, word: &FromSupervisor, limit: Duration) -> bool {
+    match tokio::time::timeout(limit, channel.send(word, &[])).await {
+        Ok(Ok(())) => true,
+        Ok(Err(e)) => {
+            tracing::debug!("cannot tell a master: {e}");
+            true
+        }
+        Err(_) => {
+            if !limit.is_zero() {
+                tracing::warn!("a master does not read what the application's supervisor says");
+            }
+            false
+        }
     }
 }
 
