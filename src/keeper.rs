@@ -297,12 +297,11 @@ impl Keeper {
         if self.news.is_some() {
             return;
         }
-        let lives = |owner| matches!(Other::open(owner), Ok(Some(_)));
         let how = match &self.ended {
             Some(Exit::Code(0)) => return,
             Some(exit) => exit.to_string(),
             // It is about to be reaped.
-            None if lives(self.owner) => return,
+            None if process::children().contains(&self.owner) => return,
             None => "has gone".into(),
         };
         let now = Instant::now();
