@@ -165,6 +165,11 @@ fn what_runs_is_stopped_although_its_socket_is_gone_and_its_name_is_not_known() 
         .start();
     service.wait_owner(1, "serving");
     assert!(service.runtime.join("blue.pid").exists());
+    // Nor is every pid file there the service's.
+    for name in ["a", "app", "gunicorn", "z"] {
+        let file = service.runtime.join(name).with_extension("pid");
+        fs::write(file, std::process::id().to_string()).expect("room for it");
+    }
     fs::remove_file(service.runtime.join("control.sock")).expect("it is there");
     let ran = Command::new(&service.program)
         .arg("--runtime-dir")

@@ -471,6 +471,33 @@ fn the_keeper_exits_as_the_owner_does() {
     assert_eq!(kit::service::code_of(service.wait_exit()), 128 + 9);
 }
 
+/// The keeper stays for it, and nobody ends it; `stop` says so instead of waiting for ever.
+#[test]
+fn stop_is_done_although_an_application_left_a_program_running() {
+    let service = serving("leaves-one");
+    let keeper = service.keeper();
+    let Target::Tcp(address) = service.target("http") else {
+        unreachable!("it listens on TCP")
+    };
+    let mut client = TcpStream::connect(address).expect("a worker");
+    client
+        .write_all(b"GET /left HTTP/1.0\r\n\r\n")
+        .expect("a worker that reads");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    let left: u32 = answer
+        .lines()
+        .last()
+        .and_then(|pid| pid.parse().ok())
+        .expect("a pid");
+    let stopped = service.cli(&["stop"]);
+    stopped.assert_code(0);
+    let says = format!("stopped; process {keeper}, which started it, waits");
+    assert!(stopped.to_string().contains(&says), "{stopped}");
+    service.signal(left, Signal::KILL);
+    assert_eq!(kit::service::code_of(service.wait_exit()), 0);
+}
+
 /// A worker that hangs, and one that drains with nobody to hurry it, are nobody's but the keeper's when
 /// the last master has died: they get the time that a stop gives, or none when somebody stops the job.
 #[test]

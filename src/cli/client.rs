@@ -18,7 +18,7 @@ mod leave;
 mod list;
 mod orders;
 mod parked;
-mod running;
+pub(super) mod running;
 mod screen;
 mod watch;
 
@@ -35,6 +35,7 @@ use crate::api::{self, Verdict, exit};
 use crate::sys::runtime::block_on;
 use crate::sys::signals::Signals;
 
+use answerer::Unit;
 use connection::{Control, Trouble};
 pub use screen::Screen;
 
@@ -113,7 +114,12 @@ impl<'a> Client<'a> {
         let places = Places::find(globals, default_name, env, Path::exists);
         Self {
             command: command(program, globals),
-            start: start(program, globals, &places.name),
+            start: start(
+                program,
+                globals,
+                &places.name,
+                Unit::running(&places).is_some(),
+            ),
             patience: Patience::default(),
             control: Control::new(places.clone(), env.uid, Patience::default()),
             places,
@@ -439,12 +445,14 @@ fn command(program: &str, globals: &Globals) -> String {
     command
 }
 
-/// What starts the service that was asked for: who names a file means that one.
-fn start(program: &str, globals: &Globals, name: &str) -> String {
+/// What starts the service that was asked for: who names a file means that one, who names another
+/// directory than the unit's no unit.
+fn start(program: &str, globals: &Globals, name: &str, has_unit: bool) -> String {
     match &globals.config {
         Some(config) => format!("`{program} run --config {}`", config.display()),
-        // Not where a unit has it.
-        None if globals.runtime_dir.is_some() => format!("`{} run`", command(program, globals)),
+        None if globals.runtime_dir.is_some() && !has_unit => {
+            format!("`{} run`", command(program, globals))
+        }
         None => format!(
             "`systemctl start {name}` or `{} run`",
             command(program, globals)

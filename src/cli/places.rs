@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::args::Globals;
+use super::client::running;
 
 /// What the environment says, read once by `sys/inherited`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -101,7 +102,14 @@ impl Places {
         let files = fs::read_dir(&self.runtime).into_iter().flatten().flatten();
         let mut pid_files = files
             .map(|file| file.path())
-            .filter(|path| path.extension().is_some_and(|ext| ext == "pid"));
+            .filter(|path| path.extension().is_some_and(|ext| ext == "pid"))
+            // Somebody else may have put his own there.
+            .filter(|path| {
+                let parked = path.with_extension("pid.oldbin");
+                [path, &parked]
+                    .iter()
+                    .any(|file| running::master(file).is_some())
+            });
         pid_files.next().unwrap_or(named)
     }
 

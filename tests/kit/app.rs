@@ -11,6 +11,7 @@
 //! | `/ignore` | `ignored`; the request's body is never read |
 //! | `/who` | `<pid> <version> <generation>` |
 //! | `/peer` | the client's address; on a Unix socket `uid <n>` |
+//! | `/left` | the pid of a program that is left running, for a minute |
 //! | `/started` | what a program started by the application has for an environment, and which signals blocked |
 //! | `/shout` | 101; from then on everything comes back in capitals |
 //! | anything else | 404; the request's body is never read |
@@ -57,6 +58,7 @@ pub fn router(identity: Identity) -> Router {
         .route("/ignore", any(async || "ignored\n"))
         .route("/who", get(who))
         .route("/peer", get(peer))
+        .route("/left", get(left))
         .route("/started", get(started))
         .route("/shout", get(shout))
         .fallback(async || (StatusCode::NOT_FOUND, "no such page\n"))
@@ -227,6 +229,13 @@ async fn echo(request: Request) -> Result<String, StatusCode> {
         hash.add(&piece.map_err(|_| StatusCode::BAD_REQUEST)?);
     }
     Ok(hash.text())
+}
+
+async fn left() -> String {
+    let mut command = std::process::Command::new("sleep");
+    let [input, output, error] = std::array::from_fn(|_| std::process::Stdio::null());
+    command.arg("60").stdin(input).stdout(output).stderr(error);
+    command.spawn().expect("a program").id().to_string()
 }
 
 async fn started() -> String {

@@ -1,11 +1,12 @@
 //! `stop`, which is done when every process has gone; and the signals of `-s`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::answerer::Answerer;
 use super::connection::Trouble;
@@ -18,8 +19,12 @@ use crate::sys::process::Other;
 impl Client<'_> {
     /// `stop`. Nothing to stop is stopped already.
     pub(super) async fn stop(&self, screen: &mut Screen) -> Result<Verdict, Trouble> {
+        let mut keeper = None;
         let mut processes = match self.control.status_and_who().await {
-            Ok((status, who)) => hold(&status, &who),
+            Ok((status, who)) => {
+                keeper = keeper_of(&status, &who);
+                hold(&status, &who)
+            }
             Err(Trouble::NotRunning { socket }) => {
                 let message = format!("nothing is running at {}", socket.display());
                 return Ok(verdict(exit::OK, message));
@@ -42,7 +47,7 @@ impl Client<'_> {
             match self.control.status_and_who().await {
                 Ok((status, who)) => processes = hold(&status, &who),
                 Err(trouble @ Trouble::NoSocket { .. }) => return Err(trouble),
-                Err(_) => return Ok(verdict(exit::OK, "stopped")),
+                Err(_) => return Ok(stopped(keeper).await),
             }
         }
         let message = format!(
@@ -70,27 +75,52 @@ impl Client<'_> {
     }
 }
 
-/// All masters, workers and the keeper, by descriptor. What is no process of the service, or cannot be held, is
-/// not waited for.
+/// All masters and workers, by descriptor. What is no process of the service, or cannot be held, is not
+/// waited for.
 fn hold(status: &Status, who: &Answerer) -> Vec<Other> {
     let masters = status.masters.iter().flat_map(|master| {
         let workers = master.workers.iter().map(|worker| worker.pid);
         std::iter::once(master.pid).chain(workers)
     });
-    let mut above = std::iter::successors(Some(status.owner_pid), |pid| parked::parent(*pid));
-    let keeper = above.find(|pid| is_keeper(*pid));
-    let pids: BTreeSet<u32> = masters.chain([status.owner_pid]).chain(keeper).collect();
+    let pids: BTreeSet<u32> = masters.chain([status.owner_pid]).collect();
     pids.into_iter()
         .filter_map(|pid| who.sibling(pid))
         .collect()
 }
 
 /// The process that was started where there is no systemd. As a container's first process it ends
-/// everybody with it, whoever waits for it.
+/// everybody with it, whoever waits for it; above this client it may be waiting for us.
+fn keeper_of(status: &Status, who: &Answerer) -> Option<Other> {
+    let above = |pid| std::iter::successors(Some(pid), |pid| parked::parent(*pid));
+    let keeper = above(status.owner_pid).find(|pid| is_keeper(*pid))?;
+    let is_ours = above(std::process::id()).any(|pid| pid == keeper);
+    who.sibling(keeper).filter(|_| !is_ours)
+}
+
 fn is_keeper(pid: u32) -> bool {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     pid != 1 && name.trim_end() == "keeper"
 }
+
+/// All masters and workers have gone. The keeper goes behind the last process of the service.
+async fn stopped(keeper: Option<Other>) -> Verdict {
+    let Some(keeper) = keeper else {
+        return verdict(exit::OK, "stopped");
+    };
+    match timeout(BEHIND, keeper.gone()).await {
+        Ok(_) => verdict(exit::OK, "stopped"),
+        Err(_) => {
+            let pid = keeper.pid();
+            let message = format!(
+                "stopped; process {pid}, which started it, waits for what an application left running"
+            );
+            verdict(exit::OK, message)
+        }
+    }
+}
+
+/// What an application leaves running has no limit.
+const BEHIND: Duration = Duration::from_secs(5);
 
 async fn all_gone(processes: &[Other], screen: &mut Screen) {
     if processes.is_empty() {

@@ -74,7 +74,7 @@ fn main_pid(unit: &str) -> Option<u32> {
 /// The master that a pid file names, and its phase. The number may be another process's by now: a master
 /// is called `g7 serving`, and belongs to who wrote the file. One that has ended serves nobody, although
 /// its number is there until it is reaped.
-pub(super) fn master(file: &Path) -> Option<(u32, String)> {
+pub(in crate::cli) fn master(file: &Path) -> Option<(u32, String)> {
     let (pid, writer) = parked::read(file)?;
     let process = Other::open(pid).ok()??;
     if process.gone_within(Duration::ZERO).unwrap_or(false) {

@@ -377,13 +377,25 @@ fn a_service_is_started_by_what_it_was_asked_for_with() {
         ..Globals::default()
     };
     let by_name = "`systemctl start blog` or `handover --name blog run`";
-    assert_eq!(start("handover", &globals, "blog"), by_name);
+    assert_eq!(start("handover", &globals, "blog", false), by_name);
+    globals.runtime_dir = Some("/run/blog".into());
+    let by_unit = "`systemctl start blog` or `handover --name blog --runtime-dir /run/blog run`";
+    assert_eq!(start("handover", &globals, "blog", true), by_unit);
     globals.runtime_dir = Some("/tmp/blog".into());
     let by_directory = "`handover --name blog --runtime-dir /tmp/blog run`";
-    assert_eq!(start("handover", &globals, "blog"), by_directory);
+    assert_eq!(start("handover", &globals, "blog", false), by_directory);
     globals.config = Some("blog.toml".into());
     let by_file = "`handover run --config blog.toml`";
-    assert_eq!(start("handover", &globals, "blog"), by_file);
+    assert_eq!(start("handover", &globals, "blog", false), by_file);
+}
+
+#[test]
+#[ignore = "run by the test below, in a process of its own"]
+fn one_that_listens_and_ends() {
+    if helper::is_helper() {
+        rustix::net::listen(std::io::stdin(), 9).unwrap();
+        helper::say("listened");
+    }
 }
 
 /// `SO_PEERCRED` names a process that listened and ended. Nobody hangs, as far as can be known.
@@ -391,11 +403,9 @@ fn a_service_is_started_by_what_it_was_asked_for_with() {
 async fn an_answer_that_nobody_can_be_seen_to_give_is_no_silence() {
     let place = Place::new();
     let listener = place.listener();
-    let listens = Command::new("python3")
-        .args(["-c", "import socket; socket.socket(fileno=0).listen(9)"])
-        .stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()))
-        .status();
-    assert!(listens.unwrap().success());
+    let mut other = helper::command("", "cli::client::tests::one_that_listens_and_ends");
+    other.stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()));
+    assert_eq!(helper::run(&mut other), ["listened"]);
     let _owner = Owner::deaf(listener, serving());
     let status = Ask::Status {
         json: false,
