@@ -373,14 +373,14 @@ fn no_call_of_grpc_fails_and_its_connections_go_on() {
         async move {
             // Several calls at a time on one connection.
             let client = greeter(address, counted);
-            let callers = (0..4).map(|_| greet(client.clone(), Arc::clone(&stop)));
+            let callers = (0..4).map(|_| greet(client.clone(), Arc::clone(&stop), false));
             futures_util::future::join_all(callers).await
         }
     });
     let counted = Arc::clone(&opened);
     let streams = Clients::start(CONNECTIONS / 2, move |_, stop| {
         let counted = Arc::clone(&counted);
-        async move { watch(greeter(address, counted), stop).await }
+        async move { watch(greeter(address, counted), stop, false).await }
     });
     example.changes(|| {});
     for calls in unary.stop().into_iter().flatten() {
@@ -397,6 +397,33 @@ fn no_call_of_grpc_fails_and_its_connections_go_on() {
     example.stop();
 }
 
+/// Where connections do not go on they end with GOAWAY, at each change. What has begun has its whole answer,
+/// and a call that meets the GOAWAY has not: made again, it is answered.
+#[test]
+fn a_client_of_grpc_that_is_sent_away_loses_no_call_that_has_begun() {
+    const CONNECTIONS: usize = 4;
+    let example = Example::start("grpc", "[drain]\npass_connections = false", &[]);
+    let address = example.address();
+    let opened = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&opened);
+    let clients = Clients::start(CONNECTIONS, move |_, stop| {
+        let counted = Arc::clone(&counted);
+        async move {
+            let client = greeter(address, counted);
+            let calls = greet(client.clone(), Arc::clone(&stop), true);
+            futures_util::future::join(calls, watch(client, stop, true)).await
+        }
+    });
+    example.changes(|| {});
+    for (calls, (greetings, streams)) in clients.stop() {
+        assert!(calls > 50 && greetings > 50, "{calls}, {greetings}");
+        assert!(streams > CHANGES, "{streams}");
+    }
+    let opened = opened.load(Ordering::Relaxed);
+    assert!(opened > CONNECTIONS * CHANGES, "{opened}");
+    example.stop();
+}
+
 fn greeter(address: SocketAddr, opened: Arc<AtomicUsize>) -> Greeter {
     let endpoint = tonic::transport::Endpoint::from_static("http://kit.test");
     let connect = tower::service_fn(move |_: http::Uri| {
@@ -408,11 +435,15 @@ fn greeter(address: SocketAddr, opened: Arc<AtomicUsize>) -> Greeter {
 
 type Greeter = GreeterClient<tonic::transport::Channel>;
 
-async fn greet(mut client: Greeter, stop: Arc<AtomicBool>) -> usize {
+async fn greet(client: Greeter, stop: Arc<AtomicBool>, again: bool) -> usize {
     let mut calls = 0;
     while !stop.load(Ordering::Relaxed) {
         let name = Name { name: "Ann".into() };
-        let greeting = client.greet(name).await.expect("an answer").into_inner();
+        let ask = || {
+            let (mut client, name) = (client.clone(), name.clone());
+            async move { client.greet(name).await }
+        };
+        let greeting = call(again, ask).await;
         assert_eq!(greeting.text, "hello Ann");
         calls += 1;
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -420,11 +451,15 @@ async fn greet(mut client: Greeter, stop: Arc<AtomicBool>) -> usize {
     calls
 }
 
-async fn watch(mut client: Greeter, stop: Arc<AtomicBool>) -> (usize, usize) {
+async fn watch(client: Greeter, stop: Arc<AtomicBool>, again: bool) -> (usize, usize) {
     let (mut greetings, mut streams) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
         let name = Name { name: "Bob".into() };
-        let mut stream = client.watch(name).await.expect("a stream").into_inner();
+        let ask = || {
+            let (mut client, name) = (client.clone(), name.clone());
+            async move { client.watch(name).await }
+        };
+        let mut stream = call(again, ask).await;
         streams += 1;
         while let Some(greeting) = stream.message().await.expect("the next, or the end") {
             assert_eq!(greeting.text, "hello Bob");
@@ -435,6 +470,35 @@ async fn watch(mut client: Greeter, stop: Arc<AtomicBool>) -> (usize, usize) {
         }
     }
     (greetings, streams)
+}
+
+/// `again`: a call that the server has not taken is made once more.
+async fn call<T, F>(again: bool, ask: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+{
+    let answer = match ask().await {
+        Err(status) if again && was_not_taken(&status) => ask().await,
+        answer => answer,
+    };
+    answer.expect("an answer").into_inner()
+}
+
+/// It met the GOAWAY, or was never sent: RFC 9113, 6.8 and 8.7 allow to make it again, whatever it does.
+fn was_not_taken(status: &tonic::Status) -> bool {
+    let first = std::error::Error::source(status);
+    std::iter::successors(first, |error| error.source()).any(|error| {
+        let unsent = error
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_canceled);
+        let refused = error
+            .downcast_ref::<h2::Error>()
+            .is_some_and(|error| match error.reason() {
+                Some(h2::Reason::NO_ERROR) => error.is_go_away(),
+                reason => reason == Some(h2::Reason::REFUSED_STREAM),
+            });
+        unsent || refused
+    })
 }
 
 #[test]
