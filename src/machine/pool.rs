@@ -64,6 +64,8 @@ enum Slot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Since {
     at: Instant,
+    /// When it is over, as far as was known when something happened last.
+    due: Instant,
     /// We slept through the limit once, and it began anew.
     again: bool,
 }
@@ -79,22 +81,42 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// So many that are not ready in time are forgiven.
 const LATE: u8 = 1;
 
+impl Slot {
+    /// Since when its worker owes an answer.
+    fn asked(&self) -> Option<Instant> {
+        match self {
+            Self::Up(asked) => asked.map(|asked| asked.at),
+            Self::Starting(_) | Self::Killed | Self::Down(_) => None,
+        }
+    }
+}
+
 impl Since {
-    fn now(at: Instant) -> Self {
-        Self { at, again: false }
+    fn now(at: Instant, limit: Duration) -> Self {
+        Self {
+            at,
+            due: at + limit,
+            again: false,
+        }
+    }
+
+    /// It is over then: what is past is due now, for nobody was late.
+    fn is_due(&mut self, due: Instant, now: Instant) {
+        self.due = if due > now { due } else { self.due.min(now) };
     }
 
     /// Whether the limit has passed. When it did so while we slept (a paused virtual machine), what the
     /// workers have to say is still to come: it begins anew. Once: we may be late every time.
-    fn is_over(&mut self, limit: Duration, now: Instant) -> bool {
-        let slept = now >= self.at + limit + limit / 8;
+    fn is_over(&mut self, now: Instant) -> bool {
+        let limit = self.due - self.at;
+        let slept = now >= self.due + limit / 8;
         if slept && !self.again {
             *self = Self {
-                at: now,
                 again: true,
+                ..Self::now(now, limit)
             };
         }
-        now >= self.at + limit
+        now >= self.due
     }
 }
 
@@ -103,7 +125,7 @@ impl Pool {
     #[must_use]
     pub fn new(count: u16, start: Duration, now: Instant) -> Self {
         Self {
-            slots: vec![Slot::Starting(Since::now(now)); count.into()],
+            slots: vec![Slot::Starting(Since::now(now, start)); count.into()],
             start,
             budget: Budget::new(FORGIVEN.max(count.into()), WINDOW),
             late: 0,
@@ -117,13 +139,16 @@ impl Pool {
         let Some(state) = self.slots.get_mut(usize::from(slot)) else {
             return Vec::new();
         };
+        let mut acts = Vec::new();
         match (event, *state) {
             (Event::Ready, Slot::Starting(_)) => {
                 (self.late, self.spent) = (0, false);
                 *state = Slot::Up(None);
             }
             (Event::Answered, Slot::Up(_)) => *state = Slot::Up(None),
-            (Event::Asked, Slot::Up(None)) => *state = Slot::Up(Some(Since::now(now))),
+            (Event::Asked, Slot::Up(None)) => {
+                *state = Slot::Up(Some(Since::now(now, REPLACED)));
+            }
             (Event::Failed, Slot::Starting(_) | Slot::Up(_) | Slot::Killed) => {
                 let (pause, spent) = self.budget.failed(now);
                 if *state == Slot::Killed {
@@ -132,31 +157,25 @@ impl Pool {
                 *state = Slot::Down(now + pause);
                 if spent || self.late > LATE {
                     self.spent = true;
-                    return vec![Act::Spent];
+                    acts.push(Act::Spent);
                 }
             }
             // Of a worker that is out of the set already.
             (Event::Ready | Event::Asked | Event::Answered | Event::Failed, _) => {}
         }
-        Vec::new()
+        self.arm(now);
+        acts
     }
 
     /// What is due.
     #[must_use]
     pub fn due(&mut self, now: Instant) -> Vec<Act> {
         let mut acts = Vec::new();
-        let (start, patience) = (self.start, self.patience());
-        let begins = Slot::Starting(Since::now(now));
+        let begins = Slot::Starting(Since::now(now, self.start));
         for (slot, state) in (0..).zip(&mut self.slots) {
             let (over, next, act) = match state {
-                Slot::Starting(since) => {
-                    let over = since.is_over(start, now);
-                    (over, Slot::Killed, Act::Kill(slot))
-                }
-                Slot::Up(Some(asked)) => {
-                    let over = asked.is_over(patience, now);
-                    (over, begins, Act::Replace(slot))
-                }
+                Slot::Starting(since) => (since.is_over(now), Slot::Killed, Act::Kill(slot)),
+                Slot::Up(Some(asked)) => (asked.is_over(now), begins, Act::Replace(slot)),
                 Slot::Down(at) => (*at <= now, begins, Act::Start(slot)),
                 Slot::Up(None) | Slot::Killed => continue,
             };
@@ -165,37 +184,42 @@ impl Pool {
                 acts.push(act);
             }
         }
+        self.arm(now);
         acts
     }
 
     /// When something is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let patience = self.patience();
         let due = |slot: &Slot| match *slot {
-            Slot::Starting(since) => Some(since.at + self.start),
-            Slot::Up(asked) => asked.map(|asked| asked.at + patience),
-            Slot::Killed => None,
+            Slot::Starting(since) | Slot::Up(Some(since)) => Some(since.due),
+            Slot::Up(None) | Slot::Killed => None,
             Slot::Down(at) => Some(at),
         };
         self.slots.iter().filter_map(due).min()
     }
 
-    /// How long a worker may owe an answer. While it hangs the others accept what comes to it; nobody
-    /// accepts when it is the only one.
-    fn patience(&self) -> Duration {
-        let up = |slot: &&Slot| matches!(slot, Slot::Up(_));
-        match self.slots.iter().filter(up).count() {
-            0 | 1 => HANGS,
-            _ => REPLACED,
+    /// How long each may owe its answer. While one hangs the others accept what comes to it; nobody
+    /// accepts from when the last one does.
+    fn arm(&mut self, now: Instant) {
+        let well = self.slots.contains(&Slot::Up(None));
+        let last = self.slots.iter().filter_map(Slot::asked).max();
+        for state in &mut self.slots {
+            if let (Slot::Up(Some(asked)), Some(last)) = (state, last) {
+                let mut due = asked.at + REPLACED;
+                if !well {
+                    due = due.min(last + HANGS);
+                }
+                asked.is_due(due, now);
+            }
         }
     }
 
     /// Whether the worker of a slot owes an answer for so long that others accept what comes to it.
     #[must_use]
     pub fn hangs(&self, slot: u16, now: Instant) -> bool {
-        let state = self.slots.get(usize::from(slot));
-        matches!(state, Some(Slot::Up(Some(asked))) if now.saturating_duration_since(asked.at) > HANGS)
+        let asked = self.slots.get(usize::from(slot)).and_then(Slot::asked);
+        asked.is_some_and(|at| now.saturating_duration_since(at) > HANGS)
     }
 
     /// Whether a sign of life of this slot's worker speaks for the service: it serves, or it starts and
@@ -485,5 +509,50 @@ mod tests {
         let _ = pool.step(1, Event::Failed, now);
         let _ = pool.due(now);
         assert_eq!(pool.due(now + HANGS), [Act::Replace(0)]);
+    }
+
+    /// Two of two that are ready; the first was asked now, the second `later`.
+    fn both_asked(later: Duration) -> (Pool, Instant) {
+        let now = Instant::now();
+        let mut pool = Pool::new(2, START, now);
+        for slot in 0..2 {
+            let _ = pool.step(slot, Event::Ready, now);
+        }
+        let _ = pool.step(0, Event::Asked, now);
+        let _ = pool.step(1, Event::Asked, now + later);
+        (pool, now)
+    }
+
+    /// Its debt is as long as before; only nobody else accepts any more.
+    #[test]
+    fn one_that_hangs_already_is_replaced_at_once_when_the_other_one_dies() {
+        let (mut pool, began) = both_asked(Duration::ZERO);
+        let now = began + Duration::from_secs(5);
+        let _ = pool.step(1, Event::Answered, began);
+        assert_eq!(pool.due(now), []);
+        let _ = pool.step(1, Event::Failed, now);
+        assert!(pool.hangs(0, now));
+        assert_eq!(pool.due(now), [Act::Replace(0), Act::Start(1)]);
+        // Who slept through that is late, all the same.
+        let (mut pool, began) = both_asked(Duration::ZERO);
+        let woke = began + Duration::from_secs(3600);
+        let _ = pool.step(1, Event::Failed, woke);
+        assert_eq!(pool.due(woke), [Act::Start(1)]);
+        assert_eq!(pool.deadline(), Some(woke + HANGS));
+    }
+
+    #[test]
+    fn all_are_replaced_as_soon_as_the_last_one_hangs() {
+        for later in [0, 2, 6] {
+            let later = Duration::from_secs(later);
+            let (mut pool, began) = both_asked(later);
+            let last = began + later + HANGS;
+            assert_eq!(pool.deadline(), Some(last));
+            assert_eq!(pool.due(last), [Act::Replace(0), Act::Replace(1)]);
+        }
+        // The last one lives.
+        let (mut pool, began) = both_asked(Duration::from_secs(2));
+        let _ = pool.step(1, Event::Answered, began + HANGS);
+        assert_eq!(pool.deadline(), Some(began + REPLACED));
     }
 }
