@@ -538,32 +538,55 @@ fn what_a_dead_owner_leaves_ends_in_time_or_when_it_is_told_to() {
     service.wait_processes("nobody", <[Process]>::is_empty);
 }
 
-/// Nobody asks it any more, and nobody replaces it: its master is dead, another one serves.
-#[test]
-fn a_worker_that_hangs_ends_after_its_master() {
-    let service = setup("hangs-alone")
-        .config("workers = 2\n[drain]\nstop_timeout = \"1s\"\ntimeout = \"0s\"")
-        .start();
+/// Reads an answer that ends so.
+fn read_to(stream: &mut TcpStream, end: &[u8]) {
+    let mut answer = Vec::new();
+    while !answer.ends_with(end) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        answer.extend(byte);
+    }
+}
+
+/// A worker of the first generation reads this request, and does nothing else meanwhile. Its master dies
+/// while it waits for the second generation.
+fn blocked_and_left(service: &Service, target: &str) -> TcpStream {
     service.wait_picture(&[ALONE]);
     let Target::Tcp(address) = service.target("http") else {
         panic!("a TCP listener");
     };
-    let mut waits = TcpStream::connect(address).expect("somebody listens");
-    waits
-        .write_all(b"GET /block HTTP/1.1\r\nHost: kit.test\r\n\r\n")
-        .expect("a connection");
-    begin(&service);
-    service.wait_owner(1, "beside");
+    let mut stream = TcpStream::connect(address).expect("somebody listens");
+    stream.set_read_timeout(Some(SOON)).expect("a deadline");
+    let ask = |mut stream: &TcpStream, target: &str| {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: kit.test\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("a connection");
+    };
+    // Both generations accept soon: from now on one of the first has this connection.
+    ask(&stream, "/");
+    read_to(&mut stream, b"hello\n");
+    begin(service);
+    service.wait_picture(&BESIDE);
+    ask(&stream, target);
+    service.wait_log("this thread is blocked", 1);
     service.signal(service.master(1).pid, Signal::WINCH);
     service.wait_owner(2, "probation");
     service.wait_processes("the one that hangs to be alone", |_| {
         service.workers(1).len() == 1
     });
     service.signal(service.master(1).pid, Signal::KILL);
+    stream
+}
+
+/// Nobody asks it any more, and nobody replaces it: its master is dead, another one serves.
+#[test]
+fn a_worker_that_hangs_ends_after_its_master() {
+    let service = setup("hangs-alone")
+        .config("workers = 2\n[drain]\nstop_timeout = \"1s\"\ntimeout = \"10s\"")
+        .start();
+    let mut waits = blocked_and_left(&service, "/block");
     service.wait_processes("nobody of the first generation", |_| {
         service.workers(1).is_empty()
     });
-    waits.set_read_timeout(Some(SOON)).expect("a deadline");
     assert!(
         !matches!(waits.read(&mut [0]), Ok(1..)),
         "its connection has ended"
@@ -571,6 +594,19 @@ fn a_worker_that_hangs_ends_after_its_master() {
     service.wait_owner(2, "serving");
     let said = service.log_text();
     assert!(said.contains("its master has gone: it ends"), "{said}");
+}
+
+/// It looks like one that hangs, and has the time of a drain: somebody else serves.
+#[test]
+fn a_request_that_holds_up_its_worker_is_answered_though_the_master_dies() {
+    let service = setup("busy-alone")
+        .config("workers = 2\n[drain]\nstop_timeout = \"1s\"\ntimeout = \"1m\"")
+        .start();
+    let mut waits = blocked_and_left(&service, "/block?ms=8000");
+    read_to(&mut waits, b"over\n");
+    service.wait_processes("nobody of the first generation", |_| {
+        service.workers(1).is_empty()
+    });
 }
 
 /// The one that accepts beside it can have the service at once.

@@ -17,7 +17,7 @@ use tokio_seqpacket::UnixSeqpacketListener;
 use super::answers::Answers;
 use super::at_path::AtPath;
 use super::input::Input;
-use crate::sys::handoff::{self, Asker, Targets};
+use crate::sys::handoff::{self, Asker, HandoffError, Targets};
 use crate::sys::once::Once;
 use crate::sys::process::Other;
 
@@ -133,6 +133,8 @@ async fn serve(mut listener: UnixSeqpacketListener, post: mpsc::Sender<Input>) {
                         Ok(asker) => {
                             let _ = post.send(Input::Drainer(asker)).await;
                         }
+                        // It wanted to know whether somebody is there.
+                        Err(HandoffError::Closed) => {}
                         Err(e) => tracing::warn!("{e}"),
                     }
                 });

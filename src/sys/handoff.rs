@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::time::timeout;
 use tokio_seqpacket::UnixSeqpacket;
 
@@ -122,6 +123,19 @@ pub async fn tell(path: &Path, generation: u64, news: News) -> Result<(), Handof
         ..request(generation)
     };
     converse(path, request).await.map(drop)
+}
+
+/// Whether somebody has the socket, even one that does not answer. For who has no event loop that turns;
+/// in doubt somebody has.
+#[must_use]
+pub fn is_held(path: &Path) -> bool {
+    let connect = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (unix, packets) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let socket = rustix::net::socket_with(unix, packets, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    !matches!(connect(), Err(Errno::CONNREFUSED | Errno::NOENT))
 }
 
 fn request(generation: u64) -> HandoffRequest {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,14 +37,15 @@ pub(super) async fn obey<F>(
 where
     F: FnOnce(Context) -> Loading,
 {
-    let copy = channel.try_clone()?;
     let channel = Channel::from_fd(channel)?;
     // A socket pair's credentials are those of the process that made it.
     let master = channel.peer_cred().ok().and_then(|cred| cred.pid());
     // In a test the worker may be a thread beside its master's.
     let is_process = master != i32::try_from(std::process::id()).ok();
-    let limit = beginning.start.config.drain.stop_timeout;
-    let alone = is_process.then(|| Alone::watch(copy, limit)).transpose()?;
+    let drain = &beginning.start.config.drain;
+    let handoff = beginning.start.handoff.as_deref();
+    let watch = || Alone::watch(channel.as_fd(), drain, handoff);
+    let alone = is_process.then(watch).flatten();
     let tls = match tls_setup(&mut beginning) {
         Ok(tls) => tls,
         Err(e) => {

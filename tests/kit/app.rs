@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/` | `hello` |
 //! | `/slow?ms=` | `slow`, after so long |
-//! | `/block` | nothing, for ever: the thread that reads it does nothing else any more |
+//! | `/block?ms=` | `over`, after so long or never: meanwhile the thread that reads it does nothing else |
 //! | `/big?bytes=` | so many bytes of a pattern, with `Content-Length` |
 //! | `/stream?chunks=&size=&ms=` | the pattern in chunks, a pause before each |
 //! | `/echo` | length and hash of the request's body |
@@ -182,10 +182,11 @@ async fn sign(State(identity): State<Arc<Identity>>, request: Request, next: Nex
     response
 }
 
-async fn block() {
-    loop {
-        std::thread::park();
-    }
+#[allow(clippy::disallowed_methods, reason = "it is what a bad handler does")]
+async fn block(uri: Uri) -> &'static str {
+    eprintln!("this thread is blocked");
+    std::thread::sleep(Duration::from_millis(number(&uri, "ms", u64::MAX)));
+    "over\n"
 }
 
 async fn slow(uri: Uri) -> &'static str {
