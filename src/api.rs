@@ -416,6 +416,13 @@ impl Upgrade {
 }
 
 impl Last {
+    /// Whether `later`, written down about the same upgrade, counts instead: that it goes never takes the
+    /// place of how it ended.
+    pub(crate) fn gives_way(&self, later: &Self) -> bool {
+        let goes = |last: &Self| last.outcome == Outcome::UnderWay;
+        goes(self) || !goes(later)
+    }
+
     /// From what to what, for people.
     pub(crate) fn ends(&self) -> (String, String) {
         ends(self.releases.as_ref(), &self.from, self.to.as_deref())

@@ -6,7 +6,7 @@ mod kit;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use handover::api::Outcome;
@@ -679,6 +679,84 @@ fn a_lock_on_the_history_holds_up_nobody() {
     story.nobody_noticed();
 }
 
+/// A snapshot is taken, or the server of a network file system is away.
+#[test]
+fn a_state_directory_that_stands_still_holds_up_nobody() {
+    let story = Story::begin("still-state");
+    story.put_new_version();
+    let path = story.service.state.join("history.jsonl");
+    fs::create_dir_all(&story.service.state).expect("a directory");
+    fs::write(&path, "").expect("a history");
+    let Some(still) = StandsStill::at(&path) else {
+        return;
+    };
+    let at_once = |what: &[&str]| {
+        let asked = Instant::now();
+        story.service.cli(what).assert_code(0);
+        let took = asked.elapsed();
+        assert!(took < STILL, "{what:?} took {took:?}");
+    };
+    at_once(&["status"]);
+    at_once(&["upgrade"]);
+    story.sees(&PROBATION);
+    at_once(&["status"]);
+    at_once(&["commit"]);
+    story.sees(&[ALONE_NEW]);
+    at_once(&["status"]);
+    // The file does not have it; the service does.
+    let history = story.service.cli(&["history"]).stdout;
+    assert!(history.contains("committed"), "{history}");
+    assert_eq!(fs::read_to_string(&path).expect("a history"), "");
+    wait_until("a word about it", || {
+        story
+            .service
+            .log_text()
+            .contains("does not answer; the service runs on")
+    });
+    drop(still);
+    wait_until("the upgrade to be written down", || {
+        fs::read_to_string(&path).is_ok_and(|text| text.contains("\"committed\""))
+    });
+    story.nobody_noticed();
+}
+
+/// More than the service waits for its disk at any point, and far less than the disk stands still.
+const STILL: Duration = Duration::from_secs(15);
+
+/// Whoever opens the file to write to it waits until this is dropped (45 s by default): somebody else
+/// holds a lease of it.
+struct StandsStill(std::process::Child);
+
+impl StandsStill {
+    fn at(path: &Path) -> Option<Self> {
+        let hold = "$SIG{IO} = 'IGNORE'; open(F, '<', $ARGV[0]) or die; \
+                    fcntl(F, 1024, 0) or die \"$!\"; $| = 1; print \"held\\n\"; sleep 60";
+        let mut perl = std::process::Command::new("perl");
+        let mut holder = perl
+            .args(["-e", hold])
+            .arg(path)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .inspect_err(|e| eprintln!("skipped: no perl: {e}"))
+            .ok()?;
+        let mut held = [0; 5];
+        let said = holder.stdout.take().expect("a pipe").read_exact(&mut held);
+        let still = Self(holder);
+        if said.is_err() {
+            eprintln!("skipped: no leases on this file system");
+            return None;
+        }
+        Some(still)
+    }
+}
+
+impl Drop for StandsStill {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Whoever serves writes by then, and its lines are the newer ones.
 #[test]
 fn a_master_that_was_sent_away_writes_nothing_late() {
@@ -703,7 +781,7 @@ fn a_master_that_was_sent_away_writes_nothing_late() {
     superseded.assert_code(1);
     story.service.cli(&["rollback"]).assert_code(0);
     let log = story.service.log_text();
-    assert!(log.contains("given up (lines about upgrades: 1"), "{log}");
+    assert!(log.contains("is given up (lines: "), "{log}");
     full.was_said_and_is_made_good(&story, "\"rolled_back\"");
     story.sees(&[ALONE]);
     let history = fs::read_to_string(full.at.join("history.jsonl")).unwrap_or_default();

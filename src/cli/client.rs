@@ -228,8 +228,7 @@ impl<'a> Client<'a> {
                 Ok(()) => self.control.status().await.ok(),
                 Err(_) => None,
             };
-            let under_way = status.as_ref().and_then(|status| status.upgrade.as_ref());
-            return self.history(id.as_deref(), *json, under_way, screen);
+            return self.history(id.as_deref(), *json, status.as_ref(), screen);
         }
         if let Err(error) = self.places.trusted(self.env.uid) {
             screen.complain(&error.to_string());
@@ -274,11 +273,11 @@ impl<'a> Client<'a> {
         &self,
         id: Option<&str>,
         json: bool,
-        under_way: Option<&api::Upgrade>,
+        status: Option<&api::Status>,
         screen: &mut Screen,
     ) -> u8 {
         let path = self.places.history();
-        let history = match History::read(&path) {
+        let mut history = match History::read(&path) {
             Ok(history) => history,
             Err(error) => {
                 screen.complain(&error.to_string());
@@ -291,6 +290,10 @@ impl<'a> Client<'a> {
                 "{n} lines of {path} cannot be read and are left out"
             ));
         }
+        if let Some(last) = status.and_then(|status| status.last.as_ref()) {
+            history.learn(last);
+        }
+        let under_way = status.and_then(|status| status.upgrade.as_ref());
         match id {
             Some(id) => self.one_upgrade(id, &history, json, screen),
             None if json => {

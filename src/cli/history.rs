@@ -44,12 +44,20 @@ impl History {
         Ok(history)
     }
 
+    /// What the service knows of its last upgrade: the file may not have it yet.
+    pub fn learn(&mut self, last: &Last) {
+        if let Ok(line) = serde_json::to_string(last) {
+            self.add(&text::printable_json(&line), last.clone());
+        }
+    }
+
     /// Of two lines about one upgrade the later counts, in the place of the first.
     fn add(&mut self, line: &str, last: Last) {
         let known = self.upgrades.iter_mut().rev();
         let mut same = known.filter(|(_, known)| known.id == last.id);
         match same.next() {
-            Some(known) => *known = (line.to_owned(), last),
+            Some(known) if known.1.gives_way(&last) => *known = (line.to_owned(), last),
+            Some(_) => {}
             None => self.upgrades.push((line.to_owned(), last)),
         }
     }

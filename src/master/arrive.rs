@@ -75,9 +75,6 @@ impl Driver {
             Input::Disk(done) => self.disk_done(done),
             Input::DiskLate => self.disk_late(),
             Input::DiskAgain => self.disk.again(self.machine.phase().rests()),
-            // As at the tick.
-            Input::Written if !self.machine.owns() => {}
-            Input::Written => self.story.unwritten.write_again(),
             Input::TellNews => self.tell_news(),
             Input::WakeLate(number) => self.wake_is_late(number),
             Input::StatusDue(number) => {

@@ -57,7 +57,7 @@ impl Driver {
         let latest = self.story.latest();
         let known = Known {
             hosted,
-            refused: self.story.unwritten.refused_builds(),
+            refused: self.state.refused_builds(),
             last: latest.as_ref(),
         };
         let order = self

@@ -14,6 +14,7 @@ mod socket;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::state::State;
 use crate::api::{Event, Status, UpgradeOrder, Verdict};
 
 pub use access::{Access, AccessError, Denied, Peer, operators};
@@ -140,6 +141,8 @@ impl Desk {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     events: broadcast::Sender<Event>,
+    /// What an end says is written down there first.
+    state: Option<State>,
 }
 
 /// A desk and the way to it.
@@ -150,6 +153,7 @@ pub fn desk() -> (Handle, Desk) {
     let handle = Handle {
         requests,
         events: events.clone(),
+        state: None,
     };
     let desk = Desk {
         requests: arriving,
@@ -159,6 +163,18 @@ pub fn desk() -> (Handle, Desk) {
 }
 
 impl Handle {
+    /// The end of a story is told when the state directory has it, or takes too long.
+    pub(super) fn after(mut self, state: State) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    async fn written(&self, event: &Event) {
+        if let (Event::Result(_) | Event::Ended(_), Some(state)) = (event, &self.state) {
+            state.written().await;
+        }
+    }
+
     /// The document of `status --json`.
     pub async fn status(&self) -> Result<Status, Gone> {
         self.figures(Figures::Status).await

@@ -26,6 +26,7 @@ use super::pidfiles::PidFiles;
 use super::predecessor::Predecessor;
 use super::releases::KnownReleases;
 use super::setup::Setup;
+use super::state::State;
 use super::status;
 use super::story::Story;
 use super::successor::Successor;
@@ -72,6 +73,7 @@ pub(super) struct Driver {
     pub(super) drainers: Drainers,
     pub(super) drain: OwnDrain,
     pub(super) disk: Disk,
+    pub(super) state: State,
     pub(super) story: Story,
     pub(super) orders: Orders,
     pub(super) held: Held,
@@ -161,10 +163,7 @@ impl Driver {
         if now >= self.tick {
             self.feed();
             self.mend_paths();
-            // Parked it would put lines of before behind those of whoever serves.
-            if self.machine.owns() {
-                self.story.unwritten.write_again();
-            }
+            self.state.write_again();
             self.applications.tick();
             self.look_after_tls(false);
             let every = self.manager.watchdog().map_or(TICK, |w| (w / 3).min(TICK));
@@ -219,6 +218,7 @@ impl Driver {
             .follow(owns, || door::access(operators, manager, &self.workers));
         self.metrics.follow(owns);
         self.applications.tell(owns);
+        self.state.follow(owns);
         self.handoff.follow(self.machine.receives());
     }
 
@@ -245,11 +245,14 @@ impl Driver {
         }
         // Nobody reads it any more: what reports there does not wait.
         self.inbox.close();
-        self.story.kept().await;
         while let Some(done) = self.disk.goodbye().await {
             self.disk_done(done);
         }
         self.say_held();
+        if self.machine.stopping() {
+            self.releases.stopped(&self.applications);
+        }
+        self.state.last_try().await;
         self.orders.hang_up();
         if let Some(line) = self.successor.close() {
             line.close(GOODBYE).await;
@@ -274,7 +277,6 @@ impl Driver {
         }
         if self.machine.stopping() {
             kept::forget(&self.fixed.setup.runtime);
-            self.releases.stopped(&self.applications);
             self.applications.leave().await;
         }
         self.exit.unwrap_or_default()

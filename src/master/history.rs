@@ -13,9 +13,8 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::record::api_time;
 use super::replace::{ReplaceError, Temp, failed, sweep};
-use crate::api::{Last, Outcome};
+use crate::api::Last;
 use crate::machine::message::KeptConfig;
 
 /// When there are more lines than this...
@@ -52,11 +51,6 @@ pub enum HistoryError {
     Write(#[from] ReplaceError),
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("cannot keep the configuration in {}: {source}", path.display())]
-    Encode {
-        path: PathBuf,
-        source: toml::ser::Error,
-    },
     #[error("cannot understand {}: {source}; go back with an explicit configuration", path.display())]
     Decode {
         path: PathBuf,
@@ -84,8 +78,7 @@ impl History {
     }
 
     /// Writes down how an upgrade goes, or ended: in the place of the newest line, if that is about the
-    /// same one; otherwise as a new line, and the later one counts. That it goes never takes the place of
-    /// how it ended. Two masters may do so at once.
+    /// same one; otherwise as a new line, and the later one counts. Two masters may do so at once.
     pub fn write(&self, last: &Last) -> Result<(), HistoryError> {
         let path = self.log();
         self.make_directory()?;
@@ -96,15 +89,8 @@ impl History {
         let bytes = read(&mut file).map_err(fail())?;
         let text = String::from_utf8_lossy(&bytes);
         let mut lines: Vec<_> = text.lines().collect();
-        let newest = lines
-            .last()
-            .and_then(|line| serde_json::from_str(line).ok());
-        let before = newest.filter(|newest: &Last| newest.id == last.id);
-        let ended = |one: &Last| one.outcome != Outcome::UnderWay;
-        if before.as_ref().is_some_and(ended) && !ended(last) {
-            return Ok(());
-        }
-        let corrects = before.is_some();
+        let newest = lines.last().and_then(|line| understand(line));
+        let corrects = newest.is_some_and(|newest| newest.id == last.id && newest.gives_way(last));
         lines.truncate(lines.len() - usize::from(corrects));
         if corrects || lines.len() >= MOST_LINES {
             let from = if corrects {
@@ -137,38 +123,15 @@ impl History {
         let bytes = read_if_there(&self.log())?.unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         let mut all: Vec<Last> = Vec::new();
-        for last in text.lines().filter_map(|l| serde_json::from_str(l).ok()) {
-            let last: Last = last;
+        for last in text.lines().filter_map(understand) {
             // Written down again when figures came late: where it was first, as it was last.
             match all.iter_mut().rev().find(|known| known.id == last.id) {
-                Some(known) => *known = last,
+                Some(known) if known.gives_way(&last) => *known = last,
+                Some(_) => {}
                 None => all.push(last),
             }
         }
         Ok(all)
-    }
-
-    /// The newest that has ended.
-    pub fn last(&self) -> Result<Option<Last>, HistoryError> {
-        let all = self.all()?;
-        Ok(all
-            .into_iter()
-            .rfind(|last| last.outcome != Outcome::UnderWay))
-    }
-
-    /// At a cold start: what was under way was interrupted.
-    pub fn interrupt(&self, started: &str) -> Result<(), HistoryError> {
-        for mut last in self.all()? {
-            if last.outcome == Outcome::UnderWay {
-                last.outcome = Outcome::Interrupted;
-                last.reason = Some(format!(
-                    "the service ended in the middle of it; {started} was started then"
-                ));
-                last.finished_at = api_time(jiff::Timestamp::now());
-                self.write(&last)?;
-            }
-        }
-        Ok(())
     }
 
     /// Builds that failed or were rolled back, oldest first.
@@ -204,14 +167,9 @@ impl History {
         self.put(&self.refused_file(), text.as_bytes())
     }
 
-    /// Keeps what this generation ran with, for the way back from the next one.
-    pub fn save_previous(&self, previous: &Previous) -> Result<(), HistoryError> {
-        let path = self.previous_file();
-        let text = toml::to_string(previous).map_err(|source| HistoryError::Encode {
-            path: path.clone(),
-            source,
-        })?;
-        self.put(&path, text.as_bytes())
+    /// Keeps what this generation ran with (a [`Previous`], in TOML), for the way back from the next one.
+    pub fn save_previous(&self, text: &str) -> Result<(), HistoryError> {
+        self.put(&self.previous_file(), text.as_bytes())
     }
 
     /// What the previous generation ran with; `None` when nothing was kept.
@@ -258,8 +216,13 @@ impl History {
 
 const MODE: u32 = 0o640;
 
+/// `None`: it was cut by a crash, or written by a newer version.
+fn understand(line: &str) -> Option<Last> {
+    serde_json::from_str(line).ok()
+}
+
 /// Opens the file for appending and locks it; it is the one at `path` when this returns. Whoever writes a
-/// line holds it for a moment; anybody may hold it for longer, and nobody waits for long for that.
+/// line holds it for a moment; anybody may hold it for longer.
 #[expect(
     clippy::disallowed_methods,
     reason = "no event tells that a lock is free"
@@ -319,7 +282,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::api::Connections;
+    use crate::api::{Connections, Outcome};
     use crate::config::{Config, ListenerConfig, Workers};
     use crate::sys::image::fixture::Mount;
 
@@ -353,12 +316,10 @@ mod tests {
     fn what_was_added_is_read_in_order() {
         let (_dir, history) = lab();
         assert_eq!(history.all().unwrap(), []);
-        assert_eq!(history.last().unwrap(), None);
         for n in 0..3 {
             history.write(&ended(n)).unwrap();
         }
         assert_eq!(history.all().unwrap(), [ended(0), ended(1), ended(2)]);
-        assert_eq!(history.last().unwrap(), Some(ended(2)));
     }
 
     #[test]
@@ -371,7 +332,6 @@ mod tests {
         late.connections.finished = 7;
         history.write(&late).unwrap();
         assert_eq!(history.all().unwrap(), [ended(0), late, ended(2)]);
-        assert_eq!(history.last().unwrap(), Some(ended(2)));
     }
 
     #[test]
@@ -438,17 +398,20 @@ mod tests {
     #[test]
     fn that_it_goes_never_takes_the_place_of_how_it_ended() {
         let (_dir, history) = lab();
-        let last = ended(1);
-        history.write(&last).unwrap();
-        let late = Last {
-            outcome: Outcome::UnderWay,
-            ..last.clone()
-        };
-        history.write(&late).unwrap();
-        assert_eq!(
-            history.last().unwrap().map(|l| l.outcome),
-            Some(last.outcome)
-        );
+        for n in 0..2 {
+            history.write(&ended(n)).unwrap();
+        }
+        // Of the newest, and of one before it.
+        for n in [1, 0] {
+            let outcome = Outcome::UnderWay;
+            history
+                .write(&Last {
+                    outcome,
+                    ..ended(n)
+                })
+                .unwrap();
+            assert_eq!(history.all().unwrap(), [ended(0), ended(1)]);
+        }
     }
 
     #[test]
@@ -550,7 +513,8 @@ mod tests {
                 build_id: "ab".repeat(20),
                 config: KeptConfig::of(&config),
             };
-            history.save_previous(&previous).unwrap();
+            let text = toml::to_string(&previous).unwrap();
+            history.save_previous(&text).unwrap();
             let kept = history.previous().unwrap().unwrap();
             assert_eq!(kept, previous);
             assert_eq!(kept.config.read().unwrap(), config);
@@ -566,7 +530,8 @@ mod tests {
         fs::write(history.previous_file(), text).unwrap();
         let previous = history.previous().unwrap().unwrap();
         assert!(previous.config.read().is_err(), "it is not for us");
-        history.save_previous(&previous).unwrap();
+        let text = toml::to_string(&previous).unwrap();
+        history.save_previous(&text).unwrap();
         let kept = fs::read_to_string(history.previous_file()).unwrap();
         assert!(
             kept.contains("banner = \"x\"") && !kept.contains("drain"),

@@ -45,8 +45,6 @@ pub enum Input {
     DiskLate,
     /// What could not be done there is to be tried again.
     DiskAgain,
-    /// What was written down beside the driver is written, or could not be.
-    Written,
     /// The owner is told how our drain goes, should it still go.
     TellNews,
     /// The predecessor has not said whether it could take the service back.

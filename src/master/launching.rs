@@ -87,7 +87,7 @@ impl Driver {
         Plan {
             store: Arc::clone(&self.disk.store),
             back,
-            refused: self.story.unwritten.refused_builds(),
+            refused: self.state.refused_builds(),
             check: self.fixed.setup.check.clone(),
             args: self.fixed.setup.args.clone(),
             cwd: self.fixed.setup.cwd.clone(),

@@ -207,7 +207,7 @@ impl Driver {
     /// Whoever serves writes from now on; nobody does when the service stops.
     async fn hand_story_over(&mut self) {
         if !self.machine.is_released() {
-            self.story.hands_over().await;
+            self.state.hand_over().await;
         }
     }
 
@@ -237,7 +237,7 @@ impl Driver {
         };
         self.story.entered(from, to, &text);
         if to.proves_health() {
-            self.story.took_over(&self.successor.post());
+            self.story.took_over();
             self.gone_back();
             let path = self.configured.config.upgrade.health.as_ref();
             self.health.watch(path);
@@ -291,7 +291,7 @@ impl Driver {
 
     /// The generation before has gone without a word: what can still be done is said.
     fn prove_alone(&mut self) {
-        self.story.took_over(&self.successor.post());
+        self.story.took_over();
         let from = self.story.upgrade().map_or("", |upgrade| &*upgrade.from);
         let back = status::rollback_to(self);
         let text = words::left_alone(

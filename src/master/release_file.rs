@@ -35,24 +35,8 @@ impl History {
         }
     }
 
-    /// Changes it, in one step for whoever reads it, and after a power cut.
-    pub(super) fn change_releases<T>(
-        &self,
-        link: &Path,
-        change: impl FnOnce(&mut Known) -> T,
-    ) -> (T, Result<(), HistoryError>) {
-        let before = self.releases(link);
-        let mut known = before.clone();
-        let answer = change(&mut known);
-        let written = if known == before {
-            Ok(())
-        } else {
-            self.write_releases(&known)
-        };
-        (answer, written)
-    }
-
-    fn write_releases(&self, known: &Known) -> Result<(), HistoryError> {
+    /// Writes all of it, in one step for whoever reads it, and after a power cut.
+    pub(super) fn save_releases(&self, known: &Known) -> Result<(), HistoryError> {
         let bytes = serde_json::to_vec(known).expect("plain data with names for keys");
         self.put(&self.releases_file(), &bytes)
     }
@@ -83,8 +67,9 @@ mod tests {
             path: "/r/1".into(),
             identity: "1".into(),
         };
-        let ((), written) = history.change_releases(link, |known| known.commit(&one));
-        written.unwrap();
+        let mut known = history.releases(link);
+        known.commit(&one);
+        history.save_releases(&known).unwrap();
         assert_eq!(history.releases(link).good.as_ref(), Some(&one));
         assert_eq!(history.releases(Path::new("/s/current")).good, None);
         assert_eq!(history.releases(link).good, Some(one));

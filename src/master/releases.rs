@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::history::History;
 use super::hosting::Applications;
 use super::release_file::named;
+use super::state::State;
 use crate::api::{Outcome, Releases};
 use crate::config::{self, App, Config, ConfigError, Loaded, Sources};
 use crate::machine::hosting::RunningApp;
@@ -18,7 +19,7 @@ use crate::sys::release::Release;
 /// What is known of the releases of the application, in the state directory.
 #[derive(Debug)]
 pub(super) struct KnownReleases {
-    pub(super) history: History,
+    pub(super) state: State,
 }
 
 /// What the disk holds for a hosted application, as far as orders are concerned.
@@ -54,10 +55,8 @@ impl OnDisk {
 }
 
 impl KnownReleases {
-    pub(super) fn new(state: PathBuf) -> Self {
-        Self {
-            history: History::new(state),
-        }
+    pub(super) fn new(state: State) -> Self {
+        Self { state }
     }
 
     /// What the disk holds besides what runs.
@@ -169,15 +168,11 @@ impl KnownReleases {
     }
 
     pub(super) fn of(&self, app: &App) -> Known {
-        self.history.releases(&app.directory)
+        self.state.releases(&app.directory)
     }
 
     fn change<T>(&self, app: &App, change: impl FnOnce(&mut Known) -> T) -> T {
-        let (answer, written) = self.history.change_releases(&app.directory, change);
-        if let Err(e) = written {
-            tracing::warn!("{e}: the next cold start may run another release");
-        }
-        answer
+        self.state.change_releases(&app.directory, change)
     }
 }
 

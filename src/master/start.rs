@@ -27,6 +27,7 @@ use super::pidfiles::PidFiles;
 use super::releases::{self, KnownReleases};
 use super::setup::{Origin, Setup, StartError};
 use super::sockets::Sockets;
+use super::state::State;
 use super::store::Store;
 use super::story::Story;
 use super::succeed;
@@ -108,11 +109,7 @@ pub(super) async fn first(mut setup: Setup, signals: Signals) -> Result<u8, Star
         }
     })?;
     let metrics = MetricsSocket::open(&loaded.config.metrics.address, None)?;
-    let history = History::new(setup.state.clone());
-    let _ = history.tidy();
-    if let Err(e) = history.interrupt(&setup.version) {
-        tracing::warn!("{e}");
-    }
+    let _ = History::new(setup.state.clone()).tidy();
     let config = Arc::new(loaded.config);
     let (machine, actions) = Machine::first(timing(&config, manager.watchdog()), Instant::now());
     let parts = Parts {
@@ -132,6 +129,9 @@ pub(super) async fn first(mut setup: Setup, signals: Signals) -> Result<u8, Star
     let mut driver = assemble(setup, signals, parts, machine, mpsc::channel(QUEUE))?;
     let (config, applications) = (&driver.configured.config, &mut driver.applications);
     driver.releases.choose(config, usable, applications);
+    driver.story.begins_anew();
+    // That a start was tried outlives it.
+    driver.state.written().await;
     Ok(Box::pin(driver.drive(actions)).await)
 }
 
@@ -189,7 +189,6 @@ pub(super) fn assemble(
         what: "watch the generations that drain",
         source,
     })?;
-    let (handle, desk) = control::desk();
     let me = Identity {
         generation: parts.generation,
         version: setup.version.clone(),
@@ -220,6 +219,9 @@ pub(super) fn assemble(
         workers.pids(),
     );
     let applications = Applications::new(launcher);
+    let state = State::new(&fixed.setup.state);
+    let (handle, desk) = control::desk();
+    let handle = handle.after(state.clone());
     workers.know_master(fixed.pid);
     for one in &parts.drainers {
         workers.know_master(one.pid);
@@ -232,7 +234,7 @@ pub(super) fn assemble(
         manager: parts.manager,
         workers,
         applications,
-        releases: KnownReleases::new(fixed.setup.state.clone()),
+        releases: KnownReleases::new(state.clone()),
         tls: Tls::default(),
         configured: Configured::new(Arc::clone(&fixed), parts.config, parts.sockets),
         successor: Successor::new(fixed.me.generation, post.clone()),
@@ -240,7 +242,8 @@ pub(super) fn assemble(
         drainers,
         drain: OwnDrain::new(Arc::clone(&fixed), post.clone()),
         disk: Disk::new(parts.store, &fixed.setup.runtime, post.clone()),
-        story: Story::new(fixed.me.clone(), History::new(fixed.setup.state.clone())),
+        story: Story::new(fixed.me.clone(), state.clone()),
+        state,
         orders: Orders::default(),
         held: Held::default(),
         waking: Waking::new(post.clone()),

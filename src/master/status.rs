@@ -158,7 +158,7 @@ pub(super) fn rollback_to(driver: &Driver) -> Option<api::Build> {
             build_id: link.identity().build_id.clone(),
         });
     }
-    let refused = driver.story.unwritten.refused_builds();
+    let refused = driver.state.refused_builds();
     let previous = driver.disk.store.previous(&refused).ok()?;
     let build_id = previous.build_id().to_owned();
     Some(api::Build {

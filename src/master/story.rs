@@ -4,52 +4,57 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-
-use super::history::{History, Previous};
-use super::input::Input;
+use super::history::Previous;
 use super::milestone::{self, Cast, Milestone, ended_as};
-use super::record::Record;
+use super::record::{Record, api_time};
+use super::state::{Line, State};
 use super::store::Found;
-use super::unwritten::{Line, Unwritten};
 use super::words;
 use crate::api::{Connections, Last, Outcome};
 use crate::machine::link::Drained;
 use crate::machine::message::{Identity, KeptConfig};
 use crate::machine::{Failure, Phase};
 
-/// For what the previous generation ran with to be kept; the successor gives a commit more than that.
-const KEEPING: Duration = Duration::from_secs(3);
-
 /// The upgrade under way, the last one, and what is written down of them.
 #[derive(Debug)]
 pub(super) struct Story {
     me: Identity,
-    history: History,
-    /// What we run with is being kept for the way back from the next generation.
-    keeping: Option<JoinHandle<()>>,
+    state: State,
     upgrade: Option<Record>,
     last: Option<Last>,
     /// Who took part in the one that has just ended: what still follows belongs to its story.
     ended: Option<Cast>,
-    pub(super) unwritten: Unwritten,
 }
 
 impl Story {
-    pub(super) fn new(me: Identity, history: History) -> Self {
-        let last = history.last().unwrap_or_else(|e| {
+    pub(super) fn new(me: Identity, state: State) -> Self {
+        let upgrades = state.upgrades().unwrap_or_else(|e| {
             tracing::warn!("{e}");
-            None
+            Vec::new()
         });
+        let ended = |last: &Last| last.outcome != Outcome::UnderWay;
         Self {
             me,
-            unwritten: Unwritten::new(history.clone()),
-            history,
-            keeping: None,
+            state,
             upgrade: None,
-            last,
+            last: upgrades.into_iter().rfind(ended),
             ended: None,
+        }
+    }
+
+    /// At a cold start: what was under way was interrupted.
+    pub(super) fn begins_anew(&mut self) {
+        for mut last in self.state.upgrades().unwrap_or_default() {
+            if last.outcome == Outcome::UnderWay {
+                last.outcome = Outcome::Interrupted;
+                last.reason = Some(format!(
+                    "the service ended in the middle of it; {} was started then",
+                    self.me.version
+                ));
+                last.finished_at = api_time(jiff::Timestamp::now());
+                self.write(&last);
+            }
+            self.last = Some(last);
         }
     }
 
@@ -96,11 +101,10 @@ impl Story {
     }
 
     /// We own the service from now on: should this be interrupted, it is known what took over.
-    pub(super) fn took_over(&mut self, post: &mpsc::Sender<Input>) {
+    pub(super) fn took_over(&mut self) {
         self.takes_over();
         if let Some(last) = self.upgrade.as_ref().map(Record::under_way) {
-            self.unwritten
-                .write_beside(Line::Upgrade(Box::new(last)), post);
+            self.write(&last);
         }
     }
 
@@ -209,14 +213,13 @@ impl Story {
     pub(super) fn refuse(&mut self, build: Option<&str>) {
         // What runs has proved itself: it was another release that was refused.
         if let Some(build) = build.filter(|build| *build != self.me.build_id) {
-            self.unwritten.write(Line::Refused(build.to_owned()));
+            self.state.write(Line::Refused(build.to_owned()));
         }
     }
 
     /// What runs has proved itself, whatever was thought of it before.
     pub(super) fn forgive(&mut self) {
-        let me = self.me.build_id.clone();
-        self.unwritten.write(Line::Forgiven(me));
+        self.state.write(Line::Forgiven(self.me.build_id.clone()));
     }
 
     /// Keeps what this generation runs with, for the way back from the next one.
@@ -228,39 +231,22 @@ impl Story {
         if self.upgrade.as_ref().is_none_or(stays) {
             return;
         }
-        let history = self.history.clone();
         let previous = Previous {
             version: self.me.version.clone(),
             build_id: self.me.build_id.clone(),
             config,
         };
-        self.keeping = Some(tokio::task::spawn_blocking(move || {
-            if let Err(e) = history.save_previous(&previous) {
-                tracing::warn!(
-                    "{e}; a rollback after the commit will use the configuration on disk"
-                );
-            }
-        }));
-    }
-
-    /// It is kept, or takes too long.
-    pub(super) async fn kept(&mut self) {
-        if let Some(keeping) = self.keeping.take() {
-            let _ = tokio::time::timeout(KEEPING, keeping).await;
+        match toml::to_string(&previous) {
+            Ok(text) => self.state.write(Line::Previous(text)),
+            Err(e) => tracing::warn!(
+                "cannot keep the configuration: {e}; a rollback after the commit will use the one on disk"
+            ),
         }
-        self.unwritten.written(KEEPING).await;
-        self.unwritten.write_again();
-    }
-
-    /// The next generation writes from now on.
-    pub(super) async fn hands_over(&mut self) {
-        self.kept().await;
-        self.unwritten.give_up();
     }
 
     /// What the previous generation ran with, if it was this build.
     pub(super) fn previous(&self, build: &str) -> Option<Previous> {
-        let previous = self.history.previous().unwrap_or_else(|e| {
+        let previous = self.state.previous().unwrap_or_else(|e| {
             tracing::warn!("{e}");
             None
         });
@@ -269,7 +255,7 @@ impl Story {
 
     /// How an upgrade goes, or went, in the place of what was written of it before.
     fn write(&mut self, last: &Last) {
-        self.unwritten.write(Line::Upgrade(Box::new(last.clone())));
+        self.state.write(Line::Upgrade(Box::new(last.clone())));
     }
 
     /// It is final, and the successor writes it down.

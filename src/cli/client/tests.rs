@@ -1231,6 +1231,27 @@ async fn history_needs_nobody_running() {
     assert_eq!(place.ask(history(Some("ffff"), false)).await, exit::FAILED);
 }
 
+/// Its disk may be full, or stand still.
+#[tokio::test]
+async fn history_has_what_the_service_knows_and_the_file_does_not() {
+    let place = Place::new();
+    let mut status = serving();
+    status.last = Some(ended(Outcome::Committed));
+    let _owner = Owner::start(place.listener(), status, |_, _| {});
+    for outcome in [None, Some(Outcome::UnderWay)] {
+        if let Some(outcome) = outcome {
+            place.record(&ended(outcome));
+        }
+        for (json, says) in [(false, "committed"), (true, "\"outcome\":\"committed\"")] {
+            let before = place.out.text().matches(says).count();
+            let asked = place.ask(Ask::History { id: None, json });
+            assert_eq!(asked.await, exit::OK);
+            let said = place.out.text();
+            assert_eq!(said.matches(says).count(), before + 1, "{said}");
+        }
+    }
+}
+
 /// Answers every connection with these bytes, one after the other, the last one for ever.
 fn speaking(listener: std::os::unix::net::UnixListener, answers: Vec<&'static str>) {
     let listener = UnixListener::from_std(listener).unwrap();

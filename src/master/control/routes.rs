@@ -138,17 +138,20 @@ async fn events(State(desk): State<Desk>, request: Request) -> Response {
     };
     let follower = Follower {
         events: desk.handle.events(),
+        handle: desk.handle,
         caller: request.extensions().get::<Caller>().cloned(),
         _permit: permit,
     };
     lines(stream::unfold(follower, |mut follower| async move {
         let event = follower.next().await?;
+        follower.handle.written(&event).await;
         Some((event, follower))
     }))
 }
 
 struct Follower {
     events: broadcast::Receiver<Event>,
+    handle: Handle,
     caller: Option<Caller>,
     _permit: OwnedSemaphorePermit,
 }
@@ -196,10 +199,12 @@ async fn order(
         return Ok(denied(&Denied::Left));
     }
     let story = desk.handle.order(order, caller.peer.clone()).await?;
-    Ok(lines(stream::unfold(Some(story), |story| async move {
-        let mut story: mpsc::UnboundedReceiver<Event> = story?;
+    let begin = Some((story, desk.handle));
+    Ok(lines(stream::unfold(begin, |story| async move {
+        let (mut story, handle): (mpsc::UnboundedReceiver<Event>, Handle) = story?;
         let event = story.recv().await?;
-        let rest = (!matches!(event, Event::Result(_))).then_some(story);
+        handle.written(&event).await;
+        let rest = (!matches!(event, Event::Result(_))).then_some((story, handle));
         Some((event, rest))
     })))
 }
