@@ -10,7 +10,6 @@ use super::store::{Found, StoreError};
 use super::words;
 use crate::api::{self, Last, Outcome, Until, UpgradeOrder, exit};
 use crate::machine::message::Supersede;
-use crate::machine::trial::Name;
 use crate::machine::{Order, OrderKind, Signal};
 use crate::sys::image::Image;
 
@@ -93,10 +92,7 @@ impl Orders {
                 let build = opened.as_ref().ok().map(Image::build_id);
                 let running = build == Some(disk.store.running().build_id());
                 let same = running && !hosted.new;
-                let rejected = build.is_some_and(|build| {
-                    disk.store.build(Name::Rejected).as_deref() == Some(build)
-                        || refused.iter().any(|refused| refused == build)
-                });
+                let rejected = build.is_some_and(|build| disk.store.was_refused(build, refused));
                 if !same && !rejected {
                     // A successor in probation is taken back first.
                     order.supersede = true;

@@ -181,6 +181,14 @@ impl Store {
         self.build(Name::Good).as_deref() != Some(self.running.build_id())
     }
 
+    /// Whether this build was refused, and is not run again by itself: it is among those that the state
+    /// directory lists, or is what was put aside last.
+    #[must_use]
+    pub fn was_refused(&self, build: &str, refused: &[String]) -> bool {
+        refused.iter().any(|one| one == build)
+            || self.build(Name::Rejected).as_deref() == Some(build)
+    }
+
     /// The program that a rollback goes to when nobody is parked, unless it was refused: from one on
     /// trial to the good one, else to the one before it.
     pub fn previous(&self, refused: &[String]) -> Result<Image, StoreError> {
@@ -194,7 +202,7 @@ impl Store {
         if build_id == self.running.build_id() {
             return Err(StoreError::OldIsRunning { path, build_id });
         }
-        if refused.contains(&build_id) || self.build(Name::Rejected).as_ref() == Some(&build_id) {
+        if self.was_refused(&build_id, refused) {
             return Err(StoreError::OldIsRejected { path, build_id });
         }
         Ok(old)
