@@ -82,6 +82,38 @@ macro_rules! dealt_with {
 }
 pub(super) use dealt_with;
 
+/// Of our own workers, where nothing that they do begins or ends anything. (Failing is another matter.)
+macro_rules! ours {
+    () => {
+        Event::WorkersReady
+            | Event::WorkersGone
+            | Event::Reloaded
+            | Event::ReloadFailed(_)
+            | Event::Unhealthy(_)
+    };
+}
+pub(super) use ours;
+
+/// Of a successor, where there is none.
+macro_rules! of_successor {
+    () => {
+        Event::Launched(_)
+            | Event::LaunchFailed(_)
+            | Event::Successor(_)
+            | Event::SuccessorClosed(_)
+            | Event::SuccessorExited(_)
+    };
+}
+pub(super) use of_successor;
+
+/// Of a predecessor that has no say any more.
+macro_rules! of_predecessor {
+    () => {
+        Event::Predecessor(_) | Event::PredecessorClosed
+    };
+}
+pub(super) use of_predecessor;
+
 /// What a successor says to its predecessor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FromSuccessor {

@@ -4,6 +4,7 @@ use super::action::{Action, Note, Verdict, Who};
 use super::crowd::Hurry;
 use super::event::{
     Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal, dealt_with,
+    of_predecessor, ours,
 };
 use super::master::{Machine, Step, Successor};
 use super::phase::Phase;
@@ -76,17 +77,12 @@ impl Machine {
                 self.enter(Phase::Evicting, s);
                 self.stray(pid, s);
             }
-            Event::WorkersReady
-            | Event::WorkersGone
-            | Event::Reloaded
-            | Event::ReloadFailed(_)
-            | Event::Unhealthy(_)
+            ours!()
             | Event::LaunchFailed(_)
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
             | Event::SuccessorExited(_)
-            | Event::Predecessor(_)
-            | Event::PredecessorClosed
+            | of_predecessor!()
             | dealt_with!() => {}
         }
     }
@@ -161,8 +157,7 @@ impl Machine {
             | Event::Successor(_)
             | Event::SuccessorClosed(_)
             | Event::SuccessorExited(_)
-            | Event::Predecessor(_)
-            | Event::PredecessorClosed
+            | of_predecessor!()
             | dealt_with!() => {}
         }
     }
@@ -290,13 +285,8 @@ impl Machine {
             Event::Successor(
                 FromSuccessor::Heartbeat | FromSuccessor::Commit | FromSuccessor::Release,
             )
-            | Event::WorkersReady
-            | Event::WorkersGone
-            | Event::Reloaded
-            | Event::ReloadFailed(_)
-            | Event::Unhealthy(_)
-            | Event::Predecessor(_)
-            | Event::PredecessorClosed
+            | ours!()
+            | of_predecessor!()
             | dealt_with!() => {}
         }
     }
@@ -401,13 +391,8 @@ impl Machine {
             Event::Successor(FromSuccessor::Hello | FromSuccessor::Commit)
             | Event::Launched(_)
             | Event::LaunchFailed(_)
-            | Event::WorkersReady
-            | Event::WorkersGone
-            | Event::Reloaded
-            | Event::ReloadFailed(_)
-            | Event::Unhealthy(_)
-            | Event::Predecessor(_)
-            | Event::PredecessorClosed
+            | ours!()
+            | of_predecessor!()
             | dealt_with!() => {}
         }
     }
@@ -578,13 +563,8 @@ impl Machine {
             | Event::SuccessorClosed(_)
             | Event::Launched(_)
             | Event::LaunchFailed(_)
-            | Event::WorkersReady
-            | Event::WorkersGone
-            | Event::Reloaded
-            | Event::ReloadFailed(_)
-            | Event::Unhealthy(_)
-            | Event::Predecessor(_)
-            | Event::PredecessorClosed
+            | ours!()
+            | of_predecessor!()
             | dealt_with!() => {}
         }
     }

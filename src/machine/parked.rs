@@ -3,6 +3,7 @@
 use super::action::{Action, Note, Verdict, Who};
 use super::event::{
     Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal, dealt_with,
+    of_predecessor, ours,
 };
 use super::master::{Machine, Step};
 use super::phase::Phase;
@@ -72,14 +73,9 @@ impl Machine {
             Event::Successor(FromSuccessor::Hello)
             | Event::Launched(_)
             | Event::LaunchFailed(_)
-            | Event::WorkersReady
             | Event::WorkersFailed(_)
-            | Event::WorkersGone
-            | Event::Reloaded
-            | Event::ReloadFailed(_)
-            | Event::Unhealthy(_)
-            | Event::Predecessor(_)
-            | Event::PredecessorClosed
+            | ours!()
+            | of_predecessor!()
             | dealt_with!() => {}
         }
     }
@@ -220,8 +216,7 @@ impl Machine {
             | Event::Reloaded
             | Event::ReloadFailed(_)
             | Event::Unhealthy(_)
-            | Event::Predecessor(_)
-            | Event::PredecessorClosed
+            | of_predecessor!()
             | dealt_with!() => {}
         }
     }

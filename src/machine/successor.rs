@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::action::{Action, Note, Verdict, Who};
 use super::event::{
     Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal, dealt_with,
+    of_successor,
 };
 use super::master::{Accepting, Machine, Step};
 use super::message::Supersede;
@@ -71,11 +72,7 @@ impl Machine {
             | Event::Reloaded
             | Event::ReloadFailed(_)
             | Event::Unhealthy(_)
-            | Event::Launched(_)
-            | Event::LaunchFailed(_)
-            | Event::Successor(_)
-            | Event::SuccessorClosed(_)
-            | Event::SuccessorExited(_)
+            | of_successor!()
             | Event::Predecessor(
                 FromPredecessor::Takeover | FromPredecessor::Ready | FromPredecessor::Commit,
             )
@@ -151,11 +148,7 @@ impl Machine {
             Event::Predecessor(FromPredecessor::Ready | FromPredecessor::Commit)
             | Event::WorkersReady
             | Event::WorkersGone
-            | Event::Launched(_)
-            | Event::LaunchFailed(_)
-            | Event::Successor(_)
-            | Event::SuccessorClosed(_)
-            | Event::SuccessorExited(_)
+            | of_successor!()
             | Event::PredecessorExited
             | dealt_with!() => {}
         }
@@ -251,11 +244,7 @@ impl Machine {
             Event::Predecessor(FromPredecessor::Takeover)
             | Event::WorkersReady
             | Event::WorkersGone
-            | Event::Launched(_)
-            | Event::LaunchFailed(_)
-            | Event::Successor(_)
-            | Event::SuccessorClosed(_)
-            | Event::SuccessorExited(_)
+            | of_successor!()
             | Event::PredecessorExited
             | dealt_with!() => {}
         }
@@ -347,11 +336,7 @@ impl Machine {
             | Event::Unhealthy(_)
             | Event::WorkersReady
             | Event::WorkersGone
-            | Event::Launched(_)
-            | Event::LaunchFailed(_)
-            | Event::Successor(_)
-            | Event::SuccessorClosed(_)
-            | Event::SuccessorExited(_)
+            | of_successor!()
             | Event::PredecessorExited
             | dealt_with!() => {}
         }
@@ -453,11 +438,7 @@ impl Machine {
             | Event::Unhealthy(_)
             | Event::WorkersReady
             | Event::WorkersGone
-            | Event::Launched(_)
-            | Event::LaunchFailed(_)
-            | Event::Successor(_)
-            | Event::SuccessorClosed(_)
-            | Event::SuccessorExited(_)
+            | of_successor!()
             | Event::PredecessorExited
             | dealt_with!() => {}
         }
