@@ -121,9 +121,9 @@ impl Driver {
                 }
                 return Some(event);
             }
-            Said::Hello(version) => {
+            Said::Hello(hello) => {
                 if let Some(record) = self.story.upgrade_mut() {
-                    record.to = Some(version);
+                    record.to = Some(hello.version);
                 }
                 return Some(Event::Successor(FromSuccessor::Hello));
             }

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::api::{self, Connections};
-use crate::machine::Event;
+use crate::machine::message::{Hello, Message};
+use crate::machine::{Event, FromPredecessor, FromSuccessor};
 use crate::sys::channel::{Channel, ChannelError, Received};
 
 /// What arrived.
@@ -31,8 +32,8 @@ pub(super) enum Said {
     Nothing,
     /// For the machine.
     Event(Event),
-    /// A successor's version: it has introduced itself.
-    Hello(String),
+    /// A successor has introduced itself.
+    Hello(Hello),
     /// A predecessor serves again, and we are sent away: why, and what it could not do to the program
     /// on disk.
     Retire(String, Option<String>),
@@ -48,6 +49,71 @@ pub(super) enum Said {
     Asks,
     /// It says how it is.
     Answers(api::Master),
+}
+
+/// Which of the masters beside us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The predecessor.
+    Before,
+    /// The successor.
+    After,
+}
+
+impl Said {
+    /// What a message means. One that is not for that side to say means nothing.
+    pub(super) fn of(side: Side, received: Received) -> Result<Self, ChannelError> {
+        use Side::{After, Before};
+        let before = |word| Self::Event(Event::Predecessor(word));
+        let after = |word| Self::Event(Event::Successor(word));
+        let message = received.decode::<Message>()?;
+        Ok(match (side, message) {
+            (_, Message::Status { master: None }) => Self::Asks,
+            (_, Message::Status { master: Some(m) }) => Self::Answers(*m),
+            (_, Message::TicketKeys) => Self::TicketKeys(received.fds.into_iter().next()),
+            (Before, Message::Takeover) => before(FromPredecessor::Takeover),
+            (Before, Message::Ready) => before(FromPredecessor::Ready),
+            (Before, Message::Commit) => before(FromPredecessor::Commit),
+            (Before, Message::Release) => before(FromPredecessor::Release),
+            (Before, Message::Retire { reason, disk }) => Self::Retire(reason, disk),
+            (Before, Message::Drained { ms, connections }) => Self::Drained(ms, connections),
+            (Before, Message::Awake { reason }) => Self::Awake(reason),
+            (After, Message::Hello(hello)) => Self::Hello(hello),
+            (After, Message::Ready) => after(FromSuccessor::Ready),
+            (After, Message::Heartbeat) => after(FromSuccessor::Heartbeat),
+            (After, Message::Commit) => after(FromSuccessor::Commit),
+            (After, Message::Release) => after(FromSuccessor::Release),
+            (After, Message::Yield { leaving: true, .. }) => after(FromSuccessor::Leaving),
+            (
+                After,
+                Message::Yield {
+                    reason,
+                    retire,
+                    then,
+                    ..
+                },
+            ) => after(FromSuccessor::Yield {
+                reason,
+                retire,
+                then,
+            }),
+            (After, Message::Wake) => Self::Wakes,
+            (
+                Before,
+                Message::Hello(_) | Message::Heartbeat | Message::Yield { .. } | Message::Wake,
+            )
+            | (
+                After,
+                Message::Takeover
+                | Message::Retire { .. }
+                | Message::Drained { .. }
+                | Message::Awake { .. },
+            )
+            | (_, Message::Inheritance(_) | Message::Fds { .. } | Message::Unknown) => {
+                Self::Nothing
+            }
+        })
+    }
 }
 
 /// Our end. Dropping it sends what is queued, then closes it: the other side sees EOF.

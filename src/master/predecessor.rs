@@ -7,9 +7,9 @@ use nix::sys::signal::Signal as Os;
 use tokio::sync::mpsc;
 
 use super::input::Input;
-use super::line::{Heard, Line, Said};
+use super::line::{Heard, Line, Said, Side};
+use crate::machine::Event;
 use crate::machine::message::{Identity, Message};
-use crate::machine::{Event, FromPredecessor};
 use crate::sys::process::Other;
 
 /// The predecessor, until its process is gone and what it said last was heard.
@@ -43,32 +43,17 @@ impl Predecessor {
 
     /// What something that came on its channel means.
     pub(super) fn heard(heard: Heard) -> Said {
-        let received = match heard {
-            Heard::Message(received) => received,
-            Heard::Closed => return Said::Event(Event::PredecessorClosed),
+        match heard {
+            Heard::Message(received) => Said::of(Side::Before, received).unwrap_or_else(|e| {
+                tracing::error!("the generation before said what this program cannot read: {e}");
+                Said::Nothing
+            }),
+            Heard::Closed => Said::Event(Event::PredecessorClosed),
             Heard::Broken(e) => {
                 tracing::error!("the channel to the generation before broke: {e}");
-                return Said::Event(Event::PredecessorClosed);
+                Said::Event(Event::PredecessorClosed)
             }
-        };
-        let said = match received.decode::<Message>() {
-            Ok(Message::Takeover) => FromPredecessor::Takeover,
-            Ok(Message::Ready) => FromPredecessor::Ready,
-            Ok(Message::Commit) => FromPredecessor::Commit,
-            Ok(Message::Release) => FromPredecessor::Release,
-            Ok(Message::Retire { reason, disk }) => return Said::Retire(reason, disk),
-            Ok(Message::Drained { ms, connections }) => return Said::Drained(ms, connections),
-            Ok(Message::TicketKeys) => return Said::TicketKeys(received.fds.into_iter().next()),
-            Ok(Message::Awake { reason }) => return Said::Awake(reason),
-            Ok(Message::Status { master: None }) => return Said::Asks,
-            Ok(Message::Status { master: Some(m) }) => return Said::Answers(*m),
-            Ok(_) => return Said::Nothing,
-            Err(e) => {
-                tracing::error!("the generation before said what this program cannot read: {e}");
-                return Said::Nothing;
-            }
-        };
-        Said::Event(Event::Predecessor(said))
+        }
     }
 
     pub(super) fn say(&self, message: Message) {
@@ -133,6 +118,7 @@ impl Predecessor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::FromPredecessor;
     use crate::sys::channel::Channel;
 
     /// The end of a process is seen by another descriptor than what it said last.

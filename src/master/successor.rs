@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::inheritance;
 use super::input::Input;
 use super::launch::{self, Launched, Plan};
-use super::line::{Heard, Line, Said};
+use super::line::{Heard, Line, Said, Side};
 use super::workers::ended;
 use crate::machine::message::{Hello, Identity, Message};
-use crate::machine::{Event, Failure, FromSuccessor};
+use crate::machine::{Event, Failure};
 use crate::sys::process::Process;
 
 /// The successor there is, or the start of one.
@@ -156,9 +156,9 @@ impl Successor {
                 return link.broken(format!("the new master broke the protocol: {e}"));
             }
         };
-        match received.decode::<Message>() {
-            Ok(Message::TicketKeys) => Said::TicketKeys(received.fds.into_iter().next()),
-            Ok(message) => link.understood(message),
+        match Said::of(Side::After, received) {
+            Ok(Said::Hello(hello)) => link.greeted(hello),
+            Ok(said) => said,
             Err(e) => link.broken(format!("the new master broke the protocol: {e}")),
         }
     }
@@ -268,48 +268,17 @@ impl Link {
         Said::Event(Event::SuccessorClosed(Failure::new(reason)))
     }
 
-    fn understood(&mut self, message: Message) -> Said {
-        let said = match message {
-            Message::Hello(hello) => {
-                if let Err(failure) = inheritance::greet(&hello) {
-                    self.line = None;
-                    return Said::Event(Event::SuccessorClosed(failure));
-                }
-                if self.hello.is_some() {
-                    return Said::Nothing;
-                }
-                let version = hello.version.clone();
-                self.hello = Some(hello);
-                return Said::Hello(version);
-            }
-            Message::Ready => FromSuccessor::Ready,
-            Message::Heartbeat => FromSuccessor::Heartbeat,
-            Message::Commit => FromSuccessor::Commit,
-            Message::Yield { leaving: true, .. } => FromSuccessor::Leaving,
-            Message::Yield {
-                reason,
-                retire,
-                then,
-                ..
-            } => FromSuccessor::Yield {
-                reason,
-                retire,
-                then,
-            },
-            Message::Release => FromSuccessor::Release,
-            Message::Status { master: None } => return Said::Asks,
-            Message::Status { master: Some(m) } => return Said::Answers(*m),
-            Message::Wake => return Said::Wakes,
-            Message::Inheritance(_)
-            | Message::Fds { .. }
-            | Message::Takeover
-            | Message::Retire { .. }
-            | Message::Drained { .. }
-            | Message::TicketKeys
-            | Message::Awake { .. }
-            | Message::Unknown => return Said::Nothing,
-        };
-        Said::Event(Event::Successor(said))
+    /// It introduces itself, once.
+    fn greeted(&mut self, hello: Hello) -> Said {
+        if let Err(failure) = inheritance::greet(&hello) {
+            self.line = None;
+            return Said::Event(Event::SuccessorClosed(failure));
+        }
+        if self.hello.is_some() {
+            return Said::Nothing;
+        }
+        self.hello = Some(hello.clone());
+        Said::Hello(hello)
     }
 }
 
