@@ -10,7 +10,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use handover::api::{Outcome, Status};
+use handover::api::{Outcome, Phase, Status};
 
 #[path = "../tests/kit/mod.rs"]
 mod kit;
@@ -76,7 +76,7 @@ fn ours(site: &std::path::Path, rounds: usize) -> Figures {
         figures.upgrade_seen.push(seen);
         // The drain is over when nobody of the old generation but its master is left.
         let status = peer.service.wait_status("a parked master", |status| {
-            let parked = |m: &&handover::api::Master| m.phase == "parked";
+            let parked = |m: &&handover::api::Master| m.phase == Phase::Parked;
             let found = status.masters.iter().find(parked);
             found.is_some_and(|master| master.workers.is_empty())
         });
@@ -89,7 +89,7 @@ fn ours(site: &std::path::Path, rounds: usize) -> Figures {
             .service
             .wait_status("the end of the rollback", |status| {
                 let last = status.last.as_ref();
-                status.phase == "serving"
+                status.phase == Phase::Serving
                     && status.masters.len() == 1
                     && last.is_some_and(|last| last.outcome == Outcome::RolledBack)
             });
@@ -188,8 +188,8 @@ fn wait_for_all<P: Peer>(load: &Running, peer: &P) {
 impl Figures {
     fn measure(&mut self, status: &Status) {
         for master in &status.masters {
-            let into = match &*master.phase {
-                "parked" => &mut self.parked,
+            let into = match master.phase.known() {
+                Some(Phase::Parked) => &mut self.parked,
                 _ => &mut self.owner,
             };
             into.extend(memory(master.pid));

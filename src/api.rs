@@ -37,8 +37,8 @@ pub struct Status {
     pub version: String,
     /// The owner's build.
     pub build_id: String,
-    /// The owner's phase, by its name: see [`Phase::named`].
-    pub phase: String,
+    /// The owner's phase.
+    pub phase: PhaseName,
     /// When the owner was started.
     pub started_at: String,
     /// What systemd was last told; `None` without systemd.
@@ -100,7 +100,7 @@ pub struct Master {
     /// Its version.
     pub version: String,
     /// Its phase.
-    pub phase: String,
+    pub phase: PhaseName,
     /// Memory nobody shares, KiB.
     pub private_kib: u64,
     /// Its workers.
@@ -269,8 +269,8 @@ pub struct Upgrade {
     pub from: String,
     /// Version after; `None` until the successor said it.
     pub to: Option<String>,
-    /// The owner's phase, by its name: see [`Phase::named`].
-    pub phase: String,
+    /// The owner's phase.
+    pub phase: PhaseName,
     /// When the order came.
     pub started_at: String,
     /// Signals' mode.
@@ -284,7 +284,8 @@ pub struct Upgrade {
 
 listed! {
 /// Where a master is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Our workers start; nobody relies on us.
     Starting,
@@ -318,12 +319,6 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The one of this name; `None`: a newer version has it.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
-    }
-
     /// The name in `status`, the journal and the thread name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -342,6 +337,55 @@ impl Phase {
             Self::Evicting => "evicting",
             Self::Draining => "draining",
             Self::Done => "done",
+        }
+    }
+}
+
+/// A phase as a master says it, whose version may be a newer one with phases of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PhaseName {
+    /// One that this version has, too.
+    Known(Phase),
+    /// Another one. It is anybody's text.
+    Other(String),
+}
+
+impl PhaseName {
+    /// `None`: a newer version has it.
+    #[must_use]
+    pub fn known(&self) -> Option<Phase> {
+        match self {
+            Self::Known(phase) => Some(*phase),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+impl From<Phase> for PhaseName {
+    fn from(phase: Phase) -> Self {
+        Self::Known(phase)
+    }
+}
+
+#[cfg(test)]
+impl From<&str> for PhaseName {
+    fn from(name: &str) -> Self {
+        serde_json::from_value(name.into()).expect("any text")
+    }
+}
+
+impl PartialEq<Phase> for PhaseName {
+    fn eq(&self, phase: &Phase) -> bool {
+        self.known() == Some(*phase)
+    }
+}
+
+impl std::fmt::Display for PhaseName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Known(phase) => phase.fmt(f),
+            Self::Other(name) => f.write_str(name),
         }
     }
 }
@@ -595,7 +639,7 @@ pub enum Event {
         /// The generation that says it.
         generation: u64,
         /// Its phase now.
-        phase: String,
+        phase: PhaseName,
         /// For people.
         message: String,
     },

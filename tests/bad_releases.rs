@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use handover::api::{Outcome, Status};
+use handover::api::{Outcome, Phase, Status};
 use kit::build;
 use kit::census::Census;
 use kit::client::{Load, Running};
@@ -449,7 +449,7 @@ impl Story {
     #[track_caller]
     fn comes_back(self, words: &[&str]) {
         let status = self.service.wait_status("the end of the upgrade", |s| {
-            s.generation == 1 && s.phase == "serving" && s.last.is_some()
+            s.generation == 1 && s.phase == Phase::Serving && s.last.is_some()
         });
         let last = status.last.expect("waited for");
         assert_eq!(last.outcome, Outcome::RolledBack, "{last:?}");

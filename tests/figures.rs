@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use handover::api::{Connections, Outcome, Status};
+use handover::api::{Connections, Outcome, Phase, Status};
 use kit::app;
 use kit::build;
 use kit::client::{Load, Target};
@@ -80,7 +80,7 @@ impl Download {
 }
 
 fn draining(status: &Status) -> Vec<u64> {
-    let draining = status.masters.iter().filter(|m| m.phase == "draining");
+    let draining = status.masters.iter().filter(|m| m.phase == Phase::Draining);
     let mut generations: Vec<u64> = draining.map(|m| m.generation).collect();
     generations.sort_unstable();
     generations
@@ -303,7 +303,7 @@ fn a_rollback_counts_both_ways() {
     service.wait_status("the drain's end", |s| {
         s.masters
             .iter()
-            .any(|m| m.phase == "parked" && m.workers.is_empty())
+            .any(|m| m.phase == Phase::Parked && m.workers.is_empty())
     });
     service.cli(&["rollback"]).assert_code(0);
     // The figures of those who leave come late.
@@ -348,7 +348,7 @@ fn metrics_answer_on_their_address_in_every_generation_and_follow_the_configurat
     service.cli(&["rollback"]).assert_code(0);
     says(&target, 1);
     service.wait_status("the end of the rollback", |s| {
-        s.phase == "serving" && s.upgrade.is_none()
+        s.phase == Phase::Serving && s.upgrade.is_none()
     });
     // Nothing but metrics, and no orders.
     let Target::Tcp(address) = target else {

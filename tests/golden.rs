@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use handover::api::{Connections, Master, UpgradeOrder, Worker};
+use handover::api::{Connections, Master, Phase, UpgradeOrder, Worker};
 use handover::config::{Config, ListenerConfig, Upstream};
 use handover::machine::hosting::RunningApp;
 use handover::machine::message::{
@@ -248,7 +248,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         pid: 4711,
         generation: 7,
         version: "1.4.0".into(),
-        phase: "probation".into(),
+        phase: Phase::Probation.into(),
         private_kib: 2150,
         workers: vec![Worker {
             pid: 4712,

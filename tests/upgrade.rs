@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use handover::api::{Last, Outcome, Status};
+use handover::api::{Last, Outcome, Phase, Status};
 use kit::build;
 use kit::client::{Load, Running, Target};
 use kit::endurance::{self, Plan, Protocol};
@@ -142,24 +142,26 @@ fn status_always_knows_the_parked_master_also_one_that_does_not_answer() {
     two(&service);
     service.cli(&["upgrade"]).assert_code(0);
     let parked = service.wait_status("a parked master without workers", |status| {
-        let parked = |m: &&handover::api::Master| m.phase == "parked" && m.workers.is_empty();
+        let parked = |m: &&handover::api::Master| m.phase == Phase::Parked && m.workers.is_empty();
         status.masters.iter().any(|m| parked(&m))
     });
     let pid = parked.masters[1].pid;
     for round in 0..500 {
         let status = service.status().expect("an owner");
-        let masters: Vec<_> = status.masters.iter().map(|m| (m.pid, &*m.phase)).collect();
-        let expected = [(status.owner_pid, "probation"), (pid, "parked")];
+        let masters = status.masters.iter().map(|m| (m.pid, m.phase.known()));
+        let masters: Vec<_> = masters.collect();
+        let expected = [
+            (status.owner_pid, Some(Phase::Probation)),
+            (pid, Some(Phase::Parked)),
+        ];
         assert_eq!(masters, expected, "round {round}");
         assert_eq!(status.masters[0].workers.len(), 2);
     }
     service.signal(pid, Signal::STOP);
     let status = service.status().expect("an owner");
     let mute = &status.masters[1];
-    assert_eq!(
-        (mute.pid, mute.generation, &*mute.phase),
-        (pid, 1, "parked")
-    );
+    assert_eq!((mute.pid, mute.generation), (pid, 1));
+    assert_eq!(mute.phase, Phase::Parked);
     assert_eq!(mute.version, build::own_version());
     service.signal(pid, Signal::CONT);
     service.cli(&["rollback"]).assert_code(0);
@@ -417,7 +419,7 @@ fn a_rollback_that_is_taken_back_leaves_the_way_back_open() {
     service.cli(&["upgrade"]).assert_code(0);
     service.cli(&["commit"]).assert_code(0);
     service.wait_status("the third version alone", |s| {
-        s.version == THREE && s.phase == "serving" && s.masters.len() == 1
+        s.version == THREE && s.phase == Phase::Serving && s.masters.len() == 1
     });
     service.cli(&["rollback"]).assert_code(0);
     service.wait_status("the second version", |s| s.version == TWO);
@@ -476,7 +478,8 @@ fn apply_makes_what_is_on_disk_be_what_runs() {
     service.replace(&build::other_version(THREE));
     service.cli(&["apply"]).assert_code(0);
     let status = service.wait_status("the third version", |s| s.version == THREE);
-    assert_eq!((status.generation, status.phase.as_str()), (3, "probation"));
+    assert_eq!(status.generation, 3);
+    assert_eq!(status.phase, Phase::Probation);
     service.cli(&["rollback"]).assert_code(0);
     alone(&service, 1);
     // Rejected once: only a reload, with a warning; also when the file that was kept aside is gone.
@@ -822,7 +825,7 @@ fn a_third_release_supersedes_the_second_in_its_probation() {
         &[&yields, "3.0.0 (g3) serves", "is final in"],
     );
     let status = service.wait_status("the third release", |s| {
-        s.version == THREE && s.phase == "probation"
+        s.version == THREE && s.phase == Phase::Probation
     });
     let last = status.last.expect("the one that was superseded");
     assert_eq!((last.id, last.outcome), (first, Outcome::RolledBack));

@@ -90,7 +90,7 @@ impl History {
         let written = self.upgrades.iter().map(|(_, last)| last);
         rows.extend(written.filter(|last| !told(last)).map(row));
         rows.extend(under_way.map(|upgrade| {
-            let phase = upgrade.phase.replace('_', " ");
+            let phase = upgrade.phase.to_string().replace('_', " ");
             let (from, to) = upgrade.ends();
             let mut row = vec![
                 "under way".to_owned(),

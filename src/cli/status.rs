@@ -43,7 +43,7 @@ pub fn render(status: &Status, now: Timestamp, look: Look<'_>) -> String {
 pub fn headline(status: &Status, now: Timestamp, look: Look<'_>) -> String {
     let paint = Paint(look.colour);
     let (how, next) = phase(status, now, look.command);
-    let how = match Phase::named(&status.phase) {
+    let how = match status.phase.known() {
         Some(Phase::Serving) => paint.good(&how),
         Some(Phase::Yielded | Phase::Reclaiming | Phase::Evicting) => paint.bad(&how),
         _ => paint.attention(&how),
@@ -90,9 +90,12 @@ fn phase(status: &Status, now: Timestamp, command: &str) -> (String, Option<Stri
         let before = release.map_or_else(|| named(build), |_| from.clone());
         format!("`{command} rollback` goes back to {before}")
     });
-    let Some(phase) = Phase::named(&status.phase) else {
+    let Some(phase) = status.phase.known() else {
         // Of a newer version.
-        return (format!("is {}", status.phase.replace('_', " ")), back);
+        return (
+            format!("is {}", status.phase.to_string().replace('_', " ")),
+            back,
+        );
     };
     let how = match phase {
         Phase::Starting => "starts".into(),
@@ -165,7 +168,7 @@ fn masters(masters: &[Master], owner: u32) -> Vec<Vec<String>> {
             format!("{} g{}", master.pid, master.generation),
             mark.into(),
             master.version.clone(),
-            master.phase.clone(),
+            master.phase.to_string(),
             text::memory(master.private_kib),
             connections(std::slice::from_ref(master)).to_string(),
             requests.to_string(),
@@ -263,7 +266,7 @@ fn parked(status: &Status) -> Option<String> {
     let pids = |master: &Master| master.app.as_ref().map(|app| app.pids.clone());
     let ours = owner(status).and_then(pids);
     let mut others = status.masters.iter();
-    let parked = others.find(|master| Phase::named(&master.phase) == Some(Phase::Parked))?;
+    let parked = others.find(|master| master.phase == Phase::Parked)?;
     let app = parked.app.as_ref().filter(|_| pids(parked) != ours)?;
     Some(instances(app))
 }

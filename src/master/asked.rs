@@ -111,7 +111,7 @@ fn step_event(phase: Phase, generation: u64, id: Option<String>, message: String
     api::Event::Step {
         id,
         generation,
-        phase: phase.to_string(),
+        phase: phase.into(),
         message,
     }
 }

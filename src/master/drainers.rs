@@ -237,7 +237,7 @@ mod tests {
                 pid,
                 generation: 3,
                 version: "1".into(),
-                phase: Phase::Draining.to_string(),
+                phase: Phase::Draining.into(),
                 private_kib: 0,
                 workers: Vec::new(),
                 app: None,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::milestone::Cast;
 use super::store::Found;
-use crate::api::{self, Connections, Last, Outcome, Releases};
+use crate::api::{self, Connections, Last, Outcome, Phase, Releases};
 use crate::sys::release::Release;
 
 /// An upgrade under way.
@@ -111,7 +111,7 @@ impl Record {
         }
     }
 
-    pub(super) fn report(&self, phase: &str, left: Option<Duration>) -> api::Upgrade {
+    pub(super) fn report(&self, phase: Phase, left: Option<Duration>) -> api::Upgrade {
         api::Upgrade {
             id: self.id.clone(),
             from: self.from.clone(),

@@ -9,6 +9,7 @@ use crate::kit::client::{Load, Running, Target};
 use crate::kit::proc;
 use crate::kit::service::{Output, SOON, Service};
 use crate::kit::wait::wait_until;
+use handover::api::Phase;
 
 /// Nothing happens by itself within a test.
 const START: &str = "10s";
@@ -124,7 +125,7 @@ impl Scene {
     #[track_caller]
     pub fn wait_back(&self) {
         self.service.wait_status("the way back", |s| {
-            s.generation == 1 && s.phase == "serving" && s.upgrade.is_none()
+            s.generation == 1 && s.phase == Phase::Serving && s.upgrade.is_none()
         });
     }
 

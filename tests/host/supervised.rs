@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::Instant;
 
+use handover::api::Phase;
 use rustix::process::Signal;
 
 use crate::kit::build;
@@ -170,7 +171,8 @@ fn an_application_that_was_taken_over_is_no_verdict_on_the_new_program() {
     }
     wait_another(&scene, 0);
     let status = scene.service.wait_status("an owner", |_| true);
-    assert_eq!((status.generation, &*status.phase), (2, "probation"));
+    assert_eq!(status.generation, 2);
+    assert_eq!(status.phase, Phase::Probation);
     scene.service.cli(&["commit"]).assert_code(0);
     scene.service.wait_owner(2, "serving");
 }

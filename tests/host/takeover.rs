@@ -10,6 +10,7 @@ use crate::kit::client::Target;
 use crate::kit::service::SOON;
 use crate::kit::wait::wait_until;
 use crate::scene::{Scene, gone, pid, wait_gone};
+use handover::api::Phase;
 
 const SOCKET: &str = "{socket}";
 
@@ -407,7 +408,7 @@ fn requests_that_wait_are_answered_by_an_owner_that_takes_long() {
             answer
         };
         let all: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
-        let owner = service.wait_status("the way back", |s| s.phase == "yielded");
+        let owner = service.wait_status("the way back", |s| s.phase == Phase::Yielded);
         service.kill(owner.owner_pid);
         for one in all {
             let answer = one.join().unwrap();

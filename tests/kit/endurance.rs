@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use handover::api::Connections;
+use handover::api::{Connections, Phase};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::version::{TLS12, TLS13};
 
@@ -162,7 +162,7 @@ pub fn run(test: &str, workbench: PathBuf, plan: Plan, mut say: impl FnMut(usize
                 }
             }
             let status = service.wait_status("one generation that serves", |s| {
-                s.phase == "serving" && s.masters.len() == 1 && s.upgrade.is_none()
+                s.phase == Phase::Serving && s.masters.len() == 1 && s.upgrade.is_none()
             });
             let last = status.last.expect("an upgrade");
             drained += last.connections;

@@ -203,14 +203,16 @@ impl Service {
     /// Waits until the owner's phase is this one (`serving`, `probation`...).
     #[track_caller]
     pub fn wait_phase(&self, phase: &str) -> Status {
-        self.wait_status(&format!("phase {phase}"), |status| status.phase == phase)
+        self.wait_status(&format!("phase {phase}"), |status| {
+            status.phase.to_string() == phase
+        })
     }
 
     /// Waits until this generation owns the service, in this phase.
     #[track_caller]
     pub fn wait_owner(&self, generation: u64, phase: &str) -> Status {
         self.wait_status(&format!("g{generation} {phase}"), |status| {
-            status.generation == generation && status.phase == phase
+            status.generation == generation && status.phase.to_string() == phase
         })
     }
 

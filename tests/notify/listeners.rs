@@ -4,6 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use handover::api::Phase;
 use rustix::process::Signal;
 
 use crate::kit::client::Load;
@@ -438,7 +439,7 @@ fn a_changed_address_is_let_go_first_at_a_cold_start() {
     configure(&service, &[("http", everywhere)]);
     service.manager().restart();
     service.wait_status("the new address", |status| {
-        status.phase == "serving" && status.listeners[0].address == everywhere.to_string()
+        status.phase == Phase::Serving && status.listeners[0].address == everywhere.to_string()
     });
     Queued::ask(a, 4).assert_served();
     wait_until("the store", || {

@@ -11,6 +11,7 @@ use crate::kit::manager::{Message, State, Unit};
 pub use crate::kit::queued::Queued;
 use crate::kit::service::{Output, Service, Setup};
 pub use crate::kit::wait::wait_until;
+use handover::api::Phase;
 
 /// The next release.
 pub const NEXT: &str = "2.0.0";
@@ -42,7 +43,7 @@ pub fn upgrade(service: &Service) -> Output {
     let output = service.cli(&["upgrade"]);
     output.assert_code(0);
     service.wait_status("the next release in probation", |status| {
-        status.version == NEXT && status.phase == "probation"
+        status.version == NEXT && status.phase == Phase::Probation
     });
     output
 }

@@ -4,6 +4,7 @@
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
+use handover::api::Phase;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -85,7 +86,7 @@ fn through_upgrade_and_rollback(test: &str, case: Case) {
     service.cli(&["rollback"]).assert_code(0);
     rest(&service, 1);
     let status = service.wait_status("the end of the rollback", |s| {
-        s.phase == "serving" && s.upgrade.is_none()
+        s.phase == Phase::Serving && s.upgrade.is_none()
     });
     let last = status.last.expect("an upgrade");
     assert_eq!(last.connections.cut, 0, "{last:?}");

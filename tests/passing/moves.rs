@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use handover::api::Phase;
 use rustix::process::Signal;
 
 use crate::cases::{CASES, PATIENT, Rest, begin, nothing_was_wrong, upgrade};
@@ -47,7 +48,7 @@ fn an_upgrade_a_rollback_and_an_upgrade_again_move_everything_at_once() {
     service.cli(&["rollback"]).assert_code(0);
     goes_on(&service, rests, 1);
     service.wait_status("the end of the rollback", |s| {
-        s.phase == "serving" && s.upgrade.is_none()
+        s.phase == Phase::Serving && s.upgrade.is_none()
     });
     let rests = everything(&service);
     upgrade(&service);
@@ -137,7 +138,7 @@ fn torture_through_upgrades_rollbacks_and_reloads() {
         load.wait_answers(150, SOON);
         service.cli(&["rollback"]).assert_code(0);
         service.wait_status("the end of the rollback", |s| {
-            s.phase == "serving" && s.upgrade.is_none()
+            s.phase == Phase::Serving && s.upgrade.is_none()
         });
         load.wait_answers(150, SOON);
     }

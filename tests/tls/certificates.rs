@@ -8,6 +8,7 @@ use crate::kit::build;
 use crate::kit::service::Service;
 use crate::kit::tls::{make_certificate, make_expired};
 use crate::{begin, server};
+use handover::api::Phase;
 
 /// The serial number of the certificate that is shown.
 fn shown(service: &Service) -> String {
@@ -130,7 +131,7 @@ fn a_bad_certificate_on_disk_rejects_no_release_and_burns_no_way_back() {
     let upgrade = ["upgrade", "--probation", "0s", "--until", "commit"];
     service.cli(&upgrade).assert_code(0);
     let status = service.wait_status("the new program", |s| {
-        s.version == "2.0.0" && s.phase == "serving"
+        s.version == "2.0.0" && s.phase == Phase::Serving
     });
     assert_eq!(shown(&service), first);
     assert!(
@@ -142,7 +143,7 @@ fn a_bad_certificate_on_disk_rejects_no_release_and_burns_no_way_back() {
     fs::remove_dir_all(&directory).expect("the certificates");
     service.cli(&["rollback"]).assert_code(0);
     service.wait_status("the old program", |s| {
-        s.version == "1.0.0" && s.phase != "launching"
+        s.version == "1.0.0" && s.phase != Phase::Launching
     });
     assert_eq!(shown(&service), first);
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use crate::kit::build;
 use crate::kit::client::Target;
 use crate::kit::service::Service;
+use handover::api::Phase;
 
 const LONG: Duration = Duration::from_secs(60);
 const PATIENT: &str =
@@ -58,7 +59,7 @@ fn upgrade(service: &Service) {
 fn roll_back(service: &Service) {
     service.cli(&["rollback"]).assert_code(0);
     service.wait_status("the end of the rollback", |s| {
-        s.phase == "serving" && s.upgrade.is_none()
+        s.phase == Phase::Serving && s.upgrade.is_none()
     });
 }
 

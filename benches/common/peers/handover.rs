@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use handover::api::Status;
+use handover::api::{Phase, Status};
 
 use super::super::{VERSIONS, releases};
 use super::Peer;
@@ -83,7 +83,7 @@ impl Handover {
         self.service
             .wait_status("the end of the upgrade", |status| {
                 let ended = status.last.as_ref().map(|last| &last.id) != self.last.as_ref();
-                ended && status.phase == "serving" && status.masters.len() == 1
+                ended && status.phase == Phase::Serving && status.masters.len() == 1
             })
     }
 }

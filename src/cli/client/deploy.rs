@@ -56,7 +56,7 @@ impl Client<'_> {
         let kept_to = kept.as_ref().ok().and_then(Link::leads_to);
         // A release that is superseded in its probation is nothing to go back to: what served before it
         // stays that.
-        let superseded = Phase::named(&status.phase) != Some(Phase::Serving)
+        let superseded = status.phase != Phase::Serving
             && status.upgrade.is_some_and(|one| one.releases.is_some());
         // Nor is one that was refused while nobody could point the link back. What the service says is
         // compared, and never used as a path.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::connection::{Lines, Trouble};
 use super::screen::{Screen, TICK};
 use super::{Client, verdict};
-use crate::api::{Event, Last, Outcome, Phase, Status, Upgrade, Verdict, exit};
+use crate::api::{Event, Last, Outcome, Phase, PhaseName, Status, Upgrade, Verdict, exit};
 use crate::cli::args::Wait;
 use crate::cli::history::History;
 use crate::cli::status::{Look, headline, outcome};
@@ -195,17 +195,17 @@ impl Client<'_> {
     }
 
     /// Until what was in the way of an order in this phase has passed, or may have.
-    pub(super) async fn passes(&self, phase: &str) -> Result<(), Trouble> {
+    pub(super) async fn passes(&self, phase: &PhaseName) -> Result<(), Trouble> {
         // Events first: what ends between the two is then in one of them.
         let mut events = self.control.events().await.ok();
-        let limit = match Phase::named(phase) {
+        let limit = match phase.known() {
             Some(Phase::Reloading) => self.patience.reclaim,
             _ => self.patience.answer,
         };
         let over = Instant::now() + limit;
         while Instant::now() < over {
             match self.control.status().await {
-                Ok(status) if status.phase == phase => {}
+                Ok(status) if status.phase == *phase => {}
                 Err(trouble) if !trouble.may_pass() => return Err(trouble),
                 _ => return Ok(()),
             }
@@ -351,7 +351,7 @@ fn taken_over(status: &Status) -> bool {
     // When its predecessor has died it proves itself alone.
     let upgrade = status.upgrade.as_ref();
     let on_trial = upgrade.is_some_and(|upgrade| upgrade.probation_left_ms.is_some());
-    match Phase::named(&status.phase) {
+    match status.phase.known() {
         Some(Phase::Probation | Phase::Committing | Phase::Beside) => true,
         Some(Phase::Serving | Phase::Reloading) => on_trial,
         _ => false,
@@ -429,7 +429,12 @@ mod tests {
             assert_eq!(judge(&probation(), &which, Goal::End), Judged::NotYet);
         }
         let mut status = probation();
-        for phase in ["launching", "yielded", "reclaiming", "evicting"] {
+        for phase in [
+            Phase::Launching,
+            Phase::Yielded,
+            Phase::Reclaiming,
+            Phase::Evicting,
+        ] {
             status.phase = phase.into();
             let judged = judge(&status, &Which::Latest, Goal::Takeover);
             assert_eq!(judged, Judged::NotYet, "{phase}");

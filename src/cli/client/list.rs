@@ -39,7 +39,7 @@ impl Client<'_> {
                     text::one_line(&status.name),
                     text::one_line(&status.version),
                     format!("g{}", status.generation),
-                    text::one_line(&status.phase),
+                    text::one_line(&status.phase.to_string()),
                     status.owner_pid.to_string(),
                     runtime.display().to_string(),
                 ]);

@@ -51,7 +51,7 @@ impl Client<'_> {
     pub(super) fn in_the_way(&self, status: &Status, supersede: bool) -> Option<String> {
         let under_way = status.upgrade.is_some();
         let command = &self.command;
-        match Phase::named(&status.phase) {
+        match status.phase.known() {
             _ if !under_way => None,
             // One that has been decided ends by itself.
             Some(Phase::Serving) => None,
@@ -69,7 +69,7 @@ impl Client<'_> {
     /// The status, once an upgrade that has been decided is written down, too.
     pub(super) async fn settled(&self, screen: &mut Screen) -> Result<Status, Trouble> {
         let status = self.control.status().await?;
-        let decided = Phase::named(&status.phase) == Some(Phase::Serving);
+        let decided = status.phase == Phase::Serving;
         let Some(upgrade) = status.upgrade.as_ref().filter(|_| decided) else {
             return Ok(status);
         };
@@ -109,7 +109,7 @@ impl Client<'_> {
                 return Ok(ordered);
             }
             let status = self.control.status().await?;
-            match (Phase::named(&status.phase), status.upgrade) {
+            match (status.phase.known(), status.upgrade) {
                 // Somebody else decides.
                 (Some(Phase::Beside | Phase::Draining) | None, _) => return Ok(ordered),
                 (Some(Phase::Launching), Some(upgrade)) => {
