@@ -322,6 +322,29 @@ fn the_machine_is_pure() {
     });
 }
 
+/// A master is many parts, each small enough to be read at once.
+#[test]
+fn no_part_of_a_master_is_long() {
+    const MOST: usize = 350;
+    // Still to be taken apart.
+    const LONGER: &str = "master/workers.rs";
+    let of_master = SOURCES.iter().filter(|file| file.layer() == "master");
+    for file in of_master {
+        let text = fs::read_to_string(src().join(&file.path)).expect("a source file");
+        let product = text.split("#[cfg(test)]\nmod tests {").next();
+        let lines = product.unwrap_or_default().lines().count();
+        let path = file.path.display();
+        let is_test = file
+            .path
+            .iter()
+            .any(|name| name == "tests" || name == "tests.rs");
+        assert!(
+            is_test || lines <= MOST || file.path == Path::new(LONGER),
+            "src/{path}: {lines} lines, at most {MOST}"
+        );
+    }
+}
+
 /// A source may cite only what is in the tree: ARCHITECTURE.md, the README, the manual, an RFC.
 #[test]
 fn nothing_outside_the_tree_is_cited() {

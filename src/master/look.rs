@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::driver::Driver;
 use super::input::Input;
 use super::launch;
-use super::orders::Waiter;
 use super::store::Found;
+use super::waiter::Waiter;
 use crate::machine::{Event, Failure, OrderKind};
 
 /// It was looked at.

@@ -7,6 +7,7 @@ use super::disk::{Disk, SETTLES};
 use super::record::new_id;
 use super::releases::OnDisk;
 use super::store::{Found, StoreError};
+use super::waiter::{Reply, Upcoming, Waiter};
 use super::words;
 use crate::api::{self, Last, Outcome, Until, UpgradeOrder, exit};
 use crate::machine::message::Supersede;
@@ -27,26 +28,6 @@ pub(super) struct Orders {
     upcoming: Option<Upcoming>,
 }
 
-/// Who gave an order, and how it is to be answered.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    order: Order,
-    until: Until,
-    /// Of an upgrade.
-    upgrade: Option<Upcoming>,
-    answer: Answer,
-}
-
-/// An upgrade that was ordered.
-#[derive(Debug, Clone)]
-pub(super) struct Upcoming {
-    pub(super) id: String,
-    /// Instead of the configured one.
-    pub(super) probation: Option<Duration>,
-    /// For its release.
-    pub(super) release: bool,
-}
-
 /// What an order may depend on.
 #[derive(Debug)]
 pub(super) struct Known<'a> {
@@ -62,14 +43,6 @@ pub(super) struct Known<'a> {
 pub(super) enum PutOff {
     Order(Asked, Answer),
     Signal(Signal),
-}
-
-/// An answer that is due.
-#[derive(Debug)]
-pub(super) struct Reply {
-    waiter: Waiter,
-    exit: u8,
-    message: String,
 }
 
 impl Orders {
@@ -314,42 +287,5 @@ fn no_way_back(disk: &Disk, known: &Known<'_>) -> Option<String> {
         (Some(why), Err(_)) => Some(why),
         (None, Err(StoreError::NoOld(_))) => Some(words::nothing_to_go_back_to(known.last)),
         (None, Err(e)) => Some(format!("there is nothing to go back to: {e}")),
-    }
-}
-
-impl Reply {
-    pub(super) fn kind(&self) -> OrderKind {
-        self.waiter.order.kind()
-    }
-
-    /// `differs`: it is done; but a restart would start something else.
-    pub(super) fn end(self, differs: Option<&str>) {
-        match differs {
-            Some(why) => self.waiter.end(
-                self.exit.max(exit::FAILED),
-                format!("{}\n{why}", self.message),
-            ),
-            None => self.waiter.end(self.exit, self.message),
-        }
-    }
-}
-
-impl Waiter {
-    /// The upgrade's id, if it is about one.
-    pub(super) fn id(&self) -> Option<&str> {
-        self.upgrade.as_ref().map(|upgrade| &*upgrade.id)
-    }
-
-    /// Whether it is a rollback.
-    pub(super) fn goes_back(&self) -> bool {
-        matches!(self.order, Order::Rollback { .. })
-    }
-
-    pub(super) fn end(self, exit: u8, message: String) {
-        self.answer.end(api::Verdict {
-            exit,
-            message,
-            id: self.upgrade.map(|upgrade| upgrade.id),
-        });
     }
 }

@@ -7,14 +7,12 @@ use nix::sys::signal::Signal as Os;
 
 use super::configured::timing;
 use super::driver::Driver;
-use super::milestone::{self, Milestone};
+use super::milestone::Milestone;
 use super::predecessor::Predecessor;
-use super::store::Found;
 use super::{drainers, status, words};
 use crate::api::Connections;
 use crate::machine::link::DrainReason;
 use crate::machine::message::KeptConfig;
-use crate::machine::trial::Name;
 use crate::machine::{Action, Event, FromSuccessor, Phase, Signal, Who};
 
 impl Driver {
@@ -150,11 +148,7 @@ impl Driver {
                 );
                 return vec![Event::MainNamed { who, done }];
             }
-            Action::StartedCold => {
-                if self.disk.store.on_trial() || self.releases.on_trial(&self.applications) {
-                    self.begin_cold_trial();
-                }
-            }
+            Action::StartedCold => self.started_cold(),
             Action::NotifyReady => return self.ready(),
             Action::NotifyStopping => self.manager.stopping(),
             Action::WritePids => {
@@ -165,31 +159,12 @@ impl Driver {
             }
             Action::OwnPid => self.pidfiles.alone(self.fixed.pid),
             // The program on disk.
-            Action::RestoreDisk => {
-                let look = || Found::of(&self.disk.store.open());
-                if let Some((found, was_good)) = self.story.rejects(look) {
-                    if was_good {
-                        // The rollback from what runs had refused it.
-                        self.disk.commit();
-                        self.story.forgive();
-                    }
-                    self.disk.reject(found);
-                }
-            }
+            Action::RestoreDisk => self.reject_what_failed(),
             // What the predecessor may have put at the path stays there: it is good, and a start that
             // finds it is a trial.
             Action::KeepDisk => self.disk.commit(),
             Action::ProveAlone => self.prove_alone(),
-            Action::Proved => {
-                self.health.end();
-                if self.disk.store.on_trial() {
-                    self.disk.commit();
-                }
-                self.releases.good(&self.applications);
-                let release = self.applications.release();
-                self.story.proved(release.map(|one| &*one.path));
-                self.show_status();
-            }
+            Action::Proved => self.proved(),
             // Those who wait.
             Action::Settle(kind, verdict) => self.settle(kind, verdict),
             Action::Committed => {
@@ -258,7 +233,7 @@ impl Driver {
         self.tell_news();
     }
 
-    fn show_status(&self) {
+    pub(super) fn show_status(&self) {
         if self.machine.speaks() {
             self.manager.status(&status::line(self));
         }
@@ -271,39 +246,6 @@ impl Driver {
         let heard = done.then_some(Event::ReadyHeard);
         let named = Event::MainNamed { who: Who::Me, done };
         heard.into_iter().chain([named]).collect()
-    }
-
-    /// What runs is on trial and was started cold: nobody is parked who could take back, so it proves
-    /// itself alone.
-    fn begin_cold_trial(&mut self) {
-        let upgrade = &self.configured.config.upgrade;
-        if self.disk.store.on_trial() && self.disk.store.build(Name::Good).is_some() {
-            self.milestone(milestone::COLD_TRIAL).warn(format_args!(
-                "build {} is on trial and was started cold: it is kept when it has served for {} \
-                 in good health",
-                self.fixed.me.build_id,
-                humantime::format_duration(upgrade.probation)
-            ));
-        }
-        self.machine.begin_cold_trial(Instant::now());
-        self.health.watch(upgrade.health.as_ref());
-    }
-
-    /// The generation before has gone without a word: what can still be done is said.
-    fn prove_alone(&mut self) {
-        self.story.took_over();
-        let from = self.story.upgrade().map_or("", |upgrade| &*upgrade.from);
-        let back = status::rollback_to(self);
-        let text = words::left_alone(
-            status::who(self),
-            from,
-            back.as_ref(),
-            self.configured.config.upgrade.probation,
-        );
-        self.milestone(milestone::LEFT_ALONE).warn(text);
-        self.health
-            .watch(self.configured.config.upgrade.health.as_ref());
-        self.show_status();
     }
 
     async fn name_main(&mut self, who: Who) -> bool {
