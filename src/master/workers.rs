@@ -1,15 +1,14 @@
 //! The worker processes of one generation: started from the master's own image, told what to do,
 //! started again when they die, sent away.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
 use super::hosting::Hold;
@@ -30,11 +29,13 @@ mod deal;
 mod figures;
 mod leave;
 mod life;
+mod pids;
 mod queues;
 mod start;
 
 use deal::Hand;
 pub use figures::Question;
+pub use pids::Pids;
 use queues::Held;
 
 /// All workers of this master.
@@ -71,10 +72,6 @@ pub struct Workers {
     /// Of TLS.
     tickets: TicketKeys,
 }
-
-/// Processes of the service: our workers, this master and those before it, whose children are
-/// ours too.
-pub type Pids = Arc<Mutex<HashSet<u32>>>;
 
 #[derive(Debug)]
 struct Worker {
@@ -200,21 +197,6 @@ impl Workers {
         self.irreversible.as_deref()
     }
 
-    /// Another master is one of us.
-    pub fn know_master(&self, pid: u32) {
-        self.lock_pids().insert(pid);
-    }
-
-    /// It has gone, and its number may be anybody's.
-    pub fn forget_master(&self, pid: u32) {
-        self.lock_pids().remove(&pid);
-    }
-
-    /// The service's own processes, always up to date.
-    pub fn pids(&self) -> Pids {
-        Arc::clone(&self.pids)
-    }
-
     /// Whether there is a set that serves or shall serve.
     pub fn are_wanted(&self) -> bool {
         self.current.is_some()
@@ -238,20 +220,6 @@ impl Workers {
             worker.go_to(mode);
         }
         self.deal();
-    }
-
-    fn discard_current(&mut self) {
-        if let Some(set) = self.current.take() {
-            self.kill_those(|worker| worker.set == set.id);
-        }
-    }
-
-    fn kill_those(&mut self, which: impl Fn(&Worker) -> bool) {
-        for worker in self.all.values_mut().filter(|worker| which(worker)) {
-            worker.closing |= worker.state.may_accept();
-            worker.state = State::Draining;
-            let _ = worker.process.signal(Signal::SIGKILL);
-        }
     }
 
     /// A connection to every worker of the set that serves or shall serve, as if it had come to
@@ -312,10 +280,6 @@ impl Workers {
             .into_iter()
             .flatten()
             .find(|set| set.id == id)
-    }
-
-    fn lock_pids(&self) -> std::sync::MutexGuard<'_, HashSet<u32>> {
-        self.pids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

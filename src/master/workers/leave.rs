@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{State, Workers};
+use super::{State, Worker, Workers};
 use crate::machine::Event;
 use crate::machine::link::{DrainReason, ToWorker};
 use crate::master::input::Input;
@@ -56,6 +56,20 @@ impl Workers {
         self.candidate = None;
         self.kill_those(|_| true);
         self.left_events()
+    }
+
+    pub(super) fn discard_current(&mut self) {
+        if let Some(set) = self.current.take() {
+            self.kill_those(|worker| worker.set == set.id);
+        }
+    }
+
+    pub(super) fn kill_those(&mut self, which: impl Fn(&Worker) -> bool) {
+        for worker in self.all.values_mut().filter(|worker| which(worker)) {
+            worker.closing |= worker.state.may_accept();
+            worker.state = State::Draining;
+            let _ = worker.process.signal(Signal::SIGKILL);
+        }
     }
 
     /// A draining worker outlived its limit.
