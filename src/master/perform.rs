@@ -90,6 +90,7 @@ impl Driver {
             Action::Inherit => self.send_inheritance(),
             Action::ToSuccessor(word) => self.say_to_successor(word),
             Action::CloseSuccessor => {
+                self.state.outlived();
                 // EOF makes the commit true: what to go back with is written down by then.
                 self.hand_story_over().await;
                 drop(self.successor.close());

@@ -1,6 +1,7 @@
-//! The state directory, as it is when all is written that this master has to say. One task writes, in
-//! order, and nobody waits for it: the disk may be full or stand still, and another process may hold a
-//! lock. What could not be written is kept, and tried again.
+//! The state directory, as it is when all is written that this master has to say. One task writes, each
+//! file's lines in order, and nobody waits for it: the disk may be full or stand still, and another
+//! process may hold a lock. What could not be written is kept, and tried again; a file that cannot be
+//! written holds up no other.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -32,11 +33,14 @@ pub struct State {
 
 #[derive(Debug)]
 struct Queue {
-    lines: VecDeque<Arc<Line>>,
-    /// So many there were, with these.
+    /// By their numbers.
+    lines: VecDeque<(u64, Arc<Line>)>,
+    /// So many numbers were given.
     queued: u64,
-    /// The first of them is being written, since then.
+    /// One of them is being written, since then.
     writing: Option<Instant>,
+    /// They could not be written when it was tried last.
+    failing: Vec<Place>,
     /// We serve. What a parked master wrote would come behind the lines of whoever does.
     ours: bool,
     unwritable: Once,
@@ -57,7 +61,31 @@ pub(super) enum Line {
     Releases(Known),
 }
 
+/// The file of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    History,
+    Refused,
+    Previous,
+    Releases,
+}
+
 impl Line {
+    fn place(&self) -> Place {
+        match self {
+            Self::Upgrade(_) => Place::History,
+            Self::Refused(_) | Self::Forgiven(_) => Place::Refused,
+            Self::Previous(_) => Place::Previous,
+            Self::Releases(_) => Place::Releases,
+        }
+    }
+
+    /// It is all that its file holds: what was to be written there before is not needed any more.
+    fn replaces(&self, before: &Self) -> bool {
+        let is_all = matches!(self, Self::Previous(_) | Self::Releases(_));
+        is_all && self.place() == before.place()
+    }
+
     fn write(&self, history: &History) -> Result<(), HistoryError> {
         match self {
             Self::Upgrade(last) => history.write(last),
@@ -70,15 +98,23 @@ impl Line {
 }
 
 impl Queue {
-    /// The number of the first line.
-    fn first(&self) -> u64 {
-        self.queued - self.lines.len() as u64
-    }
-
+    /// The first line of a file that does not fail.
     fn next(&self) -> Option<&Arc<Line>> {
         // Who parks keeps its configuration.
-        let may = |line: &&Arc<Line>| self.ours || matches!(***line, Line::Previous(_));
-        self.lines.front().filter(may)
+        let may = |place| self.ours || place == Place::Previous;
+        let fails = |place| self.failing.contains(&place);
+        let mut lines = self.lines.iter().map(|(_, line)| line);
+        lines.find(|line| may(line.place()) && !fails(line.place()))
+    }
+
+    fn add(&mut self, line: Arc<Line>) {
+        let mut lines = self.lines.iter_mut().map(|(_, before)| before);
+        if let Some(before) = lines.find(|before| line.replaces(before)) {
+            *before = line;
+        } else {
+            self.lines.push_back((self.queued, line));
+            self.queued += 1;
+        }
     }
 }
 
@@ -92,6 +128,7 @@ impl State {
                 lines: VecDeque::new(),
                 queued: 0,
                 writing: None,
+                failing: Vec::new(),
                 ours: true,
                 unwritable: Once::default(),
             })),
@@ -100,10 +137,7 @@ impl State {
     }
 
     pub(super) fn write(&self, line: Line) {
-        let mut queue = self.queue();
-        queue.lines.push_back(Arc::new(line));
-        queue.queued += 1;
-        drop(queue);
+        self.queue().add(Arc::new(line));
         self.write_again();
     }
 
@@ -114,42 +148,42 @@ impl State {
             if since.elapsed() > SLOW && queue.unwritable.again() {
                 tracing::warn!("{} does not answer; the service runs on", self.name());
             }
-        } else if queue.next().is_some() {
+            return;
+        }
+        queue.failing.clear();
+        if queue.next().is_some() {
             queue.writing = Some(Instant::now());
             let state = self.clone();
             tokio::task::spawn_blocking(move || while state.write_one() {});
         }
     }
 
-    /// One line; whether there is another one to write.
+    /// One line; whether there may be another one to write.
     fn write_one(&self) -> bool {
         let mut queue = self.queue();
-        let (number, line) = (queue.first(), queue.next().cloned());
+        let line = queue.next().cloned();
         queue.writing = line.as_ref().map(|_| Instant::now());
+        if line.is_none() && queue.failing.is_empty() {
+            let what = format!("{} could not be written", self.name());
+            queue.unwritable.over(what);
+        }
         drop(queue);
-        let written = line.as_ref().map(|line| line.write(&self.history));
-        let mut queue = self.queue();
-        match &written {
-            None => {}
-            Some(Ok(())) => {
-                // It may have been given up meanwhile.
-                if queue.first() == number {
-                    queue.lines.pop_front();
-                }
-                queue
-                    .unwritable
-                    .over(format!("{} could not be written", self.name()));
-            }
-            Some(Err(e)) => {
-                queue.writing = None;
-                if queue.unwritable.again() {
-                    tracing::warn!("{e}; the service runs on, and it is tried again");
+        if let Some(line) = &line {
+            let written = line.write(&self.history);
+            let mut queue = self.queue();
+            match written {
+                // It may have been given up meanwhile, or replaced.
+                Ok(()) => queue.lines.retain(|(_, one)| !Arc::ptr_eq(one, line)),
+                Err(e) => {
+                    queue.failing.push(line.place());
+                    if queue.unwritable.again() {
+                        tracing::warn!("{e}; the service runs on, and it is tried again");
+                    }
                 }
             }
         }
-        drop(queue);
         self.moved.send_replace(());
-        matches!(written, Some(Ok(())))
+        line.is_some()
     }
 
     /// Whether it is we who serve, and so write.
@@ -163,7 +197,10 @@ impl State {
     /// What is queued by now is written; or it cannot be now, or that takes too long.
     pub(super) async fn written(&self) {
         let queued = self.queue().queued;
-        let written = |queue: &Queue| queue.first() >= queued || queue.writing.is_none();
+        let written = |queue: &Queue| {
+            let first = queue.lines.front();
+            first.is_none_or(|(number, _)| *number >= queued) || queue.writing.is_none()
+        };
         self.comes_to(written, TELLING).await;
     }
 
@@ -175,13 +212,25 @@ impl State {
             .await;
     }
 
+    /// The next generation has served, and written, since this one parked: what is left of this one's time
+    /// is old. What it ran with is not.
+    pub(super) fn outlived(&self) {
+        self.give_up(|line| line.place() != Place::Previous);
+    }
+
     /// The next generation writes from now on. What could not be written by then is given up: written
     /// after a word of that one it would be taken for the newest.
     pub(super) async fn hand_over(&self) {
         self.last_try().await;
+        self.queue().ours = false;
+        self.give_up(|_| true);
+    }
+
+    fn give_up(&self, which: impl Fn(&Line) -> bool) {
         let mut queue = self.queue();
-        queue.ours = false;
-        let lost = std::mem::take(&mut queue.lines).len();
+        let before = queue.lines.len();
+        queue.lines.retain(|(_, line)| !which(line));
+        let lost = before - queue.lines.len();
         if lost > 0 {
             tracing::warn!(
                 "what could not be written to {} in this generation's time is given up (lines: {lost})",
@@ -229,7 +278,7 @@ impl State {
     pub(super) fn refused_builds(&self) -> Vec<String> {
         let lines = self.queue().lines.clone();
         let mut builds = self.history.refused();
-        for line in &lines {
+        for (_, line) in &lines {
             match &**line {
                 Line::Refused(build) => builds.push(build.clone()),
                 Line::Forgiven(build) => builds.retain(|one| one != build),
@@ -242,7 +291,7 @@ impl State {
     /// What is known of the releases that `link` has led to.
     pub(super) fn releases(&self, link: &Path) -> Known {
         let lines = self.queue().lines.clone();
-        let mut known = lines.iter().rev().filter_map(|line| match &**line {
+        let mut known = lines.iter().rev().filter_map(|(_, line)| match &**line {
             Line::Releases(known) if known.link == link => Some(known.clone()),
             _ => None,
         });
@@ -268,10 +317,13 @@ impl State {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
+    use std::path::PathBuf;
 
     use super::super::record::Record;
     use super::*;
     use crate::machine::trial::release::Named;
+
+    const LINK: &str = "/r/current";
 
     struct Lab {
         dir: tempfile::TempDir,
@@ -294,6 +346,13 @@ mod tests {
             lock
         }
 
+        /// A file where the directory would be.
+        fn put_in_the_way(&self) -> PathBuf {
+            let path = self.dir.path().join("state");
+            fs::write(&path, "a file").unwrap();
+            path
+        }
+
         fn upgrade(&self) {
             let record = Record::new("u".into(), "1", false, false);
             self.state
@@ -302,6 +361,30 @@ mod tests {
 
         fn refuse(&self, build: &str) {
             self.state.write(Line::Refused(build.into()));
+        }
+
+        fn tries(&self, n: u32) {
+            let one = Named {
+                path: "/r/1".into(),
+                identity: "1".into(),
+            };
+            self.state
+                .change_releases(Path::new(LINK), |known| known.tries = Some((one, n)));
+        }
+
+        /// As if a line was being written; until it is.
+        fn stands_still(&self, still: bool) {
+            self.state.queue().writing = still.then(Instant::now);
+            self.state.write_again();
+        }
+
+        fn tries_on_disk(&self) -> Option<u32> {
+            let known = self.state.history.releases(Path::new(LINK));
+            known.tries.map(|(_, n)| n)
+        }
+
+        fn previous_on_disk(&self) -> String {
+            fs::read_to_string(self.dir.path().join("state/previous.toml")).unwrap()
         }
 
         fn refused_on_disk(&self) -> Vec<String> {
@@ -316,40 +399,86 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_late_is_known_at_once_and_written_in_order() {
         let lab = Lab::new();
-        let lock = lab.lock();
+        lab.stands_still(true);
         lab.upgrade();
         lab.refuse("a");
         lab.refuse("b");
         lab.state.write(Line::Forgiven("a".into()));
-        let link = Path::new("/r/current");
-        let one = Named {
-            path: "/r/1".into(),
-            identity: "1".into(),
-        };
-        lab.state.change_releases(link, |known| {
-            known.tries = Some((one.clone(), 1));
-        });
+        lab.tries(1);
+        let link = Path::new(LINK);
         assert_eq!(lab.state.refused_builds(), ["b"]);
         assert!(lab.state.releases(link).tries.is_some());
         assert!(lab.refused_on_disk().is_empty());
-        drop(lock);
+        lab.stands_still(false);
         lab.state.written().await;
         assert_eq!(lab.waiting(), 0);
         assert_eq!(lab.refused_on_disk(), ["b"]);
         assert_eq!(lab.state.upgrades().unwrap().len(), 1);
-        assert!(lab.state.history.releases(link).tries.is_some());
+        assert_eq!(lab.tries_on_disk(), Some(1));
+    }
+
+    /// Root's since it was edited, or locked for good.
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_holds_up_no_other() {
+        let lab = Lab::new();
+        let history = lab.dir.path().join("state/history.jsonl");
+        fs::create_dir_all(&history).unwrap();
+        lab.upgrade();
+        lab.upgrade();
+        lab.state.write(Line::Previous("before".into()));
+        lab.refuse("a");
+        lab.tries(1);
+        lab.state.written().await;
+        assert_eq!(lab.waiting(), 2);
+        assert_eq!(lab.previous_on_disk(), "before");
+        assert_eq!(lab.refused_on_disk(), ["a"]);
+        assert_eq!(lab.tries_on_disk(), Some(1));
+        assert!(!lab.state.queue().unwritable.again(), "it is not over");
+        fs::remove_dir(history).unwrap();
+        lab.state.write_again();
+        lab.state.written().await;
+        assert_eq!(lab.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn of_what_is_all_of_a_file_only_the_newest_is_kept() {
+        let lab = Lab::new();
+        lab.stands_still(true);
+        for n in 1..=3 {
+            lab.tries(n);
+            lab.state.write(Line::Previous(n.to_string()));
+        }
+        assert_eq!(lab.waiting(), 2);
+        lab.stands_still(false);
+        lab.state.written().await;
+        assert_eq!((lab.waiting(), lab.tries_on_disk()), (0, Some(3)));
+        assert_eq!(lab.previous_on_disk(), "3");
+    }
+
+    /// What it wrote would be taken for newer than what the one that serves has written.
+    #[tokio::test]
+    async fn who_parked_and_leaves_writes_nothing_but_what_it_ran_with() {
+        let lab = Lab::new();
+        lab.state.follow(false);
+        lab.refuse("a");
+        lab.tries(1);
+        lab.state.write(Line::Previous("before".into()));
+        lab.state.outlived();
+        lab.state.last_try().await;
+        assert_eq!((lab.waiting(), lab.tries_on_disk()), (0, None));
+        assert!(lab.refused_on_disk().is_empty());
+        assert_eq!(lab.previous_on_disk(), "before");
     }
 
     #[tokio::test]
     async fn what_cannot_be_written_is_waited_for_by_nobody_and_tried_again() {
         let lab = Lab::new();
-        let in_the_way = lab.dir.path().join("state");
-        fs::write(&in_the_way, "a file").unwrap();
+        let in_the_way = lab.put_in_the_way();
         lab.refuse("a");
         lab.state.written().await;
         assert_eq!(lab.waiting(), 1);
         assert!(!lab.state.queue().unwritable.again(), "it is said");
-        fs::remove_file(&in_the_way).unwrap();
+        fs::remove_file(in_the_way).unwrap();
         lab.state.write_again();
         lab.state.written().await;
         assert_eq!(lab.refused_on_disk(), ["a"]);
@@ -379,11 +508,11 @@ mod tests {
     #[tokio::test]
     async fn a_generation_that_has_handed_over_writes_nothing_late() {
         let lab = Lab::new();
-        let lock = lab.lock();
+        let in_the_way = lab.put_in_the_way();
         lab.upgrade();
         lab.refuse("a");
         lab.state.hand_over().await;
-        drop(lock);
+        fs::remove_file(in_the_way).unwrap();
         lab.state.last_try().await;
         assert_eq!(lab.waiting(), 0);
         assert!(lab.state.refused_builds().is_empty());
@@ -405,8 +534,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_disk_that_stands_still_is_waited_for_in_bounds() {
         let lab = Lab::new();
-        // As if a line was being written.
-        lab.state.queue().writing = Some(Instant::now());
+        lab.stands_still(true);
         lab.refuse("a");
         let begun = tokio::time::Instant::now();
         lab.state.written().await;
