@@ -107,16 +107,16 @@ async fn stopped(keeper: Option<Other>) -> Verdict {
     let Some(keeper) = keeper else {
         return verdict(exit::OK, "stopped");
     };
-    match timeout(BEHIND, keeper.gone()).await {
-        Ok(_) => verdict(exit::OK, "stopped"),
-        Err(_) => {
-            let pid = keeper.pid();
-            let message = format!(
-                "stopped; process {pid}, which started it, waits for what an application left running"
-            );
-            verdict(exit::OK, message)
-        }
-    }
+    let gone = timeout(BEHIND, keeper.gone()).await.is_ok();
+    let message = if gone {
+        "stopped".to_owned()
+    } else {
+        format!(
+            "stopped; process {}, which started it, waits for what an application left running",
+            keeper.pid()
+        )
+    };
+    verdict(exit::OK, message)
 }
 
 /// What an application leaves running has no limit.
