@@ -194,7 +194,8 @@ pub(crate) fn keep(mut kept: Kept) -> Result<u8, KeeperError> {
     spec.channel = Some((KEEPER_ENV, pipe.into()));
     spec.blocked = signals::BLOCKED_AT_EXEC;
     spec.new_session = true;
-    let first = spawn::spawn(spec)?;
+    // It is reaped by its number, and its descriptor goes with the next owner's name.
+    let first = spawn::spawn(spec)?.handle();
     // Only now that somebody listens: a pipe takes some hundred descriptors and then waits.
     match kept.tell(&news) {
         // It has ended; what it came to is seen below.
@@ -209,7 +210,7 @@ pub(crate) fn keep(mut kept: Kept) -> Result<u8, KeeperError> {
         notify,
         line: Vec::new(),
         owner: first.pid(),
-        held: Some(first.handle()),
+        held: Some(first),
         ended: None,
         stop: None,
         is_hurried: false,
