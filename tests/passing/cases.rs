@@ -56,7 +56,9 @@ pub fn begin(test: &str, config: &str) -> Service {
     service
 }
 
-pub const PATIENT: &str = "workers = 2\n[upgrade]\nprobation = \"10m\"\n";
+/// A loaded machine may take longer than a client has by default, until all that is under way has begun.
+pub const PATIENT: &str = "workers = 2\n[upgrade]\nprobation = \"10m\"\n[http]\nheader_timeout = \"10m\"\n\
+    body_timeout = \"10m\"\nsend_timeout = \"10m\"\nkeepalive_timeout = \"10m\"\n";
 
 pub fn upgrade(service: &Service) {
     let new = build::other_version_of_example("workbench", "2.0.0");
