@@ -158,32 +158,31 @@ impl State {
         }
     }
 
-    /// One line; whether there may be another one to write.
+    /// One line; whether there is another one to write.
     fn write_one(&self) -> bool {
+        let line = self.queue().next().cloned();
+        let written = line.as_ref().map(|line| line.write(&self.history));
         let mut queue = self.queue();
-        let line = queue.next().cloned();
-        queue.writing = line.as_ref().map(|_| Instant::now());
-        if line.is_none() && queue.failing.is_empty() {
+        match (&line, written) {
+            // It may have been given up meanwhile, or replaced.
+            (Some(line), Some(Ok(()))) => queue.lines.retain(|(_, one)| !Arc::ptr_eq(one, line)),
+            (Some(line), Some(Err(e))) => {
+                queue.failing.push(line.place());
+                if queue.unwritable.again() {
+                    tracing::warn!("{e}; the service runs on, and it is tried again");
+                }
+            }
+            _ => {}
+        }
+        let more = queue.next().is_some();
+        queue.writing = more.then(Instant::now);
+        if !more && queue.failing.is_empty() {
             let what = format!("{} could not be written", self.name());
             queue.unwritable.over(what);
         }
         drop(queue);
-        if let Some(line) = &line {
-            let written = line.write(&self.history);
-            let mut queue = self.queue();
-            match written {
-                // It may have been given up meanwhile, or replaced.
-                Ok(()) => queue.lines.retain(|(_, one)| !Arc::ptr_eq(one, line)),
-                Err(e) => {
-                    queue.failing.push(line.place());
-                    if queue.unwritable.again() {
-                        tracing::warn!("{e}; the service runs on, and it is tried again");
-                    }
-                }
-            }
-        }
         self.moved.send_replace(());
-        line.is_some()
+        more
     }
 
     /// Whether it is we who serve, and so write.
