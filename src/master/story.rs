@@ -190,7 +190,6 @@ impl Story {
     /// What was started cold has proved itself; if an upgrade to it was interrupted by that start, it
     /// came to a good end after all.
     pub(super) fn proved(&mut self, release: Option<&Path>) {
-        tracing::info!("what runs has proved itself: the trial is over");
         self.forgive();
         let me = Some(&self.me.build_id);
         let ours = |last: &&mut Last| {
