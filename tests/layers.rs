@@ -210,7 +210,7 @@ fn the_daemon_uses_only_the_front() {
 
 #[test]
 fn unsafe_code_has_one_file() {
-    only_in("unsafe", &["sys/spawn.rs"], |file, bad| {
+    only_in("unsafe", &["sys/kernel.rs"], |file, bad| {
         for path in &file.paths {
             if path.names == ["unsafe"] {
                 bad(path.line, "the keyword unsafe");
@@ -221,7 +221,7 @@ fn unsafe_code_has_one_file() {
 
 #[test]
 fn the_environment_is_read_in_one_place() {
-    let readers = ["sys/inherited.rs", "sys/spawn.rs"];
+    let readers = ["sys/inherited.rs", "sys/kernel.rs", "sys/spawn.rs"];
     only_in("the environment", &readers, |file, bad| {
         // A test that starts itself again in a process of its own is told so by a variable.
         for path in file.paths.iter().filter(|path| !path.test) {
@@ -230,21 +230,20 @@ fn the_environment_is_read_in_one_place() {
             }
         }
     });
-    // What a child does not get is decided where it is made: that file copies and takes away, it asks
-    // nothing.
-    let asks: Vec<_> = source("sys/spawn.rs")
-        .paths
-        .iter()
-        .filter(|path| !path.test)
-        .filter_map(|path| called_of("env", path))
-        .collect();
-    assert_eq!(asks, ["vars_os", "remove_var"], "sys/spawn.rs asks nothing");
+    // What a child does not get is decided where it is made: one file copies, the other takes away, and
+    // neither asks.
+    for (name, calls) in [("sys/spawn.rs", "vars_os"), ("sys/kernel.rs", "remove_var")] {
+        let file = source(name);
+        let paths = file.paths.iter().filter(|path| !path.test);
+        let asks: Vec<_> = paths.filter_map(|path| called_of("env", path)).collect();
+        assert_eq!(asks, [calls], "{name} asks nothing");
+    }
 }
 
 #[test]
 fn nobody_changes_the_environment() {
     // Before there is a second thread, and for the sake of children.
-    let before_threads = ["sys/spawn.rs"];
+    let before_threads = ["sys/kernel.rs"];
     only_in(
         "changes of the environment",
         &before_threads,

@@ -16,9 +16,10 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::kernel;
 use super::listeners::OWN_PREFIX;
 use super::notify::{Notifier, NotifyError};
-use super::spawn::{self, CHANNEL_ENV, KEEPER_ENV, KEEPS_RELEASE_ENV, SUPERVISOR_ENV, WORKER_ENV};
+use super::spawn::{CHANNEL_ENV, KEEPER_ENV, KEEPS_RELEASE_ENV, SUPERVISOR_ENV, WORKER_ENV};
 use super::{process, signals};
 
 /// systemd's first passed descriptor, `SD_LISTEN_FDS_START`.
@@ -181,13 +182,13 @@ pub fn inherit() -> Result<Inherited, InheritError> {
     let env = Env::read();
     let pid = std::process::id();
 
-    spawn::default_dispositions(MAY_BE_IGNORED);
+    kernel::default_dispositions(MAY_BE_IGNORED);
     raise_open_files();
 
     let role = role(&env)?;
     set_mask(matches!(role, Role::First)).map_err(|e| InheritError::Signals(e.into()))?;
     for name in ROLES.iter().filter(|name| env.get(name).is_some()) {
-        spawn::forget_variable(name);
+        kernel::forget_variable(name);
     }
     if !matches!(role, Role::First) {
         // Executed by descriptor, this process is called like its number.
@@ -320,7 +321,7 @@ fn role(env: &Env) -> Result<Role, InheritError> {
         value: env.text(name).unwrap_or_default(),
     })?;
     let wrong = |what| InheritError::Descriptor { name, number, what };
-    let fd = spawn::adopt_fd(number).map_err(|_| wrong("not open"))?;
+    let fd = kernel::adopt_fd(number).map_err(|_| wrong("not open"))?;
     // A variable left over by mistake must not make a process of a stranger's descriptor.
     let local = |kind| {
         sockopt::socket_type(&fd) == Ok(kind)
@@ -390,7 +391,7 @@ fn take(fds: &mut ListenFd, index: usize) -> io::Result<OwnedFd> {
         return Ok(socket.into());
     }
     let number = fds.take_raw_fd(index)?;
-    spawn::adopt_fd(number.ok_or(io::ErrorKind::NotFound)?)
+    kernel::adopt_fd(number.ok_or(io::ErrorKind::NotFound)?)
 }
 
 impl PassedListener {
@@ -428,7 +429,7 @@ fn raise_open_files() {
 }
 
 fn program(cwd: &Path) -> PathBuf {
-    match spawn::executed_path() {
+    match kernel::executed_path() {
         // `./handover` is `handover`; links and `..` stay as they were typed.
         Some(path) => cwd.join(path).components().collect(),
         None => std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()),

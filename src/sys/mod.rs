@@ -10,6 +10,12 @@ pub mod image;
 pub mod inherited;
 pub mod journal;
 pub mod kept;
+#[expect(
+    unsafe_code,
+    reason = "posix_spawn, inherited descriptor numbers and signal dispositions have no safe form; \
+              nowhere else in the crate is unsafe allowed"
+)]
+pub mod kernel;
 pub mod link;
 pub mod listeners;
 pub mod memory;
@@ -20,11 +26,6 @@ pub mod release;
 pub mod runtime;
 pub mod secrets;
 pub mod signals;
-#[expect(
-    unsafe_code,
-    reason = "posix_spawn, inherited descriptor numbers and signal dispositions have no safe form; \
-              nowhere else in the crate is unsafe allowed"
-)]
 pub mod spawn;
 pub mod unit;
 mod unix_path;

@@ -188,7 +188,7 @@ impl Notifier {
     pub async fn barrier(&self, deadline: Duration) -> Result<(), NotifyError> {
         let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
             .map_err(|e| NotifyError::Prepare(e.into()))?;
-        let ours = super::spawn::watch(Arc::new(ours), Interest::READABLE)
+        let ours = super::kernel::watch(Arc::new(ours), Interest::READABLE)
             .map_err(NotifyError::Prepare)?;
         // Alone in its datagram, or systemd ignores all of it.
         self.send(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;

@@ -326,7 +326,7 @@ impl Pidfd {
         if let Some(watch) = &*watch {
             return Ok(watch.clone());
         }
-        let new = Arc::new(super::spawn::watch(self.fd.clone(), Interest::READABLE)?);
+        let new = Arc::new(super::kernel::watch(self.fd.clone(), Interest::READABLE)?);
         *watch = Some(new.clone());
         Ok(new)
     }

@@ -15,7 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::spawn;
+use super::kernel;
 
 /// What operators, scripts and systemd send to a master, in the order in which nginx's sequences
 /// have them. The kernel keeps no order among those that wait (it gives the lowest number first,
@@ -80,7 +80,7 @@ impl Signals {
     /// (for want of descriptors) fails here, before anybody relies on it.
     pub fn register(&mut self) -> io::Result<()> {
         let fd = Arc::new(self.fd.as_fd().try_clone_to_owned()?);
-        self.watch = Some(spawn::watch(fd, Interest::READABLE)?);
+        self.watch = Some(kernel::watch(fd, Interest::READABLE)?);
         Ok(())
     }
 
@@ -129,7 +129,7 @@ impl AsFd for Signals {
 /// Neither ignored nor blocked, which the programs that an application starts would inherit: they
 /// are received, and nothing happens.
 pub fn ignore_in_worker() -> io::Result<()> {
-    spawn::handle_with_nothing(OPERATOR)?;
+    kernel::handle_with_nothing(OPERATOR)?;
     Ok(set(OPERATOR).thread_unblock()?)
 }
 

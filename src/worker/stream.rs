@@ -16,7 +16,7 @@ use super::tls::{TlsInfo, TlsStream};
 pub(super) use crate::context::Peer;
 use crate::context::UnixPeer;
 use crate::machine::link::TLS_WRITES;
-use crate::sys::spawn;
+use crate::sys::kernel;
 
 /// A connected socket, registered with the runtime.
 #[derive(Debug)]
@@ -205,7 +205,7 @@ impl Stream {
 
     /// How much of what was written the client's kernel does not have yet, as far as ours tells.
     pub(super) fn unacknowledged(&self) -> usize {
-        spawn::unacknowledged(self.as_fd()).unwrap_or(0)
+        kernel::unacknowledged(self.as_fd()).unwrap_or(0)
     }
 
     /// Whether a part of a record is here, over TLS, which is no plain text before it is whole.

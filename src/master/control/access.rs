@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use nix::unistd::{Group, Uid};
 use tokio::net::UnixStream;
 
-use crate::sys::{process, spawn};
+use crate::sys::{kernel, process};
 
 /// The process that connected, as the kernel saw it at that moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Peer {
     pub fn of(stream: &UnixStream) -> std::io::Result<Self> {
         let cred = stream.peer_cred()?;
         let mut groups = vec![cred.gid()];
-        groups.extend(spawn::peer_groups(stream.as_fd())?);
+        groups.extend(kernel::peer_groups(stream.as_fd())?);
         Ok(Self {
             pid: cred.pid().and_then(|p| p.try_into().ok()).unwrap_or(0),
             uid: cred.uid(),
