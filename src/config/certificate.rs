@@ -15,6 +15,12 @@ pub enum CertificateError {
          `[[tls.certificate]]`; `cert NAME` makes one for a first try"
     )]
     NoCertificate,
+    /// There is a directory for certificates, and nothing in it.
+    #[error(
+        "{} holds no certificate: put NAME.crt and NAME.key there; `cert NAME` makes them for a first try",
+        .0.display()
+    )]
+    Empty(PathBuf),
     /// The file cannot be read.
     #[error("cannot read {}: {why}", .path.display())]
     Unreadable {

@@ -148,6 +148,9 @@ pub enum Problem {
         /// What the system says.
         why: io::ErrorKind,
     },
+    /// `root = ""`.
+    #[error("is empty: name a directory, or leave `root` out")]
+    NoRoot,
     /// More listeners than a start by systemd survives.
     #[error(
         "{found} listeners are more than systemd passes to a service that it starts again \

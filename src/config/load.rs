@@ -420,6 +420,15 @@ fn make_absolute(
     };
     // In the release, where the site is beside an application.
     if let (Some(root), None) = (&mut config.site.root, &config.site.at) {
+        if root.as_os_str().is_empty() {
+            // It would be the directory of the file that says so, with whatever else is in there.
+            let way = [Step::Key("site"), Step::Key("root")];
+            return Err(ConfigError::Invalid {
+                at: merged.place_of(&way),
+                key: "site.root".into(),
+                problem: Problem::NoRoot,
+            });
+        }
         *root = beside(&[Step::Key("site"), Step::Key("root")], root)?;
     }
     if let Some(app) = &mut config.app {

@@ -194,7 +194,7 @@ impl Tls {
             };
             match in_directory(directory) {
                 Ok(files) if files.is_empty() && list.is_empty() => cannot(
-                    CertificateError::NoCertificate,
+                    CertificateError::Empty(directory.clone()),
                     Missing::Directory(directory.clone()),
                 ),
                 Ok(files) => {
@@ -410,7 +410,7 @@ pub(super) fn seconds(time: SystemTime) -> u64 {
 fn in_directory(directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>, CertificateError> {
     let cannot = |e: io::Error| CertificateError::Unreadable {
         path: directory.into(),
-        why: e.kind().to_string(),
+        why: why_not(&e),
     };
     let mut pairs = Vec::new();
     for entry in fs::read_dir(directory).map_err(cannot)? {
@@ -440,22 +440,24 @@ const LAST_DAYS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// No certificate or key is as large.
 const FILE_MAX: u64 = 256 * 1024;
 
+fn why_not(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file or directory".into(),
+        io::ErrorKind::PermissionDenied => {
+            "permission denied: the service's user must be able to read it (`chgrp`, and mode 0640)"
+                .into()
+        }
+        io::ErrorKind::Other => error.to_string(),
+        kind => kind.to_string(),
+    }
+}
+
 pub(super) fn read_file(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, CertificateError> {
     let unreadable = |why: String| CertificateError::Unreadable {
         path: path.into(),
         why,
     };
-    let failed = |e: io::Error| {
-        match e.kind() {
-        io::ErrorKind::NotFound => unreadable("there is no such file".into()),
-        io::ErrorKind::PermissionDenied => unreadable(
-            "permission denied: the service's user must be able to read it (`chgrp`, and mode 0640)"
-                .into(),
-        ),
-        io::ErrorKind::Other => unreadable(e.to_string()),
-        kind => unreadable(kind.to_string()),
-    }
-    };
+    let failed = |e: io::Error| unreadable(why_not(&e));
     // Whoever may write its directory exchanges it at any moment.
     let file = open_file(path).map_err(failed)?;
     if file.metadata().map_err(failed)?.len() > FILE_MAX {

@@ -183,8 +183,10 @@ fn target(head: &mut request::Parts) {
         head.headers
             .insert(HOST, HeaderValue::from_static("localhost"));
     }
-    let whole = head.method == Method::OPTIONS && head.uri.path() == "*";
-    if !whole && (head.uri.scheme().is_some() || head.uri.authority().is_some()) {
+    if head.method == Method::OPTIONS && head.uri.path() == "*" {
+        // Over HTTP/2 a scheme and a host stand before it.
+        head.uri = Uri::from_static("*");
+    } else if head.uri.scheme().is_some() || head.uri.authority().is_some() {
         let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
         // RFC 9112, 3.2.1: an empty path is `/`, and the query stays.
         let path = match path.strip_prefix('?') {
@@ -405,6 +407,12 @@ mod tests {
         assert_eq!(all(&head, "host"), ["shop.example:8080"]);
         let head = sent(Request::options("*").header("host", "shop.example"), false);
         assert_eq!(head.uri, "*");
+        // As h2 puts them together.
+        let whole = Uri::builder().scheme("https").authority("shop.example");
+        let whole = whole.path_and_query("*").build().unwrap();
+        let head = sent(Request::options(whole).version(Version::HTTP_2), false);
+        assert_eq!(head.uri, "*");
+        assert_eq!(all(&head, "host"), ["shop.example"]);
         let head = sent(Request::get("/").version(Version::HTTP_10), false);
         assert_eq!(all(&head, "host"), ["localhost"]);
         assert_eq!(head.version, Version::HTTP_11);

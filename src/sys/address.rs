@@ -49,16 +49,14 @@ impl Address {
             .map_or(Self::Unknown, |name| Self::Abstract(name.into()))
     }
 
-    /// What the text of a configuration may mean: none, or several when a host name has several
-    /// addresses.
-    #[must_use]
-    pub fn parse(text: &str) -> Vec<Self> {
+    /// What the text of a configuration means: several when a host name has several addresses. An error is
+    /// of the kind `InvalidInput` when it is written wrong, else the resolver's.
+    pub fn parse(text: &str) -> io::Result<Vec<Self>> {
         if let Some(path) = text.strip_prefix("unix:") {
             return match path.strip_prefix('@') {
-                Some("") => Vec::new(),
-                Some(name) => vec![Self::Abstract(name.into())],
-                None if path.starts_with('/') => vec![Self::Unix(path.into())],
-                None => Vec::new(),
+                Some(name) if !name.is_empty() => Ok(vec![Self::Abstract(name.into())]),
+                None if path.starts_with('/') => Ok(vec![Self::Unix(path.into())]),
+                _ => Err(io::ErrorKind::InvalidInput.into()),
             };
         }
         let (kind, host): (fn(SocketAddr) -> Self, _) = match text.strip_prefix("udp:") {
@@ -66,10 +64,7 @@ impl Address {
             None => (Self::Tcp, text),
         };
         // Also looks up names; numbers need no look-up.
-        match host.to_socket_addrs() {
-            Ok(addresses) => addresses.map(kind).collect(),
-            Err(_) => Vec::new(),
-        }
+        Ok(host.to_socket_addrs()?.map(kind).collect())
     }
 
     /// A non-blocking, close-on-exec socket to bind here, with what must be set before.
@@ -119,6 +114,7 @@ mod tests {
 
     fn parsed(text: &str) -> Vec<String> {
         Address::parse(text)
+            .unwrap()
             .iter()
             .map(ToString::to_string)
             .collect()
@@ -156,7 +152,11 @@ mod tests {
             "1.2.3.4",
             "[::1]",
         ] {
-            assert!(parsed(text).is_empty(), "{text}");
+            let error = Address::parse(text).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{text}");
         }
+        // RFC 6761, 6.4: no name server has it.
+        let error = Address::parse("nobody.invalid:80").unwrap_err();
+        assert_ne!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
     }
 }

@@ -74,16 +74,18 @@ pub enum ListenError {
         /// Where it is.
         address: String,
     },
-    /// Not an address.
+    /// Not an address, or a host of no address.
     #[error(
-        "listener {name:?}: cannot use address {address:?}: expected \"host:port\", \
-         \"[v6]:port\" or \"unix:/path\""
+        "listener {name:?}: cannot use address {address:?}: {}",
+        no_address(source)
     )]
     Address {
         /// Its name.
         name: String,
         /// What was written.
         address: String,
+        /// What is wrong with it, or what the resolver said.
+        source: io::Error,
     },
     /// Not permissions, or not a group.
     #[error("listener {name:?}: cannot use {key} = {value:?}: expected {expected}")]
@@ -140,6 +142,15 @@ pub fn bind(config: &ListenerConfig) -> Result<Listener, ListenError> {
     Ok(listener)
 }
 
+fn no_address(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            "expected \"host:port\", \"[v6]:port\" or \"unix:/path\"".into()
+        }
+        _ => format!("the host's address cannot be looked up: {error}"),
+    }
+}
+
 /// Binds a listener that does not listen yet: connections are refused until [`Listener::listen`].
 ///
 /// TCP gets `SO_REUSEADDR`, but not `SO_REUSEPORT`: a port that somebody listens on is an error,
@@ -150,13 +161,15 @@ pub fn bind_only(config: &ListenerConfig) -> Result<Listener, ListenError> {
         .address
         .as_deref()
         .ok_or_else(|| ListenError::NoAddress { name: name.clone() })?;
-    let address = Address::parse(text)
-        .into_iter()
-        .next()
-        .ok_or_else(|| ListenError::Address {
-            name: name.clone(),
-            address: text.into(),
-        })?;
+    let parsed = Address::parse(text).and_then(|all| {
+        let first = all.into_iter().next();
+        first.ok_or_else(|| io::ErrorKind::NotFound.into())
+    });
+    let address = parsed.map_err(|source| ListenError::Address {
+        name: name.clone(),
+        address: text.into(),
+        source,
+    })?;
     let refused = |what, source| ListenError::Refused {
         name: name.clone(),
         what,
@@ -182,14 +195,13 @@ pub fn bind_only(config: &ListenerConfig) -> Result<Listener, ListenError> {
 #[must_use]
 pub fn address_matches(listener: &Listener, address: &str) -> bool {
     let actual = listener.address();
-    Address::parse(address)
-        .iter()
-        .any(|wanted| match (wanted, &actual) {
-            (Address::Tcp(w), Address::Tcp(a)) | (Address::Udp(w), Address::Udp(a)) => {
-                w.ip() == a.ip() && (w.port() == a.port() || w.port() == 0)
-            }
-            (w, a) => w == a,
-        })
+    let wanted = Address::parse(address).unwrap_or_default();
+    wanted.iter().any(|wanted| match (wanted, &actual) {
+        (Address::Tcp(w), Address::Tcp(a)) | (Address::Udp(w), Address::Udp(a)) => {
+            w.ip() == a.ip() && (w.port() == a.port() || w.port() == 0)
+        }
+        (w, a) => w == a,
+    })
 }
 
 impl Listener {

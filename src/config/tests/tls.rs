@@ -101,7 +101,7 @@ fn a_bad_certificate_is_refused_with_what_is_wrong_with_it() {
         assert!(refused.contains("`tls.directory`"), "{refused}");
     }
     let files = TlsFiles::new();
-    assert!(files.refused().contains("there is no certificate"));
+    assert!(files.refused().contains("holds no certificate"));
     files.write("a.crt", &one);
     assert!(
         files.refused().contains("has no /tls/a.key beside it"),

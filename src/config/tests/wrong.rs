@@ -191,6 +191,13 @@ fn listeners_that_cannot_be_are_shown_by_the_field_that_is_wrong() {
 }
 
 #[test]
+fn an_empty_root_is_not_the_directory_of_the_file() {
+    let error = error_of("[site]\nroot = \"\"\n");
+    assert!(error.contains("`site.root`: is empty"), "{error}");
+    assert!(error.contains("web.toml:2"), "{error}");
+}
+
+#[test]
 fn a_wrong_flag_is_named_as_the_flag() {
     let mut sources = sources();
     sources.overrides.listen = vec!["80".into()];
