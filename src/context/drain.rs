@@ -52,8 +52,9 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// For a task that was woken to get its turn, on a busy machine.
-const POLLED: Duration = Duration::from_secs(1);
+/// For a task that was woken to get its turn, on a busy machine. Less than what a worker has over its limit
+/// before its master kills it.
+const POLLED: Duration = Duration::from_millis(500);
 
 /// The drain of a worker, once there is one.
 #[derive(Debug)]

@@ -218,10 +218,16 @@ fn forwarded(headers: &mut HeaderMap, hop: Hop, scheme: &'static str) {
         remove(headers, is_claim);
     }
     let host = headers.get(HOST).cloned();
+    // Who is believed has said it in one of two ways: in the other one it would look as if the proxy was the
+    // client.
+    let by_name = headers.keys().any(is_forwarded_by_name);
     if headers.contains_key(FORWARDED) {
         // How the proxy was asked stays the last that is said of it.
         append(headers, FORWARDED, &forwarded_for(hop));
-    } else if !headers.keys().any(is_forwarded_by_name) {
+        if !by_name {
+            return;
+        }
+    } else if !by_name {
         append(
             headers,
             FORWARDED,
@@ -391,6 +397,9 @@ mod tests {
         let head = sent(get().header("forwarded", said), true);
         let forwarded = "for=203.0.113.9;proto=https;host=bank.example, for=192.0.2.7";
         assert_eq!(all(&head, "forwarded"), [forwarded]);
+        for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"] {
+            assert_eq!(all(&head, name), Vec::<&str>::new());
+        }
 
         let head = sent(get(), true);
         let ours = "for=192.0.2.7;host=\"shop.example\";proto=http";

@@ -1,6 +1,6 @@
-//! A connection whose protocol was switched (WebSockets): bytes both ways, to the end of either
-//! side, or until nobody has sent a byte for `tunnel_timeout`: a phone that went away says nothing.
-//! The worker counts it as the client's connection until then.
+//! A connection whose protocol was switched (WebSockets): bytes both ways, until both sides have ended, or
+//! one has and the other is silent, or nobody has sent a byte for `tunnel_timeout`: a phone that went away
+//! says nothing. The worker counts it as the client's connection until then.
 
 use std::io;
 use std::pin::Pin;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::front::Front;
@@ -19,7 +20,10 @@ use super::link::Link;
 use super::pool::Turn;
 use super::refusal::Cause;
 
-/// Carries bytes until both sides have ended, or one of them is gone.
+/// For what the other side has to say yet when one has ended. Many a server never ends its own.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Carries bytes until that is over.
 pub(super) async fn carry(
     client: OnUpgrade,
     application: OnUpgrade,
@@ -43,6 +47,7 @@ pub(super) async fn carry(
     tokio::select! {
         // That one of them went away is how tunnels end.
         _ = tokio::io::copy_bidirectional(&mut client, &mut application) => {}
+        () = last.is_old_behind_an_end() => {}
         () = last.is_old(front.limits.tunnel) => {
             let limit = humantime::format_duration(front.limits.tunnel);
             let why = format!("a tunnel carried nothing for {limit} (tunnel_timeout): it is closed");
@@ -52,11 +57,12 @@ pub(super) async fn carry(
     drop(turn);
 }
 
-/// When a byte came last from either side, in milliseconds since the tunnel began.
+/// When a byte came last from either side, or went, in milliseconds since the tunnel began.
 #[derive(Debug, Clone)]
 struct Last {
     begun: Instant,
     ms: Arc<AtomicU64>,
+    ended: Arc<Notify>,
 }
 
 impl Last {
@@ -64,12 +70,20 @@ impl Last {
         Self {
             begun: Instant::now(),
             ms: Arc::default(),
+            ended: Arc::default(),
         }
     }
 
     fn byte(&self) {
         let ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// One side has ended, and the other one has said nothing since.
+    async fn is_old_behind_an_end(&self) {
+        self.ended.notified().await;
+        self.byte();
+        self.is_old(LAST_WORDS).await;
     }
 
     async fn is_old(&self, limit: Duration) {
@@ -99,6 +113,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
         let read = Pin::new(&mut this.0).poll_read(cx, buf);
         if buf.filled().len() > before {
             this.1.byte();
+        } else if matches!(read, Poll::Ready(Ok(()))) {
+            this.1.ended.notify_one();
         }
         read
     }
@@ -110,7 +126,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.0).poll_write(cx, buf);
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            this.1.byte();
+        }
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

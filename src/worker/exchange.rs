@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::routing::future::RouteFuture;
 use bytes::{Buf as _, Bytes};
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -113,6 +113,7 @@ impl hyper::service::Service<Request<Incoming>> for Exchange {
                 events: None,
                 rest: Bytes::new(),
                 whole: false,
+                no_length: false,
             })),
         }
     }
@@ -247,6 +248,8 @@ struct Record {
     rest: Bytes,
     /// All of the answer was given to hyper.
     whole: bool,
+    /// It says how long something else is, or nothing.
+    no_length: bool,
 }
 
 /// How far an answer is.
@@ -366,6 +369,17 @@ impl Record {
             entry.status = response.status().as_u16();
         }
         self.whole = response.body().is_end_stream();
+        self.no_length = self.whole && response.status() == StatusCode::NOT_MODIFIED;
+        if self.no_length {
+            // RFC 9110, 8.6: it would be the length of what was not sent. axum says that of this answer.
+            let headers = response.headers_mut();
+            if headers
+                .get(CONTENT_LENGTH)
+                .is_some_and(|length| length == "0")
+            {
+                headers.remove(CONTENT_LENGTH);
+            }
+        }
         self.events = Events::of(&response, &self.context);
         let content = response.extensions_mut().remove();
         response.map(|body| Answer {
@@ -464,6 +478,9 @@ impl HttpBody for Answer {
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.record.no_length {
+            return SizeHint::default();
+        }
         self.body.size_hint()
     }
 }

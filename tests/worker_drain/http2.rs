@@ -140,6 +140,32 @@ async fn an_idle_client_is_sent_away_however_often_it_says_ping() {
     pings.abort();
 }
 
+/// RFC 9110, 8.6: it would be that of the file.
+#[tokio::test]
+async fn what_was_not_modified_has_no_length() {
+    let worker = TestWorker::start().await;
+    std::fs::write(crate::worker::directory().join("unmodified"), "text").unwrap();
+    for method in ["GET", "HEAD"] {
+        let (mut client, _) = connect(&worker, 65_535).await;
+        let ask = http::Request::builder()
+            .method(method)
+            .uri("http://t/unmodified")
+            .header("if-none-match", "*");
+        let answer = client.send_request(ask.body(Empty::new()).unwrap());
+        let answer = timeout(SOON, answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), 304);
+        assert_eq!(answer.headers().get("content-length"), None, "{method}");
+        let mut client = crate::client::Client::connect(&worker).await;
+        let ask = format!("{method} /unmodified HTTP/1.1\r\nHost: t\r\nIf-None-Match: *\r\n\r\n");
+        client.send(ask).await;
+        let answer = client.answer().await;
+        assert_eq!(answer.status, 304);
+        assert_eq!(answer.header("content-length"), None, "{method}");
+        assert_eq!(client.get("/hello").await.status, 200);
+    }
+    worker.end().await;
+}
+
 #[tokio::test]
 async fn the_limit_of_streams_is_the_configured_one() {
     let mut config = config();

@@ -186,6 +186,27 @@ async fn a_tunnel_to_an_application_that_has_gone_ends() {
     timeout(SOON, sends).await.expect("the tunnel stays");
 }
 
+/// Node, for one, leaves its side open when the client's has ended.
+#[tokio::test]
+async fn a_tunnel_whose_client_has_ended_does_not_wait_for_the_application() {
+    let mut scene = Scene::new(1);
+    scene.plays(0, |_, mut stream| async move {
+        request(&mut stream).await.unwrap();
+        let switched = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\n\
+                        upgrade: websocket\r\n\r\n";
+        stream.write_all(switched.as_bytes()).await.unwrap();
+        std::future::pending::<()>().await;
+        drop(stream);
+    });
+    let mut client = scene.client();
+    let ask = "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+    client.send(ask).await;
+    client.until("\r\n\r\n").await;
+    client.0.shutdown().await.unwrap();
+    let rest = timeout(SOON, client.rest()).await;
+    assert_eq!(rest.expect("the tunnel stays"), "");
+}
+
 /// Of `POST`, when the head is there: the beginning of the answer, and the end after the last byte.
 async fn answers_early(mut stream: UnixStream) {
     let mut all = Vec::new();
