@@ -328,7 +328,7 @@ fn config(status: &Status, look: Look<'_>) -> String {
         path => {
             let path = path.as_deref().unwrap_or("the configuration".as_ref());
             Paint(look.colour).attention(&format!(
-                "{} has changed since: `{} reload` puts it into use",
+                "{} has changed since: `{1} check` looks at it, `{1} reload` puts it into use",
                 path.display(),
                 look.command
             ))

@@ -112,11 +112,13 @@ pub(super) fn validate(app: &App) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// A signal by its name without `SIG`.
+/// What asks a program to leave, by its name without `SIG`.
 pub(super) fn signal(name: &str) -> Result<Signal, Problem> {
-    format!("SIG{name}")
-        .parse()
-        .map_err(|_| Problem::Signal(name.into()))
+    const ASKS: [&str; 7] = ["TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH"];
+    let known = ASKS
+        .contains(&name)
+        .then(|| format!("SIG{name}").parse().ok());
+    known.flatten().ok_or_else(|| Problem::Signal(name.into()))
 }
 
 fn entry(key: &'static str, n: usize, result: Result<(), Problem>) -> Result<(), Invalid> {

@@ -264,17 +264,29 @@ impl Config {
 
     /// A service that starts, or takes over, serves with the certificates that can be used: nothing
     /// gets better without them. What cannot be had from the files comes from `before`, the generation
-    /// that serves. Without the authorities of clients nobody is served: not one may be answered who
-    /// has not been checked.
-    pub fn make_do_with_certificates(&mut self, before: Option<&Identities>) {
+    /// that serves; so does what has expired, or is not good yet, while `before` has a good one. Without
+    /// the authorities of clients nobody is served: not one may be answered who has not been checked.
+    pub fn make_do_with_certificates(&mut self, before: Option<&Identities>, now: SystemTime) {
         let Some(identities) = &mut self.tls.identities else {
             return;
         };
-        if identities.faults.is_empty() {
-            return;
-        }
         let identities = Arc::make_mut(identities);
         let known = before.map_or(&[][..], |before| &before.list);
+        let is_better = |file: &Path| {
+            let mut same = known.iter().filter(|other| other.file == *file);
+            same.any(|other| other.bad_date(now).is_none())
+        };
+        let faults = &mut identities.faults;
+        identities.list.retain(|one| {
+            let bad = one.bad_date(now).filter(|_| is_better(&one.file));
+            let is_good = bad.is_none();
+            faults.extend(bad.map(|error| Fault {
+                told: error.to_string(),
+                error,
+                missing: Missing::Certificate(one.file.clone()),
+            }));
+            is_good
+        });
         let mut closed = false;
         for fault in &identities.faults {
             match &fault.missing {
@@ -324,6 +336,17 @@ impl Identity {
         Some(format!(
             "the answer of OCSP in {answer} is not shown: {why}; fetch another, then reload"
         ))
+    }
+
+    /// That it has expired, or is not good yet.
+    fn bad_date(&self, now: SystemTime) -> Option<CertificateError> {
+        let (path, now) = (self.file.clone(), seconds(now));
+        if now < self.not_before {
+            let from = self.not_before;
+            return Some(CertificateError::NotYet { path, from });
+        }
+        let since = self.not_after;
+        (now > since).then_some(CertificateError::Expired { path, since })
     }
 
     /// How long it is good for from `now` on; `None`: no longer, or not yet.
@@ -380,23 +403,13 @@ impl Identities {
         now: SystemTime,
         serving: Option<&Self>,
     ) -> Result<(), CertificateError> {
-        let seconds = seconds(now);
         let serves = |identity: &Identity| {
             let mut serving = serving.into_iter().flat_map(|all| &all.list);
             serving.any(|other| other.chain == identity.chain)
         };
-        for identity in self.list.iter().filter(|identity| !serves(identity)) {
-            let path = identity.file.clone();
-            if seconds < identity.not_before {
-                let from = identity.not_before;
-                return Err(CertificateError::NotYet { path, from });
-            }
-            if seconds > identity.not_after {
-                let since = identity.not_after;
-                return Err(CertificateError::Expired { path, since });
-            }
-        }
-        Ok(())
+        let mut new = self.list.iter().filter(|identity| !serves(identity));
+        new.find_map(|identity| identity.bad_date(now))
+            .map_or(Ok(()), Err)
     }
 }
 

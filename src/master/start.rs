@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
@@ -85,7 +85,9 @@ pub(super) async fn first(mut setup: Setup, signals: Signals) -> Result<u8, Star
         }
         tracing::warn!("{unusable}");
     }
-    loaded.config.make_do_with_certificates(None);
+    loaded
+        .config
+        .make_do_with_certificates(None, SystemTime::now());
     let image = Arc::new(Image::running()?);
     let store = Store::new(setup.program.clone(), Arc::clone(&image))?;
     let _ = store.tidy();

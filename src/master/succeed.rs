@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
@@ -110,7 +110,7 @@ fn configuration(
         };
         (loaded.config, loaded.path)
     };
-    config.make_do_with_certificates(before.as_ref());
+    config.make_do_with_certificates(before.as_ref(), SystemTime::now());
     Ok((config, config_path))
 }
 

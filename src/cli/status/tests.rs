@@ -264,7 +264,7 @@ MASTER          VERSION  PHASE    MEMORY   CONNS  REQUESTS  WORKERS
 
 listens   [::]:80 (http, systemd)
 disk      /usr/lib/handover/bin/handover is build cccccccc, not what runs: `handover upgrade` runs it
-config    /etc/handover/handover.toml has changed since: `handover reload` puts it into use
+config    /etc/handover/handover.toml has changed since: `handover check` looks at it, `handover reload` puts it into use
 unit      the service runs with revision 2 of its unit file; revision 3 takes effect at the next restart
 systemd   not under systemd
 last      1.4.1 -> 1.4.2 rolled back 3 min ago: workers keep crashing (takeover 12 ms, drain 3.1 s, 14 passed on, 3 finished, 0 cut)

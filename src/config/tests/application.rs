@@ -124,6 +124,10 @@ fn an_application_that_cannot_be_started_is_no_configuration() {
             "0 is out of range: 1 to 256",
         ),
         (
+            &format!("{good}stop_signal = \"STOP\"\n"),
+            "is not a signal",
+        ),
+        (
             &format!("{good}stop_signal = \"SIGTERM\"\n"),
             "is not a signal",
         ),

@@ -134,7 +134,7 @@ fn what_can_be_used_is_used_and_what_cannot_comes_from_the_generation_before() {
     files.write("a.key", "nothing");
     let load = |before| {
         let mut config = files.load().unwrap().config;
-        config.make_do_with_certificates(before);
+        config.make_do_with_certificates(before, SystemTime::now());
         config
     };
     assert_eq!(names(&load(None)), ["b.example"]);
@@ -149,6 +149,42 @@ fn what_can_be_used_is_used_and_what_cannot_comes_from_the_generation_before() {
     assert_eq!(names(&load(Some(&before))), ["a.example", "b.example"]);
 }
 
+/// A reload refuses it; an upgrade must not take it up instead.
+#[test]
+fn what_has_expired_takes_the_place_of_nothing_that_is_good() {
+    let files = TlsFiles::new();
+    let write = |not_after| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(["a.example".to_owned()]).unwrap();
+        params.not_after = not_after;
+        let certificate = params.self_signed(&key).unwrap();
+        files
+            .write("a.crt", &certificate.pem())
+            .write("a.key", &key.serialize_pem());
+    };
+    let load = |before: Option<&Identities>| {
+        let mut config = files.load().unwrap().config;
+        config.make_do_with_certificates(before, SystemTime::now());
+        (*config.tls.identities.unwrap()).clone()
+    };
+    write(rcgen::date_time_ymd(4000, 1, 1));
+    let good = load(None);
+    write(rcgen::date_time_ymd(2020, 1, 1));
+    let after = load(Some(&good));
+    assert_eq!(after.list, good.list);
+    assert!(
+        after
+            .are_whole()
+            .unwrap_err()
+            .to_string()
+            .contains("expired on 2020-01-01")
+    );
+    // Nobody has a better one.
+    let alone = load(None);
+    assert_ne!(alone.list, good.list);
+    assert_eq!(load(Some(&alone)).list, alone.list);
+}
+
 #[test]
 fn without_the_authorities_of_clients_nobody_is_served() {
     let files = TlsFiles::new();
@@ -160,7 +196,7 @@ fn without_the_authorities_of_clients_nobody_is_served() {
     config.tls.client_ca = Some(files.0.path().join("missing.pem"));
     config.read_certificates();
     let mut alone = config.clone();
-    alone.make_do_with_certificates(None);
+    alone.make_do_with_certificates(None, SystemTime::now());
     let alone = alone.tls.identities.unwrap();
     assert!(alone.list.is_empty() && alone.client_ca.is_empty());
     assert!(alone.are_whole().is_err());
@@ -168,7 +204,7 @@ fn without_the_authorities_of_clients_nobody_is_served() {
         client_ca: vec![own.der().to_vec()],
         ..Identities::default()
     };
-    config.make_do_with_certificates(Some(&before));
+    config.make_do_with_certificates(Some(&before), SystemTime::now());
     let after = config.tls.identities.unwrap();
     assert_eq!(after.client_ca, before.client_ca);
     assert_eq!(after.list.len(), 1);
