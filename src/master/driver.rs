@@ -36,7 +36,7 @@ use super::waking::Waking;
 use super::workers::Workers;
 use crate::api;
 use crate::machine::message::Identity;
-use crate::machine::{Action, Event, Machine, Signal};
+use crate::machine::{Action, Event, Machine, Order, Signal};
 use crate::sys::kept;
 use crate::sys::process;
 use crate::sys::signals::{Received, Signals};
@@ -199,11 +199,18 @@ impl Driver {
         if signal == Signal::Usr2 && self.waits_for_disk() {
             return self.put_off(PutOff::Signal(signal));
         }
-        let from_manager = received.sender == 1 && self.manager.is_systemd();
-        self.happen(if from_manager && signal == Signal::Term {
-            Event::ManagerTerm
-        } else {
-            Event::Signal(signal)
+        let sender = received.sender;
+        let from_manager = sender == 1 && self.manager.is_systemd();
+        self.happen(match signal {
+            Signal::Term if from_manager => Event::ManagerTerm,
+            // Who stops the job, or the container, means all of the service: nobody is waited for who only
+            // gets ready, or takes it back.
+            Signal::Term | Signal::Quit
+                if self.machine.owns() && self.manager.is_keeper(sender) =>
+            {
+                Event::Order(Order::Stop)
+            }
+            _ => Event::Signal(signal),
         })
         .await;
     }

@@ -46,6 +46,15 @@ impl Manager {
         }
     }
 
+    /// Whether this process is the keeper: it made the socket.
+    pub fn is_keeper(&self, pid: u32) -> bool {
+        let Self::Keeper(socket) = self else {
+            return false;
+        };
+        let made = rustix::net::sockopt::socket_peercred(socket);
+        made.is_ok_and(|made| u32::try_from(made.pid.as_raw_nonzero().get()) == Ok(pid))
+    }
+
     /// If it is there. That it could not be told is said in the log.
     fn tell_systemd(&self, how: impl FnOnce(&Notifier) -> Result<(), NotifyError>) {
         if let Self::Systemd { notify, .. } = self {
