@@ -19,7 +19,7 @@ use super::event::{Event, FromPredecessor, Order, Signal};
 use super::{Machine, Phase, Timer, Timing, Who};
 use fingerprint::{Fold, fingerprint};
 use scripts::scripts;
-use world::{A, B, GHOST, Master, OLDER, Older, Workers, World, name, sketch};
+use world::{A, B, GHOST, Master, OLDER, Older, Shared, Workers, World, name, sketch};
 
 /// One operator's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Explorer {
         a.workers = Workers::Accepting;
         a.accept = true;
         World {
-            masters: [Some(a), None],
+            masters: [Some(Shared::new(a)), None],
             to_b: VecDeque::new(),
             to_a: VecDeque::new(),
             launching: false,
@@ -335,4 +335,18 @@ fn the_explorer_bites() {
         });
         assert!(caught, "{plant:?} was not noticed");
     }
+}
+
+/// Otherwise it would not be looked at: what is known of the state before is not believed of the next one.
+#[test]
+fn a_master_that_changes_makes_another_state() {
+    let before = Shared::new(Master::new(None));
+    let known = fingerprint(&before);
+    let mut after = before.clone();
+    assert_eq!(fingerprint(&after), known);
+    after.draining = true;
+    assert_ne!(fingerprint(&after), known);
+    assert!(!before.draining, "the state before stays as it was");
+    after.draining = false;
+    assert_eq!(fingerprint(&after), known);
 }

@@ -2,9 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use super::world::World;
-
-/// A fast hash of whole states: 64 bits of it tell a few hundred thousand of them apart.
+/// A fast hash of whole states: 64 bits of it tell a few million of them apart.
 #[derive(Default)]
 pub(super) struct Fold(u64);
 
@@ -47,8 +45,8 @@ impl Hasher for Fold {
     }
 }
 
-pub(super) fn fingerprint(world: &World) -> u64 {
+pub(super) fn fingerprint(state: &impl Hash) -> u64 {
     let mut fold = Fold::default();
-    world.hash(&mut fold);
+    state.hash(&mut fold);
     fold.finish()
 }

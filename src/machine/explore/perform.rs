@@ -1,6 +1,6 @@
 //! What a master's actions do to the world, and the bugs that are planted there.
 
-use super::world::{A, B, Health, Master, OLDER, Older, PIDS, Workers, World, die, end, me};
+use super::world::{A, B, Health, OLDER, Older, PIDS, Shared, Workers, World, die, end, me};
 use super::{Explorer, Plant};
 use crate::machine::event::{Event, FromPredecessor, FromSuccessor};
 use crate::machine::{Action, Machine, OrderKind, Phase, Timing, Verdict, Who};
@@ -273,7 +273,7 @@ impl Explorer {
 
 /// What is done is answered when those who leave accept no more.
 pub(super) fn too_early(world: &mut World, who: usize, kind: OrderKind, verdict: &Verdict) {
-    let accepts = |m: &Master| m.alive && (m.closing || m.workers == Workers::Accepting);
+    let accepts = |m: &Shared| m.alive && (m.closing || m.workers == Workers::Accepting);
     let master = |who: usize| world.masters[who].as_ref();
     let hold = master(who).and_then(|m| m.machine.as_ref());
     let early = match kind {

@@ -1,6 +1,6 @@
 //! What happens by itself: workers, messages, ends, deadlines; and accidents.
 
-use super::world::{A, B, Health, Master, OLDER, Older, PIDS, Workers, World, die, me};
+use super::world::{A, B, Health, Master, OLDER, Older, PIDS, Shared, Workers, World, die, me};
 use super::{Explorer, Move, Next, Plant, text};
 use crate::machine::Timer;
 use crate::machine::event::{Event, Failure, FromSuccessor};
@@ -153,7 +153,7 @@ impl Explorer {
         let mut next = world.clone();
         next.launching = false;
         next.stray = false;
-        next.masters[B] = Some(Master::new(None));
+        next.masters[B] = Some(Shared::new(Master::new(None)));
         let a = me(&mut next, A);
         (a.saw_eof, a.saw_exit, a.open) = (false, false, true);
         next.to_a.clear();

@@ -1,7 +1,12 @@
 //! The state of the model: two masters, what is on its way between them, and systemd.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
 
+use super::fingerprint::fingerprint;
 use crate::machine::event::{FromPredecessor, FromSuccessor};
 use crate::machine::{Machine, Phase};
 
@@ -103,10 +108,46 @@ impl Master {
     }
 }
 
+/// A master in a state. Most moves change one of the two: the other one is that of the state before, neither
+/// copied nor hashed again.
+#[derive(Debug, Clone)]
+pub(super) struct Shared(Rc<(Master, Cell<Option<u64>>)>);
+
+impl Shared {
+    pub(super) fn new(master: Master) -> Self {
+        Self(Rc::new((master, Cell::new(None))))
+    }
+}
+
+impl Deref for Shared {
+    type Target = Master;
+
+    fn deref(&self) -> &Master {
+        &self.0.0
+    }
+}
+
+impl DerefMut for Shared {
+    fn deref_mut(&mut self) -> &mut Master {
+        let (master, hash) = Rc::make_mut(&mut self.0);
+        hash.set(None);
+        master
+    }
+}
+
+impl Hash for Shared {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (master, hash) = &*self.0;
+        let known = hash.get().unwrap_or_else(|| fingerprint(master));
+        hash.set(Some(known));
+        state.write_u64(known);
+    }
+}
+
 #[expect(clippy::struct_excessive_bools, reason = "a state of a model")]
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct World {
-    pub(super) masters: [Option<Master>; 2],
+    pub(super) masters: [Option<Shared>; 2],
     pub(super) to_b: VecDeque<FromPredecessor>,
     pub(super) to_a: VecDeque<FromSuccessor>,
     pub(super) launching: bool,
