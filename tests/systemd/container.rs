@@ -13,6 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -157,6 +158,19 @@ impl Container {
         PathBuf::from(format!("/proc/{}/root{inside}", self.leader))
     }
 
+    /// What is at a path for the container's own eyes: links lead to where they lead in there.
+    pub fn find(&self, inside: &str) -> Option<File> {
+        let root = File::open(self.path("/")).expect("the container's root");
+        let found = openat2(
+            root,
+            inside,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT,
+        );
+        found.ok().map(File::from)
+    }
+
     /// Writes a file (0644, root's), and the directories above it.
     pub fn write(&self, inside: &str, text: &str) {
         let path = self.path(inside);
@@ -183,12 +197,9 @@ impl Container {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.leader.to_string(), "--all", "--"])
-            .args([
-                "env",
-                "-i",
-                "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-                "LC_ALL=C.UTF-8",
-            ])
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C.UTF-8")
             .stdin(Stdio::null());
         command
     }

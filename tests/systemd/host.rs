@@ -1,13 +1,16 @@
 //! A container in which the service is installed and runs: what a story does to it and asks of it.
 
 use std::fmt::Write as _;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::container::{Container, Ran};
-use crate::release::{Build, Layer, PROGRAM};
+use crate::release::{Build, Layer, PROGRAM, build_id};
 use crate::tree::Suite;
 
 /// Who opens the listening socket.
@@ -119,10 +122,20 @@ impl Host {
 
     /// A property of the service as systemd has it.
     pub fn property(&self, name: &str) -> String {
-        let name = format!("--property={name}");
-        self.systemctl(["show", "--value", &name, "handover.service"])
-            .ok()
-            .to_owned()
+        let [value] = self.properties([name]);
+        value
+    }
+
+    /// Several at one moment; empty where systemd does not know one.
+    fn properties<const N: usize>(&self, names: [&str; N]) -> [String; N] {
+        let wanted = format!("--property={}", names.join(","));
+        let shown = self.systemctl(["show", &wanted, "handover.service"]);
+        let shown = shown.ok();
+        names.map(|name| {
+            let mut lines = shown.lines().filter_map(|line| line.split_once('='));
+            let value = lines.find(|(key, _)| *key == name).map(|(_, value)| value);
+            value.unwrap_or_default().to_owned()
+        })
     }
 
     /// Whether systemd knows `RefreshOnReload=`.
@@ -132,14 +145,20 @@ impl Host {
 
     /// systemd's main process, in the container's numbers; 0 when there is none.
     pub fn main_pid(&self) -> u32 {
-        self.property("MainPID").parse().expect("a number")
+        self.main_and_state().0
+    }
+
+    /// It, and the state that the unit is in.
+    pub fn main_and_state(&self) -> (u32, String) {
+        let [main, state] = self.properties(["MainPID", "ActiveState"]);
+        (main.parse().expect("a number"), state)
     }
 
     /// Panics unless the unit is active and its main process is a living one of `build`.
     #[track_caller]
     pub fn assert_runs(&self, build: Build) -> u32 {
-        let pid = self.main_pid();
-        assert_eq!(self.property("ActiveState"), "active");
+        let (pid, state) = self.main_and_state();
+        assert_eq!(state, "active");
         assert_eq!(
             self.build_of(pid).as_deref(),
             Some(&*build.id()),
@@ -184,8 +203,8 @@ impl Host {
             &format!("a main process that is not {before}"),
             limit,
             || {
-                let main = self.main_pid();
-                (main != before && main != 0 && self.state() == "active").then_some(main)
+                let (main, state) = self.main_and_state();
+                (main != before && main != 0 && state == "active").then_some(main)
             },
         )
     }
@@ -228,7 +247,7 @@ impl Host {
 
     /// What `pid` runs.
     pub fn build_of(&self, pid: u32) -> Option<String> {
-        self.build_at(&format!("/proc/{pid}/exe"))
+        build_in(self.container.path(&format!("/proc/{pid}/exe"))).ok()
     }
 
     /// Sends a signal to one process of the container.
@@ -266,15 +285,20 @@ impl Host {
     }
 
     fn build_at(&self, path: &str) -> Option<String> {
-        // Through the container's own eyes: its /proc, its links.
-        let script = format!(
-            "test -e {path} || exit 9; test -f {path} || {{ echo none; exit; }}
-             od -An -v -tx1 -N65536 {path} | tr -d ' \\n' |
-                 grep -o '040000001400000003000000474e5500[0-9a-f]\\{{40\\}}' | cut -c33- | grep . || echo none"
-        );
-        let ran = self.container.sh(&script);
-        (ran.code != 9).then(|| ran.ok().to_owned())
+        let found = self.container.find(path)?;
+        if !found.metadata().expect("its kind").is_file() {
+            return Some("none".into());
+        }
+        let found = format!("/proc/self/fd/{}", found.as_raw_fd());
+        Some(build_in(&found).expect("a file that can be read"))
     }
+}
+
+/// A file's build id, "none" for one without.
+fn build_in(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut begin = Vec::new();
+    File::open(path)?.take(1 << 16).read_to_end(&mut begin)?;
+    Ok(build_id(&begin).unwrap_or_else(|| "none".into()))
 }
 
 /// A file of the site that fits into no socket's buffer.
@@ -285,15 +309,22 @@ const SITE: &str = "/srv/www";
 /// For what systemd or the service does on its own and soon.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// Asks again and again until there is an answer. Panics when there is none in time.
+/// Asks again and again until there is an answer. Panics when there is none in time. To ask mostly means to
+/// start processes, which would take the processor from what is waited for: it takes a quarter of the time at
+/// most, as long as that is often enough.
 #[track_caller]
 pub fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {
+        let began = Instant::now();
         if let Some(answer) = ask() {
             return answer;
         }
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep((3 * began.elapsed()).clamp(OFTEN, SELDOM));
     }
 }
+
+/// Between two questions.
+const OFTEN: Duration = Duration::from_millis(20);
+const SELDOM: Duration = Duration::from_millis(200);

@@ -197,19 +197,27 @@ impl Layer {
     }
 }
 
+/// In front of a GNU build id of 20 bytes: the lengths of its name and itself, its type, its name
+/// (elf(5), notes).
+const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+
 /// The same program as another build: the GNU note of the linker gets `id` (hex).
 fn with_build_id(program: &[u8], id: &str) -> io::Result<Vec<u8>> {
     let id: Vec<u8> = (0..id.len() / 2)
         .map(|i| u8::from_str_radix(&id[2 * i..2 * i + 2], 16).expect("hex"))
         .collect();
-    let note = [4, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0, b'G', b'N', b'U', 0];
-    let at = program
-        .windows(note.len())
-        .position(|window| window == note)
+    let at = memchr::memmem::find(program, NOTE)
         .ok_or_else(|| io::Error::other("the program under test has no build id"))?;
     let mut program = program.to_vec();
-    program[at + note.len()..][..id.len()].copy_from_slice(&id);
+    program[at + NOTE.len()..][..id.len()].copy_from_slice(&id);
     Ok(program)
+}
+
+/// The build id (hex) of the program that begins so.
+pub fn build_id(program: &[u8]) -> Option<String> {
+    let at = memchr::memmem::find(program, NOTE)? + NOTE.len();
+    let id = program.get(at..at + 20)?;
+    Some(id.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// A program that goes wrong, for a package.

@@ -94,8 +94,8 @@ pub fn both_masters_at_once(host: &mut Host) {
     let load = load::fresh();
     host.kill_at_once(&[after, before]);
     until("systemd started another", SOON, || {
-        let main = host.main_pid();
-        (main > 0 && main != before && main != after && host.state() == "active").then_some(())
+        let (main, state) = host.main_and_state();
+        (main > 0 && main != before && main != after && state == "active").then_some(())
     });
     load::goes_on(&load);
     load.stop().assert_clean();
