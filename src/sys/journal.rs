@@ -151,7 +151,6 @@ where
     tracing_subscriber::fmt::layer()
         .event_format(Lines { journal })
         .fmt_fields(Fields)
-        .with_ansi(false)
         .log_internal_errors(false)
         .with_writer(to)
 }

@@ -1,14 +1,10 @@
 //! Speaks to the service manager: `sd_notify(3)`, the descriptor store, and the barrier.
 //!
-//! The texts are the `sd-notify` crate's; the datagrams are sent here, because that crate looks
-//! for `NOTIFY_SOCKET` in the environment each time and knows no abstract addresses.
-//!
 //! What is deliberately absent: `RELOADING=1` (a service that sends it and fails hangs the manager's
 //! job) and anything that closes the connection (there is none: each message finds the socket anew,
 //! also after systemd has executed itself again).
 
 use std::ffi::OsStr;
-use std::fmt::Write;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +18,6 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 use rustix::pipe::PipeFlags;
-use sd_notify::NotifyState;
 use tokio::io::Interest;
 
 /// How long one message may wait for a manager that does not read.
@@ -126,15 +121,13 @@ impl Notifier {
 
     /// The service runs; with `main` that is its main process (`READY=1`, `STATUS=`, `MAINPID=`).
     pub fn ready(&self, text: &str, main: Option<u32>) -> Result<(), NotifyError> {
-        let line = one_line(text);
-        let mut states = vec![NotifyState::Ready, NotifyState::Status(&line)];
-        states.extend(main.map(NotifyState::MainPid));
-        self.send(&states, &[])
+        let main = main.map(main_is).unwrap_or_default();
+        self.send(&format!("READY=1\n{}{main}", status_is(text)), &[])
     }
 
     /// What `systemctl status` shows.
     pub fn status(&self, text: &str) -> Result<(), NotifyError> {
-        self.send(&[NotifyState::Status(&one_line(text))], &[])
+        self.send(&status_is(text), &[])
     }
 
     /// Names the main process. With its pidfd, and where the kernel numbers pidfds, also its
@@ -142,45 +135,38 @@ impl Notifier {
     ///
     /// The manager does not say whether it agreed; [`Notifier::barrier`] says when it has decided.
     pub fn main_pid(&self, pid: u32, pidfd: Option<BorrowedFd<'_>>) -> Result<(), NotifyError> {
-        let id = pidfd
-            .and_then(pidfd_id)
-            .map(|id| format!("MAINPIDFDID={id}"));
-        let mut states = vec![NotifyState::MainPid(pid)];
-        states.extend(id.as_deref().map(NotifyState::Custom));
-        self.send(&states, &[])
+        let id = pidfd.and_then(pidfd_id);
+        let id = id.map(|id| format!("MAINPIDFDID={id}\n"));
+        self.send(&(main_is(pid) + &id.unwrap_or_default()), &[])
     }
 
     /// The whole service stops (`STOPPING=1`): final for every process of the unit. Never while
     /// another generation lives.
     pub fn stopping(&self) -> Result<(), NotifyError> {
-        self.send(&[NotifyState::Stopping], &[])
+        self.send("STOPPING=1\n", &[])
     }
 
     /// Feeds the watchdog.
     pub fn watchdog(&self) -> Result<(), NotifyError> {
-        self.send(&[NotifyState::Watchdog], &[])
+        self.send("WATCHDOG=1\n", &[])
     }
 
     /// Start, reload or stop goes on and may take that much longer, from now.
     pub fn extend_timeout(&self, by: Duration) -> Result<(), NotifyError> {
-        let text = format!("EXTEND_TIMEOUT_USEC={}", by.as_micros());
-        self.send(&[NotifyState::Custom(&text)], &[])
+        self.send(&format!("EXTEND_TIMEOUT_USEC={}\n", by.as_micros()), &[])
     }
 
     /// Puts a copy of a descriptor into the manager's store, under `name`. The same open file twice
     /// is kept once; different ones may share a name.
     pub fn fdstore(&self, name: &str, fd: BorrowedFd<'_>) -> Result<(), NotifyError> {
         check_name(name)?;
-        self.send(&[NotifyState::FdStore, NotifyState::FdName(name)], &[fd])
+        self.send(&format!("FDSTORE=1\nFDNAME={name}\n"), &[fd])
     }
 
     /// Removes everything of that name from the store.
     pub fn fdstore_remove(&self, name: &str) -> Result<(), NotifyError> {
         check_name(name)?;
-        self.send(
-            &[NotifyState::FdStoreRemove, NotifyState::FdName(name)],
-            &[],
-        )
+        self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[])
     }
 
     /// Waits until the manager has processed what this process sent before (processed, which is not
@@ -191,7 +177,7 @@ impl Notifier {
         let ours = super::kernel::watch(Arc::new(ours), Interest::READABLE)
             .map_err(NotifyError::Prepare)?;
         // Alone in its datagram, or systemd ignores all of it.
-        self.send(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
+        self.send("BARRIER=1\n", &[theirs.as_fd()])?;
         drop(theirs);
         // The manager closes its end, and nobody writes: readable is end of file.
         match tokio::time::timeout(deadline, ours.readable()).await {
@@ -201,12 +187,7 @@ impl Notifier {
         }
     }
 
-    fn send(&self, states: &[NotifyState<'_>], fds: &[BorrowedFd<'_>]) -> Result<(), NotifyError> {
-        let mut text = String::new();
-        for state in states {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{state}");
-        }
+    fn send(&self, text: &str, fds: &[BorrowedFd<'_>]) -> Result<(), NotifyError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
@@ -239,8 +220,12 @@ fn pidfd_id(pidfd: BorrowedFd<'_>) -> Option<u64> {
 }
 
 /// A second line would be a field of its own.
-fn one_line(text: &str) -> String {
-    text.replace(['\n', '\r', '\0'], " ")
+fn status_is(text: &str) -> String {
+    format!("STATUS={}\n", text.replace(['\n', '\r', '\0'], " "))
+}
+
+fn main_is(pid: u32) -> String {
+    format!("MAINPID={pid}\n")
 }
 
 /// systemd's rule for an FDNAME, but that it must not be empty.
