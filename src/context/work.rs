@@ -42,10 +42,12 @@ impl Work {
     pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.running.count.fetch_add(1, Ordering::AcqRel);
         let one = One(Arc::clone(&self.running));
-        tokio::spawn(async move {
+        // Behind a pointer: what runs it is compiled once then.
+        let work: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
             let _one = one;
             work.await;
         });
+        tokio::spawn(work);
     }
 
     pub(super) fn left(&self) -> usize {

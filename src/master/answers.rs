@@ -7,6 +7,7 @@ use std::io;
 use tokio::task::JoinSet;
 
 use crate::sys::once::Once;
+use crate::sys::runtime;
 
 /// Whoever answers on one socket.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Answers {
             (true, false) => match serve() {
                 Ok(serve) => {
                     self.refused.over(self.cannot);
-                    self.task.spawn(serve);
+                    self.task.spawn(runtime::task(serve));
                 }
                 Err(e) => self.refused.failed(self.cannot, &e),
             },

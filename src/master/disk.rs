@@ -15,6 +15,7 @@ use super::input::Input;
 use super::store::{Found, Store, StoreError};
 use crate::machine::OrderKind;
 use crate::machine::trial::Verdict;
+use crate::sys::runtime;
 
 /// For the disk, before the successor is sent away all the same: less than it has for leaving
 /// ([`Timing::evict`](crate::machine::Timing)).
@@ -164,7 +165,7 @@ impl Disk {
         );
         self.begun += 1;
         let (number, before) = (self.begun, self.given_up.take());
-        self.working = Some(tokio::spawn(async move {
+        self.working = Some(runtime::spawn(async move {
             if let Some(before) = before {
                 // Two hands at once would leave the program of whichever is slower.
                 let _ = before.await;

@@ -12,6 +12,7 @@ use super::control::{self, Access, ControlSocket, Limits};
 use super::manager::Manager;
 use super::workers::Workers;
 use crate::sys::once::Once;
+use crate::sys::runtime;
 
 /// The socket, and who answers on it.
 #[derive(Debug)]
@@ -96,7 +97,7 @@ impl ControlDoor {
         self.claim();
         let (closing, closed) = watch::channel(false);
         let router = control::router(self.handle.clone());
-        let task = tokio::spawn(control::serve(
+        let task = runtime::spawn(control::serve(
             listener,
             router,
             Arc::new(access()),

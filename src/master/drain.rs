@@ -14,6 +14,7 @@ use crate::api::{self, Connections};
 use crate::machine::Event;
 use crate::machine::link::{Drained, News};
 use crate::sys::handoff::{self, HandoffError};
+use crate::sys::runtime;
 
 /// The drain that an upgrade caused, and its last word.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ impl OwnDrain {
     /// The drain goes on without a channel; the owner hears how, and again in a while.
     pub(super) fn tell(&self, me: api::Master) {
         let (told, post) = (self.say(me, None), self.post.clone());
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             if let Err(e) = told.await {
                 tracing::debug!("the owner does not hear how we drain: {e}");
             }
@@ -85,7 +86,7 @@ impl OwnDrain {
     /// who takes the service back does not answer yet.
     pub(super) fn ask_owner(&self, me: api::Master, patience: Duration) {
         let (fixed, post) = (Arc::clone(&self.fixed), self.post.clone());
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             let last = Instant::now() + patience;
             let owned = loop {
                 let told = say(&fixed, me.clone(), None);

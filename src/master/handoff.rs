@@ -20,6 +20,7 @@ use super::input::Input;
 use crate::sys::handoff::{self, Asker, HandoffError, Targets};
 use crate::sys::once::Once;
 use crate::sys::process::Other;
+use crate::sys::runtime;
 
 /// The socket's name in the runtime directory.
 pub(super) const SOCKET: &str = "handoff.sock";
@@ -95,7 +96,7 @@ impl HandoffDoor {
     /// Tells one who drains where our workers take its connections; nowhere, where nobody does.
     pub(super) fn answer(&self, asker: Asker, targets: Targets) {
         let (pid, post) = (asker.pid(), self.post.clone());
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             match asker.answer(&targets).await {
                 Ok(request) => tracing::info!(
                     "g{} passes connections on to {} workers",
@@ -114,7 +115,7 @@ impl HandoffDoor {
 /// Answers somebody who passes nothing on: a master that tells how it drains needs no more than to know
 /// that it was heard, a front where the application listens.
 pub(super) fn tell(asker: Asker, targets: Targets) {
-    tokio::spawn(async move {
+    runtime::spawn(async move {
         if let Err(e) = asker.answer(&targets).await {
             tracing::debug!("{e}");
         }
@@ -128,7 +129,7 @@ async fn serve(mut listener: UnixSeqpacketListener, post: mpsc::Sender<Input>) {
             Ok(accepted) => {
                 refused.over(CANNOT);
                 let post = post.clone();
-                tokio::spawn(async move {
+                runtime::spawn(async move {
                     match handoff::hear(accepted).await {
                         Ok(asker) => {
                             let _ = post.send(Input::Drainer(asker)).await;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::input::Input;
 use crate::machine::Event;
+use crate::sys::runtime;
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -44,7 +45,7 @@ impl Health {
         self.end();
         if let Some(path) = path.cloned() {
             let check = before_takeover(path, limit, self.post.clone());
-            self.check.spawn(check);
+            self.check.spawn(runtime::task(check));
         }
     }
 
@@ -52,7 +53,8 @@ impl Health {
     pub(super) fn watch(&mut self, path: Option<&String>) {
         self.end();
         if let Some(path) = path.cloned() {
-            self.check.spawn(in_probation(path, self.post.clone()));
+            let check = in_probation(path, self.post.clone());
+            self.check.spawn(runtime::task(check));
         }
     }
 

@@ -11,6 +11,7 @@ use super::line::Heard;
 use super::look::Looked;
 use crate::machine::{Event, Failure};
 use crate::sys::process::Other;
+use crate::sys::runtime;
 
 /// One thing for the driver.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ impl Input {
     /// Reaches the driver in a while.
     pub(super) fn after(self, pause: Duration, post: &mpsc::Sender<Self>) {
         let post = post.clone();
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             tokio::time::sleep(pause).await;
             let _ = post.send(self).await;
         });
@@ -82,7 +83,7 @@ impl Input {
     /// Reaches the driver when this process has gone; at once when there is none.
     pub(super) fn when_gone(self, process: Option<Arc<Other>>, post: &mpsc::Sender<Self>) {
         let post = post.clone();
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             if let Some(process) = process {
                 let _ = process.gone().await;
             }

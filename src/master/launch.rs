@@ -19,6 +19,7 @@ use crate::machine::trial::Name;
 use crate::sys::channel::Channel;
 use crate::sys::image::Image;
 use crate::sys::process::{Exit, Process};
+use crate::sys::runtime;
 use crate::sys::signals;
 use crate::sys::spawn::{self, CHANNEL_ENV, KEEPS_RELEASE_ENV, Output, Spawn};
 
@@ -185,7 +186,7 @@ fn hint(ended: Exit) -> &'static str {
 /// What a process says, read while it runs: one that fills the pipe waits until somebody reads.
 fn hear(output: OwnedFd) -> JoinSet<Vec<u8>> {
     let mut said = JoinSet::new();
-    said.spawn(async move {
+    said.spawn(runtime::task(async move {
         let mut tail = Vec::new();
         let Ok(mut pipe) = pipe::Receiver::from_owned_fd(output) else {
             return tail;
@@ -196,7 +197,7 @@ fn hear(output: OwnedFd) -> JoinSet<Vec<u8>> {
             tail.drain(..tail.len().saturating_sub(MOST));
         }
         tail
-    });
+    }));
     said
 }
 

@@ -13,6 +13,7 @@ use crate::api::{self, Connections};
 use crate::machine::message::{Hello, Message};
 use crate::machine::{Event, FromPredecessor, FromSuccessor};
 use crate::sys::channel::{Channel, ChannelError, Received};
+use crate::sys::runtime;
 
 /// What arrived.
 #[derive(Debug)]
@@ -136,7 +137,7 @@ impl<T: Serialize + Send + Sync + 'static> Line<T> {
         let channel = Arc::new(channel);
         let (outbox, mut queue) = mpsc::unbounded_channel::<(T, Vec<Arc<OwnedFd>>)>();
         let ours = Arc::clone(&channel);
-        let writer = tokio::spawn(async move {
+        let writer = runtime::spawn(async move {
             while let Some((message, fds)) = queue.recv().await {
                 let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
                 if let Err(e) = ours.send(&message, &borrowed).await {
@@ -151,7 +152,7 @@ impl<T: Serialize + Send + Sync + 'static> Line<T> {
             }
         });
         let mut reader = JoinSet::new();
-        reader.spawn(async move {
+        reader.spawn(runtime::task(async move {
             loop {
                 let heard = match channel.recv().await {
                     Ok(Some(received)) => Heard::Message(received),
@@ -164,7 +165,7 @@ impl<T: Serialize + Send + Sync + 'static> Line<T> {
                     break;
                 }
             }
-        });
+        }));
         Self {
             outbox,
             reader,

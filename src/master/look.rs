@@ -10,6 +10,7 @@ use super::launch;
 use super::store::Found;
 use super::waiter::Waiter;
 use crate::machine::{Event, Failure, OrderKind};
+use crate::sys::runtime;
 
 /// It was looked at.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ impl Driver {
         let limit = self.configured.config.upgrade.start_timeout + Duration::from_secs(10);
         self.manager.extend_timeout(limit);
         let (plan, post) = (self.plan(false, Arc::default()), self.successor.post());
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             let found = Arc::clone(&plan.found);
             let result = launch::look(&plan).await.map(drop);
             let looked = Looked {

@@ -9,6 +9,7 @@ use super::status;
 use super::store::Found;
 use super::words;
 use crate::machine::trial::Name;
+use crate::sys::runtime;
 
 impl Driver {
     /// Nobody is parked who could take back: what is on trial proves itself alone.
@@ -56,7 +57,7 @@ impl Driver {
         let release = self.applications.release();
         self.story.proved(release.map(|one| &*one.path));
         let state = self.state.clone();
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             state.written().await;
             tracing::info!("what runs has proved itself: the trial is over");
         });

@@ -15,6 +15,7 @@ use super::workers::ended;
 use crate::machine::message::{Hello, Identity, Message};
 use crate::machine::{Event, Failure};
 use crate::sys::process::Process;
+use crate::sys::runtime;
 
 /// The successor there is, or the start of one.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl Successor {
             number,
             _wanted: wanted,
         });
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             let result = tokio::select! {
                 biased;
                 _ = given_up => return,

@@ -34,7 +34,7 @@ use crate::machine::hosting::{
 use crate::sys::channel::{Channel, ChannelError, Received};
 use crate::sys::journal;
 use crate::sys::process;
-use crate::sys::runtime::block_on;
+use crate::sys::runtime::{self, block_on};
 use crate::sys::signals::{self, Signals};
 
 use down::Down;
@@ -238,7 +238,7 @@ impl Supervisor {
                 stops: stops.clone(),
                 ending: ending.clone(),
             };
-            instances.spawn(instance.run());
+            instances.spawn(runtime::task(instance.run()));
         }
         Ok(())
     }
@@ -257,7 +257,7 @@ impl Supervisor {
             deaf: false,
         });
         let post = self.post.clone();
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             while let Ok(Some(received)) = channel.recv().await {
                 let message = Heard::Message(Arc::clone(&channel), received);
                 if post.send(message).await.is_err() {

@@ -12,6 +12,8 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::sys::runtime;
+
 /// Between why it ended and what it said.
 pub(super) const LAST_LINES: &str = "; its last lines:";
 
@@ -63,7 +65,7 @@ impl Tail {
 /// Reads until everybody has closed the pipe.
 pub(super) fn read(output: OwnedFd, label: String, tail: Tail) -> io::Result<JoinHandle<()>> {
     let pipe = pipe::Receiver::from_owned_fd(output)?;
-    Ok(tokio::spawn(async move {
+    Ok(runtime::spawn(async move {
         let mut log = Log::new(label, tail);
         let mut bytes = Vec::with_capacity(LONGEST);
         let mut pipe = pipe;

@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::config::Upstream;
+use crate::sys::runtime;
 
 /// For one answer, at first.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,7 +57,7 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;
-    let driver = tokio::spawn(connection);
+    let driver = runtime::spawn(connection);
     let answered = async {
         let answer = sender.send_request(request).await?;
         let (head, mut body) = answer.into_parts();

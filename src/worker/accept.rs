@@ -25,6 +25,7 @@ use super::stream::{Peer, Stream};
 use super::turns::Turns;
 use crate::context::Hop;
 use crate::sys::once::Once;
+use crate::sys::runtime;
 
 /// A listening socket and what it serves.
 #[derive(Debug)]
@@ -156,7 +157,7 @@ impl Listener {
         worker: &Arc<Worker>,
     ) -> io::Result<Option<JoinHandle<()>>> {
         if let Some(socket) = socket {
-            return Ok(Some(tokio::spawn(accept(socket, Arc::clone(worker)))));
+            return Ok(Some(runtime::spawn(accept(socket, Arc::clone(worker)))));
         }
         let handler = self.served.raw.as_ref();
         let handler = handler.ok_or_else(|| io::Error::other("HTTP needs connections"))?;
@@ -302,8 +303,8 @@ fn begin(stream: Stream, peer: Peer, served: &Arc<Served>, worker: &Arc<Worker>)
     };
     let worker = Arc::clone(worker);
     match served.raw.clone() {
-        None => tokio::spawn(connection::run(connection, worker)),
-        Some(handler) => tokio::spawn(raw::serve(connection, handler, worker)),
+        None => runtime::spawn(connection::run(connection, worker)),
+        Some(handler) => runtime::spawn(raw::serve(connection, handler, worker)),
     };
 }
 

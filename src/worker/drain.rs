@@ -16,6 +16,7 @@ use super::order::Order;
 use crate::context::DrainReason;
 use crate::machine::link::Report;
 use crate::sys::handoff::Targets;
+use crate::sys::runtime;
 
 /// How a drain goes.
 #[derive(Debug, Clone, Copy)]
@@ -89,8 +90,8 @@ impl Draining {
     ) -> Self {
         let mut all = Box::pin(drain(worker, receivers, targets, terms));
         let task = match std::future::poll_fn(|cx| Poll::Ready(all.as_mut().poll(cx))).await {
-            Poll::Ready(report) => tokio::spawn(std::future::ready(report)),
-            Poll::Pending => tokio::spawn(all),
+            Poll::Ready(report) => runtime::spawn(std::future::ready(report)),
+            Poll::Pending => runtime::spawn(all),
         };
         Self { task }
     }

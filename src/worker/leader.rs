@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use super::flock::hold;
 use super::lock;
 use crate::context::Context;
+use crate::sys::runtime;
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -96,7 +97,7 @@ async fn lead(leader: Leader, file: Option<PathBuf>, context: Context) {
     tracing::info!("leads {name:?}");
     while context.drain().is_none() {
         // A task of its own: it may panic.
-        let mut task = tokio::spawn(task(context.clone()));
+        let mut task = runtime::spawn(task(context.clone()));
         let overdue = async {
             context.draining().await;
             sleep(limit).await;

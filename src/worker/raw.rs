@@ -14,6 +14,7 @@ use super::connection::Connection;
 use super::proxied;
 use super::stream::{Peer, Stream};
 use crate::context::Context;
+use crate::sys::runtime;
 
 /// What a listener's application is given, non-blocking: `tokio::net::TcpStream::from_std` and the
 /// like take it.
@@ -96,7 +97,7 @@ pub(super) fn serve_datagrams(name: &str, fd: OwnedFd, handler: &Handler, worker
     let counted = worker.connections.enter(false);
     let socket = Socket::Udp(fd.into());
     let serving = (handler.0)(socket, worker.application.on(name));
-    tokio::spawn(async move {
+    runtime::spawn(async move {
         serving.await;
         drop(counted);
     });

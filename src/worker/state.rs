@@ -26,6 +26,7 @@ use super::lock;
 use crate::context::Context;
 use crate::sys::channel::Channel;
 use crate::sys::kept;
+use crate::sys::runtime;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -279,7 +280,7 @@ pub(super) fn serve(context: &Context) {
             let serving = Arc::new(serving);
             context.keep(|| Arc::clone(&serving));
             let draining = context.draining();
-            tokio::spawn(async move {
+            runtime::spawn(async move {
                 tokio::select! {
                     _ = draining => {}
                     () = answer(listener, &offers) => {}

@@ -28,6 +28,7 @@ use super::running::{self, Running};
 use crate::api::{Event, Status, Verdict, exit};
 use crate::cli::places::Places;
 use crate::cli::text;
+use crate::sys::runtime;
 use crate::sys::walk;
 
 /// Connects to the socket itself, and says who owns its directory: no link of the service's user leads
@@ -136,9 +137,9 @@ impl Control {
             .await
             .map_err(|_| self.ended())?;
         let mut task = JoinSet::new();
-        task.spawn(async move {
+        task.spawn(runtime::task(async move {
             let _ = connection.await;
-        });
+        }));
         let response = timeout_at(deadline, sender.send_request(request))
             .await
             .map_err(|_| self.silent())?

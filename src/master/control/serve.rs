@@ -20,6 +20,7 @@ use tower::ServiceExt;
 
 use super::{Access, Denied, Peer};
 use crate::sys::once::Once;
+use crate::sys::runtime;
 
 /// What a client may use up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +120,8 @@ pub async fn serve(
                     continue;
                 };
                 full.over(FULL);
-                connections.spawn(connection(stream, router.clone(), caller, place));
+                let connection = connection(stream, router.clone(), caller, place);
+                connections.spawn(runtime::task(connection));
             }
             // Out of descriptors or memory: the client stays in the queue. A connection of ours
             // that ends may free one, and so may the rest of the process.

@@ -22,6 +22,7 @@ use crate::master::answers::Answers;
 use crate::master::control;
 use crate::sys::listeners::{self, ListenError, Listener, address_matches};
 use crate::sys::once::Once;
+use crate::sys::runtime;
 
 /// What `[metrics] address` listens on.
 #[derive(Debug)]
@@ -152,7 +153,7 @@ async fn serve(accepting: Accepting, router: Router) {
         match accepting.accept().await {
             Ok(stream) => {
                 refused.over(CANNOT);
-                tokio::spawn(async move {
+                runtime::spawn(async move {
                     scrape(stream, router).await;
                     drop(place);
                 });

@@ -30,6 +30,7 @@ pub(super) use self::session::BLOB_MAX;
 pub(super) use self::session::Session;
 use crate::machine::link::Reads;
 use crate::sys::handoff::Targets;
+use crate::sys::runtime;
 use crate::worker::Worker;
 use crate::worker::connection::{self, Connection};
 use crate::worker::http2;
@@ -182,7 +183,8 @@ async fn deal(worker: &Arc<Worker>, mut inbox: UnboundedReceiver<Parcel>, target
                 let (queue, parcels) = mpsc::unbounded_channel();
                 queues.push(queue);
                 let undelivered = undelivered.clone();
-                senders.spawn(deliver(socket, worker.generation, parcels, undelivered));
+                let deliver = deliver(socket, worker.generation, parcels, undelivered);
+                senders.spawn(runtime::task(deliver));
             }
             Err(e) => tracing::warn!("cannot use a sending end: {e}"),
         }
@@ -229,7 +231,7 @@ async fn deal(worker: &Arc<Worker>, mut inbox: UnboundedReceiver<Parcel>, target
 fn keep(worker: &Arc<Worker>, parcel: Parcel) {
     match parcel.session {
         Some(session) => session.resume(parcel.connection, worker),
-        None => drop(tokio::spawn(connection::run(
+        None => drop(runtime::spawn(connection::run(
             parcel.connection,
             Arc::clone(worker),
         ))),

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::frame::{self, About, Arrived, BATCH, Content, MESSAGE_MAX};
 use super::session::{self, Session};
 use crate::sys::channel::MAX_FDS;
+use crate::sys::runtime;
 use crate::worker::Worker;
 use crate::worker::applications::Applications;
 use crate::worker::connection::{self, Connection};
@@ -49,7 +50,7 @@ impl Receiver {
         rustix::io::ioctl_fionbio(&end, true)?;
         let socket = Arc::new(UnixSeqpacket::try_from(end)?);
         let end = Arc::downgrade(&socket);
-        let task = tokio::spawn(receive(
+        let task = runtime::spawn(receive(
             socket,
             Arc::clone(worker),
             Arc::clone(applications),
@@ -191,7 +192,7 @@ fn take(arrived: Arrived, fd: OwnedFd, worker: &Arc<Worker>, applications: &Appl
         }
         Welcome::No => return turn_away(connection, worker),
     }
-    tokio::spawn(connection::run(connection, Arc::clone(worker)));
+    runtime::spawn(connection::run(connection, Arc::clone(worker)));
     let received = &worker.connections.figures.received;
     received.fetch_add(1, Ordering::Relaxed);
 }
@@ -257,7 +258,7 @@ pub(in crate::worker) fn serve(
     let adopted = adopt(arrived, fd, worker, applications);
     let serves = adopted.is_some();
     if let Some(connection) = adopted {
-        tokio::spawn(connection::run(connection, Arc::clone(worker)));
+        runtime::spawn(connection::run(connection, Arc::clone(worker)));
     }
     serves
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::sys::runtime::{self, Task};
 use crate::worker::gate::Gate;
 
 /// A stream that is being answered.
@@ -82,22 +83,22 @@ where
 {
     fn execute(&self, task: F) {
         match NEWEST.take() {
-            Some(stream) => tokio::spawn(Watched {
-                task: Box::pin(task),
+            Some(stream) => runtime::spawn(Watched {
+                task: runtime::task(task),
                 stream,
                 seen: 0,
                 send_timeout: self.send_timeout,
                 timer: None,
             }),
             // What an upgraded stream needs.
-            None => tokio::spawn(task),
+            None => runtime::spawn(task),
         };
     }
 }
 
 /// The task of one stream.
-struct Watched<F> {
-    task: Pin<Box<F>>,
+struct Watched {
+    task: Task<()>,
     stream: Arc<Stream>,
     /// Its turns at the last look.
     seen: u32,
@@ -105,7 +106,7 @@ struct Watched<F> {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<F: Future<Output = ()>> Future for Watched<F> {
+impl Future for Watched {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

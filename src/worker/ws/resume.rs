@@ -8,6 +8,7 @@ use super::CLOSE;
 use super::socket::WebSocket;
 use super::upgrade::MESSAGE_MAX;
 use crate::context::Context;
+use crate::sys::runtime;
 use crate::worker::connection::Connection;
 use crate::worker::handoff::Session;
 use crate::worker::{Worker, lock};
@@ -60,7 +61,7 @@ pub(in crate::worker) fn resume(
         return;
     };
     let socket = WebSocket::new(connection, worker, MESSAGE_MAX);
-    tokio::spawn(async move {
+    runtime::spawn(async move {
         let socket = socket.await.taken_over(session.heard);
         let blob = session.blob;
         resume(Resumed { blob, socket }).await;

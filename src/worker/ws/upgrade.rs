@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::socket::WebSocket;
 use crate::context::Context;
+use crate::sys::runtime;
 use crate::worker::Worker;
 use crate::worker::applications::Applications;
 use crate::worker::connection::Connection;
@@ -58,7 +59,7 @@ impl Upgrade {
         F: Future<Output = ()> + Send + 'static,
     {
         let (context, upgrade) = (self.context, self.socket);
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             match socket(&context, upgrade).await {
                 Ok(socket) => session(socket).await,
                 Err(why) => tracing::debug!("no WebSocket came of a request for one: {why}"),
