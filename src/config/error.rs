@@ -239,6 +239,14 @@ pub enum Problem {
     /// No signal has such a name.
     #[error("{0:?} is not a signal: TERM, INT, QUIT, HUP, USR1, USR2, WINCH")]
     Signal(String),
+    /// A feature of the crate is not compiled in.
+    #[error("this program is built without {what} (handover's feature `{feature}`)")]
+    NotBuilt {
+        /// In an operator's words.
+        what: &'static str,
+        /// Its name.
+        feature: &'static str,
+    },
     /// What `[tls]` names.
     #[error(transparent)]
     Tls(CertificateError),

@@ -293,7 +293,7 @@ pub struct Http {
     pub keepalive_timeout: Duration,
     /// A worker; 0: what the fd limit allows.
     pub max_connections: u64,
-    /// Whether HTTP/2 is spoken with clients that begin with it.
+    /// Whether HTTP/2 is spoken with clients that begin with it (feature `http2`).
     pub http2: bool,
     /// Requests at a time on one HTTP/2 connection.
     pub max_streams: u32,
@@ -368,7 +368,7 @@ impl Default for Http {
             send_timeout: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(75),
             max_connections: 0,
-            http2: true,
+            http2: cfg!(feature = "http2"),
             max_streams: 128,
             trusted_proxies: Vec::new(),
         }

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::address::{Address, AddressError};
-use super::certificate::CertificateError;
 use super::error::{FDNAME_MAX, NAME_MAX, Problem};
 use super::hosting;
 use super::merge::Step;
@@ -33,6 +32,10 @@ impl Invalid {
     }
 }
 
+fn not_built(what: &'static str, feature: &'static str) -> Problem {
+    Problem::NotBuilt { what, feature }
+}
+
 /// The first problem there is. Looks at the disk for the site's directory.
 pub(super) fn validate(config: &Config, datagrams: &[String], room: Room) -> Result<(), Invalid> {
     at(&["name"], service_name(&config.name))?;
@@ -54,6 +57,11 @@ pub(super) fn validate(config: &Config, datagrams: &[String], room: Room) -> Res
         hosting::validate(app)?;
     }
     let http = &config.http;
+    let speaks = !http.http2 || cfg!(feature = "http2");
+    at(
+        &["http", "http2"],
+        unless(speaks, || not_built("HTTP/2", "http2")),
+    )?;
     let header = time(http.header_timeout, MOMENT..=DAY);
     at(&["http", "header_timeout"], header)?;
     let body = time(http.body_timeout, MOMENT..=DAY);
@@ -150,7 +158,7 @@ fn listeners(
             Some(Address::Udp(_) | Address::Host { udp: true, .. })
         );
         if listener.tls && !cfg!(feature = "tls") {
-            return Err(invalid("tls", Problem::Tls(CertificateError::NotBuilt)));
+            return Err(invalid("tls", not_built("TLS", "tls")));
         }
         if listener.tls && datagrams {
             return Err(invalid("tls", Problem::TlsOverUdp));

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep_until};
 use super::Worker;
 use super::connections::Live;
 use super::gate::Gate;
-use super::http2::PREFACE;
 use super::order::{Order, Word};
+use super::preface::{self, PREFACE};
 use super::raw::Handler;
 use super::stream::{Peer, Stream};
 use super::{handshake, http1, http2, proxied};
@@ -143,7 +143,7 @@ pub(super) async fn run(mut connection: Connection, worker: Arc<Worker>) {
         }
         if connection.leftover.starts_with(PREFACE) || connection.agreed_on_http2() {
             if !worker.http.http2 {
-                return Box::pin(http2::refuse(connection, &worker)).await;
+                return Box::pin(preface::refuse(connection, &worker)).await;
             }
             match Box::pin(http2::serve(connection, &worker, heard)).await {
                 Some(left) => connection = left,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
@@ -20,17 +20,15 @@ use super::gate::Gate;
 use super::handoff::Outbox;
 #[cfg(feature = "ws")]
 use super::handoff::Session;
-use super::http2::streams::Tasks;
 use super::lock;
 use super::order::Order;
 use super::owners::OwnersApplication;
 use super::rooms::Rooms;
 use super::silent::SilentInstances;
-use super::stream::Stream;
 use super::tls::{TlsInfo, TlsSetup};
 use crate::config::{Http, Network};
 use crate::context::Context;
-use crate::machine::link::{HTTP2_WRITES, Reads, Start};
+use crate::machine::link::Start;
 use crate::sys::board::Board;
 use crate::sys::handoff::{self, HandoffError, Targets};
 
@@ -47,7 +45,7 @@ pub(super) struct Worker {
     pub(super) room: usize,
     pub(super) http: Http,
     pub(super) http1: http1::Builder,
-    pub(super) http2: http2::Builder<Tasks>,
+    pub(super) http2: super::http2::Builder,
     /// Who is believed when it says who the client is.
     pub(super) proxies: Arc<[Network]>,
     /// How TLS is spoken; `None`: no listener does.
@@ -64,9 +62,9 @@ pub(super) struct Worker {
     /// Since when idle connections are on their grace time, and how long it is.
     polite: Mutex<Option<(Instant, Duration)>>,
     /// Where connections go that leave; `None`: nobody takes them.
-    outbox: Mutex<Option<Outbox>>,
+    pub(super) outbox: Mutex<Option<Outbox>>,
     /// The `h2` of this program takes part ([`super::http2::can_move`]).
-    passes_http2: AtomicBool,
+    pub(super) passes_http2: AtomicBool,
 }
 
 /// Where this worker is, for those who know only the context.
@@ -177,14 +175,6 @@ impl Worker {
     /// From now on HTTP/2 connections are passed on, too.
     pub(super) fn pass_http2(&self) {
         self.passes_http2.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether an HTTP/2 connection over this stream can be passed on, as far as is known.
-    pub(super) fn takes_http2(&self, stream: &Stream) -> bool {
-        let outbox = lock(&self.outbox);
-        let reads = outbox.as_ref().map(|outbox| outbox.reads);
-        let taken = |r: Reads| r.http2 >= HTTP2_WRITES && stream.can_move_to(r.tls);
-        self.passes_http2.load(Ordering::Relaxed) && reads.is_none_or(taken)
     }
 
     /// Whether connections are being passed on.

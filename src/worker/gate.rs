@@ -477,12 +477,14 @@ impl Gate {
     }
 
     /// Whether at least `least` streams, and more than half of all, ended without a whole answer.
+    #[cfg(feature = "http2")]
     pub(super) fn resets_exceed(&self, least: u32) -> bool {
         let resets = self.resets.load(Ordering::Acquire);
         resets >= least && resets > self.requests() / 2
     }
 
     /// Streams that are being answered.
+    #[cfg(feature = "http2")]
     pub(super) fn streams(&self) -> u32 {
         self.streams.load(Ordering::Acquire)
     }

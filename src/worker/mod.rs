@@ -46,6 +46,10 @@ mod guarded;
 mod handoff;
 mod handshake;
 mod http1;
+#[cfg(feature = "http2")]
+mod http2;
+#[cfg(not(feature = "http2"))]
+#[path = "without_http2.rs"]
 mod http2;
 mod leader;
 #[cfg(test)]
@@ -53,6 +57,7 @@ mod mutants;
 mod obey;
 mod order;
 mod owners;
+mod preface;
 pub mod prepare;
 mod proxied;
 pub mod raw;

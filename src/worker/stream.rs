@@ -85,6 +85,7 @@ impl Stream {
     }
 
     /// Whether something that was written waits for the socket.
+    #[cfg(feature = "http2")]
     pub(super) fn has_unwritten(&self) -> bool {
         matches!(self, Self::Tls(s) if s.has_unwritten())
     }

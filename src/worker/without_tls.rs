@@ -135,6 +135,7 @@ impl TlsStream {
         match self.0 {}
     }
 
+    #[cfg(feature = "http2")]
     pub(super) fn has_unwritten(&self) -> bool {
         match self.0 {}
     }

@@ -13,9 +13,7 @@ use super::frames;
 use super::inward::Inward;
 use super::ledger::{Ledger, WINDOW};
 use super::outward::{Expected, Outward};
-
-/// How HTTP/2 with prior knowledge begins (RFC 9113, 3.4).
-pub(in crate::worker) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::worker::preface::PREFACE;
 
 const HEADER_TABLE_SIZE: u16 = 1;
 

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
@@ -17,9 +16,8 @@ use tokio::time::timeout;
 
 use super::frames::{self, Head};
 use super::ledger::Ledger;
-use super::settings::CONNECTION_WINDOW;
+use super::settings::{Builder, CONNECTION_WINDOW};
 use super::shim::Shim;
-use super::streams::Tasks;
 use super::wire::Wire;
 use crate::worker::http2::blob::Blob;
 
@@ -27,12 +25,12 @@ use crate::worker::http2::blob::Blob;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether connections can be moved.
-pub(in crate::worker) async fn can_move(builder: &http2::Builder<Tasks>) -> bool {
+pub(in crate::worker) async fn can_move(builder: &Builder) -> bool {
     matches!(timeout(PATIENCE, adopts(builder)).await, Ok(Some(())))
 }
 
 /// What an `h2` tells its client first.
-async fn told(builder: &http2::Builder<Tasks>) -> Option<Box<[u8]>> {
+async fn told(builder: &Builder) -> Option<Box<[u8]>> {
     let (mut client, server) = duplex(4096);
     let service = service_fn(answer);
     let connection = builder.serve_connection(TokioIo::new(server), service);
@@ -64,7 +62,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, In
 }
 
 /// Moves a connection that has had streams, and asks something by an entry of its header table.
-async fn adopts(builder: &http2::Builder<Tasks>) -> Option<()> {
+async fn adopts(builder: &Builder) -> Option<()> {
     let mut ledger = Ledger::new();
     ledger.our_settings = Some(told(builder).await?);
     ledger.highest = 7;

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::shim::Shim;
 use super::streams::Tasks;
 use super::wire::Wire;
 use super::{GOODBYE, RESETS_MAX};
-use crate::worker::Worker;
+use crate::machine::link::{HTTP2_WRITES, Reads};
 use crate::worker::connection::{Connection, Served};
 use crate::worker::connections::Live;
 use crate::worker::exchange::Exchange;
@@ -30,6 +31,7 @@ use crate::worker::http1::linger::linger;
 use crate::worker::http1::times::{HALF_CLOSED, without_progress};
 use crate::worker::order::{Order, Word};
 use crate::worker::stream::{Peer, Stream};
+use crate::worker::{Worker, lock};
 
 type Http = http2::Connection<TokioIo<Wire<Stream>>, Exchange, Tasks>;
 
@@ -504,6 +506,16 @@ fn goaway(last: u32) -> Vec<u8> {
     let mut frame = Vec::new();
     frames::write(&mut frame, frames::GOAWAY, 0, 0, &payload);
     frame
+}
+
+impl Worker {
+    /// Whether an HTTP/2 connection over this stream can be passed on, as far as is known.
+    fn takes_http2(&self, stream: &Stream) -> bool {
+        let outbox = lock(&self.outbox);
+        let reads = outbox.as_ref().map(|outbox| outbox.reads);
+        let taken = |r: Reads| r.http2 >= HTTP2_WRITES && stream.can_move_to(r.tls);
+        self.passes_http2.load(Ordering::Relaxed) && reads.is_none_or(taken)
+    }
 }
 
 #[cfg(test)]

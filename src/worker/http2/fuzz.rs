@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::arrive::PREFACE;
 use super::blob::Blob;
 use super::frames;
 use super::mirror::{Mirror, TABLE};
 use super::shim::Shim;
+use crate::worker::preface::PREFACE;
 
 /// A blob of any bytes is a connection or an error, and a connection can be written down again. A header
 /// block of any bytes is understood or not, and another `h2` would be given the same table.

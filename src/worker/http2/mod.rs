@@ -33,15 +33,10 @@ mod wire;
 
 use std::time::Duration;
 
-pub(super) use self::arrive::PREFACE;
 pub(super) use self::blob::Blob;
 pub(super) use self::check::can_move;
 pub(super) use self::driver::serve;
-pub(super) use self::settings::builder;
-use super::Worker;
-use super::connection::Connection;
-use super::http1::linger::linger;
-
+pub(super) use self::settings::{Builder, builder};
 /// How long a client gets to end a connection without streams after our GOAWAY.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -56,17 +51,3 @@ const HEADERS_MAX: u32 = 32 * 1024;
 /// many, and more than half of all (rapid reset, CVE-2023-44487). A client that changes its mind
 /// often loses nothing: it gets a GOAWAY.
 const RESETS_MAX: u32 = 1000;
-
-/// SETTINGS, and GOAWAY with `HTTP_1_1_REQUIRED` (RFC 9113, 7).
-const HTTP1_REQUIRED: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0d";
-
-/// Ends a connection of a client that speaks HTTP/2 where `[http] http2` is off.
-pub(super) async fn refuse(mut connection: Connection, worker: &Worker) {
-    connection.stream.say_last(HTTP1_REQUIRED);
-    linger(
-        connection.stream,
-        &connection.gate,
-        worker.http.send_timeout,
-    )
-    .await;
-}

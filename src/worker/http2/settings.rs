@@ -20,8 +20,10 @@ const _: () = assert!(CONNECTION_WINDOW >= 2 * 65_535);
 /// What `h2` lets a client give up before it was looked at, when nobody says otherwise.
 const RESETS: u32 = 20;
 
+pub(in crate::worker) type Builder = http2::Builder<Tasks>;
+
 /// How hyper is set up.
-pub(in crate::worker) fn builder(http: &Http) -> http2::Builder<Tasks> {
+pub(in crate::worker) fn builder(http: &Http) -> Builder {
     let mut builder = http2::Builder::new(Tasks {
         send_timeout: http.send_timeout,
     });
@@ -41,11 +43,7 @@ pub(in crate::worker) fn builder(http: &Http) -> http2::Builder<Tasks> {
 }
 
 /// The same for a connection whose client was told `told`. `None`: it was told what we cannot tell.
-pub(super) fn for_life(
-    builder: &http2::Builder<Tasks>,
-    told: &[u8],
-    window: u32,
-) -> Option<http2::Builder<Tasks>> {
+pub(super) fn for_life(builder: &Builder, told: &[u8], window: u32) -> Option<Builder> {
     let mut builder = builder.clone();
     builder
         .initial_connection_window_size(window)

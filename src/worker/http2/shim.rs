@@ -7,11 +7,12 @@ use bytes::{Buf as _, BytesMut};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::arrive::{PREFACE, arrive};
+use super::arrive::arrive;
 use super::blob::{Blob, BlobError};
 use super::inward::Inward;
 use super::ledger::{Ledger, Refusal};
 use super::outward::Outward;
+use crate::worker::preface::PREFACE;
 
 /// The state machine.
 #[derive(Debug)]

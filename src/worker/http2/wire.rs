@@ -434,10 +434,10 @@ impl<S: AsyncRead + AsyncWrite + Holds + Unpin> AsyncWrite for Wire<S> {
 mod tests {
     use std::task::Waker;
 
-    use super::super::arrive::PREFACE;
     use super::super::frames;
     use super::super::settings::CONNECTION_WINDOW;
     use super::*;
+    use crate::worker::preface::PREFACE;
 
     /// Takes `room` bytes; so many writes.
     #[derive(Debug, Default)]
