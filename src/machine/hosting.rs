@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::whole::whole;
 use crate::config::{App, Upstream};
 
 /// A holder (a master) to the supervisor.
@@ -37,6 +38,7 @@ pub struct Hosting {
     /// The generation that starts it.
     pub generation: u64,
     /// How it is started.
+    #[serde(deserialize_with = "whole")]
     pub app: App,
     /// Where: the release itself, no link to it.
     pub release: PathBuf,

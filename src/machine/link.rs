@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::tickets::TicketKeys;
+use super::whole::whole;
 pub use crate::api::Fates;
 pub use crate::api::Handshakes;
 use crate::api::{Connections, Master};
@@ -110,6 +111,7 @@ pub struct HandoffRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct News {
     /// It and its workers.
+    #[serde(deserialize_with = "whole")]
     pub master: Master,
     /// Its last worker has gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -193,6 +195,7 @@ pub struct Start {
     /// The program's version.
     pub version: String,
     /// The configuration of its generation.
+    #[serde(deserialize_with = "whole")]
     pub config: Config,
     /// How many listeners follow, over all batches.
     pub listeners: usize,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::hosting::RunningApp;
+use super::whole::whole;
 use crate::config::Config;
 
 /// The protocol this build speaks. The major number changes when a step needs a restart.
@@ -73,7 +74,11 @@ pub enum Message {
     /// Asks for the other master's status, or answers with it.
     Status {
         /// `None` asks, `Some` answers.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(
+            default,
+            deserialize_with = "whole",
+            skip_serializing_if = "Option::is_none"
+        )]
         master: Option<Box<crate::api::Master>>,
     },
     /// Predecessor: my last worker has gone.
@@ -196,7 +201,7 @@ impl KeptConfig {
 
     /// Of a build that wrote it; anybody else may fail.
     pub fn read(&self) -> Result<Config, serde_json::Error> {
-        Config::deserialize(&self.0)
+        serde_json::from_value(self.0.clone())
     }
 }
 

@@ -29,6 +29,7 @@ pub mod tickets;
 mod timing;
 pub mod trial;
 mod waiting;
+mod whole;
 
 pub use action::{Action, Note, Verdict, Who};
 pub use event::{Event, Failure, FromPredecessor, FromSuccessor, Order, OrderKind, Signal};

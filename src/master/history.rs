@@ -218,7 +218,8 @@ const MODE: u32 = 0o640;
 
 /// `None`: it was cut by a crash, or written by a newer version.
 fn understand(line: &str) -> Option<Last> {
-    serde_json::from_str(line).ok()
+    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+    serde_json::from_value(value).ok()
 }
 
 /// Opens the file for appending and locks it; it is the one at `path` when this returns. Whoever writes a
