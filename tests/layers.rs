@@ -2,7 +2,7 @@
 //! dangerous or hard to test (unsafe code, the environment, the clock) has one place.
 //!
 //! ```text
-//! api, config  <-  machine  <-  sys  <-  { master, worker }  <-  service  <-  lib  <-  main
+//! api, config  <-  machine  <-  sys  <-  { master, worker }  <-  service  <-  program  <-  lib  <-  main
 //!                                  ^---  keeper  <--------------'    |          |
 //!                                  ^---  cli  <----------------------'    site -'
 //! ```
@@ -107,9 +107,14 @@ const LAYERS: &[(&str, &[&str], &str)] = &[
         "a service in one process: it plays the masters' part before real workers",
     ),
     (
+        "program",
+        &["config", "context", "host", "service", "site"],
+        "the library's first user, so it is made from what every user has, and from its applications",
+    ),
+    (
         "lib",
-        &["config", "context", "host", "service", "site", "worker"],
-        "the front; the daemon is the library's first user, so it is made from these alone",
+        &["context", "program", "service", "worker"],
+        "the front: it exports",
     ),
     (
         "main",

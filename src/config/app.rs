@@ -115,6 +115,7 @@ impl Listens {
 
 impl App {
     /// What asks it to leave.
+    #[cfg_attr(not(feature = "daemon"), expect(dead_code, reason = "nobody is asked"))]
     #[must_use]
     pub(crate) fn stop_signal(&self) -> Signal {
         hosting::signal(&self.stop_signal).unwrap_or(Signal::SIGTERM)

@@ -12,7 +12,7 @@ use super::address::{Address, AddressError};
 use super::error::{FDNAME_MAX, NAME_MAX, Problem};
 use super::hosting;
 use super::merge::Step;
-use super::{Config, ListenerConfig, Room, Workers};
+use super::{Config, ListenerConfig, Room, Site, Workers};
 
 /// A problem and the way to the value that has it.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +32,39 @@ impl Invalid {
     }
 }
 
+/// Whether this program has what is asked for.
+fn built(config: &Config) -> Result<(), Invalid> {
+    let asked: [(&[&'static str], _, _, _, _); 3] = [
+        (
+            &["app"],
+            config.app.is_some(),
+            "hosting",
+            "daemon",
+            cfg!(feature = "daemon"),
+        ),
+        (
+            &["site"],
+            config.site != Site::default(),
+            "a site",
+            "daemon",
+            cfg!(feature = "daemon"),
+        ),
+        (
+            &["http", "http2"],
+            config.http.http2,
+            "HTTP/2",
+            "http2",
+            cfg!(feature = "http2"),
+        ),
+    ];
+    let missing = asked
+        .into_iter()
+        .find(|(_, asked, .., built)| *asked && !built);
+    missing.map_or(Ok(()), |(key, _, what, feature, _)| {
+        at(key, Err(not_built(what, feature)))
+    })
+}
+
 fn not_built(what: &'static str, feature: &'static str) -> Problem {
     Problem::NotBuilt { what, feature }
 }
@@ -39,6 +72,7 @@ fn not_built(what: &'static str, feature: &'static str) -> Problem {
 /// The first problem there is. Looks at the disk for the site's directory.
 pub(super) fn validate(config: &Config, datagrams: &[String], room: Room) -> Result<(), Invalid> {
     at(&["name"], service_name(&config.name))?;
+    built(config)?;
     if let Workers::Count(n) = config.workers {
         at(&["workers"], number(n, 1..=PROCESSES_MAX))?;
     }
@@ -57,11 +91,6 @@ pub(super) fn validate(config: &Config, datagrams: &[String], room: Room) -> Res
         hosting::validate(app)?;
     }
     let http = &config.http;
-    let speaks = !http.http2 || cfg!(feature = "http2");
-    at(
-        &["http", "http2"],
-        unless(speaks, || not_built("HTTP/2", "http2")),
-    )?;
     let header = time(http.header_timeout, MOMENT..=DAY);
     at(&["http", "header_timeout"], header)?;
     let body = time(http.body_timeout, MOMENT..=DAY);

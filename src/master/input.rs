@@ -33,6 +33,10 @@ pub enum Input {
     /// An earlier generation that only drained has gone.
     DrainerExited(u32),
     /// The supervisor of the application of this number said something.
+    #[cfg_attr(
+        not(feature = "daemon"),
+        expect(dead_code, reason = "nobody is hosted")
+    )]
     Application(u64, Heard),
     /// The pause before the application's next start is over.
     StartApplication,

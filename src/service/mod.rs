@@ -29,14 +29,16 @@ use crate::keeper::{self, Kept, Legacy};
 use crate::machine::trial::{Ended, Verdict};
 use crate::master::store::{Store, StoreError};
 use crate::master::{self, Origin, Setup};
+#[cfg(feature = "daemon")]
+use crate::supervisor;
 use crate::sys::image::Image;
 use crate::sys::inherited::{self, Inherited, Role, UNNAMED};
 use crate::sys::unit::UnitFile;
 use crate::sys::{journal, signals};
+use crate::worker;
 #[cfg(feature = "tls")]
 pub use crate::worker::TlsInfo;
 use crate::worker::raw::{Handler, Handlers, Socket};
-use crate::{supervisor, worker};
 
 mod app;
 mod checks;
@@ -264,6 +266,7 @@ impl Service {
     }
 
     /// The daemon: `run` takes `--root`, and a bare command line prints help.
+    #[cfg(feature = "daemon")]
     pub(crate) fn serves_a_site(mut self) -> Self {
         self.site = true;
         self.bare = Bare::Help;
@@ -302,6 +305,10 @@ impl Service {
         self.credentials.clone_from(&inherited.credentials);
         let code = match std::mem::replace(&mut inherited.role, Role::First) {
             Role::Worker(channel) => self.work(&inherited, channel),
+            #[cfg(not(feature = "daemon"))]
+            // No master of this program starts one.
+            Role::Supervisor(_) => exit::FAILED,
+            #[cfg(feature = "daemon")]
             Role::Supervisor(channel) => {
                 let code = supervisor::run(channel, inherited.journal_stream);
                 u8::from(code != ExitCode::SUCCESS)

@@ -5,15 +5,17 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 
 use http::header::{FORWARDED, HeaderName};
-use http::{Extensions, HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 
 use crate::config::Network;
-use crate::context::{Context, Hop, Peer};
+use crate::context::{Hop, Peer};
 
 /// The connection that a request came through, by its extensions. Whom the worker does not name is nobody
 /// to be believed.
-pub(crate) fn hop_of(extensions: &Extensions) -> Hop {
-    extensions.get().map_or(Hop::NOBODY, Context::hop)
+#[cfg(feature = "daemon")]
+pub(crate) fn hop_of(extensions: &http::Extensions) -> Hop {
+    let context = extensions.get();
+    context.map_or(Hop::NOBODY, crate::context::Context::hop)
 }
 
 impl Hop {

@@ -78,14 +78,14 @@ mod tls;
 mod turns;
 pub mod ws;
 
-pub(crate) use crate::context::Hop;
-pub(crate) use client::hop_of;
 use context::Worker;
 pub use owners::OwnersApplication;
 pub use redirect::redirect_to_https;
 pub use silent::SilentInstances;
 pub use tally::Tally;
 pub use tls::TlsInfo;
+#[cfg(feature = "daemon")]
+pub(crate) use {crate::context::Hop, client::hop_of};
 
 /// What an application is made of: a router a listener, by the listener's name.
 pub type Routers = HashMap<String, Router>;

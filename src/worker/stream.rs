@@ -2,15 +2,14 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, sockopt};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_util::io::poll_read_buf;
 
 use super::tls::{TlsInfo, TlsStream};
 pub(super) use crate::context::Peer;
@@ -107,8 +106,8 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         match self {
             // A short read tells the runtime that there is no more: the next one asks no kernel.
-            Self::Tcp(s) => poll_read_buf(Pin::new(s), cx, into),
-            Self::Unix(s) => poll_read_buf(Pin::new(s), cx, into),
+            Self::Tcp(s) => poll_read_into(s, cx, into),
+            Self::Unix(s) => poll_read_into(s, cx, into),
             Self::Tls(s) => s.poll_read_some(cx, into),
         }
     }
@@ -245,6 +244,15 @@ macro_rules! either {
             }
         }
     };
+}
+
+/// Appends what there is to read.
+pub(super) fn poll_read_into(
+    from: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    into: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    pin!(from.read_buf(into)).poll(cx)
 }
 
 impl AsyncRead for Stream {

@@ -2,7 +2,12 @@
 //! predecessor when both run the same release; what a reload needs stands beside it until its workers
 //! serve.
 
+#[cfg(feature = "daemon")]
 mod application;
+#[cfg(not(feature = "daemon"))]
+#[path = "without.rs"]
+mod application;
+#[cfg(feature = "daemon")]
 mod launcher;
 mod shown;
 
@@ -19,7 +24,10 @@ use crate::machine::hosting::{RunningApp, ToSupervisor};
 use crate::sys::process::{Other, Process};
 
 pub(super) use application::Hold;
+#[cfg(not(feature = "daemon"))]
+pub(super) use application::Launcher;
 use application::{Application, Said, Supervisor};
+#[cfg(feature = "daemon")]
 pub(super) use launcher::Launcher;
 
 /// The applications of one master.

@@ -13,12 +13,11 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::time::Instant;
-use tokio_util::io::poll_read_buf;
 
 use super::blob::Blob;
 use super::shim::Shim;
 use crate::worker::lock;
-use crate::worker::stream::Stream;
+use crate::worker::stream::{Stream, poll_read_into};
 
 /// A handle.
 #[derive(Debug)]
@@ -243,7 +242,7 @@ impl<S: AsyncRead + AsyncWrite + Holds + Unpin> Core<S> {
             };
             let inbox = self.shim.inbox();
             inbox.reserve(READ);
-            if ready!(poll_read_buf(Pin::new(stream), cx, inbox))? == 0 {
+            if ready!(poll_read_into(stream, cx, inbox))? == 0 {
                 self.end = End::Told;
             }
             self.reads = self.reads.wrapping_add(1);
@@ -302,7 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Holds + Unpin> Core<S> {
             }
             let inbox = self.shim.inbox();
             inbox.reserve(READ);
-            let read = poll_read_buf(Pin::new(stream), cx, inbox);
+            let read = poll_read_into(stream, cx, inbox);
             if let Poll::Ready(Ok(0)) = read {
                 // Everything it has said is to be answered.
                 self.end = End::Held;
