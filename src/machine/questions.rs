@@ -97,6 +97,13 @@ impl Machine {
         self.phase == Phase::Probation && self.predecessor_listens()
     }
 
+    /// Whether there is no way back any more but by the disk.
+    #[must_use]
+    pub fn serves_alone(&self) -> bool {
+        let phases = [Phase::Committing, Phase::Serving, Phase::Reloading];
+        phases.contains(&self.phase)
+    }
+
     /// Whether this master only drains, and another generation serves.
     #[must_use]
     pub fn drains_aside(&self) -> bool {

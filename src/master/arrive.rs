@@ -21,8 +21,6 @@ impl Driver {
         for event in self.events_of(input) {
             self.happen(event).await;
         }
-        self.resume().await;
-        self.hear_what_waited().await;
         let there = self.successor.line().is_some()
             || self.predecessor.as_ref().is_some_and(Predecessor::listens);
         let answered = self.inquiry.complete(&self.workers, there);
@@ -71,12 +69,10 @@ impl Driver {
                 self.generation_gone(pid);
                 return vec![Event::DrainerGone(pid)];
             }
-            Input::Looked(looked) => return self.looked(*looked).into_iter().collect(),
+            Input::Looked(looked) => self.looked(*looked),
             Input::Disk(done) => self.disk_done(done),
-            Input::DiskLate => self.disk_late(),
             Input::DiskAgain => self.disk.again(self.machine.phase().rests()),
             Input::TellNews => self.tell_news(),
-            Input::WakeLate(number) => self.wake_is_late(number),
             Input::StatusDue(number) => {
                 let due = self.inquiry.due(number);
                 self.answer_figures(due);

@@ -1,12 +1,12 @@
 //! What clients of the control socket ask: figures, orders; and who follows is told every step.
 
-use super::control::{self, Answer, Request};
-use super::disk::SETTLES;
+use super::control::{Answer, Order, Request};
 use super::driver::Driver;
-use super::orders::{Known, PutOff};
+use super::orders::{Waits, Wanted};
+use super::waiter::{Known, Waiter};
 use super::{status, words};
 use crate::api;
-use crate::machine::{Event, Phase};
+use crate::machine::Phase;
 
 impl Driver {
     pub(super) async fn asked(&mut self, request: Request) {
@@ -18,39 +18,22 @@ impl Driver {
                 answer,
             } => {
                 tracing::info!("{}: ordered by {peer}", order.verb());
-                self.ordered(order, answer).await;
+                self.begin(Wanted::Order(order, answer)).await;
             }
         }
     }
 
-    /// An order, which waits when it would take a rejected program for a new one.
-    pub(super) async fn ordered(&mut self, order: control::Order, answer: Answer) {
-        if order.looks_at_disk() && self.waits_for_disk() {
-            return self.put_off(PutOff::Order(order, answer));
-        }
-        if matches!(order, control::Order::Commit) && self.waking.waits() {
-            return answer.end(api::Verdict {
-                exit: api::exit::REFUSED,
-                message:
-                    "a rollback is under way: the generation before gets its application ready"
-                        .into(),
-                id: None,
-            });
-        }
-        let no_way_back = self.workers.irreversible();
-        if let Some(why) = no_way_back.filter(|_| matches!(order, control::Order::Rollback)) {
-            return answer.end(api::Verdict {
-                exit: api::exit::REFUSED,
-                message: words::no_way_back(why),
-                id: None,
-            });
+    /// An order, which waits for what must be so before the machine hears it.
+    pub(super) fn ordered(&mut self, order: Order, answer: Answer) {
+        if let Some(why) = self.refuses(&order) {
+            return answer.refuse(why);
         }
         let (phase, id) = (self.machine.phase(), self.story.id().map(ToOwned::to_owned));
         let generation = self.fixed.me.generation;
         let tell = |message| step_event(phase, generation, id, message);
         let config = &self.configured.config;
         let mut hosted = self.releases.on_disk(config, &self.applications);
-        if matches!(order, control::Order::Apply(_)) {
+        if matches!(order, Order::Apply(_)) {
             let loaded = self.fixed.setup.sources.load_for_any_release();
             hosted.unusable = loaded.ok().and_then(|(_, unusable)| unusable);
         }
@@ -60,40 +43,28 @@ impl Driver {
             refused: self.state.refused_builds(),
             last: latest.as_ref(),
         };
-        let order = self
-            .orders
-            .take(order, answer, &mut self.disk, &known, tell);
-        let Some(order) = order else { return };
-        if self.machine.gives_up_for(&order) {
-            return self.look_first();
-        }
-        if self.machine.gives_back_for(&order) && self.can_wake() {
-            return self.wake_first();
-        }
-        self.happen(Event::Order(order)).await;
-    }
-
-    /// It waits for the program on disk, but not for ever.
-    pub(super) fn put_off(&mut self, one: PutOff) {
-        self.orders.put_off(one);
-        self.disk.late_in(SETTLES);
-    }
-
-    /// Something is being done to the program on disk: what begins now would look at it.
-    pub(super) fn waits_for_disk(&self) -> bool {
-        self.disk.is_working() && self.machine.may_begin()
-    }
-
-    /// What waited until the program on disk was put right.
-    pub(super) async fn resume(&mut self) {
-        if self.waits_for_disk() {
+        let Some(waiter) = Waiter::of(order, answer, &mut self.disk, &known, tell) else {
             return;
+        };
+        if self.machine.gives_up_for(&waiter.order) {
+            self.look_first(waiter);
+        } else if self.machine.gives_back_for(&waiter.order) {
+            self.wake_first(waiter, None);
+        } else {
+            self.wait(Waits::Turn(waiter));
         }
-        for one in self.orders.resume() {
-            match one {
-                PutOff::Order(order, answer) => self.ordered(order, answer).await,
-                PutOff::Signal(signal) => self.happen(Event::Signal(signal)).await,
+    }
+
+    /// Why it is not even asked of the machine.
+    fn refuses(&self, order: &Order) -> Option<String> {
+        match order {
+            Order::Commit if self.orders.wait_for_application() => {
+                let why =
+                    "a rollback is under way: the generation before gets its application ready";
+                Some(why.into())
             }
+            Order::Rollback => self.workers.irreversible().map(words::no_way_back),
+            _ => None,
         }
     }
 

@@ -15,7 +15,7 @@ mod socket;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::state::State;
-use crate::api::{Event, Status, UpgradeOrder, Verdict};
+use crate::api::{Event, Status, UpgradeOrder, Verdict, exit};
 
 pub use access::{Access, AccessError, Denied, Peer, operators};
 pub use routes::{metrics_router, router};
@@ -100,6 +100,15 @@ impl Answer {
     /// Something happened on the way.
     pub fn step(&self, event: Event) {
         let _ = self.0.send(event);
+    }
+
+    /// It is not done.
+    pub fn refuse(self, message: String) {
+        self.end(Verdict {
+            exit: exit::REFUSED,
+            message,
+            id: None,
+        });
     }
 
     /// The last line. What is sent afterwards is not read.

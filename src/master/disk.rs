@@ -234,11 +234,6 @@ impl Disk {
         }
     }
 
-    /// Says so when what begins to wait for it has waited for too long.
-    pub(super) fn late_in(&self, limit: Duration) {
-        Input::DiskLate.after(limit, &self.post);
-    }
-
     /// What is still to be done is not: the successor commits, or what runs is put back. Whether what runs
     /// was to be made the good one.
     pub(super) fn drop_wanted(&mut self) -> bool {

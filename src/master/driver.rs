@@ -21,7 +21,7 @@ use super::input::Input;
 use super::inquiry::Inquiry;
 use super::manager::Manager;
 use super::metrics::MetricsDoor;
-use super::orders::{Orders, PutOff};
+use super::orders::{Orders, Wanted};
 use super::pidfiles::PidFiles;
 use super::predecessor::Predecessor;
 use super::releases::KnownReleases;
@@ -115,7 +115,13 @@ impl Driver {
 
     /// One thing happens.
     async fn turn(&mut self) {
-        let deadlines = [self.machine.deadline(), self.workers.deadline()];
+        let deadlines = [
+            self.machine.deadline(),
+            self.workers.deadline(),
+            self.orders.deadline(),
+            self.held.deadline(),
+            self.waking.deadline(),
+        ];
         let due = deadlines
             .into_iter()
             .flatten()
@@ -134,6 +140,7 @@ impl Driver {
             request = self.desk.next() => self.asked(request).await,
             () = tokio::time::sleep_until(due.into()) => self.ticked().await,
         }
+        self.go_on().await;
     }
 
     /// Event, step, perform; what comes of it, until nothing more does.
@@ -160,6 +167,8 @@ impl Driver {
         for event in self.workers.due() {
             self.happen(event).await;
         }
+        self.disk_is_late(now);
+        self.rest_if_late(now);
         if now >= self.tick {
             self.feed();
             self.mend_paths();
@@ -196,23 +205,19 @@ impl Driver {
             received.sender,
             self.machine.phase()
         );
-        if signal == Signal::Usr2 && self.waits_for_disk() {
-            return self.put_off(PutOff::Signal(signal));
-        }
         let sender = received.sender;
         let from_manager = sender == 1 && self.manager.is_systemd();
-        self.happen(match signal {
-            Signal::Term if from_manager => Event::ManagerTerm,
+        match signal {
+            Signal::Term if from_manager => self.happen(Event::ManagerTerm).await,
             // Who stops the job, or the container, means all of the service: nobody is waited for who only
             // gets ready, or takes it back.
             Signal::Term | Signal::Quit
                 if self.machine.owns() && self.manager.is_keeper(sender) =>
             {
-                Event::Order(Order::Stop)
+                self.happen(Event::Order(Order::Stop)).await;
             }
-            _ => Event::Signal(signal),
-        })
-        .await;
+            _ => self.begin(Wanted::Signal(signal)).await,
+        }
     }
 
     /// What follows from the phase alone: who answers the operator, the name of this thread.

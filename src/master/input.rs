@@ -46,14 +46,10 @@ pub enum Input {
     Looked(Box<Looked>),
     /// What was wanted of the program on disk is done, or why not.
     Disk(Finished),
-    /// What waits for it may have waited for too long.
-    DiskLate,
     /// What could not be done there is to be tried again.
     DiskAgain,
     /// The owner is told how our drain goes, should it still go.
     TellNews,
-    /// The predecessor has not said whether it could take the service back.
-    WakeLate(u64),
     /// The inquiry of this number must be answered now.
     StatusDue(u64),
     /// A draining worker asks who takes its connections, or its master tells how it goes.

@@ -7,33 +7,34 @@ use std::time::Duration;
 use super::driver::Driver;
 use super::input::Input;
 use super::launch;
+use super::orders::Waits;
 use super::store::Found;
 use super::waiter::Waiter;
-use crate::machine::{Event, Failure, OrderKind};
+use crate::machine::{Failure, OrderKind};
 use crate::sys::runtime;
 
 /// It was looked at.
 #[derive(Debug)]
 pub struct Looked {
-    waiter: Waiter,
+    /// For this upgrade.
+    id: String,
     found: Found,
     result: Result<(), Failure>,
 }
 
 impl Driver {
-    /// Before the machine hears the order in hand.
-    pub(super) fn look_first(&mut self) {
-        let Some(waiter) = self.orders.let_go() else {
-            return;
-        };
+    /// Before the machine hears the order.
+    pub(super) fn look_first(&mut self, waiter: Waiter) {
         let limit = self.configured.config.upgrade.start_timeout + Duration::from_secs(10);
         self.manager.extend_timeout(limit);
         let (plan, post) = (self.plan(false, Arc::default()), self.successor.post());
+        let id = waiter.id().unwrap_or_default().to_owned();
+        self.wait(Waits::Look(waiter));
         runtime::spawn(async move {
             let found = Arc::clone(&plan.found);
             let result = launch::look(&plan).await.map(drop);
             let looked = Looked {
-                waiter,
+                id,
                 found: found.get().cloned().unwrap_or_default(),
                 result,
             };
@@ -41,28 +42,21 @@ impl Driver {
         });
     }
 
-    /// The machine hears the order then.
-    pub(super) fn looked(&mut self, looked: Looked) -> Option<Event> {
-        let Looked {
-            waiter,
-            found,
-            result,
-        } = looked;
+    pub(super) fn looked(&mut self, looked: Looked) {
+        let Looked { id, found, result } = looked;
+        let waiters = self.orders.take_lookers(&id);
         let Err(failure) = result else {
-            let order = self.orders.hold(waiter);
-            if self.can_wake() {
-                self.waking.looked = Some(found);
-                self.wake_first();
-                return None;
+            for waiter in waiters {
+                self.wake_first(waiter, Some(found.clone()));
             }
-            return Some(Event::Order(order));
+            return;
         };
-        let id = waiter.id().unwrap_or_default().to_owned();
         let phase = self.machine.phase();
         self.story.refused(id, &failure, &found, phase);
         self.disk.reject(found);
         let message = self.failed(OrderKind::Upgrade, &failure);
-        waiter.end(failure.exit, message);
-        None
+        for waiter in waiters {
+            waiter.end(failure.exit, message.clone());
+        }
     }
 }

@@ -1,252 +1,134 @@
-//! Orders: taken from the control socket, put into the machine's words, answered when it says so.
+//! The orders on their way. Each waits for one thing at a time; what that is, and for how long at most,
+//! stands here and nowhere else.
 
 use std::time::{Duration, Instant};
+use std::vec::IntoIter;
 
-use super::control::{Answer, Order as Asked};
-use super::disk::{Disk, SETTLES};
-use super::record::new_id;
-use super::releases::OnDisk;
-use super::store::{Found, StoreError};
-use super::waiter::{Reply, Upcoming, Waiter};
+use super::control::{self, Answer};
+use super::disk::SETTLES;
+use super::driver::Driver;
+use super::store::Found;
+use super::waiter::{Upcoming, Waiter};
 use super::words;
-use crate::api::{self, Last, Outcome, Until, UpgradeOrder, exit};
-use crate::machine::message::Supersede;
-use crate::machine::{Order, OrderKind, Signal};
-use crate::sys::image::Image;
+use crate::api::{self, Last, Outcome, exit};
+use crate::machine::{Event, OrderKind, Signal};
+
+/// What it waits for.
+#[derive(Debug)]
+pub(super) enum Waits {
+    /// The end of what is being done to the program on disk: it would look at that.
+    Disk(Wanted),
+    /// The pre-flight of the program that is to supersede this generation.
+    Look(Waiter),
+    /// The predecessor's application. With what was at the path when that was looked at.
+    Wake(Waiter, Option<Found>),
+    /// Its turn: the machine hears it next.
+    Turn(Waiter),
+    /// The machine's verdict.
+    Verdict(Waiter),
+    /// The end of the upgrade, which has taken over.
+    Commit(Waiter),
+    /// The program on disk, which must be as the verdict says before that is told.
+    Answer(Waiter, u8, String),
+}
+
+impl Waits {
+    pub(super) fn waiter(self) -> Option<Waiter> {
+        match self {
+            Self::Disk(_) => None,
+            Self::Look(waiter)
+            | Self::Wake(waiter, _)
+            | Self::Turn(waiter)
+            | Self::Verdict(waiter)
+            | Self::Commit(waiter)
+            | Self::Answer(waiter, ..) => Some(waiter),
+        }
+    }
+}
+
+/// What somebody wants to begin.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    Order(control::Order, Answer),
+    Signal(Signal),
+}
+
+impl Wanted {
+    /// Whether it would take a rejected program for a new one, if it began in between.
+    fn looks_at_disk(&self) -> bool {
+        match self {
+            Self::Order(order, _) => order.looks_at_disk(),
+            Self::Signal(signal) => *signal == Signal::Usr2,
+        }
+    }
+}
+
+/// For a predecessor that says nothing, beside the limit that a start has.
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// Those who wait for an answer.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
+    /// In the order in which they began to wait, and until when at most.
+    waiting: Vec<(Waits, Option<Instant>)>,
     /// The order this step is about: a refusal is for it alone.
-    in_hand: Option<Waiter>,
-    waiting: Vec<Waiter>,
-    /// `--until commit`: taken over, not yet final.
-    until_commit: Vec<Waiter>,
-    /// What waits until the program on disk is put right.
-    put_off: Vec<(Instant, PutOff)>,
-    /// The upgrade that the next launch is.
-    upcoming: Option<Upcoming>,
-}
-
-/// What an order may depend on.
-#[derive(Debug)]
-pub(super) struct Known<'a> {
-    pub(super) hosted: OnDisk,
-    /// The builds that were refused.
-    pub(super) refused: Vec<String>,
-    /// The upgrade under way, else the one that ended last.
-    pub(super) last: Option<&'a Last>,
-}
-
-/// What would take a rejected program for a new one, if it began now.
-#[derive(Debug)]
-pub(super) enum PutOff {
-    Order(Asked, Answer),
-    Signal(Signal),
+    heard: Option<Waiter>,
 }
 
 impl Orders {
-    /// Takes an order; `None`: it is answered already. `tell` makes a step of what is said on the way.
-    pub(super) fn take(
-        &mut self,
-        order: Asked,
-        answer: Answer,
-        disk: &mut Disk,
-        known: &Known<'_>,
-        tell: impl FnOnce(String) -> api::Event,
-    ) -> Option<Order> {
-        let Known {
-            hosted, refused, ..
-        } = known;
-        let order = match order {
-            Asked::Upgrade(order) => return self.take_upgrade(order, answer, disk, hosted),
-            Asked::Apply(mut order) => {
-                let opened = disk.store.open();
-                let build = opened.as_ref().ok().map(Image::build_id);
-                let running = build == Some(disk.store.running().build_id());
-                let same = running && !hosted.new;
-                let rejected = build.is_some_and(|build| disk.store.was_refused(build, refused));
-                if !same && !rejected {
-                    // A successor in probation is taken back first.
-                    order.supersede = true;
-                    return self.take_upgrade(order, answer, disk, hosted);
-                }
-                if rejected {
-                    let message = words::refused_before(disk.store.path());
-                    tracing::warn!("{message}");
-                    answer.step(tell(message));
-                    // Not to be started at the next boot either.
-                    disk.reject(Found::of(&opened));
-                }
-                if let Some(why) = &hosted.unusable {
-                    answer.end(api::Verdict {
-                        exit: exit::CONFIG,
-                        message: words::no_release(why),
-                        id: None,
-                    });
-                    return None;
-                }
-                Order::Reload
-            }
-            Asked::Commit => Order::Commit,
-            Asked::Rollback => Order::Rollback {
-                nothing: no_way_back(disk, known),
-            },
-            Asked::Reload => Order::Reload,
-            Asked::Stop => Order::Stop,
-        };
-        Some(self.hold(Waiter {
-            order,
-            until: Until::Takeover,
-            upgrade: None,
-            answer,
-        }))
-    }
-
-    /// Takes an order in hand for the machine to hear.
-    pub(super) fn hold(&mut self, waiter: Waiter) -> Order {
-        let order = waiter.order.clone();
-        if waiter.upgrade.is_some() {
-            self.upcoming.clone_from(&waiter.upgrade);
-        }
-        self.in_hand = Some(waiter);
-        order
-    }
-
-    fn take_upgrade(
-        &mut self,
-        order: UpgradeOrder,
-        answer: Answer,
-        disk: &Disk,
-        hosted: &OnDisk,
-    ) -> Option<Order> {
-        let id = order.id.unwrap_or_else(new_id);
-        let current = disk.store.disk().matches_running && !hosted.other;
-        let supersede = order.supersede.then(|| Supersede {
-            id: id.clone(),
-            hold: order.hold,
-            probation_ms: order.probation_ms,
-            release: order.release.is_some(),
-        });
-        let elsewhere = order.release.as_ref();
-        let elsewhere = elsewhere.and_then(|one| hosted.leads_elsewhere(one));
-        let waiter = Waiter {
-            order: Order::Upgrade {
-                current,
-                end_oldest: order.end_oldest,
-                hold: order.hold,
-                supersede,
-            },
-            until: order.until,
-            upgrade: Some(Upcoming {
-                id,
-                probation: order.probation_ms.map(Duration::from_millis),
-                release: order.release.is_some(),
-            }),
-            answer,
-        };
-        if let Some(elsewhere) = elsewhere {
-            waiter.end(exit::REFUSED, elsewhere);
-            return None;
-        }
-        Some(self.hold(waiter))
+    /// When the next one has waited for too long.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.waiting.iter().filter_map(|(_, until)| *until).min()
     }
 
     /// The machine has heard the order. Not answered in this step: it waits.
     pub(super) fn given(&mut self) {
-        let waits = self.in_hand.take();
-        if waits.is_none() {
-            // Refused: the next launch is not this one.
-            self.upcoming = None;
-        }
+        let heard = self.heard.take();
+        let waits = heard.map(|waiter| (Waits::Verdict(waiter), None));
         self.waiting.extend(waits);
-    }
-
-    /// The order in hand, for somebody who looks at something before the machine hears it.
-    pub(super) fn let_go(&mut self) -> Option<Waiter> {
-        self.upcoming = None;
-        self.in_hand.take()
-    }
-
-    pub(super) fn put_off(&mut self, one: PutOff) {
-        self.put_off.push((Instant::now(), one));
-    }
-
-    /// What was put off, in order.
-    pub(super) fn resume(&mut self) -> impl Iterator<Item = PutOff> + use<> {
-        let all = std::mem::take(&mut self.put_off).into_iter();
-        all.map(|(_, one)| one)
-    }
-
-    /// What has waited for too long is not done.
-    pub(super) fn refuse_put_off(&mut self) {
-        let late = |(since, _): &(Instant, PutOff)| since.elapsed() >= SETTLES;
-        let (late, rest) = std::mem::take(&mut self.put_off)
-            .into_iter()
-            .partition::<Vec<_>, _>(late);
-        self.put_off = rest;
-        for (_, one) in late {
-            match one {
-                PutOff::Order(_, answer) => answer.end(api::Verdict {
-                    exit: exit::REFUSED,
-                    message: words::DISK_BUSY.into(),
-                    id: None,
-                }),
-                PutOff::Signal(signal) => {
-                    tracing::warn!("SIG{} is refused: {}", signal.as_str(), words::DISK_BUSY);
-                }
-            }
-        }
-    }
-
-    /// The upgrade that is launched now, if it was ordered.
-    pub(super) fn upcoming(&mut self) -> Option<Upcoming> {
-        self.upcoming.take()
     }
 
     /// For the one who asked now, not for those who wait already.
     pub(super) fn answer(&mut self, exit: u8, message: String) {
-        if let Some(waiter) = self.in_hand.take() {
+        if let Some(waiter) = self.heard.take() {
             waiter.end(exit, message);
         }
     }
 
-    /// The answers for all orders of a kind. `until_commit`: who wants to know the end waits on.
-    pub(super) fn settle(
-        &mut self,
-        kind: OrderKind,
-        exit: u8,
-        message: &str,
-        until_commit: bool,
-    ) -> Vec<Reply> {
-        let (wait, answered): (Vec<_>, Vec<_>) = self
-            .take_waiters(kind)
-            .into_iter()
-            .partition(|waiter| until_commit && waiter.until == Until::Commit);
-        self.until_commit.extend(wait);
-        let reply = |waiter| Reply {
-            waiter,
-            exit,
-            message: message.to_owned(),
-        };
-        answered.into_iter().map(reply).collect()
+    /// All whose order is of a kind that the machine has decided about.
+    pub(super) fn decided(&mut self, kind: OrderKind) -> Vec<Waiter> {
+        let heard = self.heard.take_if(|waiter| waiter.order.kind() == kind);
+        let is_it =
+            |one: &Waits| matches!(one, Waits::Verdict(waiter) if waiter.order.kind() == kind);
+        let before = self.take(is_it).filter_map(Waits::waiter);
+        heard.into_iter().chain(before).collect()
     }
 
-    /// Dropped without a verdict: the client asks the next owner, by id.
-    pub(super) fn moved(&mut self, kind: OrderKind) {
-        drop(self.take_waiters(kind));
+    /// The upgrade that is launched now, if it was ordered.
+    pub(super) fn upcoming(&self) -> Option<Upcoming> {
+        let before = self.waiting.iter().rev().filter_map(|(one, _)| match one {
+            Waits::Verdict(waiter) => Some(waiter),
+            _ => None,
+        });
+        let mut all = self.heard.iter().chain(before);
+        all.find_map(|waiter| waiter.upgrade.clone())
     }
 
-    fn take_waiters(&mut self, kind: OrderKind) -> Vec<Waiter> {
-        if kind == OrderKind::Upgrade {
-            self.upcoming = None;
-        }
-        let now = self.in_hand.take_if(|w| w.order.kind() == kind);
-        let (of_kind, rest) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition::<Vec<_>, _>(|w| w.order.kind() == kind);
-        self.waiting = rest;
-        now.into_iter().chain(of_kind).collect()
+    /// Whether an order waits for the predecessor's application.
+    pub(super) fn wait_for_application(&self) -> bool {
+        let mut all = self.waiting.iter();
+        all.any(|(one, _)| matches!(one, Waits::Wake(..)))
+    }
+
+    /// Those who do.
+    pub(super) fn take_sleepers(&mut self) -> IntoIter<Waits> {
+        self.take(|one| matches!(one, Waits::Wake(..)))
+    }
+
+    /// Those for whom this upgrade was looked at.
+    pub(super) fn take_lookers(&mut self, id: &str) -> Vec<Waiter> {
+        let is_it = |one: &Waits| matches!(one, Waits::Look(waiter) if waiter.id() == Some(id));
+        self.take(is_it).filter_map(Waits::waiter).collect()
     }
 
     /// An upgrade ended: those who waited for it.
@@ -256,36 +138,133 @@ impl Orders {
             Outcome::Committed => exit::OK,
             _ => exit::FAILED,
         };
-        for waiter in std::mem::take(&mut self.until_commit) {
+        let all = self.take(|one| matches!(one, Waits::Commit(_)));
+        for waiter in all.filter_map(Waits::waiter) {
             waiter.end(exit, text.clone());
         }
     }
 
     /// This master leaves: whoever still waits asks again, by the upgrade's id.
     pub(super) fn hang_up(&mut self) {
-        self.in_hand = None;
-        self.waiting.clear();
-        self.until_commit.clear();
-        self.put_off.clear();
+        *self = Self::default();
     }
 
-    /// A step, for everybody who waits.
+    /// A step, for everybody whose order it may be about.
     pub(super) fn tell(&self, event: &api::Event) {
-        let all = self.in_hand.iter().chain(&self.waiting);
-        for waiter in all.chain(&self.until_commit) {
+        let before = self.waiting.iter().filter_map(|(one, _)| match one {
+            Waits::Verdict(waiter) | Waits::Commit(waiter) => Some(waiter),
+            _ => None,
+        });
+        for waiter in self.heard.iter().chain(before) {
             waiter.answer.step(event.clone());
+        }
+    }
+
+    fn take(&mut self, which: impl Fn(&Waits) -> bool) -> IntoIter<Waits> {
+        let all = std::mem::take(&mut self.waiting).into_iter();
+        let (taken, rest) = all.partition::<Vec<_>, _>(|(one, _)| which(one));
+        self.waiting = rest;
+        let taken: Vec<_> = taken.into_iter().map(|(one, _)| one).collect();
+        taken.into_iter()
+    }
+}
+
+impl Driver {
+    /// It waits from now on.
+    pub(super) fn wait(&mut self, waits: Waits) {
+        let limit = match &waits {
+            Waits::Disk(_) => Some(SETTLES),
+            Waits::Wake(..) => Some(self.configured.config.upgrade.start_timeout + MARGIN),
+            // What they wait for has a limit of its own, or is not to have one.
+            Waits::Look(_)
+            | Waits::Turn(_)
+            | Waits::Verdict(_)
+            | Waits::Commit(_)
+            | Waits::Answer(..) => None,
+        };
+        let until = limit.map(|limit| Instant::now() + limit);
+        self.orders.waiting.push((waits, until));
+    }
+
+    /// Whether what it waits for has come.
+    fn has_come(&self, waits: &Waits) -> bool {
+        match waits {
+            Waits::Disk(_) => !self.waits_for_disk(),
+            // Nobody is there any more who could get it ready.
+            Waits::Wake(..) => !self.machine.may_give_back(),
+            Waits::Turn(_) => true,
+            Waits::Answer(..) => !self.disk.is_busy(),
+            Waits::Look(_) | Waits::Verdict(_) | Waits::Commit(_) => false,
+        }
+    }
+
+    /// Something happened: those go on whose wait is over.
+    pub(super) async fn go_on(&mut self) {
+        while let Some(one) = self.next_to_go_on(Instant::now()) {
+            match one {
+                Waits::Disk(wanted) if self.waits_for_disk() => refuse_for_disk(wanted),
+                Waits::Disk(wanted) => self.begin(wanted).await,
+                // A predecessor that is late does not know the question, or hangs: the machine has its ways.
+                Waits::Wake(waiter, _) => self.woken(waiter),
+                Waits::Turn(waiter) => {
+                    let order = waiter.order.clone();
+                    self.orders.heard = Some(waiter);
+                    self.happen(Event::Order(order)).await;
+                }
+                Waits::Answer(waiter, exit, message) => self.answer(waiter, exit, message),
+                other @ (Waits::Look(_) | Waits::Verdict(_) | Waits::Commit(_)) => self.wait(other),
+            }
+        }
+    }
+
+    fn next_to_go_on(&mut self, now: Instant) -> Option<Waits> {
+        let is_over = |(waits, until): &(Waits, Option<Instant>)| {
+            until.is_some_and(|until| until <= now) || self.has_come(waits)
+        };
+        let at = self.orders.waiting.iter().position(is_over)?;
+        Some(self.orders.waiting.remove(at).0)
+    }
+
+    /// It waits when it would take a rejected program for a new one.
+    pub(super) async fn begin(&mut self, wanted: Wanted) {
+        if wanted.looks_at_disk() && self.waits_for_disk() {
+            return self.wait(Waits::Disk(wanted));
+        }
+        match wanted {
+            Wanted::Order(order, answer) => self.ordered(order, answer),
+            Wanted::Signal(signal) => self.happen(Event::Signal(signal)).await,
+        }
+    }
+
+    /// Something is being done to the program on disk: what begins now would look at it.
+    fn waits_for_disk(&self) -> bool {
+        self.disk.is_working() && self.machine.may_begin()
+    }
+
+    /// Says what was decided, whatever the disk does.
+    pub(super) fn say_decided(&mut self) {
+        for one in self.orders.take(|one| matches!(one, Waits::Answer(..))) {
+            if let Waits::Answer(waiter, exit, message) = one {
+                self.answer(waiter, exit, message);
+            }
+        }
+    }
+
+    /// It may be done; but a restart would start something else.
+    fn answer(&self, waiter: Waiter, exit: u8, message: String) {
+        match self.disk.differs(waiter.order.kind()) {
+            Some(why) => waiter.end(exit.max(exit::FAILED), format!("{message}\n{why}")),
+            None => waiter.end(exit, message),
         }
     }
 }
 
-/// Why a rollback goes nowhere when no predecessor is parked; `None`: to the program of before.
-fn no_way_back(disk: &Disk, known: &Known<'_>) -> Option<String> {
-    let decided = known.last.and_then(words::release_is_decided);
-    match (decided, disk.store.previous(&known.refused)) {
-        (None, Ok(_)) => None,
-        (Some(why), Ok(program)) => Some(words::program_of_before(&why, program.path())),
-        (Some(why), Err(_)) => Some(why),
-        (None, Err(StoreError::NoOld(_))) => Some(words::nothing_to_go_back_to(known.last)),
-        (None, Err(e)) => Some(format!("there is nothing to go back to: {e}")),
+/// The disk takes too long for what would look at it.
+fn refuse_for_disk(wanted: Wanted) {
+    match wanted {
+        Wanted::Order(_, answer) => answer.refuse(words::DISK_BUSY.into()),
+        Wanted::Signal(signal) => {
+            tracing::warn!("SIG{} is refused: {}", signal.as_str(), words::DISK_BUSY);
+        }
     }
 }

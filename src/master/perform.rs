@@ -197,20 +197,11 @@ impl Driver {
     }
 
     fn entered(&mut self, from: Phase, to: Phase) {
-        self.expect_nothing();
+        self.waking.expect_nothing();
         if to.settles_sockets() && self.configured.settle_sockets(&self.manager) {
             self.workers.replace_sockets(&self.configured.sockets);
         }
-        let text = match (from, to) {
-            (Phase::Starting, Phase::Serving) => {
-                let listeners = self.configured.sockets.report();
-                words::started(&self.fixed.setup.name, status::who(self), &listeners)
-            }
-            (Phase::Starting, Phase::Done) => {
-                words::not_started(&self.fixed.setup.name, status::who(self))
-            }
-            _ => status::line_in(self, to),
-        };
+        let text = status::line_of(self, from, to);
         self.story.entered(from, to, &text);
         if to.proves_health() {
             self.story.took_over();

@@ -248,7 +248,7 @@ pub(super) fn assemble(
         state,
         orders: Orders::default(),
         held: Held::default(),
-        waking: Waking::new(post.clone()),
+        waking: Waking::default(),
         inquiry: Inquiry::new(post.clone()),
         health: Health::new(post.clone()),
         pidfiles: PidFiles::new(&fixed.setup.runtime, &fixed.setup.name),

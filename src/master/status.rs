@@ -173,7 +173,18 @@ pub(super) fn line(driver: &Driver) -> String {
 }
 
 /// The same, of a step.
-pub(super) fn line_in(driver: &Driver, phase: Phase) -> String {
+pub(super) fn line_of(driver: &Driver, from: Phase, to: Phase) -> String {
+    let name = &driver.fixed.setup.name;
+    match (from, to) {
+        (Phase::Starting, Phase::Serving) => {
+            words::started(name, who(driver), &driver.configured.sockets.report())
+        }
+        (Phase::Starting, Phase::Done) => words::not_started(name, who(driver)),
+        _ => line_in(driver, to),
+    }
+}
+
+fn line_in(driver: &Driver, phase: Phase) -> String {
     let scene = Scene {
         me: who(driver),
         phase,

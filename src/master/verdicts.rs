@@ -1,33 +1,29 @@
 //! The machine's verdicts and an upgrade's end: in words, to those who wait. What says that an upgrade
 //! is over is said when the program on disk is as that upgrade must leave it, or cannot be made so.
 
-use tokio::time::Instant;
+use std::time::Instant;
 
 use super::disk::{Done, Finished, LASTS};
 use super::driver::Driver;
 use super::milestone::{self, Milestone};
+use super::orders::Waits;
 use super::status::{self, predecessor_who, successor_who, who};
-use super::waiter::Reply;
 use super::words;
-use crate::api::{self, Outcome, exit};
+use crate::api::{self, Outcome, Until, exit};
 use crate::machine::message::Message;
-use crate::machine::{Failure, OrderKind, Phase, Verdict};
+use crate::machine::{Failure, OrderKind, Verdict};
 
-/// What is said when the program on disk is put right.
+/// What is said of an upgrade when the program on disk is put right.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    answers: Vec<Reply>,
     conclusion: Option<(Outcome, Option<Failure>)>,
-    /// Since when, and why the successor is sent away.
-    retire: Option<(Instant, String)>,
+    /// Why the successor is sent away, and when the disk has kept it for too long.
+    retire: Option<(String, Instant)>,
 }
 
 impl Held {
-    /// Why the successor is sent away, when the disk has kept it for too long. (What says that time is
-    /// over may have been meant for one before it.)
-    fn late(&mut self) -> Option<String> {
-        let late = self.retire.take_if(|(since, _)| since.elapsed() >= LASTS);
-        late.map(|(_, reason)| reason)
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.retire.as_ref().map(|(_, until)| *until)
     }
 }
 
@@ -58,26 +54,19 @@ impl Driver {
                 return self.orders.answer(exit::REFUSED, full);
             }
             Verdict::Refused(why) => return self.orders.answer(exit::REFUSED, why),
-            Verdict::Moved => return self.orders.moved(kind),
+            // Dropped without a verdict: the client asks the next owner, by id.
+            Verdict::Moved => return drop(self.orders.decided(kind)),
         };
         let done = exit == exit::OK && kind == OrderKind::Upgrade;
-        let until_commit = done && self.story.upgrade().is_some();
-        let answers = self.orders.settle(kind, exit, &message, until_commit);
-        if !waits_for_disk {
-            for reply in answers {
-                reply.end(None);
+        let goes_on = done && self.story.upgrade().is_some();
+        for waiter in self.orders.decided(kind) {
+            if goes_on && waiter.until == Until::Commit {
+                self.wait(Waits::Commit(waiter));
+            } else if waits_for_disk {
+                self.wait(Waits::Answer(waiter, exit, message.clone()));
+            } else {
+                waiter.end(exit, message.clone());
             }
-        } else if self.disk.is_busy() {
-            self.held.answers.extend(answers);
-        } else {
-            self.answer(answers);
-        }
-    }
-
-    fn answer(&self, answers: Vec<Reply>) {
-        for reply in answers {
-            let differs = self.disk.differs(reply.kind());
-            reply.end(differs.as_deref());
         }
     }
 
@@ -118,17 +107,15 @@ impl Driver {
             let _ = self.applications.point_back(tried);
         }
         if self.disk.is_busy() {
-            self.held.retire = Some((Instant::now(), reason));
-            self.disk.late_in(LASTS);
+            self.held.retire = Some((reason, Instant::now() + LASTS));
         } else {
             self.say_retire(reason);
         }
     }
 
-    /// The disk takes too long for a successor that shall leave, or for what looks at it.
-    pub(super) fn disk_late(&mut self) {
-        self.orders.refuse_put_off();
-        if let Some(reason) = self.held.late() {
+    /// The disk takes too long for a successor that shall leave.
+    pub(super) fn disk_is_late(&mut self, now: Instant) {
+        if let Some((reason, _)) = self.held.retire.take_if(|(_, until)| *until <= now) {
             self.say_retire(reason);
         }
     }
@@ -155,11 +142,10 @@ impl Driver {
 
     /// Says what was held back, whatever the disk does: what begins next is another story.
     pub(super) fn say_held(&mut self) {
-        if let Some((_, reason)) = self.held.retire.take() {
+        if let Some((reason, _)) = self.held.retire.take() {
             self.say_retire(reason);
         }
-        let answers = std::mem::take(&mut self.held.answers);
-        self.answer(answers);
+        self.say_decided();
         if let Some((outcome, failure)) = self.held.conclusion.take() {
             self.conclude_now(outcome, failure);
         }
@@ -169,7 +155,7 @@ impl Driver {
     fn done(&self, kind: OrderKind) -> String {
         let (me, successor) = (who(self), successor_who(self));
         match kind {
-            OrderKind::Upgrade if self.machine.phase() == Phase::Beside => status::line(self),
+            OrderKind::Upgrade if self.machine.hold() => status::line(self),
             OrderKind::Upgrade => {
                 let ordered = self.story.probation();
                 let probation = ordered.unwrap_or(self.configured.config.upgrade.probation);
@@ -185,7 +171,7 @@ impl Driver {
             }
             OrderKind::Rollback => match predecessor_who(self) {
                 Some(before) => format!("{before} serves again"),
-                None if self.machine.phase() == Phase::Parked => {
+                None if !self.machine.owns() => {
                     format!("{successor} serves: the program of before")
                 }
                 None => format!("{me} serves"),
@@ -216,24 +202,5 @@ mod tests {
     fn who_is_sent_away_has_time_left_when_the_disk_was_slow() {
         let timing = crate::machine::Timing::default();
         assert!(LASTS < timing.evict);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_meant_for_the_one_before_sends_no_successor_away() {
-        let retire = |reason: &str| Some((Instant::now(), reason.to_owned()));
-        let mut held = Held {
-            retire: retire("the first"),
-            ..Held::default()
-        };
-        let half = LASTS / 2;
-        tokio::time::advance(half).await;
-        assert!(held.late().is_none());
-        // The first is said, and the next is held.
-        held.retire = retire("the second");
-        tokio::time::advance(half).await;
-        assert!(held.late().is_none());
-        tokio::time::advance(half).await;
-        assert_eq!(held.late().as_deref(), Some("the second"));
-        assert!(held.late().is_none());
     }
 }

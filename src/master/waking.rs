@@ -3,105 +3,72 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 use super::driver::Driver;
 use super::hosting::{Happened, NotReady};
-use super::input::Input;
+use super::orders::Waits;
 use super::status::{predecessor_who, who};
 use super::store::Found;
 use super::waiter::Waiter;
 use super::words;
 use crate::api::exit;
 use crate::machine::message::Message;
-use crate::machine::{Event, Phase};
 
-/// The orders that wait for the predecessor's word.
-#[derive(Debug)]
+/// What is known of the two generations' applications.
+#[derive(Debug, Default)]
 pub(super) struct Waking {
-    post: mpsc::Sender<Input>,
-    /// How often the predecessor was asked.
-    number: u64,
-    asleep: Vec<Waiter>,
-    /// For the machine.
-    awake: Vec<Waiter>,
-    /// What was at the path when an order that supersedes this generation was looked at.
-    pub(super) looked: Option<Found>,
     /// The predecessor has an application, or may have one.
     there_is_one: bool,
     /// A parked master: its successor waits for our application.
     wanted: bool,
-    /// A parked master: the service comes back at any moment.
-    expects: bool,
+    /// A parked master: the service comes back at any moment, until then.
+    expects: Option<Instant>,
 }
 
-/// A start has its own limit; this is for a predecessor that says nothing.
-const MARGIN: Duration = Duration::from_secs(5);
+/// The probation lasts so much longer than a start, and a parked master expects the service for so long.
+const MARGIN: Duration = Duration::from_secs(10);
 
 impl Waking {
-    pub(super) fn new(post: mpsc::Sender<Input>) -> Self {
-        Self {
-            post,
-            number: 0,
-            asleep: Vec::new(),
-            awake: Vec::new(),
-            looked: None,
-            there_is_one: false,
-            wanted: false,
-            expects: false,
-        }
-    }
-
     /// What the predecessor runs, and what we do, which it may not have told because it was not ready.
     pub(super) fn predecessor_hosts(&mut self, its: bool, ours: bool) {
         self.there_is_one = its || ours;
     }
 
-    /// Whether an order waits for the predecessor's word.
-    pub(super) fn waits(&self) -> bool {
-        !self.asleep.is_empty()
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.expects
     }
 
-    /// Nobody is waited for any more.
-    fn all_awake(&mut self) {
-        self.awake.append(&mut self.asleep);
+    /// What was expected has come, or something else.
+    pub(super) fn expect_nothing(&mut self) {
+        self.expects = None;
     }
 }
 
 /// The owner.
 impl Driver {
-    /// Whether there is a predecessor that has an application to get ready. (Others are not asked: one that
-    /// hangs would be waited for.)
-    pub(super) fn can_wake(&self) -> bool {
-        self.machine.may_give_back() && self.waking.there_is_one
-    }
-
-    /// Before the machine hears the order in hand.
-    pub(super) fn wake_first(&mut self) {
-        let Some(waiter) = self.orders.let_go() else {
-            return;
-        };
-        let waking = &mut self.waking;
-        waking.asleep.push(waiter);
-        if waking.asleep.len() > 1 {
-            return;
+    /// Before the machine hears the order: it waits for a predecessor that has an application to get ready.
+    /// (Others are not asked: one that hangs would be waited for.)
+    pub(super) fn wake_first(&mut self, waiter: Waiter, looked: Option<Found>) {
+        if !self.machine.may_give_back() || !self.waking.there_is_one {
+            return self.wait(Waits::Turn(waiter));
         }
-        waking.number += 1;
         let limit = self.configured.config.upgrade.start_timeout + MARGIN;
-        Input::WakeLate(waking.number).after(limit, &waking.post);
         // The probation does not end in between.
-        self.machine
-            .prolong_probation(Instant::now() + limit + MARGIN);
+        self.machine.prolong_probation(Instant::now() + limit);
         self.manager.extend_timeout(limit);
         self.tell_predecessor(Message::Wake);
+        self.wait(Waits::Wake(waiter, looked));
     }
 
     /// What the predecessor said.
     pub(super) fn awake(&mut self, reason: Option<String>) {
+        let sleepers = self.orders.take_sleepers();
         // With an application that does not answer here either, nothing is lost.
         let reason = reason.filter(|_| self.applications.silence().is_none());
         let Some(reason) = reason else {
-            return self.waking.all_awake();
+            for waiter in sleepers.filter_map(Waits::waiter) {
+                self.woken(waiter);
+            }
+            return;
         };
         let before = predecessor_who(self);
         let before = before.map_or_else(|| "the generation before".into(), |who| who.to_string());
@@ -110,10 +77,12 @@ impl Driver {
              `rollback` tries again, `commit` keeps what runs",
             who(self)
         );
-        tracing::error!("{message}");
-        for waiter in std::mem::take(&mut self.waking.asleep) {
+        for one in sleepers {
+            let Waits::Wake(waiter, looked) = one else {
+                continue;
+            };
+            tracing::error!("{message}");
             // It failed: the program on disk is the one that serves.
-            let looked = self.waking.looked.take().filter(|_| !waiter.goes_back());
             if let Some(found) = looked.filter(|_| !self.disk.store.disk().matches_running) {
                 self.disk.reject(found);
             }
@@ -121,49 +90,21 @@ impl Driver {
         }
     }
 
-    /// It does not know the question, or hangs: the machine has its ways.
-    pub(super) fn wake_is_late(&mut self, number: u64) {
-        if number == self.waking.number {
-            self.waking.all_awake();
-        }
-    }
-
-    /// The machine hears what waited for the predecessor's word, or for a predecessor that is no more.
-    pub(super) async fn hear_what_waited(&mut self) {
-        if !self.machine.may_give_back() {
-            self.waking.all_awake();
-        }
-        for waiter in std::mem::take(&mut self.waking.awake) {
-            if let Some(verdict) = self.no_way_back_any_more(&waiter) {
-                waiter.end(verdict.0, verdict.1);
-                continue;
+    /// Nobody is waited for any more. For the machine of now the order of before may be another one.
+    pub(super) fn woken(&mut self, waiter: Waiter) {
+        let no_way_back = self.workers.irreversible().map(words::no_way_back);
+        match no_way_back.filter(|_| waiter.goes_back()) {
+            Some(why) => waiter.end(exit::REFUSED, why),
+            None if waiter.goes_back() && self.machine.serves_alone() => {
+                let message = format!(
+                    "the generation before is gone, and there is no way back in memory: {} serves on; \
+                     `status` says what `rollback` goes back to now",
+                    who(self)
+                );
+                waiter.end(exit::FAILED, message);
             }
-            let order = self.orders.hold(waiter);
-            self.happen(Event::Order(order)).await;
+            None => self.wait(Waits::Turn(waiter)),
         }
-    }
-}
-
-/// What happened while an order waited.
-impl Driver {
-    /// For the machine of now the order of before may be another one.
-    fn no_way_back_any_more(&self, waiter: &Waiter) -> Option<(u8, String)> {
-        if !waiter.goes_back() {
-            return None;
-        }
-        if let Some(why) = self.workers.irreversible() {
-            return Some((exit::REFUSED, words::no_way_back(why)));
-        }
-        let phase = self.machine.phase();
-        let alone = matches!(phase, Phase::Committing | Phase::Serving | Phase::Reloading);
-        alone.then(|| {
-            let message = format!(
-                "the generation before is gone, and there is no way back in memory: {} serves on; \
-                 `status` says what `rollback` goes back to now",
-                who(self)
-            );
-            (exit::FAILED, message)
-        })
     }
 }
 
@@ -171,7 +112,6 @@ impl Driver {
 impl Driver {
     /// Our successor wants to give the service back.
     pub(super) fn wake(&mut self) {
-        self.waking.expects = true;
         let config = &self.configured.config;
         match self.applications.hold(config) {
             Ok(_) => self.say_awake(self.applications.silence()),
@@ -195,20 +135,23 @@ impl Driver {
     }
 
     fn say_awake(&mut self, reason: Option<String>) {
-        self.waking.expects = reason.is_none();
+        self.waking.expects = reason.is_none().then(|| Instant::now() + MARGIN);
         self.successor.say(Message::Awake { reason }, Vec::new());
     }
 
     /// Our last worker has gone: `parked = "stopped"` frees the application's memory, unless it is about to
     /// be needed.
     pub(super) fn rest(&mut self) {
-        if self.machine.phase().may_serve_again() && !self.waking.expects {
+        let needed = self.waking.wanted || self.waking.expects.is_some();
+        if self.machine.phase().may_serve_again() && !needed {
             self.applications.rest();
         }
     }
 
-    /// What was expected has come, or something else.
-    pub(super) fn expect_nothing(&mut self) {
-        self.waking.expects = false;
+    /// It was not needed.
+    pub(super) fn rest_if_late(&mut self, now: Instant) {
+        if self.waking.expects.take_if(|until| *until <= now).is_some() {
+            self.rest();
+        }
     }
 }
