@@ -59,6 +59,13 @@ fn main() -> ExitCode {
                 let _ = rustix::process::kill_process(me, rustix::process::Signal::SEGV);
             }
         }
+        ("is cut", Part::Preflight) => {
+            // As one of whose pages the kernel can read none.
+            let me = rustix::process::getpid();
+            loop {
+                let _ = rustix::process::kill_process(me, rustix::process::Signal::BUS);
+            }
+        }
         ("hangs at pre-flight", Part::Preflight) => hang(),
         (_, Part::Successor) => successor(&behaviour),
         _ => good(),

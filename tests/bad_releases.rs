@@ -287,6 +287,30 @@ fn one_that_segfaults_is_refused() {
     story.never_takes_over(1, &["pre-flight", "was killed by SIGSEGV"]);
 }
 
+/// The disk was full under it: the whole file is the same build, and nothing is known against that.
+#[test]
+fn one_that_was_cut_is_not_held_against_its_build() {
+    let story = Story::begin("cut");
+    story.behave("is cut");
+    let cut = story.service.dir().join("cut");
+    let mut bytes = fs::read(bad()).expect("a program");
+    bytes.push(0);
+    fs::write(&cut, bytes).expect("room");
+    fs::set_permissions(&cut, fs::Permissions::from_mode(0o755)).expect("a mode");
+    story.service.replace(&cut);
+    story.fails(1, &["pre-flight", "SIGBUS", "is the disk full?"]);
+    story.as_before();
+    fs::remove_file(story.service.dir().join("behaviour")).expect("a file");
+    story.service.replace(&bad());
+    let applied = story.service.cli(&["apply"]);
+    applied.assert_code(0);
+    assert!(!applied.stdout.contains("was refused"), "{applied}");
+    story.service.wait_owner(2, "probation");
+    story.service.cli(&["rollback"]).assert_code(0);
+    story.service.wait_owner(1, "serving");
+    story.end();
+}
+
 #[test]
 fn a_small_foreign_program_is_refused() {
     let story = Story::begin("foreign");

@@ -160,6 +160,9 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
         Exit::Code(78) => exit::CONFIG,
         _ => exit::FAILED,
     };
+    if let (true, Some(found)) = (is_bus_error(ended), plan.found.get()) {
+        found.is_broken();
+    }
     let colon = if said.is_empty() { "" } else { ": " };
     Err(Failure {
         exit: code,
@@ -170,12 +173,14 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
     })
 }
 
+fn is_bus_error(ended: Exit) -> bool {
+    matches!(ended, Exit::Signal(signal, _) if signal == Signal::SIGBUS as i32)
+}
+
 /// What need not be the program's fault.
 fn hint(ended: Exit) -> &'static str {
     match ended {
-        Exit::Signal(signal, _) if signal == Signal::SIGBUS as i32 => {
-            " (a part of the file cannot be read: is the disk full?)"
-        }
+        _ if is_bus_error(ended) => " (a part of the file cannot be read: is the disk full?)",
         Exit::Signal(signal, _) if signal == Signal::SIGKILL as i32 => {
             " (by whom? For want of memory the kernel does it: see `dmesg`)"
         }

@@ -59,10 +59,10 @@ impl Waiter {
             control::Order::Upgrade(order) => return Self::of_upgrade(order, answer, disk, hosted),
             control::Order::Apply(mut order) => {
                 let opened = disk.store.open();
-                let build = opened.as_ref().ok().map(Image::build_id);
-                let running = build == Some(disk.store.running().build_id());
+                let image = opened.as_ref().ok();
+                let running = image.map(Image::build_id) == Some(disk.store.running().build_id());
                 let same = running && !hosted.new;
-                let rejected = build.is_some_and(|build| disk.store.was_refused(build, refused));
+                let rejected = image.is_some_and(|image| disk.store.was_refused(image, refused));
                 if !same && !rejected {
                     // A successor in probation is taken back first.
                     order.supersede = true;

@@ -14,6 +14,7 @@ mod installed;
 mod place;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub use super::replace::ReplaceError;
@@ -39,7 +40,7 @@ pub struct Store {
 #[derive(Debug, Clone, Default)]
 pub struct Found {
     id: Option<String>,
-    usable: bool,
+    usable: Arc<AtomicBool>,
 }
 
 impl Found {
@@ -48,14 +49,21 @@ impl Found {
     pub fn of(opened: &Result<Image, ImageError>) -> Self {
         Self {
             id: id_of(opened),
-            usable: opened.is_ok(),
+            usable: Arc::new(opened.is_ok().into()),
         }
     }
 
     /// Its build, when it was a program that can be started.
     #[must_use]
     pub fn build(&self) -> Option<&str> {
-        self.id.as_deref().filter(|_| self.usable)
+        self.id
+            .as_deref()
+            .filter(|_| self.usable.load(Ordering::Relaxed))
+    }
+
+    /// A part of the file could not be read when it was run: nothing is known of its build.
+    pub fn is_broken(&self) {
+        self.usable.store(false, Ordering::Relaxed);
     }
 
     /// The same file, or another copy of the same build.
@@ -181,12 +189,18 @@ impl Store {
         self.build(Name::Good).as_deref() != Some(self.running.build_id())
     }
 
-    /// Whether this build was refused, and is not run again by itself: it is among those that the state
-    /// directory lists, or is what was put aside last.
+    /// Whether this program was refused, and is not run again by itself: its build is among those that the
+    /// state directory lists, or it is what was put aside last. (That may have been a copy that was cut.)
     #[must_use]
-    pub fn was_refused(&self, build: &str, refused: &[String]) -> bool {
+    pub fn was_refused(&self, image: &Image, refused: &[String]) -> bool {
+        let build = image.build_id();
+        let content = |image: &Image| image.content_hash().ok();
+        let put_aside =
+            |aside: &Image| aside.build_id() == build && content(aside) == content(image);
         refused.iter().any(|one| one == build)
-            || self.build(Name::Rejected).as_deref() == Some(build)
+            || self
+                .image(Name::Rejected)
+                .is_ok_and(|aside| put_aside(&aside))
     }
 
     /// The program that a rollback goes to when nobody is parked, unless it was refused: from one on
@@ -202,7 +216,7 @@ impl Store {
         if build_id == self.running.build_id() {
             return Err(StoreError::OldIsRunning { path, build_id });
         }
-        if self.was_refused(&build_id, refused) {
+        if self.was_refused(&old, refused) {
             return Err(StoreError::OldIsRejected { path, build_id });
         }
         Ok(old)
