@@ -728,6 +728,50 @@ fn a_state_directory_that_stands_still_holds_up_nobody() {
     story.nobody_noticed();
 }
 
+/// A file server that is gone: whoever opens a file to read waits for ever.
+#[test]
+fn a_state_directory_that_cannot_be_read_holds_up_nobody() {
+    let story = Story::begin("dead-state");
+    story.put_new_version();
+    fs::create_dir_all(&story.service.state).expect("a directory");
+    let names = ["history.jsonl", "refused", "previous.toml"];
+    let dead = names.map(|name| {
+        let path = story.service.state.join(name);
+        let _ = fs::remove_file(&path);
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("a pipe");
+        path
+    });
+    let at_once = |what: &[&str]| {
+        let asked = Instant::now();
+        story.service.cli(what).assert_code(0);
+        let took = asked.elapsed();
+        assert!(took < STILL, "{what:?} took {took:?}");
+    };
+    at_once(&["status"]);
+    at_once(&["upgrade"]);
+    story.sees(&PROBATION);
+    at_once(&["status"]);
+    at_once(&["rollback"]);
+    story.sees(&[ALONE]);
+    story.put_new_version();
+    at_once(&["upgrade"]);
+    at_once(&["commit"]);
+    at_once(&["status"]);
+    // Whoever waits there reads an empty file.
+    for path in dead {
+        let end = fs::File::options().read(true).write(true).open(&path);
+        fs::remove_file(&path).expect("a pipe");
+        drop(end.expect("a pipe"));
+    }
+    let history = story.service.state.join("history.jsonl");
+    wait_until("the upgrade to be written down", || {
+        fs::read_to_string(&history).is_ok_and(|text| text.contains("\"committed\""))
+    });
+    story.nobody_noticed();
+}
+
 /// More than the service waits for its disk at any point, and far less than the disk stands still.
 const STILL: Duration = Duration::from_secs(15);
 

@@ -145,6 +145,8 @@ impl Driver {
 
     /// The predecessor let its channel go, or we did; its process may still drain.
     pub(super) fn predecessor_drains(&mut self) {
+        // What to go back with is written down by now.
+        self.state.read_again();
         let drains = self.predecessor.as_mut().and_then(Predecessor::close);
         if let Some((process, identity)) = drains {
             self.drainers.add(process, identity);

@@ -14,7 +14,7 @@ mod socket;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::state::State;
+use super::state::{ASKED, State};
 use crate::api::{Event, Status, UpgradeOrder, Verdict, exit};
 
 pub use access::{Access, AccessError, Denied, Peer, operators};
@@ -178,6 +178,13 @@ impl Handle {
         self
     }
 
+    /// What another master has written is known before anything is asked that may depend on it.
+    async fn known(&self) {
+        if let Some(state) = &self.state {
+            state.known(ASKED).await;
+        }
+    }
+
     async fn written(&self, event: &Event) {
         if let (Event::Result(_) | Event::Ended(_), Some(state)) = (event, &self.state) {
             state.written().await;
@@ -186,6 +193,7 @@ impl Handle {
 
     /// The document of `status --json`.
     pub async fn status(&self) -> Result<Status, Gone> {
+        self.known().await;
         self.figures(Figures::Status).await
     }
 
@@ -210,6 +218,7 @@ impl Handle {
         order: Order,
         peer: Peer,
     ) -> Result<mpsc::UnboundedReceiver<Event>, Gone> {
+        self.known().await;
         let (send, story) = mpsc::unbounded_channel();
         let answer = Answer(send);
         self.ask(Request::Order {

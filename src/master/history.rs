@@ -56,6 +56,11 @@ pub enum HistoryError {
         path: PathBuf,
         source: toml::de::Error,
     },
+    #[error("cannot understand {}: {source}; the next word about a release begins it anew", path.display())]
+    Releases {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
 }
 
 impl History {
@@ -124,25 +129,16 @@ impl History {
         let text = String::from_utf8_lossy(&bytes);
         let mut all: Vec<Last> = Vec::new();
         for last in text.lines().filter_map(understand) {
-            // Written down again when figures came late: where it was first, as it was last.
-            match all.iter_mut().rev().find(|known| known.id == last.id) {
-                Some(known) if known.gives_way(&last) => *known = last,
-                Some(_) => {}
-                None => all.push(last),
-            }
+            merge(&mut all, last);
         }
         Ok(all)
     }
 
     /// Builds that failed or were rolled back, oldest first.
-    #[must_use]
-    pub fn refused(&self) -> Vec<String> {
-        let bytes = read_if_there(&self.refused_file()).unwrap_or_else(|e| {
-            tracing::warn!("{e}");
-            None
-        });
+    pub fn refused(&self) -> Result<Vec<String>, HistoryError> {
+        let bytes = read_if_there(&self.refused_file())?;
         let text = String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
     /// Adds a build to them.
@@ -156,7 +152,7 @@ impl History {
     }
 
     fn change_refused(&self, build: &str, refused: bool) -> Result<(), HistoryError> {
-        let mut builds = self.refused();
+        let mut builds = self.refused()?;
         if builds.iter().any(|known| known == build) == refused {
             return Ok(());
         }
@@ -216,6 +212,15 @@ impl History {
 
 const MODE: u32 = 0o640;
 
+/// One upgrade more. Written down again when figures came late: where it was first, as it was last.
+pub(super) fn merge(all: &mut Vec<Last>, last: Last) {
+    match all.iter_mut().rev().find(|known| known.id == last.id) {
+        Some(known) if known.gives_way(&last) => *known = last,
+        Some(_) => {}
+        None => all.push(last),
+    }
+}
+
 /// `None`: it was cut by a crash, or written by a newer version.
 fn understand(line: &str) -> Option<Last> {
     let value: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -258,7 +263,7 @@ fn lock(path: &Path) -> io::Result<File> {
 const LOCKING: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_millis(1);
 
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, HistoryError> {
+pub(super) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, HistoryError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -7,6 +7,7 @@ mod asked;
 mod at_path;
 mod behind;
 mod configured;
+mod content;
 pub mod control;
 mod disk;
 mod door;

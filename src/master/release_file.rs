@@ -1,43 +1,39 @@
-//! `releases.json` in the state directory: what is known of the application's releases. It is read
-//! each time: another master may have written it since.
+//! `releases.json` in the state directory: what is known of the application's releases. Another master may
+//! have written it since it was read.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use super::history::{History, HistoryError};
+use super::history::{History, HistoryError, read_if_there};
 use crate::machine::trial::release::{Known, Named};
 use crate::sys::release::Release;
 
 impl History {
-    /// What is known of the releases that `link` has led to; nothing, when it was another link, or
-    /// nobody can read it.
-    pub(super) fn releases(&self, link: &Path) -> Known {
+    /// What is known of the application's releases; nothing, when there is no such file.
+    pub(super) fn known(&self) -> Result<Known, HistoryError> {
         let path = self.releases_file();
-        let known = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|e| {
-                tracing::warn!("cannot understand {}: {e}: it begins anew", path.display());
-                Known::default()
-            }),
-            Err(e) => {
-                if e.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!("cannot read {}: {e}", path.display());
-                }
-                Known::default()
-            }
+        let Some(bytes) = read_if_there(&path)? else {
+            return Ok(Known::default());
         };
-        if known.link == link {
-            return known;
-        }
-        Known {
-            link: link.to_owned(),
-            ..Known::default()
-        }
+        serde_json::from_slice(&bytes).map_err(|source| HistoryError::Releases { path, source })
     }
 
-    /// Writes all of it, in one step for whoever reads it, and after a power cut.
-    pub(super) fn save_releases(&self, known: &Known) -> Result<(), HistoryError> {
-        let bytes = serde_json::to_vec(known).expect("plain data with names for keys");
+    /// Changes what is known of those that `link` has led to, in one step for whoever reads it, and after a
+    /// power cut.
+    pub(super) fn change_known(
+        &self,
+        link: &Path,
+        change: impl FnOnce(&mut Known),
+    ) -> Result<(), HistoryError> {
+        let before = match self.known() {
+            Err(HistoryError::Releases { .. }) => Known::default(),
+            known => known?,
+        };
+        let mut known = before.clone().of(link);
+        change(&mut known);
+        if known == before {
+            return Ok(());
+        }
+        let bytes = serde_json::to_vec(&known).expect("plain data with names for keys");
         self.put(&self.releases_file(), &bytes)
     }
 
@@ -56,6 +52,8 @@ pub(super) fn named(release: &Release) -> Named {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -67,13 +65,14 @@ mod tests {
             path: "/r/1".into(),
             identity: "1".into(),
         };
-        let mut known = history.releases(link);
-        known.commit(&one);
-        history.save_releases(&known).unwrap();
-        assert_eq!(history.releases(link).good.as_ref(), Some(&one));
-        assert_eq!(history.releases(Path::new("/s/current")).good, None);
-        assert_eq!(history.releases(link).good, Some(one));
+        let good = |link: &str| history.known().unwrap().of(Path::new(link)).good;
+        let commit = |known: &mut Known| known.commit(&one);
+        history.change_known(link, commit).unwrap();
+        assert_eq!(good("/r/current").as_ref(), Some(&one));
+        assert_eq!(good("/s/current"), None);
         fs::write(history.releases_file(), "{").unwrap();
-        assert_eq!(history.releases(link).good, None);
+        assert!(history.known().is_err());
+        history.change_known(link, commit).unwrap();
+        assert_eq!(good("/r/current").as_ref(), Some(&one));
     }
 }

@@ -4,7 +4,6 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::history::History;
 use super::hosting::Applications;
 use super::release_file::named;
 use super::state::State;
@@ -87,7 +86,8 @@ impl KnownReleases {
             return;
         };
         let serves = named(serves);
-        self.change(app, |known| known.reject(&named(tried), Some(&serves)));
+        let tried_one = named(tried);
+        self.change(app, move |known| known.reject(&tried_one, Some(&serves)));
         if let Err(left) = applications.point_back(tried) {
             tracing::warn!("{left}");
         }
@@ -96,21 +96,24 @@ impl KnownReleases {
     /// What runs has proved itself.
     pub(super) fn good(&self, applications: &Applications) {
         if let Some((app, running)) = applications.running() {
-            self.change(app, |known| known.commit(&named(running)));
+            let running = named(running);
+            self.change(app, move |known| known.commit(&running));
         }
     }
 
     /// Another release is about to be tried.
     pub(super) fn serves(&self, applications: &Applications) {
         if let Some((app, running)) = applications.running() {
-            self.change(app, |known| known.serves(&named(running)));
+            let running = named(running);
+            self.change(app, move |known| known.serves(&running));
         }
     }
 
     /// We were told to stop.
     pub(super) fn stopped(&self, applications: &Applications) {
         if let Some((app, running)) = applications.running() {
-            self.change(app, |known| known.stopped(&named(running)));
+            let running = named(running);
+            self.change(app, move |known| known.stopped(&running));
         }
     }
 
@@ -125,7 +128,11 @@ impl KnownReleases {
         let Some(app) = &config.app else { return };
         let link = app.directory.clone();
         let now = Release::of(&link, app).ok().as_ref().map(named);
-        let start = self.change(app, |known| known.start(now.as_ref(), usable, Path::is_dir));
+        let start = self.of(app).start(now.as_ref(), usable, Path::is_dir);
+        let tried = now.clone();
+        self.change(app, move |known| {
+            known.start(tried.as_ref(), usable, Path::is_dir);
+        });
         match start {
             Start::OnTrial(n) => tracing::warn!(
                 "{} leads to a release that has not proved itself: it is started for the {n}. time \
@@ -171,8 +178,8 @@ impl KnownReleases {
         self.state.releases(&app.directory)
     }
 
-    fn change<T>(&self, app: &App, change: impl FnOnce(&mut Known) -> T) -> T {
-        self.state.change_releases(&app.directory, change)
+    fn change(&self, app: &App, change: impl Fn(&mut Known) + Send + Sync + 'static) {
+        self.state.change_releases(&app.directory, change);
     }
 }
 
@@ -268,9 +275,9 @@ fn keeps(asked: Asked, other_program: bool, bad: bool) -> bool {
 
 /// Whether a cold start would run the good release, though this is what the link leads to: then it is
 /// no fault that it cannot be started.
-pub(super) fn starts_good_instead(state: &Path, app: &App) -> bool {
+pub(super) fn starts_good_instead(state: &State, app: &App) -> bool {
     let now = Release::of(&app.directory, app).ok().as_ref().map(named);
-    let mut known = History::new(state.to_owned()).releases(&app.directory);
+    let mut known = state.releases(&app.directory);
     matches!(
         known.start(now.as_ref(), false, Path::is_dir),
         Start::Instead { .. }

@@ -86,7 +86,7 @@ impl KnownReleases {
         if let Some(releases) = upgrade {
             needed.extend([releases.from.clone(), releases.to.clone()]);
         }
-        let all = self.state.upgrades().unwrap_or_default();
+        let all = self.state.upgrades();
         old_releases(&all, &needed, usize::from(app.keep), Path::is_dir)
     }
 }

@@ -27,7 +27,7 @@ use super::pidfiles::PidFiles;
 use super::releases::{self, KnownReleases};
 use super::setup::{Origin, Setup, StartError};
 use super::sockets::Sockets;
-use super::state::State;
+use super::state::{BEGINNING, State};
 use super::store::Store;
 use super::story::Story;
 use super::succeed;
@@ -79,8 +79,10 @@ pub(super) async fn first(mut setup: Setup, signals: Signals) -> Result<u8, Star
     };
     let (mut loaded, unusable) = setup.sources.load_for_any_release()?;
     let usable = unusable.is_none();
+    let state = State::new(&setup.state);
+    state.known(BEGINNING).await;
     if let (Some(app), Some(unusable)) = (&loaded.config.app, unusable) {
-        if !releases::starts_good_instead(&setup.state, app) {
+        if !releases::starts_good_instead(&state, app) {
             return Err(unusable.into());
         }
         tracing::warn!("{unusable}");
@@ -117,6 +119,7 @@ pub(super) async fn first(mut setup: Setup, signals: Signals) -> Result<u8, Star
     let parts = Parts {
         config,
         config_path: loaded.path,
+        state,
         image,
         store,
         control,
@@ -167,6 +170,7 @@ fn already_runs(setup: &Setup, error: ListenError) -> StartError {
 pub(super) struct Parts {
     pub(super) config: Arc<Config>,
     pub(super) config_path: Option<PathBuf>,
+    pub(super) state: State,
     pub(super) image: Arc<Image>,
     pub(super) store: Store,
     pub(super) control: ControlSocket,
@@ -221,7 +225,7 @@ pub(super) fn assemble(
         workers.pids(),
     );
     let applications = Applications::new(launcher);
-    let state = State::new(&fixed.setup.state);
+    let state = parts.state;
     let (handle, desk) = control::desk();
     let handle = handle.after(state.clone());
     workers.know_master(fixed.pid);

@@ -1,7 +1,8 @@
-//! The state directory, as it is when all is written that this master has to say. One task writes, each
-//! file's lines in order, and nobody waits for it: the disk may be full or stand still, and another
-//! process may hold a lock. What could not be written is kept, and tried again; a file that cannot be
-//! written holds up no other.
+//! The state directory, as it is when all is written that this master has to say. One task reads and
+//! writes, each file's lines in order, and nobody else opens a file of it: the disk may be full or stand
+//! still, and another process may hold a lock. What could not be written is kept, and tried again; a file
+//! that cannot be written holds up no other. What is asked here is answered from memory; whoever asks
+//! for another one waits first until that is what the disk holds, in bounds.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+pub(super) use super::content::Line;
+use super::content::{Change, Content};
 use super::history::{History, HistoryError, Previous};
 use crate::api::Last;
 use crate::machine::trial::release::Known;
@@ -17,6 +20,10 @@ use crate::sys::once::Once;
 
 /// For the disk, before an answer is given that says more than it holds.
 const TELLING: Duration = Duration::from_secs(2);
+/// For the disk, before what is known of it is used for an answer. The client waits for a second.
+pub(super) const ASKED: Duration = Duration::from_millis(500);
+/// And before a master begins.
+pub(super) const BEGINNING: Duration = Duration::from_secs(2);
 /// For the disk, before this master hands over or leaves; the successor gives a commit more than that.
 const LEAVING: Duration = Duration::from_secs(3);
 /// A disk that takes longer for a line is worth a word.
@@ -27,38 +34,29 @@ const SLOW: Duration = Duration::from_secs(5);
 pub struct State {
     history: History,
     queue: Arc<Mutex<Queue>>,
-    /// Something was written, or could not be.
+    /// Something was read or written, or could not be.
     moved: watch::Sender<()>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Queue {
     /// By their numbers.
     lines: VecDeque<(u64, Arc<Line>)>,
     /// So many numbers were given.
     queued: u64,
-    /// One of them is being written, since then.
-    writing: Option<Instant>,
+    /// How often it was asked for what the disk holds, and which of these are answered.
+    asked: u64,
+    read: u64,
+    /// What the disk holds when all lines are written.
+    content: Content,
+    /// The task is at work on one of them, since then.
+    working: Option<Instant>,
     /// They could not be written when it was tried last.
     failing: Vec<Place>,
-    /// We serve. What a parked master wrote would come behind the lines of whoever does.
-    ours: bool,
+    /// Another master serves. What a parked one wrote would come behind the lines of that.
+    parked: bool,
     unwritable: Once,
-}
-
-/// Something to be written down.
-#[derive(Debug)]
-pub(super) enum Line {
-    /// How an upgrade goes, or went, in the place of what was written of it before.
-    Upgrade(Box<Last>),
-    /// This build is refused.
-    Refused(String),
-    /// And this one is not any longer.
-    Forgiven(String),
-    /// What this generation runs with: the way back from the next one.
-    Previous(String),
-    /// All that is known of the application's releases.
-    Releases(Known),
+    unreadable: Once,
 }
 
 /// The file of a line.
@@ -76,14 +74,13 @@ impl Line {
             Self::Upgrade(_) => Place::History,
             Self::Refused(_) | Self::Forgiven(_) => Place::Refused,
             Self::Previous(_) => Place::Previous,
-            Self::Releases(_) => Place::Releases,
+            Self::Releases(..) => Place::Releases,
         }
     }
 
     /// It is all that its file holds: what was to be written there before is not needed any more.
     fn replaces(&self, before: &Self) -> bool {
-        let is_all = matches!(self, Self::Previous(_) | Self::Releases(_));
-        is_all && self.place() == before.place()
+        matches!((self, before), (Self::Previous(_), Self::Previous(_)))
     }
 
     fn write(&self, history: &History) -> Result<(), HistoryError> {
@@ -92,7 +89,7 @@ impl Line {
             Self::Refused(build) => history.refuse(build),
             Self::Forgiven(build) => history.forgive(build),
             Self::Previous(text) => history.save_previous(text),
-            Self::Releases(known) => history.save_releases(known),
+            Self::Releases(link, change) => history.change_known(link, &*change.0),
         }
     }
 }
@@ -101,13 +98,18 @@ impl Queue {
     /// The first line of a file that does not fail.
     fn next(&self) -> Option<&Arc<Line>> {
         // Who parks keeps its configuration.
-        let may = |place| self.ours || place == Place::Previous;
+        let may = |place| !self.parked || place == Place::Previous;
         let fails = |place| self.failing.contains(&place);
         let mut lines = self.lines.iter().map(|(_, line)| line);
         lines.find(|line| may(line.place()) && !fails(line.place()))
     }
 
+    fn has_work(&self) -> bool {
+        self.read < self.asked || self.next().is_some()
+    }
+
     fn add(&mut self, line: Arc<Line>) {
+        self.content.add(&line);
         let mut lines = self.lines.iter_mut().map(|(_, before)| before);
         if let Some(before) = lines.find(|before| line.replaces(before)) {
             *before = line;
@@ -116,22 +118,20 @@ impl Queue {
             self.queued += 1;
         }
     }
+
+    /// One thing takes longer than that: whoever waits waits in vain.
+    fn stands_still(&self, limit: Duration) -> bool {
+        self.working.is_some_and(|since| since.elapsed() >= limit)
+    }
 }
 
 impl State {
-    /// In this directory.
+    /// In this directory. Nothing is known of it yet.
     #[must_use]
     pub fn new(directory: &Path) -> Self {
         Self {
             history: History::new(directory.to_owned()),
-            queue: Arc::new(Mutex::new(Queue {
-                lines: VecDeque::new(),
-                queued: 0,
-                writing: None,
-                failing: Vec::new(),
-                ours: true,
-                unwritable: Once::default(),
-            })),
+            queue: Arc::default(),
             moved: watch::Sender::default(),
         }
     }
@@ -144,38 +144,48 @@ impl State {
     /// Writes what could not be written before.
     pub(super) fn write_again(&self) {
         let mut queue = self.queue();
-        if let Some(since) = queue.writing {
-            if since.elapsed() > SLOW && queue.unwritable.again() {
-                tracing::warn!("{} does not answer; the service runs on", self.name());
-            }
-            return;
+        let slow = queue.working.is_some_and(|since| since.elapsed() > SLOW);
+        if slow && queue.unwritable.again() {
+            tracing::warn!("{} does not answer; the service runs on", self.name());
         }
-        queue.failing.clear();
-        if queue.next().is_some() {
-            queue.writing = Some(Instant::now());
+        if queue.working.is_none() {
+            queue.failing.clear();
+        }
+        self.work(queue);
+    }
+
+    /// Reads what the disk holds: another master may have written.
+    pub(super) fn read_again(&self) -> u64 {
+        let mut queue = self.queue();
+        queue.asked += 1;
+        let asked = queue.asked;
+        self.work(queue);
+        asked
+    }
+
+    fn work(&self, mut queue: MutexGuard<'_, Queue>) {
+        if queue.working.is_none() && queue.has_work() {
+            queue.working = Some(Instant::now());
             let state = self.clone();
-            tokio::task::spawn_blocking(move || while state.write_one() {});
+            tokio::task::spawn_blocking(move || while state.work_once() {});
         }
     }
 
-    /// One line; whether there is another one to write.
-    fn write_one(&self) -> bool {
-        let line = self.queue().next().cloned();
-        let written = line.as_ref().map(|line| line.write(&self.history));
-        let mut queue = self.queue();
-        match (&line, written) {
-            // It may have been given up meanwhile, or replaced.
-            (Some(line), Some(Ok(()))) => queue.lines.retain(|(_, one)| !Arc::ptr_eq(one, line)),
-            (Some(line), Some(Err(e))) => {
-                queue.failing.push(line.place());
-                if queue.unwritable.again() {
-                    tracing::warn!("{e}; the service runs on, and it is tried again");
-                }
-            }
-            _ => {}
+    /// What the disk holds is read, or one line is written; whether there is more to do.
+    fn work_once(&self) -> bool {
+        let (asked, line) = {
+            let queue = self.queue();
+            let asked = Some(queue.asked).filter(|asked| queue.read < *asked);
+            (asked, queue.next().cloned())
+        };
+        match (asked, line) {
+            (Some(asked), _) => self.read(asked),
+            (None, Some(line)) => self.write_one(&line),
+            (None, None) => {}
         }
-        let more = queue.next().is_some();
-        queue.writing = more.then(Instant::now);
+        let mut queue = self.queue();
+        let more = queue.has_work();
+        queue.working = more.then(Instant::now);
         if !more && queue.failing.is_empty() {
             let what = format!("{} could not be written", self.name());
             queue.unwritable.over(what);
@@ -185,12 +195,53 @@ impl State {
         more
     }
 
-    /// Whether it is we who serve, and so write.
-    pub(super) fn follow(&self, serves: bool) {
-        let before = std::mem::replace(&mut self.queue().ours, serves);
-        if serves && !before {
-            self.write_again();
+    fn read(&self, asked: u64) {
+        let mut content = self.queue().content.clone();
+        let result = content.read(&self.history);
+        let mut queue = self.queue();
+        for (_, line) in &queue.lines {
+            content.add(line);
         }
+        queue.content = content;
+        queue.read = asked;
+        match result {
+            Ok(()) => {
+                let what = format!("{} could not be read", self.name());
+                queue.unreadable.over(what);
+            }
+            Err(e) if queue.unreadable.again() => tracing::warn!("{e}"),
+            Err(_) => {}
+        }
+    }
+
+    fn write_one(&self, line: &Arc<Line>) {
+        let written = line.write(&self.history);
+        let mut queue = self.queue();
+        match written {
+            // It may have been given up meanwhile, or replaced.
+            Ok(()) => queue.lines.retain(|(_, one)| !Arc::ptr_eq(one, line)),
+            Err(e) => {
+                queue.failing.push(line.place());
+                if queue.unwritable.again() {
+                    tracing::warn!("{e}; the service runs on, and it is tried again");
+                }
+            }
+        }
+    }
+
+    /// Whether it is we who serve, and so write. Who begins to learns what the one before has written.
+    pub(super) fn follow(&self, serves: bool) {
+        let before = std::mem::replace(&mut self.queue().parked, !serves);
+        if serves && before {
+            self.read_again();
+        }
+    }
+
+    /// What the disk holds now is known here; or that takes too long, and is as it was before.
+    pub(super) async fn known(&self, limit: Duration) {
+        let asked = self.read_again();
+        let known = |queue: &Queue| queue.read >= asked || queue.stands_still(limit);
+        self.comes_to(known, limit).await;
     }
 
     /// What is queued by now is written; or it cannot be now, or that takes too long.
@@ -198,16 +249,16 @@ impl State {
         let queued = self.queue().queued;
         let written = |queue: &Queue| {
             let first = queue.lines.front();
-            first.is_none_or(|(number, _)| *number >= queued) || queue.writing.is_none()
+            first.is_none_or(|(number, _)| *number >= queued) || queue.working.is_none()
         };
         self.comes_to(written, TELLING).await;
     }
 
     /// This master leaves: what is not written is tried for the last time.
     pub(super) async fn last_try(&self) {
-        self.queue().ours = true;
+        self.queue().parked = false;
         self.write_again();
-        self.comes_to(|queue| queue.writing.is_none(), LEAVING)
+        self.comes_to(|queue| queue.working.is_none(), LEAVING)
             .await;
     }
 
@@ -221,7 +272,7 @@ impl State {
     /// after a word of that one it would be taken for the newest.
     pub(super) async fn hand_over(&self) {
         self.last_try().await;
-        self.queue().ours = false;
+        self.queue().parked = true;
         self.give_up(|_| true);
     }
 
@@ -260,62 +311,41 @@ impl State {
     }
 }
 
-/// What it holds, with what is still to be written. (That is looked at first: it may be written by the
-/// time the disk is.)
+/// What it holds.
 impl State {
-    /// Every upgrade that is written down, oldest first.
-    pub(super) fn upgrades(&self) -> Result<Vec<Last>, HistoryError> {
-        self.history.all()
+    /// The upgrades that matter still, oldest first.
+    pub(super) fn upgrades(&self) -> Vec<Last> {
+        self.queue().content.upgrades.clone()
     }
 
     /// What the previous generation ran with.
-    pub(super) fn previous(&self) -> Result<Option<Previous>, HistoryError> {
-        self.history.previous()
+    pub(super) fn previous(&self) -> Option<Previous> {
+        self.queue().content.previous.clone()
     }
 
     /// Builds that failed or were rolled back.
     pub(super) fn refused_builds(&self) -> Vec<String> {
-        let lines = self.queue().lines.clone();
-        let mut builds = self.history.refused();
-        for (_, line) in &lines {
-            match &**line {
-                Line::Refused(build) => builds.push(build.clone()),
-                Line::Forgiven(build) => builds.retain(|one| one != build),
-                Line::Upgrade(_) | Line::Previous(_) | Line::Releases(_) => {}
-            }
-        }
-        builds
+        self.queue().content.refused.clone()
     }
 
     /// What is known of the releases that `link` has led to.
     pub(super) fn releases(&self, link: &Path) -> Known {
-        let lines = self.queue().lines.clone();
-        let mut known = lines.iter().rev().filter_map(|(_, line)| match &**line {
-            Line::Releases(known) if known.link == link => Some(known.clone()),
-            _ => None,
-        });
-        known.next().unwrap_or_else(|| self.history.releases(link))
+        self.queue().content.releases_of(link)
     }
 
-    /// Changes it, in one step for whoever reads it, and after a power cut.
-    pub(super) fn change_releases<T>(
+    /// Changes it.
+    pub(super) fn change_releases(
         &self,
         link: &Path,
-        change: impl FnOnce(&mut Known) -> T,
-    ) -> T {
-        let before = self.releases(link);
-        let mut known = before.clone();
-        let answer = change(&mut known);
-        if known != before {
-            self.write(Line::Releases(known));
-        }
-        answer
+        change: impl Fn(&mut Known) + Send + Sync + 'static,
+    ) {
+        self.write(Line::Releases(link.to_owned(), Change(Arc::new(change))));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
+    use std::fs;
     use std::path::PathBuf;
 
     use super::super::record::Record;
@@ -336,15 +366,6 @@ mod tests {
             Self { dir, state }
         }
 
-        /// Another process writes, or seems to.
-        fn lock(&self) -> File {
-            let directory = self.dir.path().join("state");
-            fs::create_dir_all(&directory).unwrap();
-            let lock = File::create(directory.join("history.jsonl")).unwrap();
-            rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-            lock
-        }
-
         /// A file where the directory would be.
         fn put_in_the_way(&self) -> PathBuf {
             let path = self.dir.path().join("state");
@@ -362,23 +383,26 @@ mod tests {
             self.state.write(Line::Refused(build.into()));
         }
 
-        fn tries(&self, n: u32) {
+        /// A release is tried once more.
+        fn tries(&self) {
             let one = Named {
                 path: "/r/1".into(),
                 identity: "1".into(),
             };
-            self.state
-                .change_releases(Path::new(LINK), |known| known.tries = Some((one, n)));
+            self.state.change_releases(Path::new(LINK), move |known| {
+                let tries = known.tries.as_ref().map_or(0, |(_, n)| *n);
+                known.tries = Some((one.clone(), tries + 1));
+            });
         }
 
         /// As if a line was being written; until it is.
         fn stands_still(&self, still: bool) {
-            self.state.queue().writing = still.then(Instant::now);
+            self.state.queue().working = still.then(Instant::now);
             self.state.write_again();
         }
 
         fn tries_on_disk(&self) -> Option<u32> {
-            let known = self.state.history.releases(Path::new(LINK));
+            let known = self.state.history.known().unwrap();
             known.tries.map(|(_, n)| n)
         }
 
@@ -387,7 +411,7 @@ mod tests {
         }
 
         fn refused_on_disk(&self) -> Vec<String> {
-            self.state.history.refused()
+            self.state.history.refused().unwrap()
         }
 
         fn waiting(&self) -> usize {
@@ -403,7 +427,7 @@ mod tests {
         lab.refuse("a");
         lab.refuse("b");
         lab.state.write(Line::Forgiven("a".into()));
-        lab.tries(1);
+        lab.tries();
         let link = Path::new(LINK);
         assert_eq!(lab.state.refused_builds(), ["b"]);
         assert!(lab.state.releases(link).tries.is_some());
@@ -412,7 +436,7 @@ mod tests {
         lab.state.written().await;
         assert_eq!(lab.waiting(), 0);
         assert_eq!(lab.refused_on_disk(), ["b"]);
-        assert_eq!(lab.state.upgrades().unwrap().len(), 1);
+        assert_eq!(lab.state.upgrades().len(), 1);
         assert_eq!(lab.tries_on_disk(), Some(1));
     }
 
@@ -426,7 +450,7 @@ mod tests {
         lab.upgrade();
         lab.state.write(Line::Previous("before".into()));
         lab.refuse("a");
-        lab.tries(1);
+        lab.tries();
         lab.state.written().await;
         assert_eq!(lab.waiting(), 2);
         assert_eq!(lab.previous_on_disk(), "before");
@@ -444,13 +468,12 @@ mod tests {
         let lab = Lab::new();
         lab.stands_still(true);
         for n in 1..=3 {
-            lab.tries(n);
             lab.state.write(Line::Previous(n.to_string()));
         }
-        assert_eq!(lab.waiting(), 2);
+        assert_eq!(lab.waiting(), 1);
         lab.stands_still(false);
         lab.state.written().await;
-        assert_eq!((lab.waiting(), lab.tries_on_disk()), (0, Some(3)));
+        assert_eq!(lab.waiting(), 0);
         assert_eq!(lab.previous_on_disk(), "3");
     }
 
@@ -460,7 +483,7 @@ mod tests {
         let lab = Lab::new();
         lab.state.follow(false);
         lab.refuse("a");
-        lab.tries(1);
+        lab.tries();
         lab.state.write(Line::Previous("before".into()));
         lab.state.outlived();
         lab.state.last_try().await;
@@ -514,18 +537,22 @@ mod tests {
         fs::remove_file(in_the_way).unwrap();
         lab.state.last_try().await;
         assert_eq!(lab.waiting(), 0);
+        lab.state.known(ASKED).await;
         assert!(lab.state.refused_builds().is_empty());
-        assert!(lab.state.upgrades().unwrap().is_empty());
+        assert!(lab.state.upgrades().is_empty());
     }
 
     #[tokio::test]
     async fn a_line_that_was_given_up_while_it_was_written_takes_no_other_along() {
         let lab = Lab::new();
-        let lock = lab.lock();
+        lab.stands_still(true);
         lab.upgrade();
+        let written = lab.state.queue().next().cloned().unwrap();
         lab.state.queue().lines.clear();
         lab.refuse("a");
-        drop(lock);
+        lab.state.write_one(&written);
+        assert_eq!(lab.waiting(), 1);
+        lab.stands_still(false);
         lab.state.written().await;
         assert_eq!(lab.refused_on_disk(), ["a"]);
     }
@@ -541,5 +568,53 @@ mod tests {
         lab.state.hand_over().await;
         assert_eq!(begun.elapsed(), TELLING + LEAVING);
         assert_eq!(lab.waiting(), 0);
+    }
+
+    /// Another master has written since: what is said here is made to that.
+    #[tokio::test]
+    async fn what_another_master_wrote_is_known_when_it_is_asked_for() {
+        let lab = Lab::new();
+        lab.state.known(ASKED).await;
+        let other = State::new(lab.state.history.directory());
+        other.write(Line::Refused("theirs".into()));
+        let three = |known: &mut Known| known.tries = known.tries.take().map(|(one, _)| (one, 3));
+        lab.tries();
+        lab.state.written().await;
+        other.change_releases(Path::new(LINK), three);
+        other.written().await;
+        assert!(lab.state.refused_builds().is_empty());
+        lab.stands_still(true);
+        lab.refuse("ours");
+        lab.tries();
+        lab.state.queue().working = None;
+        lab.state.known(ASKED).await;
+        assert_eq!(lab.state.refused_builds(), ["theirs", "ours"]);
+        lab.state.written().await;
+        assert_eq!(lab.tries_on_disk(), Some(4));
+        // A parked one that serves again reads it without being asked.
+        lab.state.follow(false);
+        other.write(Line::Refused("again".into()));
+        other.written().await;
+        lab.state.follow(true);
+        lab.state
+            .comes_to(|queue| queue.working.is_none(), LEAVING)
+            .await;
+        assert_eq!(lab.state.refused_builds(), ["theirs", "ours", "again"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_does_not_answer_is_asked_in_bounds() {
+        let lab = Lab::new();
+        lab.refuse("a");
+        lab.state.written().await;
+        lab.stands_still(true);
+        let begun = tokio::time::Instant::now();
+        lab.state.known(ASKED).await;
+        assert_eq!(begun.elapsed(), ASKED);
+        assert_eq!(lab.state.refused_builds(), ["a"]);
+        // Nobody else waits for it.
+        lab.state.queue().working = Instant::now().checked_sub(ASKED);
+        lab.state.known(ASKED).await;
+        assert_eq!(begun.elapsed(), ASKED);
     }
 }

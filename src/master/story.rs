@@ -28,10 +28,7 @@ pub(super) struct Story {
 
 impl Story {
     pub(super) fn new(me: Identity, state: State) -> Self {
-        let upgrades = state.upgrades().unwrap_or_else(|e| {
-            tracing::warn!("{e}");
-            Vec::new()
-        });
+        let upgrades = state.upgrades();
         let ended = |last: &Last| last.outcome != Outcome::UnderWay;
         Self {
             me,
@@ -44,7 +41,7 @@ impl Story {
 
     /// At a cold start: what was under way was interrupted.
     pub(super) fn begins_anew(&mut self) {
-        for mut last in self.state.upgrades().unwrap_or_default() {
+        for mut last in self.state.upgrades() {
             if last.outcome == Outcome::UnderWay {
                 last.outcome = Outcome::Interrupted;
                 last.reason = Some(format!(
@@ -245,10 +242,7 @@ impl Story {
 
     /// What the previous generation ran with, if it was this build.
     pub(super) fn previous(&self, build: &str) -> Option<Previous> {
-        let previous = self.state.previous().unwrap_or_else(|e| {
-            tracing::warn!("{e}");
-            None
-        });
+        let previous = self.state.previous();
         previous.filter(|previous| previous.build_id == build)
     }
 

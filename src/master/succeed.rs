@@ -20,6 +20,7 @@ use super::releases;
 use super::setup::{Origin, Setup, StartError};
 use super::sockets::Sockets;
 use super::start::{Parts, QUEUE, assemble, first, manager, open_handoff};
+use super::state::{BEGINNING, State};
 use super::store::Store;
 use crate::config::{Config, Identities, Sources};
 use crate::machine::message::{Hello, Inherited, KeptConfig, Lingering, Message, PROTOCOL};
@@ -55,7 +56,10 @@ pub(super) async fn successor(mut setup: Setup, signals: Signals) -> Result<u8, 
         .unwrap_or(received.inheritance.pid);
     let from = received.inheritance.from.clone();
     let (post, inbox) = mpsc::channel(QUEUE);
-    match succeed(setup, signals, pid, received, image, (post.clone(), inbox)) {
+    let state = State::new(&setup.state);
+    state.known(BEGINNING).await;
+    let parts = (image, state);
+    match succeed(setup, signals, pid, received, parts, (post.clone(), inbox)) {
         Ok((mut driver, process, actions)) => {
             let hear = post.clone();
             let line = Line::new(channel, move |heard: Heard| {
@@ -119,7 +123,7 @@ fn succeed(
     signals: Signals,
     pid: u32,
     mut received: Received,
-    image: Arc<Image>,
+    (image, state): (Arc<Image>, State),
     queue: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
 ) -> Result<(Driver, Option<Other>, Vec<Action>), StartError> {
     // Its end must not be missed.
@@ -169,6 +173,7 @@ fn succeed(
     let parts = Parts {
         config: Arc::new(config),
         config_path,
+        state,
         image,
         store,
         control,

@@ -65,6 +65,18 @@ pub enum Why {
 }
 
 impl Known {
+    /// What of it is about those that this link has led to; nothing, when it was another one.
+    #[must_use]
+    pub fn of(self, link: &Path) -> Self {
+        if self.link == link {
+            return self;
+        }
+        Self {
+            link: link.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// Before a cold start. `now` is what the link leads to, `usable` whether it can be started;
     /// `is_there` says it of another one's directory.
     pub fn start(
