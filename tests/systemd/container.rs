@@ -25,6 +25,17 @@ const BOOT: Duration = Duration::from_secs(60);
 /// For a command in it that nobody expects to block.
 const COMMAND: Duration = Duration::from_secs(60);
 
+/// What Debian does at a boot, or later by the clock, that is nothing to any story: on its kernel's command
+/// line a machine that boots may name what it does without.
+const IDLE: [&str; 6] = [
+    "ldconfig.service",
+    "systemd-journal-catalog-update.service",
+    "console-getty.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+];
+
 /// nspawn's socket to us, in the container's directory.
 const NOTIFY: &str = "notify";
 
@@ -80,6 +91,7 @@ impl Container {
             .args(["--propagation", "private", "sh", "-euc", SCRIPT])
             .args([OsStr::new(&name), tree.as_os_str(), layer.as_os_str()])
             .arg(&disk)
+            .args(IDLE.map(|unit| format!("systemd.mask={unit}")))
             .env("NOTIFY_SOCKET", dir.path().join(NOTIFY))
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             .stdin(Stdio::null())
@@ -302,6 +314,7 @@ impl std::fmt::Display for Ran {
 /// the answer, unless the terminal is dumb.)
 const SCRIPT: &str = r#"
 name=$0 tree=$1 layer=$2 disk=$3
+shift 3
 mount -t tmpfs -o mode=0755 tmpfs "$disk"
 mkdir "$disk/upper" "$disk/work" "$disk/root"
 mount -t overlay overlay -o "lowerdir=$layer:$tree,upperdir=$disk/upper,workdir=$disk/work" "$disk/root"
@@ -314,7 +327,7 @@ while :; do
     setpriv --pdeathsig TERM systemd-nspawn --kill-signal=SIGKILL --quiet --register=no --keep-unit --boot \
         --notify-ready=yes --directory="$disk/root" --machine="$name" --private-users=no \
         --private-network --link-journal=no --resolv-conf=off --timezone=off \
-        --console=read-only --setenv=TERM=dumb ||
+        --console=read-only --setenv=TERM=dumb -- "$@" ||
         ended=$?
     [ "$ended" = 133 ] || exit "$ended"
 done

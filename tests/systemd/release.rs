@@ -13,6 +13,26 @@ pub const PROGRAM: &str = "/usr/lib/handover/bin/handover";
 /// The one that last proved itself, as a package's first installation leaves it.
 const GOOD: &str = "/usr/lib/handover/bin/handover.good";
 
+/// Programs that make units of what they find, which is nothing in a container. systemd runs each one at
+/// a boot, and whenever it reads its units again; one that is linked to nowhere is left out
+/// (systemd.generator(7)).
+const NOTHING_TO_FIND: [&str; 14] = [
+    "cryptsetup",
+    "factory-reset",
+    "fstab",
+    "getty",
+    "gpt-auto",
+    "hibernate-resume",
+    "integritysetup",
+    "rc-local",
+    "run",
+    "ssh",
+    "system-update",
+    "sysv",
+    "tpm2",
+    "veritysetup",
+];
+
 /// The layer's directory, until it is dropped.
 pub struct Layer(tempfile::TempDir);
 
@@ -124,6 +144,10 @@ impl Layer {
             layer.install(&bad.path(), &release, 0o755)?;
         }
         layer.units()?;
+        for name in NOTHING_TO_FIND {
+            let generator = format!("/etc/systemd/system-generators/systemd-{name}-generator");
+            layer.link("/dev/null", &generator)?;
+        }
         Ok(layer)
     }
 
