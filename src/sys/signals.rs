@@ -34,7 +34,7 @@ pub const OPERATOR: &[Signal] = &[
 /// Those that do not end a service, and that kill a program which does not know them yet:
 /// `systemctl kill --signal=USR1` reaches every process of the unit, also one that was executed a
 /// moment ago. Masters and workers are executed with these blocked ([`Spawn::blocked`](
-/// spawn::Spawn::blocked)), and receive what came meanwhile.
+/// super::spawn::Spawn::blocked)), and receive what came meanwhile.
 pub const BLOCKED_AT_EXEC: &[Signal] = &[
     Signal::SIGHUP,
     Signal::SIGUSR1,
