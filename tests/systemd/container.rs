@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -180,7 +181,11 @@ impl Container {
             Mode::empty(),
             ResolveFlags::IN_ROOT,
         );
-        found.ok().map(File::from)
+        match found {
+            Ok(found) => Some(found.into()),
+            Err(Errno::NOENT | Errno::NOTDIR) => None,
+            Err(e) => panic!("{inside} in the container: {e}"),
+        }
     }
 
     /// Writes a file (0644, root's), and the directories above it.
