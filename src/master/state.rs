@@ -171,16 +171,17 @@ impl State {
         }
     }
 
-    /// What the disk holds is read, or one line is written; whether there is more to do.
+    /// One line is written, or when there is none what the disk holds is read: anybody may ask for that as
+    /// often as they like. Whether there is more to do.
     fn work_once(&self) -> bool {
         let (asked, line) = {
             let queue = self.queue();
             let asked = Some(queue.asked).filter(|asked| queue.read < *asked);
             (asked, queue.next().cloned())
         };
-        match (asked, line) {
-            (Some(asked), _) => self.read(asked),
-            (None, Some(line)) => self.write_one(&line),
+        match (line, asked) {
+            (Some(line), _) => self.write_one(&line),
+            (None, Some(asked)) => self.read(asked),
             (None, None) => {}
         }
         let mut queue = self.queue();
@@ -233,6 +234,7 @@ impl State {
     pub(super) fn follow(&self, serves: bool) {
         let before = std::mem::replace(&mut self.queue().parked, !serves);
         if serves && before {
+            self.queue().failing.clear();
             self.read_again();
         }
     }
@@ -256,7 +258,10 @@ impl State {
 
     /// This master leaves: what is not written is tried for the last time.
     pub(super) async fn last_try(&self) {
-        self.queue().parked = false;
+        let mut queue = self.queue();
+        queue.parked = false;
+        queue.failing.clear();
+        drop(queue);
         self.write_again();
         self.comes_to(|queue| queue.working.is_none(), LEAVING)
             .await;
@@ -417,6 +422,17 @@ mod tests {
         fn waiting(&self) -> usize {
             self.state.queue().lines.len()
         }
+    }
+
+    /// Everybody on the host may ask for a status, as often as they like.
+    #[tokio::test]
+    async fn a_line_is_written_before_anything_is_read() {
+        let lab = Lab::new();
+        lab.stands_still(true);
+        lab.state.read_again();
+        lab.refuse("a");
+        lab.state.work_once();
+        assert_eq!(lab.refused_on_disk(), ["a"]);
     }
 
     #[tokio::test]
