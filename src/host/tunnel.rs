@@ -1,6 +1,6 @@
 //! A connection whose protocol was switched (WebSockets): bytes both ways, until both sides have ended, or
-//! one has and the other is silent, or nobody has sent a byte for `tunnel_timeout`: a phone that went away
-//! says nothing. The worker counts it as the client's connection until then.
+//! the client has and the application is silent, or nobody has sent a byte for `tunnel_timeout`: a phone
+//! that went away says nothing. The worker counts it as the client's connection until then.
 
 use std::io;
 use std::pin::Pin;
@@ -20,7 +20,7 @@ use super::link::Link;
 use super::pool::Turn;
 use super::refusal::Cause;
 
-/// For what the other side has to say yet when one has ended. Many a server never ends its own.
+/// For what the application has to say yet when the client has ended. Many a server never ends its side.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Carries bytes until that is over.
@@ -42,12 +42,13 @@ pub(super) async fn carry(
         }
     };
     let last = Last::now();
-    let mut client = Watched(TokioIo::new(client), last.clone());
-    let mut application = Watched(TokioIo::new(application), last.clone());
+    let ended = Notify::new();
+    let mut client = Watched(TokioIo::new(client), last.clone(), Some(&ended));
+    let mut application = Watched(TokioIo::new(application), last.clone(), None);
     tokio::select! {
         // That one of them went away is how tunnels end.
         _ = tokio::io::copy_bidirectional(&mut client, &mut application) => {}
-        () = last.is_old_behind_an_end() => {}
+        () = last.is_old_behind(&ended) => {}
         () = last.is_old(front.limits.tunnel) => {
             let limit = humantime::format_duration(front.limits.tunnel);
             let why = format!("a tunnel carried nothing for {limit} (tunnel_timeout): it is closed");
@@ -62,7 +63,6 @@ pub(super) async fn carry(
 struct Last {
     begun: Instant,
     ms: Arc<AtomicU64>,
-    ended: Arc<Notify>,
 }
 
 impl Last {
@@ -70,7 +70,6 @@ impl Last {
         Self {
             begun: Instant::now(),
             ms: Arc::default(),
-            ended: Arc::default(),
         }
     }
 
@@ -79,9 +78,9 @@ impl Last {
         self.ms.store(ms, Ordering::Relaxed);
     }
 
-    /// One side has ended, and the other one has said nothing since.
-    async fn is_old_behind_an_end(&self) {
-        self.ended.notified().await;
+    /// It has ended, and there was no byte for a while since.
+    async fn is_old_behind(&self, ended: &Notify) {
+        ended.notified().await;
         self.byte();
         self.is_old(LAST_WORDS).await;
     }
@@ -100,9 +99,10 @@ impl Last {
     }
 }
 
-struct Watched<T>(T, Last);
+/// One side, with who is told of its end.
+struct Watched<'a, T>(T, Last, Option<&'a Notify>);
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<'_, T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -113,14 +113,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
         let read = Pin::new(&mut this.0).poll_read(cx, buf);
         if buf.filled().len() > before {
             this.1.byte();
-        } else if matches!(read, Poll::Ready(Ok(()))) {
-            this.1.ended.notify_one();
+        } else if let (Poll::Ready(Ok(())), Some(ended)) = (&read, this.2) {
+            ended.notify_one();
         }
         read
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<'_, T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
