@@ -272,21 +272,6 @@ impl Config {
         };
         let identities = Arc::make_mut(identities);
         let known = before.map_or(&[][..], |before| &before.list);
-        let is_better = |file: &Path| {
-            let mut same = known.iter().filter(|other| other.file == *file);
-            same.any(|other| other.bad_date(now).is_none())
-        };
-        let faults = &mut identities.faults;
-        identities.list.retain(|one| {
-            let bad = one.bad_date(now).filter(|_| is_better(&one.file));
-            let is_good = bad.is_none();
-            faults.extend(bad.map(|error| Fault {
-                told: error.to_string(),
-                error,
-                missing: Missing::Certificate(one.file.clone()),
-            }));
-            is_good
-        });
         let mut closed = false;
         for fault in &identities.faults {
             match &fault.missing {
@@ -304,6 +289,21 @@ impl Config {
                     identities.client_ca = before.map_or_else(Vec::new, |b| b.client_ca.clone());
                     closed = identities.client_ca.is_empty();
                 }
+            }
+        }
+        // Each in its place: the first one is for clients that name none.
+        for one in &mut identities.list {
+            let Some(error) = one.bad_date(now) else {
+                continue;
+            };
+            let mut same = known.iter().filter(|other| other.file == one.file);
+            if let Some(better) = same.find(|other| other.bad_date(now).is_none()) {
+                identities.faults.push(Fault {
+                    told: error.to_string(),
+                    error,
+                    missing: Missing::Certificate(one.file.clone()),
+                });
+                *one = better.clone();
             }
         }
         if identities.list.is_empty() {

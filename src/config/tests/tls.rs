@@ -168,9 +168,15 @@ fn what_has_expired_takes_the_place_of_nothing_that_is_good() {
         (*config.tls.identities.unwrap()).clone()
     };
     write(rcgen::date_time_ymd(4000, 1, 1));
+    let (other, key) = certificate(&["b.example"]);
+    files
+        .write("b.crt", &other.pem())
+        .write("b.key", &key.serialize_pem());
     let good = load(None);
+    assert_eq!(good.list.len(), 2);
     write(rcgen::date_time_ymd(2020, 1, 1));
     let after = load(Some(&good));
+    // In the same order: clients that name none get the first.
     assert_eq!(after.list, good.list);
     assert!(
         after
