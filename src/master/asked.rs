@@ -25,6 +25,10 @@ impl Driver {
 
     /// An order, which waits for what must be so before the machine hears it.
     pub(super) fn ordered(&mut self, order: Order, answer: Answer) {
+        let order = match order {
+            Order::Apply(_) if self.leads_back() => Order::Rollback,
+            order => order,
+        };
         if let Some(why) = self.refuses(&order) {
             return answer.refuse(why);
         }
@@ -33,7 +37,7 @@ impl Driver {
         let tell = |message| step_event(phase, generation, id, message);
         let config = &self.configured.config;
         let mut hosted = self.releases.on_disk(config, &self.applications);
-        if matches!(order, Order::Apply(_)) {
+        if matches!(order, Order::Apply(_) | Order::Upgrade(_)) {
             let loaded = self.fixed.setup.sources.load_for_any_release();
             hosted.unusable = loaded.ok().and_then(|(_, unusable)| unusable);
         }
@@ -53,6 +57,19 @@ impl Driver {
         } else {
             self.wait(Waits::Turn(waiter));
         }
+    }
+
+    /// In a probation: what is on disk is what the parked master has, link and program.
+    fn leads_back(&self) -> bool {
+        let (Some(predecessor), Some(record)) = (&self.predecessor, self.story.upgrade()) else {
+            return false;
+        };
+        let disk = self.disk.store.disk();
+        let same = disk.build_id.as_ref() == Some(&predecessor.identity().build_id);
+        let config = &self.configured.config;
+        let hosted = self.releases.on_disk(config, &self.applications);
+        let before = record.releases.as_ref().map(|releases| &*releases.from);
+        same && before.is_some_and(|before| hosted.leads_elsewhere(before).is_none())
     }
 
     /// Why it is not even asked of the machine.

@@ -65,6 +65,10 @@ impl Configured {
             all.check_dates(now, serving)
                 .map_err(|e| wrong(e.to_string()))?;
         }
+        let (name, wanted) = (&self.fixed.setup.name, &loaded.config.name);
+        if name != wanted {
+            tracing::warn!("the service is called {name} until it is started again, then {wanted}");
+        }
         let failure = |e: crate::sys::listeners::ListenError| Failure::new(e.to_string());
         let sockets = Arc::new(self.sockets.rearrange(&loaded.config).map_err(failure)?);
         let metrics = metrics

@@ -211,9 +211,7 @@ impl Driver {
             Signal::Term if from_manager => self.happen(Event::ManagerTerm).await,
             // Who stops the job, or the container, means all of the service: nobody is waited for who only
             // gets ready, or takes it back.
-            Signal::Term | Signal::Quit
-                if self.machine.owns() && self.manager.is_keeper(sender) =>
-            {
+            Signal::Term if self.machine.owns() && self.manager.is_keeper(sender) => {
                 self.happen(Event::Order(Order::Stop)).await;
             }
             _ => self.begin(Wanted::Signal(signal)).await,
@@ -262,7 +260,9 @@ impl Driver {
         }
         self.say_held();
         if self.machine.stopping() {
-            self.releases.stopped(&self.applications);
+            let begun = self.story.upgrade().filter(|one| one.takeover.is_none());
+            let tried = begun.and_then(|one| one.release.as_ref());
+            self.releases.stopped(&self.applications, tried);
         }
         self.state.last_try().await;
         self.orders.hang_up();

@@ -28,7 +28,7 @@ pub(super) struct OnDisk {
     pub(super) other: bool,
     /// One that was not refused, too: nobody tries that again by itself.
     pub(super) new: bool,
-    /// For `apply`: why what the link leads to cannot be started.
+    /// Why what the link leads to cannot be started.
     pub(super) unusable: Option<ConfigError>,
     link: Option<PathBuf>,
 }
@@ -109,8 +109,11 @@ impl KnownReleases {
         }
     }
 
-    /// We were told to stop.
-    pub(super) fn stopped(&self, applications: &Applications) {
+    /// We were told to stop. `tried` was still getting ready, and is not what the next start is about.
+    pub(super) fn stopped(&self, applications: &Applications, tried: Option<&Release>) {
+        if let Some(Err(left)) = tried.map(|tried| applications.point_back(tried)) {
+            tracing::warn!("{left}");
+        }
         if let Some((app, running)) = applications.running() {
             let running = named(running);
             self.change(app, move |known| known.stopped(&running));

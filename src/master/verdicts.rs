@@ -185,6 +185,7 @@ impl Driver {
     pub(super) fn failed(&self, kind: OrderKind, failure: &Failure) -> String {
         let (why, who) = (&failure.reason, who(self));
         match kind {
+            OrderKind::Upgrade | OrderKind::Rollback if self.machine.stopping() => why.clone(),
             OrderKind::Upgrade | OrderKind::Rollback => {
                 words::nevertheless(why, &format!("{who} serves on"))
             }

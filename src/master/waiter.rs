@@ -9,6 +9,7 @@ use super::releases::OnDisk;
 use super::store::{Found, StoreError};
 use super::words;
 use crate::api::{self, Last, Until, UpgradeOrder, exit};
+use crate::config::ConfigError;
 use crate::machine::Order;
 use crate::machine::message::Supersede;
 use crate::sys::image::Image;
@@ -76,11 +77,7 @@ impl Waiter {
                     disk.reject(Found::of(&opened));
                 }
                 if let Some(why) = &hosted.unusable {
-                    answer.end(api::Verdict {
-                        exit: exit::CONFIG,
-                        message: words::no_release(why),
-                        id: None,
-                    });
+                    end_without_release(answer, why);
                     return None;
                 }
                 Order::Reload
@@ -108,6 +105,10 @@ impl Waiter {
     ) -> Option<Self> {
         let id = order.id.unwrap_or_else(new_id);
         let current = disk.store.disk().matches_running && !hosted.other;
+        if let Some(why) = hosted.unusable.as_ref().filter(|_| current) {
+            end_without_release(answer, why);
+            return None;
+        }
         let supersede = order.supersede.then(|| Supersede {
             id: id.clone(),
             hold: order.hold,
@@ -155,6 +156,15 @@ impl Waiter {
             id: self.upgrade.map(|upgrade| upgrade.id),
         });
     }
+}
+
+/// There is nothing new but a link to what cannot be started.
+fn end_without_release(answer: Answer, why: &ConfigError) {
+    answer.end(api::Verdict {
+        exit: exit::CONFIG,
+        message: words::no_release(why),
+        id: None,
+    });
 }
 
 /// Why a rollback goes nowhere when no predecessor is parked; `None`: to the program of before.

@@ -11,6 +11,7 @@ use crate::kit::service::SOON;
 use crate::kit::wait::wait_until;
 use crate::scene::{Scene, gone, pid, wait_gone};
 use handover::api::Phase;
+use rustix::process::Signal;
 
 const SOCKET: &str = "{socket}";
 
@@ -567,10 +568,12 @@ fn what_a_restart_would_start_is_said_when_the_release_that_runs_is_gone() {
 fn apply_says_that_a_link_leads_nowhere() {
     let scene = Scene::begin("nowhere", SOCKET, "");
     scene.point("none");
-    let applied = scene.service.cli(&["apply"]);
-    applied.assert_code(78);
-    let said = &applied.stderr;
-    assert!(said.contains("directory"), "{said}");
+    for order in ["apply", "upgrade"] {
+        let ordered = scene.service.cli(&[order]);
+        ordered.assert_code(78);
+        let said = &ordered.stderr;
+        assert!(said.contains("directory"), "{said}");
+    }
     assert_eq!(scene.get("/"), "1");
     scene.service.cli(&["reload"]).assert_code(0);
 }
@@ -628,6 +631,26 @@ fn a_deploy_while_another_release_gets_ready_is_told_how_to_go_on() {
     });
     assert_eq!(scene.pointed(), "1");
     scene.deploy("2").assert_code(0);
+}
+
+/// As `systemctl stop` does: every master is told, the one that gets ready, too.
+#[test]
+fn a_stop_while_a_release_gets_ready_leaves_the_link_where_it_was() {
+    let scene = two("stopped-early", "");
+    scene.release("hang", "hang");
+    std::thread::scope(|scope| {
+        let hangs = scope.spawn(|| scene.deploy("hang"));
+        wait_until("a second master", || scene.service.masters().len() == 2);
+        assert_eq!(scene.pointed(), "hang");
+        for master in scene.service.masters() {
+            scene.service.signal(master.pid, Signal::TERM);
+        }
+        scene.service.wait_exit();
+        let told = hangs.join().unwrap();
+        assert_eq!(told.code, 1, "{told}");
+        assert!(!told.stderr.contains("serves on"), "{told}");
+    });
+    assert_eq!(scene.pointed(), "1");
 }
 
 /// Whoever waits for the end of a probation holds nobody up who goes on.
@@ -735,6 +758,14 @@ fn what_apply_does_follows_from_the_link() {
     // The link leads back, so that a restart starts what serves.
     assert_eq!(scene.pointed(), "1");
     assert_eq!(scene.get("/"), "1");
+    // Pointed back in a probation it is a rollback, and no third start.
+    scene.deploy("2").assert_code(0);
+    scene.point("1");
+    scene.service.cli(&["apply"]).assert_code(0);
+    scene.service.wait_owner(1, "serving");
+    assert_eq!(scene.get("/"), "1");
+    assert_eq!(pid(&scene), before);
+    assert_eq!(scene.pointed(), "1");
 }
 
 #[test]

@@ -220,7 +220,11 @@ fn not_pointed(pointed: io::Result<bool>, link: &Path, directory: &Path) -> Opti
         }
         Err(e) => {
             let message = format!("cannot point {link} to {}: {e}", directory.display());
-            Some(verdict(exit::FAILED, message))
+            let exit = match e.kind() {
+                io::ErrorKind::PermissionDenied => exit::DENIED,
+                _ => exit::FAILED,
+            };
+            Some(verdict(exit, message))
         }
     }
 }
