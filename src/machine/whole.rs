@@ -1,6 +1,6 @@
-//! A large part of a message is read as plain JSON first (`#[serde(deserialize_with = "whole")]`). serde
-//! compiles a type anew for each way in which it comes, and a message with a tag is one of its own: what
-//! is as large as a configuration weighs more than all the rest of the message then.
+//! A large part of a message is read as a JSON value first (`#[serde(deserialize_with = "whole")]`). For a
+//! type inside of a tagged enum serde makes a second reader; for a configuration that is more code than for
+//! all the rest of the message. A value is read by the reader that is there anyway.
 
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};

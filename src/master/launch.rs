@@ -161,7 +161,7 @@ async fn preflight(plan: &Plan, image: &Image) -> Result<(), Failure> {
         _ => exit::FAILED,
     };
     if let (true, Some(found)) = (is_bus_error(ended), plan.found.get()) {
-        found.is_broken();
+        found.mark_broken();
     }
     let colon = if said.is_empty() { "" } else { ": " };
     Err(Failure {

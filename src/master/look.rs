@@ -22,10 +22,13 @@ pub struct Looked {
     result: Result<(), Failure>,
 }
 
+/// Beside the limit that a start has.
+pub(super) const EXTRA: Duration = Duration::from_secs(10);
+
 impl Driver {
     /// Before the machine hears the order.
     pub(super) fn look_first(&mut self, waiter: Waiter) {
-        let limit = self.configured.config.upgrade.start_timeout + Duration::from_secs(10);
+        let limit = self.configured.config.upgrade.start_timeout + EXTRA;
         self.manager.extend_timeout(limit);
         let (plan, post) = (self.plan(false, Arc::default()), self.successor.post());
         let id = waiter.id().unwrap_or_default().to_owned();
@@ -44,7 +47,7 @@ impl Driver {
 
     pub(super) fn looked(&mut self, looked: Looked) {
         let Looked { id, found, result } = looked;
-        let waiters = self.orders.take_lookers(&id);
+        let waiters = self.orders.take_looked_at(&id);
         let Err(failure) = result else {
             for waiter in waiters {
                 self.wake_first(waiter, Some(found.clone()));

@@ -1,5 +1,5 @@
 //! The orders on their way. Each waits for one thing at a time; what that is, and for how long at most,
-//! stands here and nowhere else.
+//! stands here.
 
 use std::time::{Duration, Instant};
 use std::vec::IntoIter;
@@ -7,6 +7,7 @@ use std::vec::IntoIter;
 use super::control::{self, Answer};
 use super::disk::SETTLES;
 use super::driver::Driver;
+use super::look;
 use super::store::Found;
 use super::waiter::{Upcoming, Waiter};
 use super::words;
@@ -63,7 +64,7 @@ impl Wanted {
     }
 }
 
-/// For a predecessor that says nothing, beside the limit that a start has.
+/// For who says nothing, beside the limit that a start has.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// Those who wait for an answer.
@@ -121,12 +122,12 @@ impl Orders {
     }
 
     /// Those who do.
-    pub(super) fn take_sleepers(&mut self) -> IntoIter<Waits> {
+    pub(super) fn take_waking(&mut self) -> IntoIter<Waits> {
         self.take(|one| matches!(one, Waits::Wake(..)))
     }
 
     /// Those for whom this upgrade was looked at.
-    pub(super) fn take_lookers(&mut self, id: &str) -> Vec<Waiter> {
+    pub(super) fn take_looked_at(&mut self, id: &str) -> Vec<Waiter> {
         let is_it = |one: &Waits| matches!(one, Waits::Look(waiter) if waiter.id() == Some(id));
         self.take(is_it).filter_map(Waits::waiter).collect()
     }
@@ -175,12 +176,11 @@ impl Driver {
         let limit = match &waits {
             Waits::Disk(_) => Some(SETTLES),
             Waits::Wake(..) => Some(self.configured.config.upgrade.start_timeout + MARGIN),
+            Waits::Look(_) => {
+                Some(self.configured.config.upgrade.start_timeout + look::EXTRA + MARGIN)
+            }
             // What they wait for has a limit of its own, or is not to have one.
-            Waits::Look(_)
-            | Waits::Turn(_)
-            | Waits::Verdict(_)
-            | Waits::Commit(_)
-            | Waits::Answer(..) => None,
+            Waits::Turn(_) | Waits::Verdict(_) | Waits::Commit(_) | Waits::Answer(..) => None,
         };
         let until = limit.map(|limit| Instant::now() + limit);
         self.orders.waiting.push((waits, until));
@@ -212,7 +212,8 @@ impl Driver {
                     self.happen(Event::Order(order)).await;
                 }
                 Waits::Answer(waiter, exit, message) => self.answer(waiter, exit, message),
-                other @ (Waits::Look(_) | Waits::Verdict(_) | Waits::Commit(_)) => self.wait(other),
+                Waits::Look(waiter) => waiter.end(exit::FAILED, words::NOT_LOOKED_AT.into()),
+                other @ (Waits::Verdict(_) | Waits::Commit(_)) => self.wait(other),
             }
         }
     }

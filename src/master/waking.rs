@@ -61,7 +61,7 @@ impl Driver {
 
     /// What the predecessor said.
     pub(super) fn awake(&mut self, reason: Option<String>) {
-        let sleepers = self.orders.take_sleepers();
+        let sleepers = self.orders.take_waking();
         // With an application that does not answer here either, nothing is lost.
         let reason = reason.filter(|_| self.applications.silence().is_none());
         let Some(reason) = reason else {
@@ -148,9 +148,10 @@ impl Driver {
         }
     }
 
-    /// It was not needed.
+    /// It was not needed. (Workers of ours that still drain may need it: whoever leaves last lets it rest.)
     pub(super) fn rest_if_late(&mut self, now: Instant) {
-        if self.waking.expects.take_if(|until| *until <= now).is_some() {
+        let late = self.waking.expects.take_if(|until| *until <= now);
+        if late.is_some() && self.workers.have_left() {
             self.rest();
         }
     }

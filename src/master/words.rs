@@ -223,6 +223,10 @@ pub(super) fn refused_before(program: &Path) -> String {
 pub(super) const DISK_BUSY: &str = "the program on disk is still being put right after the last \
                                     upgrade; try again when that is done (root's guard has 20 s)";
 
+/// A pre-flight that never ended is given up with its own words; this one did not even end that way.
+pub(super) const NOT_LOOKED_AT: &str =
+    "the program on disk could not be looked at: that gave no answer; nothing was changed";
+
 /// A rollback from a generation whose application cannot be gone back from.
 pub(super) fn no_way_back(why: &str) -> String {
     format!("the application says that there is no way back: {why}")

@@ -202,6 +202,11 @@ impl Workers {
         self.current.is_some()
     }
 
+    /// Whether none is there any more.
+    pub fn have_left(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Tells the set that serves to accept, now and after every respawn.
     pub fn accept(&mut self) {
         self.tell_current(State::Accepting);

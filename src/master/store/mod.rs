@@ -62,7 +62,7 @@ impl Found {
     }
 
     /// A part of the file could not be read when it was run: nothing is known of its build.
-    pub fn is_broken(&self) {
+    pub fn mark_broken(&self) {
         self.usable.store(false, Ordering::Relaxed);
     }
 
