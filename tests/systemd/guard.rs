@@ -45,6 +45,7 @@ trials! {
     no_answer_from_anybody_keeps_it_from_going_back,
     only_root_can_open_what_is_locked,
     one_guard_waits_for_another,
+    what_comes_while_another_one_is_put_aside_is_left_alone,
 }
 
 fn a_commit_believes_only_a_running_image_of_roots(at: &Place) {
@@ -249,6 +250,36 @@ fn one_guard_waits_for_another(at: &Place) {
     assert!(second.wait().unwrap().success());
     holder.wait().unwrap();
     at.holds("b", Some("b"));
+}
+
+/// A package brings the next release while the one before is taken back.
+fn what_comes_while_another_one_is_put_aside_is_left_alone(at: &Place) {
+    at.install("a");
+    at.guard(&["commit", &at.program()]).ok();
+    at.install("b");
+    let bad = fs::read(at.file("")).map(|bytes| sha256(&bytes)).unwrap();
+    let guard = at.command(&["reject", &at.program(), &bad]);
+    let log = at.dir.path().join("strace");
+    let mut slow = Command::new("strace");
+    slow.args(["-f", "-qq", "-e", "trace=linkat", "-e"])
+        .args(["inject=linkat:delay_enter=2000000", "-o"])
+        .arg(&log)
+        .arg(guard.get_program())
+        .args(guard.get_args());
+    let mut rejects = start(&mut slow);
+    let links = format!("ln\0-fP\0--\0{}", at.program());
+    until("it has looked", SOON, || {
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let mut commands =
+            all.filter_map(|one| fs::read_to_string(one.path().join("cmdline")).ok());
+        commands
+            .any(|command| command.starts_with(&links))
+            .then_some(())
+    });
+    at.install("c");
+    assert!(rejects.wait().unwrap().success());
+    at.holds("c", Some("a"));
+    assert_eq!(at.build(".rejected"), None);
 }
 
 /// A program's directory.
