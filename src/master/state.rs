@@ -258,10 +258,8 @@ impl State {
 
     /// This master leaves: what is not written is tried for the last time.
     pub(super) async fn last_try(&self) {
-        let mut queue = self.queue();
-        queue.parked = false;
-        queue.failing.clear();
-        drop(queue);
+        self.queue().parked = false;
+        self.queue().failing.clear();
         self.write_again();
         self.comes_to(|queue| queue.working.is_none(), LEAVING)
             .await;
