@@ -164,19 +164,21 @@ async fn an_old_application_that_closes_after_every_answer_costs_the_client_noth
     assert_eq!(scene.accepted(), 2);
 }
 
+const SWITCH: &str =
+    "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+const SWITCHED: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+
 /// What the client still sends is not swallowed.
 #[tokio::test]
 async fn a_tunnel_to_an_application_that_has_gone_ends() {
     let mut scene = Scene::new(1);
     scene.plays(0, |_, mut stream| async move {
         request(&mut stream).await.unwrap();
-        let switched = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\n\
-                        upgrade: websocket\r\n\r\n";
-        stream.write_all(switched.as_bytes()).await.unwrap();
+        stream.write_all(SWITCHED.as_bytes()).await.unwrap();
     });
     let mut client = scene.client();
-    let ask = "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
-    client.send(ask).await;
+    client.send(SWITCH).await;
     client.rest().await;
     let sends = async {
         while client.0.write_all(b"x").await.is_ok() {
@@ -192,15 +194,12 @@ async fn a_tunnel_whose_client_has_ended_does_not_wait_for_the_application() {
     let mut scene = Scene::new(1);
     scene.plays(0, |_, mut stream| async move {
         request(&mut stream).await.unwrap();
-        let switched = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\n\
-                        upgrade: websocket\r\n\r\n";
-        stream.write_all(switched.as_bytes()).await.unwrap();
+        stream.write_all(SWITCHED.as_bytes()).await.unwrap();
         std::future::pending::<()>().await;
         drop(stream);
     });
     let mut client = scene.client();
-    let ask = "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
-    client.send(ask).await;
+    client.send(SWITCH).await;
     client.until("\r\n\r\n").await;
     client.0.shutdown().await.unwrap();
     let rest = timeout(SOON, client.rest()).await;
